@@ -1,0 +1,58 @@
+# Two commands do all the set-up on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BACKENDS := .venv-backends
+PROJECT := pyproject.toml setup.cfg constraints.txt
+UNREACHABLE := kbn: installing failed (see above); if the package index cannot be reached, connect to it or set PIP_INDEX_URL to a mirror, then run make again.
+PIP := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+.PHONY: help demo test lint bench test-backends clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo           train with and without batch norm, print a table, draw a picture"
+	@echo "make test           the whole suite on TensorFlow"
+	@echo "make test-backends  the layer's tests on JAX and on torch"
+	@echo "make lint           ruff and mypy"
+	@echo "make bench          the benchmarks"
+
+demo: $(VENV)/.has-demo
+	$(VENV)/bin/kbn demo
+
+test: $(VENV)/.has-test
+	$(VENV)/bin/python -m pytest
+
+lint: $(VENV)/.has-dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+bench: $(VENV)/.has-test
+	$(VENV)/bin/python benchmarks/layer_speed.py
+
+test-backends: $(BACKENDS)/.has-test
+	KERAS_BACKEND=jax $(BACKENDS)/bin/python -m pytest -m backends
+	KERAS_BACKEND=torch $(BACKENDS)/bin/python -m pytest -m backends
+
+clean:
+	rm -rf $(VENV) $(BACKENDS) build dist *.egg-info kbn-demo
+
+# One stamp an extra: a newcomer's `make demo` does not wait for mypy.
+$(VENV)/.has-%: $(PROJECT) | $(VENV)/bin/python
+	@echo "installing kbn[$*] into $(VENV) (TensorFlow is large: this takes minutes once)"
+	@$(VENV)/bin/python $(PIP) --editable '.[$*]' || { echo "$(UNREACHABLE)"; exit 1; }
+	@touch $@
+
+# kbn without its dependencies: TensorFlow must not be there.
+$(BACKENDS)/.has-test: $(PROJECT) | $(BACKENDS)/bin/python
+	@echo "installing jax and torch into $(BACKENDS) (this takes minutes once)"
+	@$(BACKENDS)/bin/python $(PIP) torch==2.13.0 && \
+	$(BACKENDS)/bin/python $(PIP) jax keras numpy pytest hypothesis && \
+	$(BACKENDS)/bin/python $(PIP) --no-deps --editable . || { echo "$(UNREACHABLE)"; exit 1; }
+	@touch $@
+
+%/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "kbn needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) --version 2>&1); run: make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -m venv $*

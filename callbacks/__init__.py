@@ -1,0 +1,1 @@
+"""Callbacks that make a training visible."""
