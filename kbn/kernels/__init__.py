@@ -1,0 +1,35 @@
+"""The arithmetic of batch normalization, one module a backend, one contract.
+
+`normalize_batch(x, gamma, beta, axis, epsilon, mask=None, synchronized=False)`
+returns `(y, mean, variance, count)` and serves training::
+
+    y = gamma * (x - mean) / sqrt(variance + epsilon) + beta
+
+with `mean` and `variance` those of `x` over all axes but `axis`.
+
+`normalize_fixed(x, mean, variance, gamma, beta, axis, epsilon)` returns `y`, the
+same formula with given statistics, and serves inference.
+
+- `x`: any rank from 1, any floating dtype; `y` has its shape and dtype.
+- `axis`: int, `0 <= axis < ndim`; C is the length of `x` along it.
+- `gamma`, `beta`: (C,) or None, float32 or wider.
+- `mask`: None, or booleans of the rank of `x` that broadcast to it; True where an
+  element counts. `y` is computed at masked positions too.
+- `mean`, `variance`: (C,), float32 or wider; the variance is the biased one. They
+  carry no gradient.
+- `count`: (C,), how many elements entered; where it is 0, mean and variance are 0
+  and no gradient flows.
+- `synchronized`: the statistics are those of all replicas together.
+
+`y` is differentiable to second order in x, gamma and beta. No weights, momentum or
+validation in here.
+"""
+
+import keras
+
+if keras.backend.backend() == "tensorflow":
+    from kbn.kernels.tensorflow import normalize_batch, normalize_fixed
+else:
+    from kbn.kernels.reference import normalize_batch, normalize_fixed
+
+__all__ = ["normalize_batch", "normalize_fixed"]

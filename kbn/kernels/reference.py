@@ -1,0 +1,137 @@
+"""Batch normalization as `kbn.kernels` defines it, in keras.ops: any backend."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops
+
+Tensor = Any
+
+
+class Moments(NamedTuple):
+    """Moments of a batch, relative to a pilot near its mean; each of shape (C,).
+
+    The mean is `pilot + offset`; `scatter` is the sum of squared distances from it.
+    A large mean rounds away the digits of a small offset, so the sum is kept apart.
+    """
+
+    count: Tensor
+    pilot: Tensor
+    offset: Tensor
+    scatter: Tensor
+
+
+def normalize_batch(
+    x: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    axis: int,
+    epsilon: float,
+    mask: Tensor | None = None,
+    synchronized: bool = False,
+    merge: Callable[[Moments], Moments] | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Normalize with the statistics of the batch; see `kbn.kernels`.
+
+    `merge` turns the moments of this replica into those of all replicas, relative to
+    the pilot of this one.
+    """
+    dtype = x.dtype
+    x = ops.cast(x, wide_dtype(dtype))
+    centred, moments = _moments(x, axis, mask)
+    if synchronized and merge is not None:
+        moments = merge(moments)
+    count, pilot, offset, scatter = moments
+    size = ops.maximum(count, 1)
+    variance = scatter / size
+    scale = ops.rsqrt(variance + epsilon)
+    if mask is not None or merge is not None:
+        # A channel without elements has no say: its output is beta, its gradients 0.
+        present = count > 0
+        scale = ops.where(present, scale, 0)
+        if beta is not None:
+            beta = ops.where(present, beta, ops.stop_gradient(beta))
+    if gamma is not None:
+        scale = scale * gamma
+    shift = -offset * scale
+    if beta is not None:
+        shift = shift + beta
+    y = centred * _along(scale, axis, x) + _along(shift, axis, x)
+    mean = ops.stop_gradient(pilot + offset)
+    return ops.cast(y, dtype), mean, ops.stop_gradient(variance), count
+
+
+def normalize_fixed(
+    x: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    axis: int,
+    epsilon: float,
+) -> Tensor:
+    """Normalize with given statistics; see `kbn.kernels`."""
+    dtype = x.dtype
+    x = ops.cast(x, wide_dtype(dtype))
+    scale = ops.rsqrt(variance + epsilon)
+    if gamma is not None:
+        scale = scale * gamma
+    shift = -mean * scale
+    if beta is not None:
+        shift = shift + beta
+    # Not (x - mean) * scale: TFLite folds a multiply and an add into the layer before.
+    y = x * _along(scale, axis, x) + _along(shift, axis, x)
+    return ops.cast(y, dtype)
+
+
+def wide_dtype(dtype: Any) -> str:
+    """The dtype of the statistics of inputs of `dtype`: float32, or float64 as it is.
+
+    Not `keras.backend.result_type`: on torch it answers float32 for float64.
+    """
+    wide = keras.backend.standardize_dtype(dtype) == "float64"
+    return "float64" if wide else "float32"
+
+
+def _moments(x: Tensor, axis: int, mask: Tensor | None) -> tuple[Tensor, Moments]:
+    """`x - pilot`, and the moments of `x` by the corrected two-pass algorithm.
+
+    Chan, Golub & LeVeque (1983), "Algorithms for computing the sample variance". The
+    pilot is the mean as the backend sums it: it may be off by many standard deviations
+    when the mean is large, which `offset` mends. Any constant would do as the pilot, so
+    no gradient flows through it.
+    """
+    reduced = [i for i in range(len(x.shape)) if i != axis]
+    shape = ops.shape(x)
+    channels = x.shape[axis]
+    elements = math.prod(shape[i] for i in reduced)  # per channel
+
+    def total(values: Tensor) -> Tensor:
+        if mask is not None:
+            values = ops.where(mask, values, 0)
+        return ops.sum(values, axis=reduced)
+
+    if mask is None:
+        count = ops.cast(ops.broadcast_to(elements, (channels,)), x.dtype)
+    else:
+        mask_shape = ops.shape(mask)
+        entries = math.prod(mask_shape[i] for i in reduced)
+        # Integers: float32 would stop counting at 2**24.
+        count = ops.sum(ops.cast(mask, "int32"), axis=reduced)  # (C,) or (1,)
+        count = count * (elements // ops.maximum(entries, 1))
+        count = ops.cast(ops.broadcast_to(count, (channels,)), x.dtype)
+
+    size = ops.maximum(count, 1)
+    pilot = ops.stop_gradient(total(x) / size)
+    centred = x - _along(pilot, axis, x)
+    offset = total(centred) / size
+    # centred: E[x^2] - E[x]^2 of x itself loses every digit once |mean| >> std
+    scatter = total(ops.square(centred)) - size * ops.square(offset)
+    return centred, Moments(count, pilot, offset, ops.maximum(scatter, 0))
+
+
+def _along(values: Tensor, axis: int, x: Tensor) -> Tensor:
+    """`values`, shape (C,), as a tensor that broadcasts along `axis` of `x`."""
+    return ops.reshape(values, [-1 if i == axis else 1 for i in range(len(x.shape))])

@@ -1,0 +1,203 @@
+"""Batch normalization on TensorFlow: the fused op, where it is right."""
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from kbn.kernels import reference
+from kbn.kernels.reference import Moments
+
+try:
+    # Private, TensorFlow 2.21; tf_keras decides in the same way. There is no public
+    # means to learn whether a graph is built for XLA.
+    from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
+except ImportError:
+    GraphOrParentsInXlaContext = None
+
+Tensor = Any
+
+# The fused op sums naively; its error grows with mean^2 / variance. Below 30 standard
+# deviations it is within a few units of the last place of x, so ordinary inputs, ReLU
+# outputs among them, are computed once.
+ILL_CONDITIONED = 30.0**2
+
+
+def normalize_batch(
+    x: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    axis: int,
+    epsilon: float,
+    mask: Tensor | None = None,
+    synchronized: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Normalize with the statistics of the batch; see `kbn.kernels`."""
+    merge = _merge_replicas if synchronized and _replicas() > 1 else None
+    if mask is not None or merge is not None or not _fused_is_right(x, axis):
+        return reference.normalize_batch(
+            x, gamma, beta, axis, epsilon, mask, synchronized, merge
+        )
+    channels = x.shape[axis]
+    # Tensors, not variables: a custom gradient refuses to read those by itself.
+    gamma = tf.convert_to_tensor(tf.ones(channels) if gamma is None else gamma)
+    beta = tf.convert_to_tensor(tf.zeros(channels) if beta is None else beta)
+    image, restore = _as_image(x, axis)
+    y, mean, variance = _fused(image, gamma, beta, epsilon)
+    count = tf.fill((channels,), tf.cast(tf.size(image) // channels, mean.dtype))
+    return restore(y), tf.stop_gradient(mean), tf.stop_gradient(variance), count
+
+
+def normalize_fixed(
+    x: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    axis: int,
+    epsilon: float,
+) -> Tensor:
+    """Normalize with given statistics; see `kbn.kernels`."""
+    # Of rank 4 only: a reshape would keep TFLite from folding Dense + batch norm.
+    if len(x.shape) != 4 or axis != 3 or not _fused_is_right(x, axis):
+        return reference.normalize_fixed(x, mean, variance, gamma, beta, axis, epsilon)
+    y, *_ = tf.raw_ops.FusedBatchNormV3(
+        x=x,
+        scale=tf.ones_like(mean) if gamma is None else gamma,
+        offset=tf.zeros_like(mean) if beta is None else beta,
+        mean=mean,
+        variance=variance,
+        epsilon=epsilon,
+        is_training=False,
+    )
+    return y
+
+
+def _fused_is_right(x: Tensor, axis: int) -> bool:
+    """Whether the fused op computes this input, and computes it rightly.
+
+    It knows no float64 and no empty channel axis. XLA expands it to E[x^2] - E[x]^2,
+    which is NaN from a mean of 1000 standard deviations on; a function that was traced
+    before and is called in a compiled one escapes this check.
+    """
+    if x.dtype == tf.float64 or x.shape[axis] == 0:
+        return False
+    return tf.executing_eagerly() or not _under_xla()
+
+
+def _under_xla() -> bool:
+    if GraphOrParentsInXlaContext is None:
+        return True
+    return bool(GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()))
+
+
+def _as_image(x: Tensor, axis: int) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """`x` with four axes and the channels last, and the way back.
+
+    Two transposes beside NHWC are faster than the op's own NCHW on a CPU.
+    """
+    rank = len(x.shape)
+    order = [i for i in range(rank) if i != axis] + [axis]
+    last = x if axis == rank - 1 else tf.transpose(x, order)
+    # [N, 1, 1, C], not [1, N, 1, C]: the op splits its work along the first axis.
+    image = last if rank == 4 else tf.reshape(last, (-1, 1, 1, x.shape[axis]))
+
+    def restore(y: Tensor) -> Tensor:
+        y = y if rank == 4 else tf.reshape(y, tf.shape(last))
+        if axis != rank - 1:
+            y = tf.transpose(y, [order.index(i) for i in range(rank)])
+        return tf.ensure_shape(y, x.shape)
+
+    return image, restore
+
+
+def _fused(
+    image: Tensor, gamma: Tensor, beta: Tensor, epsilon: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The fused op and its gradient, run again on the centred input where it must be.
+
+    image: (N, H, W, C). Returns y, mean and the biased variance.
+    """
+
+    @tf.custom_gradient
+    def normalize(image: Tensor, gamma: Tensor, beta: Tensor) -> Any:
+        elements = tf.cast(tf.reduce_prod(tf.shape(image)[:3]), tf.float32)
+        # The op gives the unbiased variance, and NaN for an empty batch.
+        debias = tf.math.divide_no_nan(elements - 1, elements)
+
+        def run(image: Tensor) -> list[Tensor]:
+            y, mean, unbiased, *reserve = tf.raw_ops.FusedBatchNormV3(
+                x=image,
+                scale=gamma,
+                offset=beta,
+                mean=tf.constant([], tf.float32),
+                variance=tf.constant([], tf.float32),
+                epsilon=epsilon,
+                is_training=True,
+            )
+            variance = tf.math.multiply_no_nan(unbiased, debias)
+            mean = tf.math.multiply_no_nan(mean, tf.sign(elements))
+            return [y, mean, variance, *reserve[:3]]
+
+        first = run(image)
+        pilot, spread = first[1], first[2]
+        ill = tf.reduce_any(
+            (tf.square(pilot) > ILL_CONDITIONED * (spread + epsilon))
+            # A constant channel comes out right the first time.
+            & (spread > 1e-9 * epsilon)
+        )
+
+        pilot = tf.cast(pilot, image.dtype)
+
+        def again() -> list[Tensor]:
+            y, mean, *rest = run(image - pilot)
+            return [y, tf.cast(pilot, mean.dtype) + mean, *rest]
+
+        y, mean, variance, *reserve = tf.cond(ill, again, lambda: first)
+
+        def gradient(dy: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            # y does not change when x is shifted, so neither do its derivatives.
+            shifted = tf.cond(ill, lambda: image - pilot, lambda: image)
+            dx, dgamma, dbeta, *_ = tf.raw_ops.FusedBatchNormGradV3(
+                y_backprop=dy,
+                x=shifted,
+                scale=gamma,
+                reserve_space_1=reserve[0],
+                reserve_space_2=reserve[1],
+                reserve_space_3=reserve[2],
+                epsilon=epsilon,
+                is_training=True,
+            )
+            return dx, dgamma, dbeta
+
+        return (y, mean, variance), gradient
+
+    return normalize(image, gamma, beta)
+
+
+def _replicas() -> int:
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def _merge_replicas(own: Moments) -> Moments:
+    """The moments of all replicas, by one all-reduce; its gradient is one too.
+
+    Chan, Golub & LeVeque (1983): M2 = sum M2_r + sum n_r (mean_r - mean)^2.
+    """
+    context = tf.distribute.get_replica_context()
+    if context is None:
+        raise ValueError(
+            "BatchNorm(synchronized=True) was called in training outside of a replica "
+            "of its distribution strategy; call the model within `strategy.run`."
+        )
+    replica = context.replica_id_in_sync_group
+    slots = tf.one_hot(replica, _replicas(), dtype=own.count.dtype)  # (R,)
+    rows = slots[:, None, None] * tf.stack(own)[None]  # (R, 4, C)
+    rows = context.all_reduce(tf.distribute.ReduceOp.SUM, rows)
+    count, pilot, offset, scatter = tf.unstack(rows, axis=1)  # (R, C) each
+    total = tf.reduce_sum(count, 0)
+    # Relative to this replica's pilot: the sum pilot + offset would lose digits.
+    distance = tf.stop_gradient(pilot - own.pilot) + offset
+    mean = tf.reduce_sum(count * distance, 0) / tf.maximum(total, 1)
+    between = tf.reduce_sum(count * tf.square(distance - mean), 0)
+    return Moments(total, own.pilot, mean, tf.reduce_sum(scatter, 0) + between)
