@@ -1,0 +1,333 @@
+"""When to look at a training, and where to put what was seen; nothing else."""
+
+import logging
+import math
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from . import probe, statistics
+from .statistics import Summary
+from .writer import EventWriter
+
+# Logged, not warned: under `python -W error` a warning would end the training.
+_log = logging.getLogger(__name__)
+
+WATCHABLE = ("weights", "gradients", "activations", "batch_norm")
+QUANTILES = {"p05": 0.05, "p50": 0.50, "p95": 0.95}
+
+Schedule = Callable[[int], bool]
+
+
+class TrainingMonitor(keras.callbacks.Callback):
+    """Writes what happens inside a model during `fit`, for TensorBoard to show.
+
+    As histograms: `weights/<path>`, `gradients/<path>` (unscaled, before clipping),
+    `activations/<layer>`, and `batch_norm/<layer>/` with gamma, beta, moving_mean,
+    moving_variance. As scalars: `quantiles/.../` with p05, p50, p95 of the first three,
+    `gradient_norm/global`, `learning_rate`, `epoch/<metric>`, `epoch/val_<metric>`, and
+    `health/non_finite/...`, the number of NaN and Inf, where there were any.
+
+    A look rides on a training step: it sees the batch, the activations and the
+    gradients of that step, and the weights and moving statistics after it. The step in
+    TensorBoard is the optimizer's `iterations`, so that it goes on over a second `fit`.
+    Watching changes nothing: the trained weights are those of an unwatched training.
+
+    On JAX and torch it logs metrics, weights and batch norm; gradients and activations
+    need TensorFlow.
+
+    Args:
+        log_dir: Directory of the event file, made if it is missing.
+        log_freq: `"epoch"`: the first step of every epoch, and weights and batch norm
+            once more when training ends. An integer: every that many optimizer steps.
+            Or a function of the step, which returns whether to look.
+        watch: Which of "weights", "gradients", "activations", "batch_norm".
+        layers: Which layers: a regular expression to be found in the name, or a
+            function of the layer. None: all.
+        sample_size: How many elements of a tensor a histogram reads. Counts, minimum,
+            maximum, mean and norm are always of all elements.
+
+    Raises:
+        ValueError: An argument is not one of those, or the model is not compiled.
+        OSError: When `fit` starts, if `log_dir` cannot be written.
+    """
+
+    def __init__(
+        self,
+        log_dir: str | os.PathLike[str] = "logs",
+        log_freq: str | int | Schedule = "epoch",
+        watch: Sequence[str] = WATCHABLE,
+        layers: str | Callable[[Any], bool] | None = None,
+        sample_size: int = 65536,
+    ) -> None:
+        super().__init__()
+        _check_arguments(log_dir, log_freq, watch, layers, sample_size)
+        self.log_dir = log_dir
+        self.log_freq = log_freq
+        self.watch = tuple(watch)
+        self.layers = layers
+        self.sample_size = sample_size
+        self._writer = EventWriter(log_dir)
+        self._schedule = every(log_freq) if isinstance(log_freq, int) else log_freq
+        self._wrapper: Any = None
+        self._twin: Any = None
+        self._applied = ["optimizer"]
+        self._weight_rows: tuple[Any, Any] = (None, None)
+        self._step = 0
+        self._said: set[str] = set()
+        if keras.backend.backend() != "tensorflow":
+            # On the instance, and only there: Keras asks whether a callback has this
+            # method, and if one has, waits for the numbers of every batch.
+            self.__dict__["on_train_batch_end"] = self._after_batch
+
+    # --- Keras calls these ---
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Open the event file and wrap the model's training function."""
+        model = self.model
+        if not getattr(model, "compiled", False):
+            raise ValueError(
+                f"TrainingMonitor received the model {model.name!r}, which is not "
+                "compiled. Call model.compile(optimizer, loss) before training it."
+            )
+        try:
+            self._writer.open()
+        except OSError as error:
+            raise OSError(
+                f"TrainingMonitor(log_dir={self.log_dir!r}) cannot be written: "
+                f"{error.strerror or error}. Pass a directory that exists, or can be "
+                "made, and that you may write to."
+            ) from error
+        self._can_write = True
+        self._epoch_begins = False
+        if keras.backend.backend() == "tensorflow":
+            self._wrap(model)
+        elif {"gradients", "activations"} & set(self.watch):
+            self._say(
+                "cannot see gradients and activations on the "
+                f"{keras.backend.backend()} backend: it logs metrics, weights and "
+                "batch norm. For all of it set KERAS_BACKEND=tensorflow."
+            )
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Make the first step of the epoch due."""
+        self._epoch_begins = True
+        self._step = self._iterations()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Write the epoch's metrics and the learning rate."""
+        scalars = {f"epoch/{k}": v for k, v in (logs or {}).items() if np.ndim(v) == 0}
+        self._write(self._iterations(), {**scalars, **self._learning_rates()}, {})
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Look at weights and batch norm once more, and leave the model as it was."""
+        self._unwrap()
+        self._look({})
+
+    # --- looking ---
+
+    def _is_due(self, steps: int) -> bool:
+        """Whether to look in the next call of so many steps; counts them."""
+        first = self._step + 1
+        self._step += steps
+        if isinstance(self._schedule, str):
+            return self._epoch_begins
+        return any(map(self._schedule, range(first, first + steps)))
+
+    def _after_batch(self, batch: int, logs: Any = None) -> None:
+        if self._is_due(1):
+            self._look({})
+
+    def _look(self, rows: dict[str, Any], applied: Sequence[str] = ()) -> None:
+        """Write the rows that a twin saw, and weights and batch norm as they are."""
+        self._epoch_begins = False
+        self._applied = list(applied) or self._applied
+        step = self._step = self._iterations()
+        try:
+            summaries = self._summaries(rows)
+            scalars = {**_derived(summaries), **self._learning_rates()}
+        except Exception as error:
+            self._say(f"could not summarize step {step}: {error!r}. Training goes on.")
+            return
+        self._write(step, scalars, summaries)
+
+    def _summaries(self, rows: dict[str, Any]) -> dict[str, Summary]:
+        weights, same = self._weights()
+        if keras.backend.backend() != "tensorflow":
+            size = self.sample_size
+            found = {
+                tag: statistics.summarize(keras.ops.convert_to_numpy(weight), size)
+                for tag, weight in weights.items()
+            }
+        else:
+            found = _read_back({**rows, **self._rows_of(weights)})
+        return {**found, **{alias: found[tag] for alias, tag in same.items()}}
+
+    def _weights(self) -> tuple[dict[str, Any], dict[str, str]]:
+        """Variables to look at by tag, and tags that mean the same variable."""
+        tags: dict[str, Any] = {}
+        if "weights" in self.watch:
+            named = probe.named_weights(self.model, self.layers)
+            tags |= {f"weights/{path}": weight for path, weight in named.items()}
+        if "batch_norm" in self.watch:
+            for layer, parts in probe.batch_norms(self.model, self.layers).items():
+                tags |= {f"batch_norm/{layer}/{k}": v for k, v in parts.items()}
+        first: dict[int, str] = {}
+        for tag, weight in tags.items():
+            first.setdefault(id(weight), tag)
+        same = {tag: first[id(w)] for tag, w in tags.items() if first[id(w)] != tag}
+        return {k: v for k, v in tags.items() if k not in same}, same
+
+    def _rows_of(self, weights: dict[str, Any]) -> dict[str, Any]:
+        from .twin import weight_rows
+
+        if self._weight_rows[0] != weights:
+            self._weight_rows = weights, weight_rows(weights, self.sample_size)
+        rows: dict[str, Any] = self._weight_rows[1]()
+        return rows
+
+    def _iterations(self) -> int:
+        applied = [*self._optimizers().values()]
+        return int(applied[0].iterations) if applied else self._step
+
+    def _optimizers(self) -> dict[str, Any]:
+        """Those that the last look saw applied."""
+        found = probe.optimizers(self.model)
+        return {k: v for k, v in found.items() if k in self._applied} or found
+
+    def _learning_rates(self) -> dict[str, float]:
+        rates = {
+            name: float(keras.ops.convert_to_numpy(optimizer.learning_rate))
+            for name, optimizer in self._optimizers().items()
+        }
+        if len(rates) > 1:
+            return {f"learning_rate/{name}": rate for name, rate in rates.items()}
+        return dict(zip(["learning_rate"], rates.values(), strict=False))
+
+    # --- telling ---
+
+    def _write(
+        self, step: int, scalars: dict[str, Any], histograms: dict[str, Summary]
+    ) -> None:
+        if not self._can_write:
+            return
+        try:
+            self._writer.write(step, scalars, histograms)
+        except Exception as error:  # whatever it is, it is no reason to lose a training
+            self._can_write = False
+            self._say(
+                f"cannot write to {self.log_dir!r} any more: {error!r}. Training goes "
+                "on, unlogged from here."
+            )
+
+    def _say(self, message: str) -> None:
+        """Log a warning, once per monitor."""
+        if message not in self._said:
+            self._said.add(message)
+            _log.warning("TrainingMonitor %s", message)
+
+    def _wrap(self, model: Any) -> None:
+        from .twin import Twin, WatchedFunction
+
+        self._unwrap()
+        self._wrapper = WatchedFunction(model, self._is_due, self._look, self._say)
+        if not {"gradients", "activations"} & set(self.watch):
+            return
+        if type(model).make_train_function is not keras.Model.make_train_function:
+            self._say(
+                f"cannot see gradients and activations of {model.name!r}, because "
+                f"{type(model).__name__} has its own make_train_function: it logs "
+                "metrics, weights and batch norm. Override train_step instead."
+            )
+            return
+        # Kept over several fits: a twin is expensive to trace.
+        original = self._wrapper.original
+        if self._twin is None or not self._twin.is_of(original):
+            size = self.sample_size
+            self._twin = Twin(model, original, self.watch, self.layers, size)
+        self._wrapper.twin = self._twin
+
+    def _unwrap(self) -> None:
+        if self._wrapper is not None:
+            self._wrapper.remove()
+            self._wrapper = None
+
+
+def _derived(summaries: dict[str, Summary]) -> dict[str, float]:
+    """The scalars that follow from the summaries of one look."""
+    scalars = {}
+    for tag, summary in summaries.items():
+        if summary.non_finite:
+            scalars[f"health/non_finite/{tag}"] = float(summary.non_finite)
+        if summary.count and not tag.startswith("batch_norm/"):
+            for name, share in QUANTILES.items():
+                scalars[f"quantiles/{tag}/{name}"] = summary.quantile(share)
+    # Those of a second application in the same step are named gradients/...#1.
+    gradients = [k for k in summaries if k.startswith("gradients/") and "#" not in k]
+    if gradients:
+        norms = [summaries[tag].norm for tag in gradients]
+        scalars["gradient_norm/global"] = math.hypot(*norms)
+    return scalars
+
+
+def _read_back(rows: dict[str, Any]) -> dict[str, Summary]:
+    """Rows of all tensors, (replicas, row) each, in one transfer from the device."""
+    import tensorflow as tf
+
+    summaries = {}
+    if rows:
+        matrix = tf.concat(list(rows.values()), axis=0).numpy()
+        for tag, row in rows.items():
+            parts, matrix = matrix[: len(row)], matrix[len(row) :]
+            summaries[tag] = statistics.merge([*map(statistics.from_row, parts)])
+    return summaries
+
+
+def every(steps: int) -> Schedule:
+    """The schedule that looks at steps `steps`, 2 * `steps`, ..."""
+    return lambda step: step % steps == 0
+
+
+def _check_arguments(
+    log_dir: Any, log_freq: Any, watch: Any, layers: Any, sample_size: Any
+) -> None:
+    def refuse(argument: str, value: Any, rule: str) -> None:
+        raise ValueError(f"TrainingMonitor({argument}={value!r}): {rule}")
+
+    if not isinstance(log_dir, str | os.PathLike) or not str(log_dir):
+        refuse("log_dir", log_dir, "log_dir must be the path of a directory.")
+    if "://" in str(log_dir):
+        refuse("log_dir", log_dir, "log_dir must be a local directory, not a URL.")
+    is_count = isinstance(log_freq, int) and not isinstance(log_freq, bool)
+    if (
+        log_freq != "epoch"
+        and not callable(log_freq)
+        and (not is_count or log_freq < 1)
+    ):
+        refuse(
+            "log_freq",
+            log_freq,
+            'log_freq must be "epoch", an integer from 1 (steps), or a function '
+            "step -> bool.",
+        )
+    is_list = isinstance(watch, Iterable) and not isinstance(watch, str)
+    if not is_list or not set(watch) <= set(WATCHABLE):
+        refuse("watch", watch, f"watch must be a tuple of some of {WATCHABLE}.")
+    if isinstance(layers, str):
+        try:
+            re.compile(layers)
+        except re.error as error:
+            refuse("layers", layers, f"layers is no regular expression: {error}.")
+    elif layers is not None and not callable(layers):
+        refuse(
+            "layers",
+            layers,
+            "layers must be a regular expression, a function layer -> bool, or None.",
+        )
+    is_count = isinstance(sample_size, int) and not isinstance(sample_size, bool)
+    if not is_count or sample_size < 1:
+        refuse("sample_size", sample_size, "sample_size must be an integer from 1.")

@@ -1,0 +1,213 @@
+"""What one tensor looks like: counts, moments and a histogram, in a few numbers.
+
+The same definition twice: `summarize` for NumPy arrays, `tensor_row` for TensorFlow
+tensors inside a graph, where a summary is a row of float64 so that a whole look is
+one matrix and one read-back.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import numpy as np
+
+# TensorBoard draws 30 bins. Ours are finer, so that quantiles can be read from them
+# (within 1/960 of the range) and the bins of several replicas can be merged.
+TENSORBOARD_BINS = 30
+BINS = 32 * TENSORBOARD_BINS
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """count, minimum, maximum, mean, std: of all finite elements; bins: of a sample.
+
+    std = sqrt(mean((x - mean)^2)). `bins`: (960,), counts of equally wide bins from
+    `minimum` to `maximum`. With no finite element the moments are NaN.
+    """
+
+    count: int
+    non_finite: int
+    minimum: float
+    maximum: float
+    mean: float
+    std: float
+    bins: Array
+
+    @property
+    def norm(self) -> float:
+        """sqrt(sum(x^2)): NaN as soon as one element is not finite."""
+        if self.non_finite:
+            return math.nan
+        if not self.count:
+            return 0.0
+        return math.sqrt(self.count) * math.hypot(self.mean, self.std)
+
+    def histogram(self) -> Array:
+        """(30, 3) float64 rows of left edge, right edge, count; counts sum to `count`.
+
+        A single value is 30 bins of no width, the last of them full, and nothing
+        finite is all zeros: both as TensorBoard's own summaries have it.
+        """
+        rows = np.zeros((TENSORBOARD_BINS, 3))
+        if not self.count:
+            return rows
+        edges = np.linspace(self.minimum, self.maximum, TENSORBOARD_BINS + 1)
+        rows[:, 0], rows[:, 1] = edges[:-1], edges[1:]
+        if self.minimum == self.maximum:
+            rows[-1, 2] = self.count
+        elif self.bins.any():
+            share = self.bins / self.bins.sum()
+            rows[:, 2] = self.count * share.reshape(TENSORBOARD_BINS, -1).sum(axis=1)
+        return rows
+
+    def quantile(self, share: float) -> float:
+        """Value below which `share` of the finite elements lie; exact within a bin."""
+        if not self.count or not self.bins.any():
+            return math.nan
+        below = np.concatenate([[0.0], np.cumsum(self.bins) / self.bins.sum()])
+        edges = np.linspace(self.minimum, self.maximum, BINS + 1)
+        return float(np.interp(share, below, edges))
+
+
+def summarize(array: Array, sample_size: int) -> Summary:
+    """The summary of an array of numbers of any shape and dtype."""
+    flat = np.asarray(array, np.float64).reshape(-1)
+    finite = flat[np.isfinite(flat)]
+    non_finite = flat.size - finite.size
+    if not finite.size:
+        nan = math.nan
+        return Summary(0, non_finite, nan, nan, nan, nan, np.zeros(BINS))
+    low, high, mean = finite.min(), finite.max(), finite.mean()
+    std = math.sqrt(np.mean(np.square(finite - mean)))
+    channels = array.shape[-1] if array.ndim else 1
+    sample = flat[:: sampling_stride(flat.size, channels, sample_size)]
+    sample = sample[np.isfinite(sample)]
+    position = (sample - low) / (high - low or 1.0) * BINS
+    bins = np.bincount(np.minimum(position.astype(np.int64), BINS - 1), minlength=BINS)
+    return Summary(
+        finite.size,
+        non_finite,
+        float(low),
+        float(high),
+        float(mean),
+        std,
+        bins.astype(np.float64),
+    )
+
+
+def sampling_stride(size: int, channels: int, sample_size: int) -> int:
+    """Smallest stride that leaves at most `sample_size` and meets every channel.
+
+    A stride that shares a factor with the channel count reads the same few channels
+    for ever: of 64 channels, every 64th element is channel 0 only.
+    """
+    stride = max(1, -(-size // sample_size))
+    while math.gcd(stride, channels) > 1:
+        stride += 1
+    return stride
+
+
+def tensor_row(tensor: Any, sample_size: int) -> Any:
+    """A TensorFlow tensor's summary as float64: (6 + 960,), read by `from_row`.
+
+    Works in eager mode, in graphs with unknown sizes and under XLA. Moments are
+    reduced in float32 where that is safe, else in float64.
+    """
+    import tensorflow as tf
+
+    wide = tf.float32 if tensor.dtype in {tf.float16, tf.bfloat16} else tensor.dtype
+    if wide != tf.float32:
+        wide = tf.float64
+    x = tf.reshape(tf.cast(tensor, wide), [-1])
+    size = tf.size(x, tf.int64)
+
+    def plain() -> list[Any]:
+        mean = tf.reduce_mean(x)
+        std = tf.sqrt(tf.reduce_mean(tf.square(x - mean)))
+        moments = [tf.reduce_min(x), tf.reduce_max(x), mean, std]
+        return [size, *(tf.cast(moment, tf.float64) for moment in moments)]
+
+    def careful() -> list[Any]:
+        nan = tf.constant(math.nan, tf.float64)
+        finite = tf.math.is_finite(x)
+        count = tf.math.count_nonzero(finite, dtype=tf.int64)
+        number = tf.cast(count, tf.float64)
+        y = tf.where(finite, tf.cast(x, tf.float64), 0)
+        mean = tf.reduce_sum(y) / number  # 0 / 0 is NaN: nothing finite
+        std = tf.sqrt(tf.reduce_sum(tf.where(finite, y - mean, 0) ** 2) / number)
+        low = tf.reduce_min(tf.where(finite, y, math.inf))
+        high = tf.reduce_max(tf.where(finite, y, -math.inf))
+        low, high = (tf.where(count > 0, edge, nan) for edge in (low, high))
+        return [count, low, high, mean, std]
+
+    # One cheap number says whether float32 can do it: not finite if an element is not
+    # or if squares overflow, tiny if they underflow. The careful way takes 5x as long.
+    power = tf.reduce_mean(tf.square(x))
+    safe = tf.logical_and(power > 1e-30, power < 1e30)
+    count, low, high, mean, std = tf.cond(safe, plain, careful)
+
+    sample = x[:: _tensor_stride(tensor, size, sample_size)]
+    width = tf.where(high > low, high - low, 1)
+    position = (tf.cast(sample, tf.float64) - low) / width * BINS
+    # Out of range, BINS, is where DenseBincount drops what is not finite.
+    index = tf.where(
+        tf.math.is_finite(sample),
+        tf.clip_by_value(
+            tf.where(tf.math.is_finite(position), position, 0), 0, BINS - 1
+        ),
+        BINS,
+    )
+    # Integer weights: float32 counts stop being exact at 2^24.
+    bins = tf.raw_ops.DenseBincount(
+        input=tf.cast(index, tf.int32), size=BINS, weights=tf.zeros([0], tf.int32)
+    )
+    head = [tf.cast(count, tf.float64), tf.cast(size - count, tf.float64)]
+    return tf.concat([[*head, low, high, mean, std], tf.cast(bins, tf.float64)], 0)
+
+
+def _tensor_stride(tensor: Any, size: Any, sample_size: int) -> Any:
+    """`sampling_stride` for a tensor whose size may be known only in the graph."""
+    import tensorflow as tf
+
+    rank = tensor.shape.rank
+    channels = (tensor.shape[-1] if rank else 1) or 1
+    known = tensor.shape.num_elements()
+    if known is not None:
+        return sampling_stride(known, channels, sample_size)
+    stride = tf.maximum((size + sample_size - 1) // sample_size, 1)
+    # steps[r]: how far from r to the next number without a common factor
+    coprime = np.flatnonzero(np.gcd(np.arange(2 * channels), channels) == 1)
+    residues = np.arange(channels)
+    steps = coprime[np.searchsorted(coprime, residues)] - residues
+    return stride + tf.gather(tf.constant(steps, tf.int64), stride % channels)
+
+
+def from_row(row: Array) -> Summary:
+    """The summary that `tensor_row` packed."""
+    count, non_finite, low, high, mean, std = row[:6].tolist()
+    return Summary(int(count), int(non_finite), low, high, mean, std, row[6:])
+
+
+def merge(parts: Sequence[Summary]) -> Summary:
+    """One summary of what several replicas hold; bins are exact within a bin."""
+    full = [part for part in parts if part.count]
+    non_finite = sum(part.non_finite for part in parts)
+    if len(full) < 2:
+        one = full[0] if full else parts[0]
+        return replace(one, non_finite=non_finite)
+    counts = np.array([part.count for part in full])
+    means = np.array([part.mean for part in full])
+    mean = float(np.average(means, weights=counts))
+    spread = np.square([part.std for part in full]) + np.square(means - mean)
+    low = min(part.minimum for part in full)
+    high = max(part.maximum for part in full)
+    bins = np.zeros(BINS)
+    for part in full:
+        edges = np.linspace(part.minimum, part.maximum, BINS + 1)
+        position = ((edges[:-1] + edges[1:]) / 2 - low) / (high - low or 1.0) * BINS
+        np.add.at(bins, np.minimum(position.astype(np.int64), BINS - 1), part.bins)
+    std = math.sqrt(np.average(spread, weights=counts))
+    return Summary(int(counts.sum()), non_finite, low, high, mean, std, bins)

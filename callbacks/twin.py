@@ -1,0 +1,295 @@
+"""The instrumented twin of a Keras model's training step, on TensorFlow."""
+
+import threading
+from collections.abc import Callable, Collection
+from typing import Any, TypeAlias
+
+import tensorflow as tf
+from keras import tree
+
+from . import probe
+from .statistics import tensor_row
+
+Rows: TypeAlias = dict[str, Any]  # tag -> (replicas, row)
+
+ITERATORS = (tf.data.Iterator, tf.distribute.DistributedIterator)
+DATA_ENDS = (StopIteration, tf.errors.OutOfRangeError)
+
+
+class Twin:
+    """Trains on one batch as the model would, and tells what it saw.
+
+    A second `tf.function` of the same `model.train_step`, compiled as the model's own
+    is: real batch, real gradients (unscaled, before clipping), real updates. Layers and
+    optimizers are overridden only while it runs.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        train_function: Any,
+        watch: Collection[str],
+        select: probe.Select,
+        sample_size: int,
+    ) -> None:
+        self.hidden: set[str] = set()
+        self.applied: list[str] = []
+        self._model = model
+        self._train_function = train_function
+        self._watch = watch
+        self._select = select
+        self._sample_size = sample_size
+        self._thread = threading.local()  # replicas are traced in threads
+        self._layers: dict[str, probe.Layer] | None = None
+
+    def is_of(self, train_function: Any) -> bool:
+        """Whether the model was not compiled again since: it has the same function."""
+        return self._train_function is train_function
+
+    def __call__(self, batch: Any) -> tuple[Any, Rows]:
+        """The logs of the training step, and a row per tensor that it showed.
+
+        `batch` is what `take_batch` returned.
+        """
+        model = self._model
+        select = self._select
+        layers = {}
+        if "activations" in self._watch:
+            layers = probe.named_layers(model, select)
+        if layers != self._layers:  # layers born in build() are missing in the trace
+            self._layers = layers
+            self._step = self._make_step()
+            self._unseen_step = self._make_step()
+        with probe.watched(
+            layers,
+            probe.optimizers(model),
+            lambda: probe.named_weights(model, select),
+            lambda: getattr(self._thread, "sight", None),
+        ):
+            return self._step(batch)
+
+    def unseen(self, batch: Any) -> Any:
+        """The same training step, unwatched: its logs."""
+        return self._unseen_step(batch)[0]
+
+    def _make_step(self) -> Callable[[Any], tuple[Any, Rows]]:
+        model = self._model
+        strategy = model.distribute_strategy
+
+        def replica_step(batch: Any) -> tuple[Any, Rows]:
+            here = _graph()
+            sight = probe.Sight(is_here=lambda: _graph() is here)
+            self._thread.sight = sight
+            try:
+                logs = model.train_step(batch)
+            finally:
+                self._thread.sight = None
+            seen = {*sight.activations, *sight.gradients}
+            self.hidden |= sight.hidden - {name.split("/")[0] for name in seen}
+            self.applied = self.applied or sight.applied
+            return logs, self._rows(sight)
+
+        @tf.autograph.experimental.do_not_convert
+        def step(batch: Any) -> tuple[Any, Rows]:
+            logs, rows = strategy.run(replica_step, args=(batch,))
+            replicas = strategy.experimental_local_results
+            logs = tree.map_structure(lambda x: _mean(replicas(x)), logs)
+            return logs, {tag: tf.stack(replicas(row)) for tag, row in rows.items()}
+
+        if not model.run_eagerly:
+            jit = model.jit_compile
+            step = tf.function(step, reduce_retracing=True, jit_compile=jit)
+
+        @tf.autograph.experimental.do_not_convert
+        def unpack_and_step(batch: Any) -> tuple[Any, Rows]:
+            outputs: tuple[Any, Rows] = step(_without_optionals(batch))
+            return outputs
+
+        if model.run_eagerly:
+            return unpack_and_step
+        return tf.function(unpack_and_step, reduce_retracing=True)
+
+    def _rows(self, sight: probe.Sight) -> Rows:
+        tensors = {f"activations/{k}": v for k, v in sight.activations.items()}
+        if "gradients" in self._watch:
+            for path, (gradient, scale) in sight.gradients.items():
+                tensors[f"gradients/{path}"] = _whole_gradient(gradient, scale)
+        return {k: tensor_row(v, self._sample_size) for k, v in tensors.items()}
+
+
+class WatchedFunction:
+    """Stands in for `model.train_function` while one `fit` runs.
+
+    A step that is not due is the original, one Python call later. `is_due(steps)` is
+    asked once per call; `look(rows, applied)` is told what the twin saw, after a step.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        is_due: Callable[[int], bool],
+        look: Callable[[Rows, list[str]], None],
+        say: Callable[[str], None],
+    ) -> None:
+        self.original = model.train_function
+        while isinstance(self.original, WatchedFunction) and self.original.is_over:
+            self.original = self.original.original
+        self.twin: Twin | None = None
+        self._model = model
+        self._is_due = is_due
+        self._look = look
+        self._say = say
+        self._removed = False
+        self._fit = _current_fit(model)
+        model.train_function = self
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its fit has ended, be it by an exception in some other callback."""
+        return self._removed or _current_fit(self._model) is not self._fit
+
+    def remove(self) -> None:
+        """Leave the model as it was before."""
+        self._removed = True
+        if self._model.train_function is self:
+            self._model.train_function = self.original
+
+    def __call__(self, iterator: Any) -> Any:
+        """Train as the original does."""
+        if self.is_over:
+            self.remove()
+        # `train_on_batch` calls with a generator: it is no step of this fit.
+        if self._removed or not isinstance(iterator, ITERATORS):
+            return self.original(iterator)
+        try:
+            if not self._is_due(self._model.steps_per_execution):
+                return self.original(iterator)
+            return self._watched_step(iterator)
+        except DATA_ENDS:
+            raise
+        except BaseException:
+            self.remove()
+            raise
+
+    def _watched_step(self, iterator: Any) -> Any:
+        if self.twin is None:
+            logs = self.original(iterator)
+            self._look({}, [])
+            return logs
+        batch = take_batch(iterator)
+        if batch is None:
+            # The original has to see the end itself: tried on an exhausted iterator, it
+            # still advances the seeds of dropout.
+            return self.original(iterator)
+        logs = self._twin_step(self.twin, batch)
+        for _ in range(self._model.steps_per_execution - 1):
+            batch = take_batch(iterator)
+            if batch is None:
+                break
+            logs = self._next_step(batch)
+        return logs
+
+    def _next_step(self, batch: Any) -> Any:
+        if self.twin is None:
+            return self.original([_without_optionals(batch)])
+        return self.twin.unseen(batch)
+
+    def _twin_step(self, twin: Twin, batch: Any) -> Any:
+        try:
+            logs, rows = twin(batch)
+        except tf.errors.OpError:
+            raise
+        except Exception as error:
+            if self._model.run_eagerly:
+                raise  # half a step may have been taken
+            self.twin = None
+            self._say(
+                f"cannot see gradients and activations of {self._model.name!r}: "
+                f"tracing its training step failed with {error!r}."
+            )
+            logs, rows = self._next_step(batch), {}
+        else:
+            self._tell_what_is_hidden(twin, rows)
+        self._look(rows, twin.applied)
+        return logs
+
+    def _tell_what_is_hidden(self, twin: Twin, rows: Rows) -> None:
+        if not rows:
+            self.twin = None
+            self._say(
+                f"sees no gradients and activations of {self._model.name!r}: its "
+                "train_step keeps them in a tf.function of its own. It logs metrics, "
+                "weights and batch norm; without that decorator it logs all."
+            )
+        elif twin.hidden:
+            self._say(
+                f"cannot see into loops, conditions and nested functions of "
+                f"{self._model.name!r}: it leaves out {', '.join(sorted(twin.hidden))}."
+            )
+
+
+def _current_fit(model: Any) -> Any:
+    """An object that each `fit` makes anew: the parameters of its History."""
+    return getattr(getattr(model, "history", None), "params", None)
+
+
+def weight_rows(weights: dict[str, Any], sample_size: int) -> Callable[[], Rows]:
+    """A function that summarizes the weights as they are when it is called."""
+
+    def rows() -> Rows:
+        values = {tag: tf.convert_to_tensor(x.value) for tag, x in weights.items()}
+        return {tag: tensor_row(x, sample_size)[None] for tag, x in values.items()}
+
+    return tf.function(rows, autograph=False)
+
+
+def _graph() -> Any:
+    return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+
+
+def _mean(values: Any) -> Any:
+    # As Keras: metrics are the same on every replica, or meant to be averaged.
+    return values[0] if len(values) == 1 else tf.reduce_mean(values, axis=0)
+
+
+def _whole_gradient(gradient: Any, scale: Any) -> Any:
+    """The gradient of the whole batch: dense, unscaled, summed over the replicas."""
+    # An embedding's gradient holds only the rows that were looked up, some repeatedly.
+    if isinstance(gradient, tf.IndexedSlices):
+        gradient = tf.scatter_nd(
+            gradient.indices[:, None],
+            gradient.values,
+            tf.cast(gradient.dense_shape, gradient.indices.dtype),
+        )
+    replica = tf.distribute.get_replica_context()
+    if replica.num_replicas_in_sync > 1:
+        gradient = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradient)
+    if scale is None:
+        return gradient
+    return tf.cast(gradient, tf.float32) / tf.cast(scale, tf.float32)
+
+
+def take_batch(iterator: Any) -> Any:
+    """The next batch, None at the end of the data.
+
+    Of a `tf.data.Iterator` as an Optional, whose type says what the iterator's does:
+    not the size of this batch. With it, the step compiles to the same arithmetic as
+    Keras' own, which takes the batch from the iterator inside its graph; a batch of
+    known size does not (mean(x) becomes x * constant).
+    """
+    if isinstance(iterator, tf.data.Iterator):
+        optional = iterator.get_next_as_optional()
+        return optional if optional.has_value() else None
+    try:
+        return next(iterator)
+    except DATA_ENDS:
+        return None
+
+
+def _without_optionals(batch: Any) -> Any:
+    if isinstance(batch, tf.experimental.Optional):
+        batch = batch.get_value()
+    # Keras' data pipeline may say None by an Optional.
+    return tree.map_structure(
+        lambda x: None if isinstance(x, tf.experimental.Optional) else x, batch
+    )

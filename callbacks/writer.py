@@ -1,0 +1,91 @@
+"""(tag, step, Summary) -> event file: the only module that knows TensorBoard."""
+
+import os
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tensorboard.compat.proto import event_pb2, summary_pb2
+from tensorboard.plugins.histogram import metadata as histogram_metadata
+from tensorboard.plugins.scalar import metadata as scalar_metadata
+from tensorboard.summary.writer.record_writer import RecordWriter
+from tensorboard.util.tensor_util import make_tensor_proto
+
+from .statistics import Summary
+
+
+class EventWriter:
+    """Appends looks to one event file in `log_dir`, one Summary proto per look.
+
+    The file is opened for each look and closed after it: what was written survives a
+    killed process, and an abandoned training leaves no open file behind. A value whose
+    tag already has one at the same step is left out.
+    """
+
+    def __init__(self, log_dir: str | os.PathLike[str]) -> None:
+        self.log_dir = Path(log_dir)
+        self._file: Path | None = None
+        self._last_step: dict[str, int] = {}
+
+    def open(self) -> None:
+        """Start a new event file; an OSError if `log_dir` cannot be written."""
+        self.log_dir.mkdir(parents=True, exist_ok=True)
+        # TensorBoard reads the files of a run in the order of their names: the time
+        # first, and the nanoseconds for two fits within one second.
+        now = time.time_ns()
+        name = f"{now // 10**9:010d}.{socket.gethostname()}.{os.getpid()}.{now % 10**9}"
+        self._file = self.log_dir / f"events.out.tfevents.{name}.kbn"
+        self._described: set[str] = set()
+        self._append(event_pb2.Event(file_version="brain.Event:2"), mode="xb")
+
+    def write(
+        self,
+        step: int,
+        scalars: Mapping[str, float],
+        histograms: Mapping[str, Summary],
+    ) -> None:
+        """Append everything that one look saw."""
+        values = [
+            *(self._scalar(tag, value) for tag, value in scalars.items()),
+            *(self._histogram(tag, value) for tag, value in histograms.items()),
+        ]
+        fresh = [value for value in values if self._last_step.get(value.tag) != step]
+        if not fresh:
+            return
+        summary = summary_pb2.Summary(value=fresh)
+        self._append(event_pb2.Event(step=step, summary=summary), mode="r+b")
+        for value in fresh:
+            self._last_step[value.tag] = step
+            self._described.add(value.tag)
+
+    def _append(self, event: Any, mode: str) -> None:
+        assert self._file is not None, "open() comes first"
+        event.wall_time = time.time()
+        # "r+b" rather than "ab": a file that vanished is an error, not a new file
+        # without the version record that makes it an event file.
+        with self._file.open(mode) as file:
+            file.seek(0, os.SEEK_END)
+            RecordWriter(file).write(event.SerializeToString())
+
+    def _scalar(self, tag: str, value: float) -> Any:
+        proto = make_tensor_proto(np.float32(value))
+        return self._value(tag, proto, scalar_metadata)
+
+    def _histogram(self, tag: str, summary: Summary) -> Any:
+        proto = make_tensor_proto(summary.histogram())
+        return self._value(tag, proto, histogram_metadata)
+
+    def _value(self, tag: str, proto: Any, plugin: Any) -> Any:
+        value = summary_pb2.Summary.Value(tag=tag, tensor=proto)
+        if tag not in self._described:
+            metadata = plugin.create_summary_metadata(display_name="", description="")
+            metadata.data_class = (
+                summary_pb2.DATA_CLASS_SCALAR
+                if plugin is scalar_metadata
+                else summary_pb2.DATA_CLASS_TENSOR
+            )
+            value.metadata.CopyFrom(metadata)
+        return value
