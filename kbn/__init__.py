@@ -1,17 +1,13 @@
 """kbn: batch normalization for Keras that is fast, exact and visible."""
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kbn.layer import BatchNormalization as BatchNormalization
-
-if TYPE_CHECKING:
-    from kbn import callbacks as callbacks
 
 BatchNorm = BatchNormalization
 
 __version__ = "0.1.0"
-__all__ = ["BatchNorm", "BatchNormalization", "__version__", "callbacks"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,17 +1,14 @@
-"""The batch normalization layer: arguments, weights, config, and one call that routes."""
+"""The batch normalization layer: its weights, its config, one call that routes."""
 
-import math
-import operator
 from typing import Any
 
 import keras
 from keras import constraints, initializers, ops, regularizers
 
-from kbn import kernels, moving_average
+from kbn import arguments, kernels, moving_average, renorm
+from kbn.arguments import Shape, Tensor
+from kbn.kernels import reference
 from kbn.kernels.reference import wide_dtype
-
-Tensor = Any
-Shape = tuple[int | None, ...]
 
 
 @keras.saving.register_keras_serializable(package="kbn")
@@ -106,9 +103,9 @@ class BatchNormalization(keras.layers.Layer):
         # The statistics come from the inputs as given: autocast would round them first.
         self.autocast = False
         self.supports_masking = True
-        self.axis = _integer("axis", axis)
-        self.momentum = _number("momentum", momentum, 0, 1)
-        self.epsilon = _number("epsilon", epsilon, above=0)
+        self.axis = arguments.integer("axis", axis)
+        self.momentum = arguments.fraction("momentum", momentum)
+        self.epsilon = arguments.positive("epsilon", epsilon)
         self.center = center
         self.scale = scale
         self.beta_initializer = initializers.get(beta_initializer)
@@ -120,31 +117,31 @@ class BatchNormalization(keras.layers.Layer):
         self.beta_constraint = constraints.get(beta_constraint)
         self.gamma_constraint = constraints.get(gamma_constraint)
         self.renorm = renorm
-        self.renorm_clipping = _clipping(renorm_clipping)
+        self.renorm_clipping = arguments.clipping(renorm_clipping)
         if renorm and renorm_clipping is None:
-            self.renorm_clipping = {}
-        self.renorm_momentum = _number("renorm_momentum", renorm_momentum, 0, 1)
+            self.renorm_clipping = {}  # as Keras' config has it
+        self.renorm_momentum = arguments.fraction("renorm_momentum", renorm_momentum)
         self.synchronized = synchronized
         self.gamma = None
         self.beta = None
 
     def build(self, input_shape: Shape) -> None:
         """Create the weights, each of shape (C,)."""
-        axis = self._canonical_axis(input_shape)
+        axis = arguments.canonical_axis(self.axis, input_shape)
         channels = input_shape[axis]
         if channels is None:
             raise ValueError(
-                f"BatchNorm(axis={self.axis}) received inputs of shape {input_shape}, "
-                f"whose size along axis {self.axis} is not known. Give the channel axis "
-                "a size, for instance in keras.Input(shape=...)."
+                f"BatchNorm(axis={self.axis}) received inputs of shape "
+                f"{tuple(input_shape)}, whose size along that axis is not known. "
+                "Give it a size, for instance in keras.Input(shape=...)."
             )
 
-        def add(name: str, initializer: Any, trainable: bool = False, **options: Any):
+        def add(name: str, initializer: Any, **options: Any) -> Any:
             return self.add_weight(
                 name=name,
                 shape=(channels,),
                 initializer=initializer,
-                trainable=trainable,
+                trainable=name in ("gamma", "beta"),
                 dtype=wide_dtype(self.variable_dtype),
                 autocast=False,
                 **options,
@@ -157,7 +154,6 @@ class BatchNormalization(keras.layers.Layer):
             self.gamma = add(
                 "gamma",
                 self.gamma_initializer,
-                trainable=True,
                 regularizer=self.gamma_regularizer,
                 constraint=self.gamma_constraint,
             )
@@ -165,7 +161,6 @@ class BatchNormalization(keras.layers.Layer):
             self.beta = add(
                 "beta",
                 self.beta_initializer,
-                trainable=True,
                 regularizer=self.beta_regularizer,
                 constraint=self.beta_constraint,
             )
@@ -182,7 +177,7 @@ class BatchNormalization(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         """The inputs' shape."""
-        self._canonical_axis(input_shape)
+        arguments.canonical_axis(self.axis, input_shape)
         return input_shape
 
     def call(
@@ -192,7 +187,7 @@ class BatchNormalization(keras.layers.Layer):
         x = self._prepared(inputs)
         axis = self.axis % len(x.shape)
         if mask is not None:
-            mask = _aligned_mask(mask, x.shape, axis)
+            mask = arguments.aligned_mask(mask, x.shape, axis)
         if not (training and self.trainable):
             y = kernels.normalize_fixed(
                 x,
@@ -212,7 +207,7 @@ class BatchNormalization(keras.layers.Layer):
         return ops.cast(y, self.compute_dtype)
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments, as `keras.layers.BatchNormalization` has them."""
+        """The constructor's arguments; Keras' own layer takes them too."""
         return {
             **super().get_config(),
             "axis": self.axis,
@@ -238,16 +233,6 @@ class BatchNormalization(keras.layers.Layer):
             "renorm_momentum": self.renorm_momentum,
         }
 
-    def _canonical_axis(self, input_shape: Shape) -> int:
-        rank = len(input_shape)
-        if not -rank <= self.axis < rank:
-            raise ValueError(
-                f"BatchNorm(axis={self.axis}) received inputs of shape "
-                f"{tuple(input_shape)}, whose axes are {-rank} to {rank - 1}. "
-                "Did you mean axis=-1?"
-            )
-        return self.axis % rank
-
     def _prepared(self, inputs: Tensor) -> Tensor:
         """The inputs in the compute dtype, or as wide as the statistics."""
         x = ops.convert_to_tensor(inputs)
@@ -266,31 +251,23 @@ class BatchNormalization(keras.layers.Layer):
         moving_average.update(self.moving_variance, variance, self.momentum, enters)
 
     def _renormalized(self, x: Tensor, axis: int, mask: Tensor | None) -> Tensor:
-        """Batch renormalization: y = ((x - mean) / stddev * r + d) * gamma + beta."""
+        """y = ((x - mean) / stddev * r + d) * gamma + beta, at least float32."""
         wide = ops.cast(x, wide_dtype(x.dtype))
         y, mean, variance, count = kernels.normalize_batch(
             wide, None, None, axis, self.epsilon, mask, self.synchronized
         )
-        stddev = ops.sqrt(variance + self.epsilon)
-        floor = math.sqrt(self.epsilon)  # early in training the average may be near 0
-        reference = ops.maximum(self.renorm_stddev, floor)
-        clipping = self.renorm_clipping
-        r = stddev / reference
-        d = (mean - self.renorm_mean) / reference
-        if clipping.get("rmin") is not None:
-            r = ops.maximum(r, clipping["rmin"])
-        if clipping.get("rmax") is not None:
-            r = ops.minimum(r, clipping["rmax"])
-        if clipping.get("dmax") is not None:
-            d = ops.clip(d, -clipping["dmax"], clipping["dmax"])
+        r, d = renorm.correction(
+            mean,
+            variance,
+            count,
+            ops.convert_to_tensor(self.renorm_mean),
+            ops.convert_to_tensor(self.renorm_stddev),
+            self.epsilon,
+            self.renorm_clipping or {},
+        )
         gamma, beta = self._affine()
-        slope, shift = r, d  # constants to the gradient, as mean and variance are
-        if gamma is not None:
-            slope, shift = r * gamma, d * gamma
-        if beta is not None:
-            shift = shift + beta
-        along = [-1 if i == axis else 1 for i in range(len(x.shape))]
-        y = y * ops.reshape(slope, along) + ops.reshape(shift, along)
+        beta = reference.where_present(beta, count)
+        y = renorm.corrected(y, r, d, gamma, beta, axis)
         self._track_renorm(mean, variance, count)
         return y
 
@@ -306,89 +283,3 @@ class BatchNormalization(keras.layers.Layer):
             moving_average.update(variable, value, momentum, enters)
         squared = ops.square(self.moving_stddev) - self.epsilon
         moving_average.update(self.moving_variance, ops.relu(squared), 0.0, enters)
-
-
-def _integer(name: str, value: Any) -> int:
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        return operator.index(value)
-    except TypeError:
-        raise ValueError(
-            f"BatchNorm({name}={value!r}): {name} must be an integer."
-        ) from None
-
-
-def _number(
-    name: str,
-    value: Any,
-    low: float | None = None,
-    high: float = math.inf,
-    above: float | None = None,
-) -> float:
-    """`value` as a finite float in [low, high], or greater than `above`."""
-    if above is not None:
-        rule = f"a finite number greater than {above}"
-    elif high == math.inf:
-        rule = f"a finite number of at least {low}"
-    else:
-        rule = f"a number from {low} to {high}"
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    lowest = above if above is not None else low
-    inside = math.isfinite(number) and lowest is not None and lowest <= number <= high
-    if isinstance(value, bool | str) or not inside or number == above:
-        raise ValueError(f"BatchNorm({name}={value!r}): {name} must be {rule}.")
-    return number
-
-
-def _clipping(renorm_clipping: dict[str, float] | None) -> dict[str, float] | None:
-    if renorm_clipping is None:
-        return None
-    given = f"BatchNorm(renorm_clipping={renorm_clipping!r}): "
-    if not isinstance(renorm_clipping, dict) or set(renorm_clipping) - {
-        "rmin",
-        "rmax",
-        "dmax",
-    }:
-        raise ValueError(
-            f"{given}renorm_clipping must be a dictionary with no other keys than "
-            "'rmin', 'rmax' and 'dmax'."
-        )
-    values = {k: v for k, v in renorm_clipping.items() if v is not None}
-    for key, value in values.items():
-        if not isinstance(value, int | float) or not value >= 0:
-            raise ValueError(f"{given}{key} must be a number of at least 0.")
-    if values.get("rmin", 0) > values.get("rmax", math.inf):
-        raise ValueError(f"{given}rmin must not be greater than rmax.")
-    return renorm_clipping
-
-
-def _aligned_mask(mask: Tensor, shape: Shape, axis: int) -> Tensor:
-    """`mask` as booleans of the inputs' rank that broadcast to their shape."""
-    mask = ops.cast(mask, "bool")
-    rank, given = len(shape), len(mask.shape)
-    if given < rank:
-        others = [i for i in range(rank) if i != axis]
-        sizes = list(ops.shape(mask))
-        aligned = [1] * rank
-        for position, size in zip(others[:given], sizes, strict=True):
-            aligned[position] = size
-        mask_shape = tuple(
-            mask.shape[others.index(i)] if i in others[:given] else 1
-            for i in range(rank)
-        )
-    else:
-        aligned, mask_shape = None, tuple(mask.shape)
-    if len(mask_shape) != rank or any(
-        m is not None and n is not None and m not in (1, n)
-        for m, n in zip(mask_shape, shape, strict=True)
-    ):
-        raise ValueError(
-            f"BatchNorm received a mask of shape {tuple(mask.shape)} for inputs of shape "
-            f"{tuple(shape)} with channels on axis {axis}. A mask broadcasts to the "
-            "inputs, or has the sizes of their leading axes other than the channels'."
-        )
-    return mask if aligned is None else ops.reshape(mask, aligned)

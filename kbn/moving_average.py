@@ -8,7 +8,7 @@ Tensor = Any
 
 
 def update(variable: Any, value: Tensor, momentum: float, enters: Tensor) -> None:
-    """variable <- momentum * variable + (1 - momentum) * value, where `enters`.
+    """Move `variable` to momentum * variable + (1 - momentum) * value, where `enters`.
 
     `value` and `enters`: the shape of `variable`, (C,). Where `enters` is False the
     variable keeps its value, bit for bit.

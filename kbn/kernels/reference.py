@@ -49,10 +49,8 @@ def normalize_batch(
     scale = ops.rsqrt(variance + epsilon)
     if mask is not None or merge is not None:
         # A channel without elements has no say: its output is beta, its gradients 0.
-        present = count > 0
-        scale = ops.where(present, scale, 0)
-        if beta is not None:
-            beta = ops.where(present, beta, ops.stop_gradient(beta))
+        scale = ops.where(count > 0, scale, 0)
+        beta = where_present(beta, count)
     if gamma is not None:
         scale = scale * gamma
     shift = -offset * scale
@@ -84,6 +82,13 @@ def normalize_fixed(
     # Not (x - mean) * scale: TFLite folds a multiply and an add into the layer before.
     y = x * _along(scale, axis, x) + _along(shift, axis, x)
     return ops.cast(y, dtype)
+
+
+def where_present(beta: Tensor | None, count: Tensor) -> Tensor | None:
+    """`beta`, with no gradient to the channels that had no element."""
+    if beta is None:
+        return None
+    return ops.where(count > 0, beta, ops.stop_gradient(beta))
 
 
 def wide_dtype(dtype: Any) -> str:

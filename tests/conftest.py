@@ -1,0 +1,63 @@
+"""One backend a run, chosen by KERAS_BACKEND; two CPU devices for the strategies."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
+import keras
+import pytest
+
+BACKEND = keras.backend.backend()
+
+if BACKEND == "tensorflow":
+    import tensorflow as tf
+
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    two = [tf.config.LogicalDeviceConfiguration()] * 2
+    tf.config.set_logical_device_configuration(cpu, two)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_keras():
+    """Layer names, seeds and the dtype policy do not leak from test to test."""
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(0)
+    policy = keras.config.dtype_policy()
+    yield
+    keras.config.set_dtype_policy(policy)
+
+
+PARITY = {}
+
+
+@pytest.fixture
+def parity():
+    """Collects errors against the oracle for the table at the end of the run."""
+
+    def record(case, quantity, ours, theirs):
+        narrow = "16" in case.policy and quantity in ("y", "dx")
+        dtype = case.policy.replace("mixed_", "") if narrow else "float32"
+        dtype = "float64" if case.policy == "float64" else dtype
+        row = PARITY.setdefault((dtype, quantity), [0, 0.0, 0, 0.0, 0.0])
+        row[0] += 1
+        row[1] = max(row[1], ours)
+        if theirs is not None:
+            row[2] += 1
+            row[3] = max(row[3], ours)
+            row[4] = max(row[4], theirs)
+
+    return record
+
+
+def pytest_terminal_summary(terminalreporter):
+    if not PARITY:
+        return
+    terminalreporter.section(f"parity on {BACKEND}: worst relative error to float64")
+    terminalreporter.line(
+        f"{'':10}{'':16}{'all cases':>18}{'with Keras':>14}{'kbn':>10}{'Keras':>10}"
+    )
+    for (dtype, quantity), (n, ours, m, shared, theirs) in sorted(PARITY.items()):
+        terminalreporter.line(
+            f"{dtype:10}{quantity:16}{n:8}{ours:10.1e}{m:14}{shared:10.1e}{theirs:10.1e}"
+        )
