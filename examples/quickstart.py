@@ -1,0 +1,22 @@
+"""Batch norm and a monitor in ten lines: handwritten digits, watched in TensorBoard."""
+
+import keras
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+import kbn
+
+digits, labels = load_digits(return_X_y=True)
+x, x_test, y, y_test = train_test_split(digits / 16, labels, random_state=0)
+
+model = keras.Sequential()
+model.add(keras.layers.Dense(256))
+model.add(kbn.BatchNorm())
+model.add(keras.layers.ReLU())
+model.add(keras.layers.Dense(10, activation="softmax"))
+model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+model.fit(x, y, epochs=10, callbacks=[kbn.callbacks.TrainingMonitor("logs")])
+
+accuracy = model.evaluate(x_test, y_test, verbose=0)[1]
+print(f"Test accuracy: {accuracy:.1%}")
+print("Now run: tensorboard --logdir logs")

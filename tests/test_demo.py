@@ -1,0 +1,234 @@
+"""The `kbn` command: what the demo prints, draws and logs, and what it refuses."""
+
+import contextlib
+import io
+import re
+import shutil
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pytest
+
+import kbn
+from kbn import __main__ as command
+from kbn import demo
+
+if keras.backend.backend() != "tensorflow":
+    pytest.skip("the demo's extras are not installed there", allow_module_level=True)
+
+EPOCHS = 2
+STEPS = EPOCHS * demo.STEPS_PER_EPOCH
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory):
+    """One demo of two epochs: its directory, its output, its curves."""
+    out = tmp_path_factory.mktemp("demo") / "new" / "out"
+    curves = {}
+    train = demo.train
+
+    def recorded(digits, batch_norm, *args, **kwargs):
+        curves[batch_norm] = train(digits, batch_norm, *args, **kwargs)
+        return curves[batch_norm]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "train", recorded)
+        with contextlib.redirect_stdout(io.StringIO()) as output:
+            arguments = ["--out", str(out), "--epochs", str(EPOCHS), "--seed", "3"]
+            assert command.main(["demo", *arguments]) == 0
+    return SimpleNamespace(
+        out=out, output=output.getvalue(), without=curves[False], with_=curves[True]
+    )
+
+
+def read(directory):
+    from tensorboard.backend.event_processing import event_accumulator
+
+    events = event_accumulator.EventAccumulator(
+        str(directory), size_guidance={event_accumulator.TENSORS: 0}
+    )
+    events.Reload()
+    return events
+
+
+def scalars(events, tag):
+    return {e.step: e.tensor_proto.float_val[0] for e in events.Tensors(tag)}
+
+
+def test_table_shows_what_the_runs_reached(shown):
+    def row(title):
+        line = next(line for line in shown.output.splitlines() if title in line)
+        return [cell.strip() for cell in line.split("│")[2:4]]
+
+    runs = (shown.without, shown.with_)
+    assert row("training accuracy") == [f"{r.train_accuracy[-1]:.1%}" for r in runs]
+    assert row("test accuracy") == [f"{r.test_accuracy[-1]:.1%}" for r in runs]
+    steps = [str(r.steps_to(0.95) or "not reached") for r in runs]
+    assert row("steps to 95% test accuracy") == steps
+
+
+@pytest.mark.parametrize("run", command.RUNS)
+def test_curves_agree_with_what_keras_measured(shown, run):
+    curves = shown.with_ if command.RUNS[run] else shown.without
+    events = read(shown.out / "logs" / run)
+    for tag, values in (
+        ("epoch/val_accuracy", curves.test_accuracy),
+        ("epoch/val_loss", curves.test_loss),
+    ):
+        measured = scalars(events, tag)
+        ours = dict(zip(curves.steps, values, strict=True))
+        epochs = [demo.STEPS_PER_EPOCH * n for n in range(1, EPOCHS + 1)]
+        assert list(measured) == epochs
+        # Keras averages over batches in float32.
+        np.testing.assert_allclose(
+            [ours[step] for step in epochs], list(measured.values()), rtol=1e-5
+        )
+
+
+def test_runs_differ_in_batch_norm_only(shown):
+    np.testing.assert_array_equal(shown.with_.quantiles[0], shown.without.quantiles[0])
+    assert shown.with_.steps == shown.without.steps
+    assert shown.with_.steps[-1] == STEPS
+
+
+def test_batch_norm_trains_where_the_plain_network_fails(shown):
+    assert shown.with_.steps_to(0.95) is not None
+    assert shown.without.steps_to(0.95) is None
+
+
+def test_steps_to_is_the_first_look_that_reaches_it():
+    curves = demo.Curves(steps=[0, 7, 14, 21], test_accuracy=[0.1, 0.95, 0.9, 0.99])
+    assert curves.steps_to(0.95) == 7
+    assert curves.steps_to(0.999) is None
+
+
+@pytest.mark.parametrize("run", command.RUNS)
+def test_logs_hold_histograms_of_every_step_that_is_due(shown, run):
+    events = read(shown.out / "logs" / run)
+    for tag in (
+        "weights/digits/hidden/kernel",
+        "gradients/digits/hidden/kernel",
+        "activations/relu",
+    ):
+        steps = [event.step for event in events.Tensors(tag)]
+        assert steps == [s for s in range(1, STEPS + 1) if demo.is_logged(s)]
+
+
+def test_picture_is_a_png_of_some_size(shown):
+    data = (shown.out / command.PICTURE).read_bytes()
+    assert data.startswith(b"\x89PNG\r\n\x1a\n")
+    assert len(data) > 20_000
+
+
+def test_output_names_picture_and_tensorboard_line(shown):
+    assert f"Picture:      {shown.out / command.PICTURE}\n" in shown.output
+    line = re.search(r"^TensorBoard:  (.*)$", shown.output, re.MULTILINE)[1]
+    assert line.endswith(f"--logdir {shown.out / 'logs'}")
+    assert "tensorboard" in line
+
+
+def test_second_demo_replaces_its_own_files_only(shown, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(shown.out, out)
+    foreign = [out / "notes.txt", out / "logs" / "with_batch_norm" / "notes.txt"]
+    for file in foreign:
+        file.write_text("mine")
+    assert command.claim(out)
+    assert [file.read_text() for file in foreign] == ["mine", "mine"]
+    assert not list(out.rglob("events*"))
+    assert not (out / command.PICTURE).exists()
+
+
+def test_logs_of_somebody_else_are_refused(tmp_path, capsys):
+    logs = tmp_path / "logs" / "with_batch_norm"
+    logs.mkdir(parents=True)
+    (logs / "events.out.tfevents.1").write_text("mine")
+    assert command.main(["demo", "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == (
+        f"kbn demo: {logs} is there, but not from a demo: choose another --out\n"
+    )
+    assert (logs / "events.out.tfevents.1").read_text() == "mine"
+
+
+def test_out_that_is_a_file_is_refused(tmp_path, capsys):
+    out = tmp_path / "file"
+    out.write_text("mine")
+    assert command.main(["demo", "--out", str(out)]) == 2
+    expected = f"kbn demo: {out} is not a directory: choose another --out\n"
+    assert capsys.readouterr().err == expected
+
+
+def test_out_that_cannot_be_made_is_refused(tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    out = tmp_path / "file" / "below"
+    assert command.main(["demo", "--out", str(out)]) == 2
+    assert capsys.readouterr().err == (
+        f"kbn demo: cannot write to {out} (Not a directory): choose another --out\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["demo", "--epochs", "0"], "--epochs: '0' is not a whole number from 1"),
+        (["demo", "--epochs", "two"], "--epochs: 'two' is not a whole number from 1"),
+        (["demo", "--seed", "-1"], "--seed: '-1' is not a whole number from 0"),
+        (["demo", "--seed", str(2**32)], "is not a whole number from 0 to 2^32-1"),
+        (["demo", "--speed", "1"], "unrecognized arguments: --speed 1"),
+        (["dmeo"], "invalid choice: 'dmeo'"),
+    ],
+    ids=lambda value: "_".join(value) if isinstance(value, list) else "",
+)
+def test_bad_arguments_exit_with_2_and_say_why(arguments, message, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        command.main(arguments)
+    assert exit_.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [("sklearn", "scikit-learn"), ("matplotlib", "Matplotlib")]
+)
+def test_missing_extra_names_the_remedy(module, name, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, module, None)
+    out = tmp_path / "out"
+    assert command.main(["demo", "--out", str(out)]) == 2
+    assert capsys.readouterr().err == (
+        f"kbn demo: {name} is not installed: run pip install 'kbn[demo]'\n"
+    )
+    assert not out.exists()
+
+
+def test_interrupt_exits_with_130_and_keeps_the_logs(tmp_path, monkeypatch, capsys):
+    look = demo.Observer.look
+
+    def interrupted(self):
+        if self.step == 28:
+            raise KeyboardInterrupt
+        look(self)
+
+    monkeypatch.setattr(demo.Observer, "look", interrupted)
+    assert command.main(["demo", "--out", str(tmp_path)]) == 130
+    assert capsys.readouterr().err == (
+        f"kbn demo: interrupted; what was logged is in {tmp_path / 'logs'}\n"
+    )
+    events = read(tmp_path / "logs" / "without_batch_norm").Tensors("activations/relu")
+    assert [event.step for event in events] == [1, 21]
+
+
+def test_no_command_prints_help(capsys):
+    assert command.main([]) == 0
+    assert "demo" in capsys.readouterr().out
+
+
+def test_version_of_the_module_run_as_a_command():
+    run = subprocess.run(
+        [sys.executable, "-m", "kbn", "--version"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.stdout == f"kbn {kbn.__version__}\n"
