@@ -1,0 +1,260 @@
+"""The house of the design: who may import whom, and what `import kbn` gives."""
+
+import ast
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+import kbn
+
+ROOT = Path(__file__).parents[1]
+PUBLIC = {"BatchNorm", "BatchNormalization", "__version__", "callbacks"}
+COMMAND = {"kbn.__main__", "kbn.demo", "kbn.picture"}
+
+# What each module of kbn may import: other modules of kbn, and packages that are not
+# Python's own. A new module needs a row.
+MAY_IMPORT = {
+    "kbn": ("layer surgery", ""),
+    "arguments": ("", "keras"),
+    "layer": ("arguments kernels kernels.reference moving_average renorm", "keras"),
+    "moving_average": ("", "keras"),
+    "renorm": ("arguments", "keras"),
+    "kernels": (
+        "kernels.reference kernels.tensorflow kernels.torch kernels.jax",
+        "keras",
+    ),
+    "kernels.reference": ("", "keras"),
+    "kernels.tensorflow": ("kernels.reference", "tensorflow"),
+    "kernels.torch": ("kernels.reference", "torch"),
+    "kernels.jax": ("kernels.reference", "jax"),
+    "surgery": ("layer", "keras numpy"),
+    "__main__": ("kbn demo picture", "keras rich"),
+    "demo": ("kbn", "keras numpy sklearn"),
+    "picture": ("demo", "matplotlib numpy"),
+    "callbacks": ("callbacks.monitor", ""),
+    "callbacks.monitor": (
+        "callbacks.alerts callbacks.probe callbacks.statistics callbacks.twin "
+        "callbacks.writer",
+        "keras numpy tensorflow",
+    ),
+    "callbacks.twin": ("callbacks.probe callbacks.statistics", "keras tensorflow"),
+    "callbacks.probe": ("", "keras"),
+    "callbacks.statistics": ("", "numpy tensorflow"),
+    "callbacks.alerts": ("callbacks.statistics", "numpy"),
+    "callbacks.writer": ("callbacks.statistics", "numpy tensorboard"),
+}
+# Only a backend's own module may need the backend when it is imported.
+BACKENDS = {"tensorflow", "torch", "jax"}
+
+
+def module_files():
+    files = {}
+    for directory, package in ((ROOT / "kbn", "kbn"), (ROOT / "callbacks", "")):
+        for path in sorted(directory.rglob("*.py")):
+            parts = path.relative_to(directory).with_suffix("").parts
+            prefix = ("kbn",) if package else ("kbn", "callbacks")
+            names = [*prefix, *(part for part in parts if part != "__init__")]
+            files[".".join(names)] = path
+    return files
+
+
+MODULES = module_files()
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+
+def imports(path, module=""):
+    """Absolute names of all imports of a file, those inside functions too."""
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1]
+            base = node.module or ""
+            if node.level:
+                base = ".".join([*above, base] if base else above)
+            for alias in node.names:
+                # `from kbn import demo` is an import of kbn.demo.
+                inner = f"{base}.{alias.name}"
+                yield inner if inner in MODULES else base
+
+
+def is_of_the_house(name):
+    return name.split(".")[0] == "kbn"
+
+
+def short(name):
+    return name.removeprefix("kbn.")
+
+
+def test_every_module_is_found():
+    assert {"kbn", "kbn.layer", "kbn.kernels.tensorflow"} <= MODULES.keys()
+    assert {"kbn.callbacks", "kbn.callbacks.monitor"} <= MODULES.keys()
+    assert set(imports(MODULES["kbn.callbacks.writer"], "kbn.callbacks.writer")) >= {
+        "kbn.callbacks.statistics"
+    }
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_go_in_one_direction(module):
+    assert short(module) in MAY_IMPORT, "a new module needs a row"
+    inside, outside = (set(names.split()) for names in MAY_IMPORT[short(module)])
+    found = set(imports(MODULES[module], module))
+    assert {short(name) for name in found if is_of_the_house(name)} <= inside
+    foreign = {name.split(".")[0] for name in found if not is_of_the_house(name)}
+    assert foreign - sys.stdlib_module_names <= outside
+
+
+def test_no_two_modules_import_each_other():
+    graph = {
+        module: {name for name in imports(path, module) if is_of_the_house(name)}
+        for module, path in MODULES.items()
+    }
+    # The command uses the public names, which lie in the package above it.
+    for module in COMMAND:
+        graph[module].discard("kbn")
+    while leaves := [module for module, below in graph.items() if not below]:
+        for leaf in leaves:
+            del graph[leaf]
+        graph = {module: below - set(leaves) for module, below in graph.items()}
+    assert not graph
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*MODULES.values(), *EXAMPLES, *sorted((ROOT / "tests").glob("*.py"))],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_callbacks_are_imported_as_kbn_callbacks(path):
+    # `import callbacks` would make a second copy of every class.
+    assert "callbacks" not in {name.split(".")[0] for name in imports(path)}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*(MODULES[module] for module in sorted(COMMAND)), *EXAMPLES],
+    ids=lambda path: path.stem,
+)
+def test_command_and_examples_use_public_names_only(path):
+    allowed = {"kbn"} | (COMMAND if path not in EXAMPLES else set())
+    assert {name for name in imports(path) if is_of_the_house(name)} <= allowed
+    attributes = {
+        node.attr
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "kbn"
+    }
+    assert attributes <= PUBLIC
+
+
+@pytest.mark.parametrize("module", sorted(MODULES.keys() - COMMAND))
+def test_backend_is_imported_by_its_own_modules_only(module):
+    # At the top of a file, where `import` runs it on every backend.
+    path = MODULES[module]
+    top = {
+        name.split(".")[0]
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [])
+        + [alias.name for alias in node.names if isinstance(node, ast.Import)]
+    }
+    owners = {
+        "kbn.kernels.tensorflow": {"tensorflow"},
+        "kbn.callbacks.twin": {"tensorflow"},
+        "kbn.kernels.torch": {"torch"},
+        "kbn.kernels.jax": {"jax"},
+    }
+    assert top & BACKENDS <= owners.get(module, set())
+
+
+FRESH = """
+import json, sys
+import keras
+before = set(sys.modules)
+import kbn
+added = sorted(set(sys.modules) - before)
+model = keras.saving.load_model(sys.argv[1])
+json.dump({
+    "added": added,
+    "layer": type(model.layers[-1]) is kbn.BatchNorm is kbn.BatchNormalization,
+    "output": keras.ops.convert_to_numpy(model(keras.ops.ones((2, 3)))).tolist(),
+    "monitor": kbn.callbacks.TrainingMonitor.__module__,
+    "version": kbn.__version__,
+    "public": sorted(name for name in dir(kbn) if name[0] != "_"),
+}, sys.stdout)
+"""
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory):
+    """What a new process sees after `import kbn`, and a model that it loads."""
+    file = tmp_path_factory.mktemp("fresh") / "model.keras"
+    model = keras.Sequential(
+        [keras.Input((3,)), keras.layers.Dense(4), kbn.BatchNorm(momentum=0.5)]
+    )
+    model(np.arange(12, dtype="float32").reshape(4, 3), training=True)
+    model.save(file)
+    run = subprocess.run(
+        [sys.executable, "-c", FRESH, str(file)],
+        cwd=file.parent,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    return {**json.loads(run.stdout), "model": model}
+
+
+def test_import_adds_nothing_that_is_heavy(fresh):
+    heavy = {"tensorboard", "matplotlib", "sklearn", "rich", *BACKENDS}
+    assert not heavy & {name.split(".")[0] for name in fresh["added"]}
+    assert "kbn.layer" in fresh["added"]
+    assert "kbn.callbacks" not in fresh["added"]
+
+
+def test_public_names_resolve_after_plain_import(fresh):
+    assert fresh["monitor"] == "kbn.callbacks.monitor"
+    assert fresh["version"] == kbn.__version__
+    assert set(fresh["public"]) >= PUBLIC - {"__version__"}
+
+
+def test_load_model_needs_nothing_but_import_kbn(fresh):
+    assert fresh["layer"]
+    np.testing.assert_array_equal(
+        np.float32(fresh["output"]),
+        keras.ops.convert_to_numpy(fresh["model"](keras.ops.ones((2, 3)))),
+    )
+
+
+def test_checkout_that_is_not_installed_says_so(tmp_path):
+    shutil.copytree(ROOT / "kbn", tmp_path / "kbn")
+    # -S: without site, the hook of an editable install is not there.
+    paths = [
+        str(tmp_path),
+        *dict.fromkeys(map(sysconfig.get_path, ("purelib", "platlib"))),
+    ]
+    run = subprocess.run(
+        [sys.executable, "-S", "-c", "import kbn; kbn.BatchNorm(); kbn.callbacks"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 1
+    last = run.stderr.strip().splitlines()[-1]
+    init = tmp_path / "kbn" / "__init__.py"
+    assert last.startswith(f"ImportError: kbn.callbacks is not beside {init}: ")
+    assert "pip install -e ." in last
+
+
+def test_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="'kbn' has no attribute 'BatchNorn'"):
+        kbn.BatchNorn  # noqa: B018
