@@ -197,7 +197,7 @@ class TrainingMonitor(keras.callbacks.Callback):
     def _optimizers(self) -> dict[str, Any]:
         """Those that the last look saw applied."""
         found = probe.optimizers(self.model)
-        return {k: v for k, v in found.items() if k in self._applied} or found
+        return {k: found[k] for k in self._applied if k in found} or found
 
     def _learning_rates(self) -> dict[str, float]:
         rates = {

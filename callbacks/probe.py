@@ -113,20 +113,34 @@ def unique_names(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 class Sight:
     """What one training step showed: tensors by name, and the optimizers it applied."""
 
-    def __init__(self, is_here: Callable[[], bool]) -> None:
-        self.is_here = is_here
-        self.activations: dict[str, Tensor] = {}
-        self.gradients: dict[str, Tensor] = {}
+    def __init__(self, graph: Callable[[], Any]) -> None:
+        self._graph = graph
+        self._here = graph()
+        self.activations: dict[str, tuple[Tensor, str]] = {}  # with its layer's name
+        self.gradients: dict[str, tuple[Tensor, Any]] = {}  # with its loss scale
         self.applied: list[str] = []
         self.hidden: set[str] = set()
+        self._numbers: dict[str, int] = {}
 
-    def keep(self, kind: dict[str, Tensor], name: str, tensor: Tensor) -> None:
-        """Note a tensor; the second of a name is name#1."""
-        repeated, number = name, 0
-        while repeated in kind:
-            number += 1
-            repeated = f"{name}#{number}"
-        kind[repeated] = tensor
+    def reaches(self, name: str) -> bool:
+        """Whether what `name` does now can be noted; if not, notes that it cannot.
+
+        A tensor born inside a loop, a condition or a nested function can not leave it.
+        """
+        graph = self._graph()
+        if graph is self._here:
+            return True
+        # While a layer is built, keras 3.x calls it in a graph of this name; that is
+        # no call to miss. Were it renamed, layers built then would seem hidden.
+        if not getattr(graph, "name", "").startswith("scratch_graph"):
+            self.hidden.add(name)
+        return False
+
+    def number(self, name: str) -> str:
+        """`name`, then name#1, name#2."""
+        number = self._numbers.get(name, 0)
+        self._numbers[name] = number + 1
+        return f"{name}#{number}" if number else name
 
 
 @contextlib.contextmanager
@@ -138,10 +152,8 @@ def watched(
 ) -> Iterator[None]:
     """Override `layer.call` and `optimizer.apply` on the instances, for a while.
 
-    `sight()` says where to note what is seen: None for nowhere. A tensor born inside
-    a loop, a condition or a nested function (`is_here()` is false) cannot leave it, so
-    that only its name is noted. `weights` is asked when gradients arrive: a model may
-    be built only then.
+    `sight()` says where to note what is seen: None for nowhere. `weights` is asked
+    when gradients arrive: a model may be built only then.
     """
     with contextlib.ExitStack() as restore:
         for name, layer in layers.items():
@@ -168,15 +180,12 @@ def _watched_call(
     def watched_call(*args: Any, **kwargs: Any) -> Any:
         outputs = call(*args, **kwargs)
         seen = sight()
-        if seen is not None:
+        if seen is not None and seen.reaches(name):
             tensors = [x for x in keras.tree.flatten(outputs) if _is_numeric(x)]
-            if not seen.is_here():
-                seen.hidden.add(name)
-            elif len(tensors) == 1:
-                seen.keep(seen.activations, name, tensors[0])
-            else:
-                for index, tensor in enumerate(tensors):
-                    seen.keep(seen.activations, f"{name}/{index}", tensor)
+            tag = seen.number(name)
+            for index, tensor in enumerate(tensors):
+                part = f"{tag}/{index}" if len(tensors) > 1 else tag
+                seen.activations[part] = (tensor, name)
         return outputs
 
     return watched_call
@@ -197,7 +206,7 @@ def _watched_apply(
         grads = list(grads)
         if trainable_variables is not None:
             trainable_variables = list(trainable_variables)
-        if seen.is_here():
+        if seen.reaches(name):
             seen.applied.append(name)
             scale = _loss_scale(optimizer)
             paths = {id(weight): path for path, weight in weights().items()}
@@ -206,9 +215,7 @@ def _watched_apply(
             for gradient, variable in zip(grads, variables, strict=False):
                 path = paths.get(id(variable))
                 if gradient is not None and path is not None:
-                    seen.keep(seen.gradients, path, (gradient, scale))
-        else:
-            seen.hidden.add(name)
+                    seen.gradients[seen.number(path)] = (gradient, scale)
         return apply(grads, trainable_variables)
 
     return watched_apply

@@ -5,6 +5,7 @@ tensors inside a graph, where a summary is a row of float64 so that a whole look
 one matrix and one read-back.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -118,10 +119,25 @@ def tensor_row(tensor: Any, sample_size: int) -> Any:
     """
     import tensorflow as tf
 
-    wide = tf.float32 if tensor.dtype in {tf.float16, tf.bfloat16} else tensor.dtype
-    if wide != tf.float32:
-        wide = tf.float64
-    x = tf.reshape(tf.cast(tensor, wide), [-1])
+    narrow = tensor.dtype in {tf.float16, tf.bfloat16, tf.float32}
+    flat = tf.reshape(tf.cast(tensor, tf.float32 if narrow else tf.float64), [-1])
+    return _traced_row()(flat, _tensor_stride(tensor, sample_size))
+
+
+@functools.cache
+def _traced_row() -> Any:
+    """`_row` as one function that many tensors call: 50 copies of it trace slowly."""
+    import tensorflow as tf
+
+    # Not inlined, so that Grappler has it to optimize once as well.
+    kept = {"_noinline": True}
+    return tf.function(_row, reduce_retracing=True, experimental_attributes=kept)
+
+
+def _row(x: Any, stride: Any) -> Any:
+    """x: (n,) float32 or float64; every `stride`th element enters the histogram."""
+    import tensorflow as tf
+
     size = tf.size(x, tf.int64)
 
     def plain() -> list[Any]:
@@ -140,8 +156,7 @@ def tensor_row(tensor: Any, sample_size: int) -> Any:
         std = tf.sqrt(tf.reduce_sum(tf.where(finite, y - mean, 0) ** 2) / number)
         low = tf.reduce_min(tf.where(finite, y, math.inf))
         high = tf.reduce_max(tf.where(finite, y, -math.inf))
-        low, high = (tf.where(count > 0, edge, nan) for edge in (low, high))
-        return [count, low, high, mean, std]
+        return [count, *(tf.where(count > 0, e, nan) for e in (low, high)), mean, std]
 
     # One cheap number says whether float32 can do it: not finite if an element is not
     # or if squares overflow, tiny if they underflow. The careful way takes 5x as long.
@@ -149,35 +164,29 @@ def tensor_row(tensor: Any, sample_size: int) -> Any:
     safe = tf.logical_and(power > 1e-30, power < 1e30)
     count, low, high, mean, std = tf.cond(safe, plain, careful)
 
-    sample = x[:: _tensor_stride(tensor, size, sample_size)]
+    sample = tf.cast(x[::stride], tf.float64)
     width = tf.where(high > low, high - low, 1)
-    position = (tf.cast(sample, tf.float64) - low) / width * BINS
+    position = tf.clip_by_value((sample - low) / width * BINS, 0, BINS - 1)
     # Out of range, BINS, is where DenseBincount drops what is not finite.
-    index = tf.where(
-        tf.math.is_finite(sample),
-        tf.clip_by_value(
-            tf.where(tf.math.is_finite(position), position, 0), 0, BINS - 1
-        ),
-        BINS,
-    )
+    index = tf.where(tf.math.is_finite(sample), tf.cast(position, tf.int32), BINS)
     # Integer weights: float32 counts stop being exact at 2^24.
     bins = tf.raw_ops.DenseBincount(
-        input=tf.cast(index, tf.int32), size=BINS, weights=tf.zeros([0], tf.int32)
+        input=index, size=BINS, weights=tf.zeros([0], tf.int32)
     )
     head = [tf.cast(count, tf.float64), tf.cast(size - count, tf.float64)]
     return tf.concat([[*head, low, high, mean, std], tf.cast(bins, tf.float64)], 0)
 
 
-def _tensor_stride(tensor: Any, size: Any, sample_size: int) -> Any:
+def _tensor_stride(tensor: Any, sample_size: int) -> Any:
     """`sampling_stride` for a tensor whose size may be known only in the graph."""
     import tensorflow as tf
 
-    rank = tensor.shape.rank
-    channels = (tensor.shape[-1] if rank else 1) or 1
+    channels = (tensor.shape[-1] if tensor.shape.rank else 1) or 1
     known = tensor.shape.num_elements()
     if known is not None:
-        return sampling_stride(known, channels, sample_size)
-    stride = tf.maximum((size + sample_size - 1) // sample_size, 1)
+        stride = sampling_stride(known, channels, sample_size)
+        return tf.constant(stride, tf.int64)
+    stride = tf.maximum((tf.size(tensor, tf.int64) - 1) // sample_size + 1, 1)
     # steps[r]: how far from r to the next number without a common factor
     coprime = np.flatnonzero(np.gcd(np.arange(2 * channels), channels) == 1)
     residues = np.arange(channels)

@@ -77,15 +77,13 @@ class Twin:
         strategy = model.distribute_strategy
 
         def replica_step(batch: Any) -> tuple[Any, Rows]:
-            here = _graph()
-            sight = probe.Sight(is_here=lambda: _graph() is here)
+            sight = probe.Sight(_graph)
             self._thread.sight = sight
             try:
                 logs = model.train_step(batch)
             finally:
                 self._thread.sight = None
-            seen = {*sight.activations, *sight.gradients}
-            self.hidden |= sight.hidden - {name.split("/")[0] for name in seen}
+            self.hidden |= sight.hidden
             self.applied = self.applied or sight.applied
             return logs, self._rows(sight)
 
@@ -110,11 +108,19 @@ class Twin:
         return tf.function(unpack_and_step, reduce_retracing=True)
 
     def _rows(self, sight: probe.Sight) -> Rows:
-        tensors = {f"activations/{k}": v for k, v in sight.activations.items()}
+        # Of a layer that was hidden once, such as the cell of an LSTM, the rest would
+        # be a few calls of many.
+        tensors = {
+            f"activations/{tag}": tensor
+            for tag, (tensor, name) in sight.activations.items()
+            if name not in sight.hidden
+        }
         if "gradients" in self._watch:
             for path, (gradient, scale) in sight.gradients.items():
                 tensors[f"gradients/{path}"] = _whole_gradient(gradient, scale)
-        return {k: tensor_row(v, self._sample_size) for k, v in tensors.items()}
+        copies: dict[Any, Any] = {}
+        size = self._sample_size
+        return {k: tensor_row(_aside(v, copies), size) for k, v in tensors.items()}
 
 
 class WatchedFunction:
@@ -267,6 +273,34 @@ def _whole_gradient(gradient: Any, scale: Any) -> Any:
     if scale is None:
         return gradient
     return tf.cast(gradient, tf.float32) / tf.cast(scale, tf.float32)
+
+
+# What Grappler reorders: chains of sums and of products, across changes of shape.
+_REORDERED = {"Add", "AddN", "AddV2", "Identity", "Mul", "Neg", "Reshape", "Sub"}
+
+
+def _aside(tensor: Any, copies: dict[Any, Any]) -> Any:
+    """The same value, computed once more where reading it would change the training.
+
+    Grappler turns learning_rate * (a * b) into (learning_rate * a) * b, in other bits,
+    if nobody else reads a * b. So that the twin trains with the same bits as Keras'
+    own step, a * b is computed again for the reader, with an attribute that keeps
+    Grappler from finding the two equal. `copies`: those already made, by operation.
+    """
+    if tf.executing_eagerly() or tensor.op.type not in _REORDERED:
+        return tensor
+    op = tensor.op
+    if op not in copies:
+        attributes = {name: op.node_def.attr[name] for name in op.node_def.attr}
+        attributes["_kbn_aside"] = tf.compat.v1.AttrValue(b=True)
+        copies[op] = op.graph.create_op(
+            op.type,
+            [_aside(x, copies) for x in op.inputs],
+            [x.dtype for x in op.outputs],
+            name="kbn_aside",
+            attrs=attributes,
+        )
+    return copies[op].outputs[tensor.value_index]
 
 
 def take_batch(iterator: Any) -> Any:

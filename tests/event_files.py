@@ -1,0 +1,34 @@
+"""Event files read back with TensorBoard's own reader."""
+
+from pathlib import Path
+
+import numpy as np
+from tensorboard.backend.event_processing import event_file_loader
+from tensorboard.util import tensor_util
+
+Log = dict[str, list[tuple[int, np.ndarray]]]
+
+
+def read_log(log_dir):
+    """{tag: [(step, value), ...]} of all event files, in the order of writing."""
+    log: Log = {}
+    for path in sorted(Path(log_dir).glob("events.out.tfevents.*")):
+        for event in event_file_loader.EventFileLoader(str(path)).Load():
+            for value in event.summary.value:
+                array = tensor_util.make_ndarray(value.tensor)
+                log.setdefault(value.tag, []).append((event.step, array))
+    return log
+
+
+def steps(log, tag):
+    return [step for step, _ in log[tag]]
+
+
+def count(rows):
+    """Number of elements in a histogram's (30, 3) rows."""
+    assert rows.shape == (30, 3)
+    return rows[:, 2].sum()
+
+
+def values(log, tag):
+    return [float(value) for _, value in log[tag]]

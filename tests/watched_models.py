@@ -1,0 +1,235 @@
+"""Small models of every kind that a monitor meets, with data to train them on."""
+
+import keras
+import numpy as np
+from keras import layers
+
+BATCH = 16
+ROWS = 3 * BATCH + 5  # the last batch is a short one
+
+
+def rows(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=(ROWS, *shape)).astype("float32")
+
+
+def classes(number=3, seed=1):
+    return np.random.default_rng(seed).integers(0, number, ROWS)
+
+
+def compiled(model, loss="sparse_categorical_crossentropy", **options):
+    if "optimizer" not in options:
+        options["optimizer"] = keras.optimizers.SGD(0.1, momentum=0.9)
+    model.compile(loss=loss, **options)
+    return model
+
+
+def head(x):
+    return layers.Dense(3, activation="softmax", name="head")(x)
+
+
+def sequential(**options):
+    model = keras.Sequential(
+        [
+            layers.Input((6,)),
+            layers.Dense(8, name="hidden"),
+            layers.BatchNormalization(name="norm"),
+            layers.ReLU(name="relu"),
+            layers.Dense(3, activation="softmax", name="head"),
+        ]
+    )
+    return compiled(model, **options), rows(6), classes()
+
+
+def unbuilt(**options):
+    model = keras.Sequential(
+        [
+            layers.Dense(8, activation="tanh", name="hidden"),
+            layers.LayerNormalization(name="norm"),
+            layers.Dense(3, activation="softmax", name="head"),
+        ]
+    )
+    return compiled(model, **options), rows(6), classes()
+
+
+def dropout(**options):
+    model = keras.Sequential(
+        [
+            layers.Input((6,)),
+            layers.Dense(8, name="hidden"),
+            layers.Dropout(0.4, name="dropout"),
+            layers.Activation("gelu", name="gelu"),
+            layers.GaussianNoise(0.1, name="noise"),
+            layers.Dense(3, activation="softmax", name="head"),
+        ]
+    )
+    return compiled(model, **options), rows(6), classes()
+
+
+def convolution(**options):
+    model = keras.Sequential(
+        [
+            layers.Input((8, 8, 2)),
+            layers.Conv2D(4, 3, use_bias=False, name="conv"),
+            layers.BatchNormalization(name="norm"),
+            layers.Activation("tanh", name="tanh"),
+            layers.DepthwiseConv2D(3, name="depthwise"),
+            layers.Activation("sigmoid", name="sigmoid"),
+            layers.GlobalAveragePooling2D(name="pool"),
+            layers.Dense(3, activation="softmax", name="head"),
+        ]
+    )
+    return compiled(model, **options), rows(8, 8, 2), classes()
+
+
+def residual(**options):
+    """Adds of adds, regularizers and operations that are no layers."""
+    inputs = x = keras.Input((6,))
+    for index in range(3):
+        y = layers.BatchNormalization(name=f"norm{index}")(x)
+        y = layers.Dense(6, kernel_regularizer="l2", name=f"block{index}")(y)
+        x = x + keras.ops.relu(y)
+    return compiled(keras.Model(inputs, head(x)), **options), rows(6), classes()
+
+
+def nested_and_shared(**options):
+    encoder = keras.Sequential(
+        [layers.Input((6,)), layers.Dense(4, activation="relu", name="inner")],
+        name="encoder",
+    )
+    left, right = keras.Input((6,)), keras.Input((6,))
+    x = layers.Concatenate(name="join")([encoder(left), encoder(right)])
+    model = keras.Model([left, right], head(x))
+    return compiled(model, **options), [rows(6), rows(6, seed=2)], classes()
+
+
+def two_outputs(**options):
+    inputs = keras.Input((6,))
+    x = layers.Dense(8, activation="relu", name="hidden")(inputs)
+    outputs = {"kind": layers.Dense(3, activation="softmax", name="kind")(x)}
+    outputs["size"] = layers.Dense(1, name="size")(x)
+    losses = {"kind": "sparse_categorical_crossentropy", "size": "mse"}
+    model = compiled(keras.Model(inputs, outputs), losses, **options)
+    return model, rows(6), {"kind": classes(), "size": rows(1, seed=3)}
+
+
+def recurrent(**options):
+    model = keras.Sequential(
+        [
+            layers.Input((5,), dtype="int32"),
+            layers.Embedding(10, 4, name="embedding"),
+            layers.Bidirectional(layers.LSTM(3, return_sequences=True), name="both"),
+            layers.TimeDistributed(layers.Dense(2, name="each"), name="every"),
+            layers.GRU(3, name="gru"),
+            layers.Dense(3, activation="softmax", name="head"),
+        ]
+    )
+    tokens = np.random.default_rng(4).integers(0, 9, (ROWS, 5))
+    return compiled(model, **options), tokens, classes()
+
+
+class Subclassed(keras.Model):
+    """Layers in a list, one that makes its own layer in build, a weight of its own."""
+
+    def __init__(self):
+        super().__init__(name="subclassed")
+        self.blocks = [layers.Dense(5, activation="relu"), Lazy(name="lazy")]
+        self.top = layers.Dense(3, activation="softmax", name="head")
+        self.gain = self.add_weight(shape=(), initializer="ones", name="gain")
+
+    def call(self, x):
+        for block in self.blocks:
+            x = block(x)
+        return self.top(x * self.gain)
+
+
+class Lazy(layers.Layer):
+    def build(self, shape):
+        self.inner = layers.Dense(4, name="born_late")
+        self.inner.build(shape)
+
+    def call(self, x):
+        return self.inner(x)
+
+
+def subclassed(**options):
+    return compiled(Subclassed(), **options), rows(6), classes()
+
+
+class CustomStep(keras.Model):
+    def train_step(self, data):
+        import tensorflow as tf
+
+        x, y = data
+        with tf.GradientTape() as tape:
+            loss = self.compute_loss(x, y, self(x, training=True)) * 2.0
+        gradients = tape.gradient(loss, self.trainable_variables)
+        self.optimizer.apply(gradients, self.trainable_variables)
+        return {"loss": loss}
+
+
+def custom_train_step(**options):
+    inputs = keras.Input((6,))
+    x = layers.Dense(8, activation="relu", name="hidden")(inputs)
+    return compiled(CustomStep(inputs, head(x)), **options), rows(6), classes()
+
+
+class Gan(keras.Model):
+    """Two optimizers; the generator learns against the discriminator just updated."""
+
+    def __init__(self):
+        super().__init__(name="gan")
+        self.generator = keras.Sequential(
+            [layers.Input((2,)), layers.Dense(6, name="make")], name="generator"
+        )
+        self.discriminator = keras.Sequential(
+            [layers.Input((6,)), layers.Dense(1, name="judge")], name="discriminator"
+        )
+        self.noise = keras.random.SeedGenerator(5)
+        self.g_optimizer = keras.optimizers.Adam(1e-2)
+        self.d_optimizer = keras.optimizers.SGD(1e-2)
+
+    def call(self, x):
+        return self.discriminator(x)
+
+    def train_step(self, x):
+        import tensorflow as tf
+
+        noise = keras.random.normal((tf.shape(x)[0], 2), seed=self.noise)
+        with tf.GradientTape() as tape:
+            real = self.discriminator(x, training=True)
+            fake = self.discriminator(self.generator(noise), training=True)
+            loss = tf.reduce_mean(fake - real) + tf.reduce_mean(real**2 + fake**2)
+        weights = self.discriminator.trainable_variables
+        gradients = tape.gradient(loss, weights)
+        self.d_optimizer.apply_gradients(zip(gradients, weights, strict=True))
+        with tf.GradientTape() as tape:
+            fake = self.discriminator(self.generator(noise), training=True)
+            g_loss = -tf.reduce_mean(fake)
+        weights = self.generator.trainable_variables
+        gradients = tape.gradient(g_loss, weights)
+        self.g_optimizer.apply_gradients(zip(gradients, weights, strict=True))
+        return {"d_loss": loss, "g_loss": g_loss}
+
+
+def gan(**options):
+    model = Gan()
+    model.compile(**{k: v for k, v in options.items() if k != "optimizer"})
+    return model, rows(6), None
+
+
+KINDS = {
+    kind.__name__: kind
+    for kind in (
+        sequential,
+        unbuilt,
+        dropout,
+        convolution,
+        residual,
+        nested_and_shared,
+        two_outputs,
+        recurrent,
+        subclassed,
+        custom_train_step,
+        gan,
+    )
+}
