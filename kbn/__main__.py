@@ -119,10 +119,7 @@ def run_demo(out: Path, epochs: int, seed: int) -> None:
     keras.ops.ones(1)
     console = Console()
     if claim(out):
-        console.print(
-            f"Replacing the logs and the picture of an earlier demo in {out}",
-            soft_wrap=True,
-        )
+        print(f"Replacing the logs and the picture of an earlier demo in {out}")
     digits = demo.load_digits(seed)
     curves = {}
     with Progress(
@@ -151,9 +148,9 @@ def run_demo(out: Path, epochs: int, seed: int) -> None:
         curves["without_batch_norm"], curves["with_batch_norm"], out / PICTURE
     )
     console.print(build_table(curves))
-    # Not wrapped: each is to be copied as one line.
-    console.print(f"Picture:      {out / PICTURE}", soft_wrap=True)
-    console.print(f"TensorBoard:  {tensorboard_command(out / 'logs')}", soft_wrap=True)
+    # Not by rich, which wraps lines and takes brackets in a path for markup.
+    print(f"Picture:      {out / PICTURE}")
+    print(f"TensorBoard:  {tensorboard_command(out / 'logs')}")
 
 
 def claim(out: Path) -> bool:

@@ -35,15 +35,13 @@ def draw_picture(without: Curves, with_: Curves, path: Path) -> None:
                 va="center",
                 annotation_clip=False,
             )
-        axes.axhline(GUESSING, color="0.6", linewidth=1, linestyle="--", zorder=0)
-        axes.annotate(
-            "guessing: ln 10",
-            (0.5, GUESSING),
-            xycoords=("axes fraction", "data"),
-            xytext=(0, -5),
-            textcoords="offset points",
-            color="0.4",
-            va="top",
+        axes.axhline(
+            GUESSING,
+            color="0.6",
+            linewidth=1,
+            linestyle="--",
+            label="guessing",
+            zorder=0,
         )
         axes.plot([], [], color="0.3", linewidth=2, label="training digits")
         axes.plot([], [], ":", color="0.3", linewidth=1.5, label="test digits")
