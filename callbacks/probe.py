@@ -12,6 +12,10 @@ Variable: TypeAlias = Any
 Tensor: TypeAlias = Any
 Select: TypeAlias = str | Callable[[Layer], bool] | None
 
+# Private in Keras (3.15), but only it knows the layers that a layer keeps in lists or
+# dictionaries. Without it we go by the attributes and by a model's `layers`.
+LAYERS = "_layers"
+
 
 def named_layers(model: Any, select: Select = None) -> dict[str, Layer]:
     """Every layer and operation below the model, nested ones included, by unique name.
@@ -43,9 +47,7 @@ def named_layers(model: Any, select: Select = None) -> dict[str, Layer]:
 
 
 def _children(parent: Layer) -> list[Layer]:
-    # `_layers` of keras 3.x is private, but only it knows layers kept in lists or
-    # dictionaries and those inside Bidirectional and the like. Without it: attributes.
-    layers = getattr(parent, "_layers", None)
+    layers = getattr(parent, LAYERS, None)
     if layers is None:
         attributes = [v for k, v in vars(parent).items() if not k.startswith("_")]
         layers = [x for x in attributes if isinstance(x, keras.layers.Layer)]

@@ -40,6 +40,24 @@ def sequential(**options):
     return compiled(model, **options), rows(6), classes()
 
 
+def kbn_layers(**options):
+    import kbn
+
+    model = keras.Sequential(
+        [
+            layers.Input((8, 8, 2)),
+            layers.Conv2D(4, 3, use_bias=False, name="conv"),
+            kbn.BatchNorm(name="norm"),
+            layers.ReLU(name="relu"),
+            layers.Flatten(name="flatten"),
+            layers.Dense(8, name="hidden"),
+            kbn.BatchNorm(name="norm2"),
+            layers.Dense(3, activation="softmax", name="head"),
+        ]
+    )
+    return compiled(model, **options), rows(8, 8, 2), classes()
+
+
 def unbuilt(**options):
     model = keras.Sequential(
         [
@@ -221,6 +239,7 @@ KINDS = {
     kind.__name__: kind
     for kind in (
         sequential,
+        kbn_layers,
         unbuilt,
         dropout,
         convolution,

@@ -1,0 +1,678 @@
+"""kbn.callbacks.TrainingMonitor: what it writes, and that it changes nothing."""
+
+import logging
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import watched_models
+from event_files import count, read_log, steps, values
+from kbn.callbacks import TrainingMonitor
+from watched_models import BATCH, ROWS
+
+import kbn
+
+ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
+needs_tensorflow = pytest.mark.skipif(not ON_TENSORFLOW, reason="needs TensorFlow")
+STEPS = -(-ROWS // BATCH)  # per epoch, the last one short
+
+
+def train(kind, callbacks=(), epochs=2, fit=None, **options):
+    keras.backend.clear_session(free_memory=False)
+    keras.utils.set_random_seed(0)
+    model, x, y = watched_models.KINDS[kind](**options)
+    fit = {"epochs": epochs, "batch_size": BATCH, "verbose": 0, **(fit or {})}
+    history = model.fit(x, y, callbacks=list(callbacks), **fit)
+    return model, history.history
+
+
+@pytest.fixture
+def monitor(tmp_path):
+    return TrainingMonitor(tmp_path)
+
+
+@pytest.fixture
+def said(caplog):
+    """The warnings that the monitor logged."""
+    caplog.set_level(logging.WARNING, "kbn.callbacks")
+    return lambda: [record.getMessage() for record in caplog.records]
+
+
+# --- what is written ---
+
+
+@needs_tensorflow
+def test_tags_and_steps_of_a_training(monitor, tmp_path, said):
+    model, _ = train("sequential", [monitor], fit={"validation_split": 0.2})
+    log = read_log(tmp_path)
+    per_epoch = -(-int(ROWS * 0.8) // BATCH)
+    first, last = [1, per_epoch + 1], 2 * per_epoch
+    for weight in model.weights:
+        assert steps(log, f"weights/{weight.path}") == [*first, last]
+    for weight in model.trainable_weights:
+        assert steps(log, f"gradients/{weight.path}") == first
+    for layer in ("hidden", "norm", "relu", "head"):
+        assert steps(log, f"activations/{layer}") == first
+        assert steps(log, f"quantiles/activations/{layer}/p50") == first
+    for part in ("gamma", "beta", "moving_mean", "moving_variance"):
+        assert steps(log, f"batch_norm/norm/{part}") == [*first, last]
+    assert steps(log, "gradient_norm/global") == first
+    assert steps(log, "epoch/loss") == [per_epoch, last]
+    assert steps(log, "epoch/val_loss") == [per_epoch, last]
+    assert steps(log, "learning_rate") == [1, per_epoch, per_epoch + 1, last]
+    tops = {tag.split("/")[0] for tag in log}
+    assert tops == {
+        "weights",
+        "gradients",
+        "activations",
+        "batch_norm",
+        "quantiles",
+        "gradient_norm",
+        "epoch",
+        "learning_rate",
+    }
+    assert said() == []
+
+
+@needs_tensorflow
+def test_numbers_equal_an_independent_forward_and_backward(monitor, tmp_path):
+    import tensorflow as tf
+
+    model, x, y = watched_models.sequential()
+    before = model.get_weights()
+    fit = {"batch_size": BATCH, "verbose": 0, "shuffle": False}
+    model.fit(x[:BATCH], y[:BATCH], callbacks=[monitor], **fit)
+    after = model.get_weights()
+    log = read_log(tmp_path)
+
+    model.set_weights(before)
+    with tf.GradientTape() as tape:
+        activations = [x[:BATCH]]
+        for layer in model.layers:
+            activations.append(layer(activations[-1], training=True))
+        loss = keras.losses.sparse_categorical_crossentropy(y[:BATCH], activations[-1])
+        loss = tf.reduce_mean(loss)
+    gradients = tape.gradient(loss, model.trainable_weights)
+
+    def check(tag, array):
+        ((_, rows),) = log[tag][:1]
+        array = np.asarray(array)
+        assert count(rows) == array.size
+        low, high = rows[0, 0], rows[-1, 1]
+        bound = 1e-6 * max(1, np.abs(array).max())
+        np.testing.assert_allclose([low, high], [array.min(), array.max()], atol=bound)
+        median = np.quantile(array, 0.5, method="inverted_cdf")
+        bins = np.interp(median, [low, high], [0, 30]) if high > low else 30
+        below = rows[: int(np.ceil(bins)), 2].sum()
+        assert below >= array.size / 2 - 1
+
+    for layer, activation in zip(model.layers, activations[1:], strict=True):
+        check(f"activations/{layer.name}", activation)
+    for weight, gradient in zip(model.trainable_weights, gradients, strict=True):
+        check(f"gradients/{weight.path}", gradient)
+    for weight, array in zip(model.weights, after, strict=True):
+        check(f"weights/{weight.path}", array)
+    norm = np.sqrt(sum(np.sum(np.square(gradient)) for gradient in gradients))
+    np.testing.assert_allclose(values(log, "gradient_norm/global"), [norm], rtol=1e-5)
+    rate = float(model.optimizer.learning_rate)
+    assert values(log, "learning_rate") == [np.float32(rate)]
+
+
+@needs_tensorflow
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        lambda: keras.optimizers.LossScaleOptimizer(
+            keras.optimizers.SGD(0.1), initial_scale=256.0
+        ),
+        lambda: keras.optimizers.SGD(0.1, loss_scale_factor=64.0),
+        lambda: keras.optimizers.SGD(0.1, global_clipnorm=1e-3),
+    ],
+    ids=["loss-scale", "static-loss-scale", "clipped"],
+)
+def test_gradients_are_unscaled_and_unclipped(optimizer, tmp_path):
+    logs = {}
+    for name, make in (("plain", lambda: keras.optimizers.SGD(0.1)), ("it", optimizer)):
+        monitor = TrainingMonitor(tmp_path / name)
+        train("sequential", [monitor], epochs=1, optimizer=make())
+        logs[name] = read_log(tmp_path / name)
+    for tag in ("gradient_norm/global", "quantiles/gradients/sequential/head/bias/p95"):
+        plain, scaled = (values(logs[name], tag) for name in ("plain", "it"))
+        np.testing.assert_allclose(scaled, plain, rtol=1e-5)
+
+
+@needs_tensorflow
+def test_a_skipped_step_of_loss_scaling_has_no_second_value(tmp_path):
+    # At this scale the gradients overflow: the first steps do not count as iterations.
+    optimizer = keras.optimizers.LossScaleOptimizer(
+        keras.optimizers.SGD(0.1), initial_scale=2.0**130
+    )
+    monitor = TrainingMonitor(tmp_path, log_freq=lambda step: True)
+    train("sequential", [monitor], epochs=1, optimizer=optimizer)
+    log = read_log(tmp_path)
+    tag = "weights/sequential/head/bias"
+    assert int(optimizer.iterations) < STEPS
+    assert steps(log, tag) == list(range(int(optimizer.iterations) + 1))
+
+
+@needs_tensorflow
+def test_an_embeddings_gradient_is_the_whole_one(monitor, tmp_path):
+    train("recurrent", [monitor], epochs=1)
+    log = read_log(tmp_path)
+    rows = log["gradients/sequential/embedding/embeddings"][0][1]
+    assert count(rows) == 10 * 4  # 9 of the 10 tokens occur; the last row is zero
+    assert rows[0, 0] < 0 < rows[-1, 1]
+
+
+@needs_tensorflow
+def test_non_finite_values_are_counted_apart(tmp_path):
+    model, x, y = watched_models.sequential()
+    x[3, 2] = np.nan
+    monitor = TrainingMonitor(tmp_path)
+    model.fit(x, y, batch_size=ROWS, verbose=0, callbacks=[monitor])
+    log = read_log(tmp_path)
+    # One row of the batch before the batch norm, all of it after.
+    assert values(log, "health/non_finite/activations/hidden") == [8]
+    assert count(log["activations/hidden"][0][1]) == ROWS * 8 - 8
+    assert values(log, "health/non_finite/activations/head") == [ROWS * 3]
+    assert not log["activations/head"][0][1].any()
+    assert np.isnan(values(log, "gradient_norm/global")).all()
+
+
+@needs_tensorflow
+def test_sample_size_bounds_the_histogram_only(tmp_path):
+    model, x, y = watched_models.convolution()
+    monitor = TrainingMonitor(tmp_path, sample_size=64)
+    model.fit(x, y, batch_size=ROWS, verbose=0, callbacks=[monitor])
+    rows = read_log(tmp_path)["activations/conv"][0][1]
+    size = ROWS * 6 * 6 * 4
+    np.testing.assert_allclose(count(rows), size)
+    lumps = rows[:, 2] / (size / 64)  # each sampled element stands for size / 64
+    assert lumps.max() > 1
+    assert (rows[:, 2][rows[:, 2] > 0] >= 0.9 * size / 64).all()
+
+
+@needs_tensorflow
+def test_layers_selects_activations_weights_and_batch_norm(tmp_path):
+    train("sequential", [TrainingMonitor(tmp_path, layers="norm|head")])
+    log = read_log(tmp_path)
+    tags = {tag for tag in log if not tag.startswith(("quantiles", "epoch"))}
+    mentioned = {tag.split("/")[-2] for tag in tags if tag.startswith(("weig", "grad"))}
+    assert mentioned - {"gradient_norm"} == {"norm", "head"}
+    assert {t for t in tags if t.startswith("act")} == {
+        "activations/norm",
+        "activations/head",
+    }
+
+
+@needs_tensorflow
+@pytest.mark.parametrize("watch", [("weights",), ("gradients", "batch_norm"), ()])
+def test_watch_selects(watch, tmp_path):
+    train("sequential", [TrainingMonitor(tmp_path, watch=watch)], epochs=1)
+    kinds = {tag.split("/")[0] for tag in read_log(tmp_path)}
+    kinds -= {"epoch", "learning_rate", "quantiles", "gradient_norm"}
+    assert kinds == set(watch)
+
+
+@needs_tensorflow
+@pytest.mark.parametrize(
+    ("log_freq", "expected"),
+    [
+        (3, [3, 6, 8]),
+        (1, [1, 2, 3, 4, 5, 6, 7, 8]),
+        (100, [8]),
+        (lambda step: step in (2, 7), [2, 7, 8]),
+        ("epoch", [1, 5, 8]),
+    ],
+    ids=["every-3", "every-1", "every-100", "function", "epoch"],
+)
+def test_log_freq(log_freq, expected, tmp_path):
+    train("sequential", [TrainingMonitor(tmp_path, log_freq=log_freq)])
+    log = read_log(tmp_path)
+    assert steps(log, "weights/sequential/head/bias") == expected
+    looks = expected if log_freq == 1 else expected[:-1]
+    assert steps(log, "activations/head") == looks if looks else True
+
+
+@needs_tensorflow
+def test_steps_go_on_over_a_second_fit(monitor, tmp_path):
+    model, x, y = watched_models.sequential()
+    for _ in range(2):
+        model.fit(x, y, batch_size=BATCH, verbose=0, callbacks=[monitor])
+    log = read_log(tmp_path)
+    assert steps(log, "activations/head") == [1, STEPS + 1]
+    assert steps(log, "weights/sequential/head/bias") == [1, 4, 5, 8]
+    assert steps(log, "epoch/loss") == [4, 8]
+
+
+@needs_tensorflow
+@pytest.mark.parametrize("batch_norm", ["keras", "kbn"])
+def test_batch_norm_of_either_make(batch_norm, monitor, tmp_path):
+    make = {"keras": keras.layers.BatchNormalization, "kbn": kbn.BatchNorm}[batch_norm]
+    model = keras.Sequential([keras.layers.Input((6,)), make(name="bn")])
+    model.compile("sgd", "mse")
+    x = watched_models.rows(6)
+    model.fit(x, x, epochs=1, batch_size=ROWS, verbose=0, callbacks=[monitor])
+    rows = read_log(tmp_path)["batch_norm/bn/moving_mean"][-1][1]
+    moving_mean = np.asarray(model.layers[0].moving_mean)
+    np.testing.assert_allclose(rows[[0, -1], [0, 1]], np.sort(moving_mean)[[0, -1]])
+
+
+@needs_tensorflow
+def test_a_gan_logs_both_optimizers(monitor, tmp_path):
+    model, _ = train("gan", [monitor], epochs=1)
+    log = read_log(tmp_path)
+    gradients = {tag for tag in log if tag.startswith("gradients/")}
+    assert gradients == {f"gradients/{w.path}" for w in model.trainable_weights}
+    assert values(log, "learning_rate/d_optimizer")[0] == np.float32(1e-2)
+    assert "learning_rate/optimizer" not in log
+    assert steps(log, "epoch/d_loss") == [STEPS]
+
+
+@needs_tensorflow
+def test_repeated_calls_are_numbered(monitor, tmp_path):
+    train("nested_and_shared", [monitor], epochs=1)
+    log = read_log(tmp_path)
+    for tag in ("inner", "inner#1", "encoder", "encoder#1", "join"):
+        assert steps(log, f"activations/{tag}") == [1]
+
+
+@needs_tensorflow
+def test_a_layer_born_in_build_is_seen_from_the_second_look_on(monitor, tmp_path):
+    train("subclassed", [monitor])
+    log = read_log(tmp_path)
+    assert steps(log, "activations/born_late") == [STEPS + 1]
+    assert steps(log, "activations/lazy") == [1, STEPS + 1]
+    assert steps(log, "weights/subclassed/lazy/born_late/bias") == [1, 5, 8]
+
+
+# --- watching changes nothing ---
+
+
+def sgd(**options):
+    return lambda: {"optimizer": keras.optimizers.SGD(0.1, **options)}
+
+
+TRANSPARENT = {
+    **{kind: (kind, dict, {}, {}) for kind in watched_models.KINDS},
+    "xla": ("convolution", lambda: {"jit_compile": True}, {}, {}),
+    "xla-dropout": ("dropout", lambda: {"jit_compile": True}, {}, {}),
+    "eager": ("dropout", lambda: {"run_eagerly": True}, {}, {}),
+    "eager-subclassed": ("subclassed", lambda: {"run_eagerly": True}, {}, {}),
+    "steps_per_execution": ("dropout", lambda: {"steps_per_execution": 2}, {}, {}),
+    "steps_per_execution-3": ("sequential", lambda: {"steps_per_execution": 3}, {}, {}),
+    "adam": ("residual", lambda: {"optimizer": "adam"}, {}, {}),
+    "clipnorm": ("residual", sgd(clipnorm=0.1, weight_decay=0.01), {}, {}),
+    "ema": ("sequential", sgd(use_ema=True, ema_overwrite_frequency=3), {}, {}),
+    "accumulation": ("sequential", sgd(gradient_accumulation_steps=2), {}, {}),
+    "every-step": ("dropout", dict, {"log_freq": 1}, {}),
+    "every-second-step": ("residual", dict, {"log_freq": 2}, {}),
+    "function": ("sequential", dict, {"log_freq": lambda step: step % 3 == 2}, {}),
+    "weights-only": ("dropout", dict, {"watch": ("weights",), "log_freq": 2}, {}),
+    "validation": ("dropout", dict, {}, {"validation_split": 0.3}),
+    "class-weight": ("sequential", dict, {}, {"class_weight": {0: 1.0, 1: 2.0, 2: 3}}),
+}
+
+
+@needs_tensorflow
+@pytest.mark.parametrize("case", TRANSPARENT.values(), ids=TRANSPARENT.keys())
+def test_watching_changes_no_bit(case, tmp_path):
+    kind, options, arguments, fit = case
+    monitor = TrainingMonitor(tmp_path, **arguments)
+    free, expected = train(kind, [], fit=fit, **options())
+    model, history = train(kind, [monitor], fit=fit, **options())
+    for weight, other in zip(model.variables, free.variables, strict=True):
+        np.testing.assert_array_equal(weight, other, err_msg=weight.path)
+    assert history == expected
+    looked_at = {tag.split("/")[0] for tag in read_log(tmp_path)}
+    assert {*monitor.watch} - {"batch_norm"} <= looked_at
+
+
+@needs_tensorflow
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_watching_changes_no_bit_in_mixed_precision(policy, tmp_path):
+    keras.config.set_dtype_policy(policy)
+    free, expected = train("sequential")
+    model, history = train("sequential", [TrainingMonitor(tmp_path)])
+    assert history == expected
+    for weight, other in zip(model.get_weights(), free.get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, other)
+    assert {"activations/norm", "gradient_norm/global"} <= set(read_log(tmp_path))
+
+
+@needs_tensorflow
+@pytest.mark.parametrize("source", ["generator", "unknown-length"])
+def test_watching_changes_no_bit_whatever_the_data_are(source, tmp_path):
+    import tensorflow as tf
+
+    def data(x, y):
+        if source == "generator":
+            starts = range(0, ROWS, BATCH)
+            return ((x[i : i + BATCH], y[i : i + BATCH]) for i in [*starts, *starts])
+        whole = tf.data.Dataset.from_tensor_slices((x, y)).batch(BATCH)
+        return whole.filter(lambda x, y: True)
+
+    results = []
+    for callbacks in ([], [TrainingMonitor(tmp_path)]):
+        keras.utils.set_random_seed(0)
+        model, x, y = watched_models.dropout()
+        limit = {"steps_per_epoch": STEPS} if source == "generator" else {}
+        fit = {"epochs": 2, "verbose": 0, "callbacks": callbacks, **limit}
+        history = model.fit(data(x, y), **fit)
+        results.append((model.get_weights(), history.history))
+    for weight, other in zip(results[0][0], results[1][0], strict=True):
+        np.testing.assert_array_equal(weight, other)
+    assert results[0][1] == results[1][1]
+    assert steps(read_log(tmp_path), "activations/head") == [1, STEPS + 1]
+
+
+@needs_tensorflow
+def test_watching_changes_no_bit_under_a_mirrored_strategy(tmp_path):
+    import tensorflow as tf
+
+    results = []
+    for callbacks in ([], [TrainingMonitor(tmp_path)]):
+        keras.utils.set_random_seed(0)
+        with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+            model, x, y = watched_models.sequential()
+        fit = {"epochs": 2, "batch_size": BATCH, "verbose": 0, "shuffle": False}
+        history = model.fit(x, y, callbacks=callbacks, **fit)
+        results.append((model.get_weights(), history.history))
+    for weight, other in zip(results[0][0], results[1][0], strict=True):
+        np.testing.assert_array_equal(weight, other)
+    assert results[0][1] == results[1][1]
+    log = read_log(tmp_path)
+    # Both replicas' halves of the batch, and one gradient: that of the whole batch.
+    assert count(log["activations/hidden"][0][1]) == BATCH * 8
+    assert count(log["gradients/sequential/hidden/kernel"][0][1]) == 6 * 8
+
+
+@needs_tensorflow
+def test_a_step_that_is_not_due_is_the_original(tmp_path):
+    seen = []
+
+    class Spy(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):  # after the monitor, so inside its wrapper
+            wrapper = self.model.train_function
+            original = wrapper.original
+            wrapper.original = lambda data: seen.append(data) or original(data)
+
+    monitor = TrainingMonitor(tmp_path, log_freq=3)
+    train("sequential", [monitor, Spy()], epochs=1)
+    import tensorflow as tf
+
+    assert len(seen) == STEPS  # steps 1, 2, 4, and the end of the data
+    assert all(isinstance(data, tf.data.Iterator) for data in seen)
+
+
+# --- no trace ---
+
+
+def assert_unwatched(model):
+    layers = [model, *model._flatten_layers(), model.optimizer]
+    assert not any({"call", "apply"} & set(vars(layer)) for layer in layers)
+    assert type(model.train_function).__name__ == "function"
+
+
+@needs_tensorflow
+def test_the_model_is_left_as_it_was(monitor, tmp_path):
+    model, x, y = watched_models.sequential()
+    model.fit(x, y, verbose=0)
+    original = model.train_function
+    model.fit(x, y, verbose=0, callbacks=[monitor])
+    assert model.train_function is original
+    assert_unwatched(model)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded.predict(x, verbose=0), model.predict(x))
+
+
+class Stop(keras.callbacks.Callback):
+    def __init__(self, batch):
+        super().__init__()
+        self.batch = batch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == self.batch:
+            raise KeyboardInterrupt
+
+
+@needs_tensorflow
+def test_an_interrupt_in_another_callback_leaves_no_trace(monitor, tmp_path):
+    keras.utils.set_random_seed(0)
+    model, x, y = watched_models.dropout()
+    fit = {"batch_size": BATCH, "verbose": 0, "epochs": 2}
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(x, y, callbacks=[monitor, Stop(2)], **fit)
+    log = read_log(tmp_path)
+    assert steps(log, "activations/head") == [1]  # what was logged is readable
+    model.train_on_batch(x, y)
+    model.fit(x, y, **fit)
+    assert_unwatched(model)
+    assert read_log(tmp_path).keys() == log.keys()
+    assert steps(read_log(tmp_path), "activations/head") == [1]
+
+    # and the training went on as if it had never been watched
+    keras.backend.clear_session(free_memory=False)
+    keras.utils.set_random_seed(0)
+    free, x, y = watched_models.dropout()
+    with pytest.raises(KeyboardInterrupt):
+        free.fit(x, y, callbacks=[Stop(2)], **fit)
+    free.train_on_batch(x, y)
+    free.fit(x, y, **fit)
+    for weight, other in zip(model.get_weights(), free.get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, other)
+
+
+@needs_tensorflow
+def test_a_monitor_watches_again_after_an_interrupt(monitor, tmp_path):
+    model, x, y = watched_models.sequential()
+    fit = {"batch_size": BATCH, "verbose": 0}
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(x, y, callbacks=[monitor, Stop(1)], **fit)
+    model.fit(x, y, callbacks=[monitor], **fit)
+    assert_unwatched(model)
+    assert steps(read_log(tmp_path), "activations/head") == [1, 3]
+
+
+@needs_tensorflow
+@pytest.mark.parametrize("mode", ["graph", "eager"])
+def test_an_exception_in_the_model_is_raised_and_leaves_no_trace(mode, monitor):
+    class Failing(keras.layers.Layer):
+        def call(self, x):
+            raise ValueError("this layer fails")
+
+    model = keras.Sequential([keras.layers.Dense(2), Failing()])
+    model.compile("sgd", "mse", run_eagerly=mode == "eager")
+    with pytest.raises(ValueError, match="this layer fails"):
+        model.fit(np.ones((4, 3)), np.ones((4, 2)), verbose=0, callbacks=[monitor])
+    assert_unwatched(model)
+
+
+# --- what cannot be seen is said, once ---
+
+
+@needs_tensorflow
+def test_an_own_make_train_function_falls_back(monitor, tmp_path, said):
+    class Own(keras.Model):
+        def make_train_function(self, force=False):
+            super().make_train_function(force)
+            return self.train_function
+
+    inputs = keras.Input((6,))
+    model = Own(inputs, watched_models.head(inputs), name="own")
+    watched_models.compiled(model)
+    x, y = watched_models.rows(6), watched_models.classes()
+    for _ in range(2):
+        model.fit(x, y, batch_size=BATCH, verbose=0, callbacks=[monitor])
+    (message,) = said()
+    assert "'own'" in message
+    assert "make_train_function" in message
+    log = read_log(tmp_path)
+    assert steps(log, "weights/head/bias") == [1, 4, 5, 8]
+    assert not any(tag.startswith(("activations", "gradients")) for tag in log)
+
+
+@needs_tensorflow
+def test_a_train_step_in_a_tf_function_falls_back(monitor, tmp_path, said):
+    import tensorflow as tf
+
+    class Hidden(keras.Model):
+        @tf.function
+        def train_step(self, data):
+            return super().train_step(data)
+
+    inputs = keras.Input((6,))
+    model = Hidden(inputs, watched_models.head(inputs), name="hidden_step")
+    watched_models.compiled(model)
+    x, y = watched_models.rows(6), watched_models.classes()
+    model.fit(x, y, batch_size=BATCH, epochs=3, verbose=0, callbacks=[monitor])
+    (message,) = said()
+    assert "'hidden_step'" in message
+    assert "tf.function" in message
+    log = read_log(tmp_path)
+    assert steps(log, "weights/head/bias") == [1, 5, 9, 12]
+    assert not any(tag.startswith(("activations", "gradients")) for tag in log)
+
+
+@needs_tensorflow
+def test_what_is_inside_a_loop_is_listed(monitor, tmp_path, said):
+    train("recurrent", [monitor])
+    (message,) = said()
+    assert "gru_cell" in message
+    assert "forward_lstm/lstm_cell" in message
+    log = read_log(tmp_path)
+    assert not any("cell" in tag for tag in log if tag.startswith("activations"))
+    for layer in (
+        "embedding",
+        "both",
+        "forward_lstm",
+        "every",
+        "each",
+        "each#4",
+        "gru",
+    ):
+        assert steps(log, f"activations/{layer}") == [1, STEPS + 1]
+
+
+@needs_tensorflow
+def test_a_twin_that_cannot_be_traced_loses_no_step(
+    monitor, tmp_path, said, monkeypatch
+):
+    def fail(*args):
+        raise RuntimeError("no statistics today")
+
+    expected, _ = train("dropout")
+    monkeypatch.setattr("kbn.callbacks.twin.tensor_row", fail)
+    monkeypatch.setattr("kbn.callbacks.twin.weight_rows", fail)
+    model, _ = train("dropout", [monitor])
+    for weight, other in zip(model.get_weights(), expected.get_weights(), strict=True):
+        np.testing.assert_allclose(weight, other, rtol=1e-5, atol=1e-7)
+    assert int(model.optimizer.iterations) == 2 * STEPS
+    assert any("no statistics today" in message for message in said())
+    assert steps(read_log(tmp_path), "epoch/loss") == [4, 8]
+
+
+# --- bad input ---
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"log_dir": ""}, r"log_dir=''.*path of a directory"),
+        ({"log_dir": 3}, r"log_dir=3.*path of a directory"),
+        ({"log_dir": "gs://bucket"}, r"log_dir='gs://bucket'.*not a URL"),
+        ({"log_freq": 0}, r"log_freq=0.*integer from 1"),
+        ({"log_freq": True}, r"log_freq=True.*integer from 1"),
+        ({"log_freq": "batch"}, r"log_freq='batch'.*\"epoch\""),
+        ({"watch": "weights"}, r"watch='weights'.*tuple of some of \('weights'"),
+        ({"watch": ("weight",)}, r"watch=\('weight',\).*'gradients'"),
+        ({"watch": 3}, r"watch=3"),
+        ({"layers": "("}, r"layers='\('.*no regular expression"),
+        ({"layers": 3}, r"layers=3.*function layer -> bool"),
+        ({"sample_size": 0}, r"sample_size=0.*integer from 1"),
+        ({"sample_size": 1.5}, r"sample_size=1.5.*integer from 1"),
+    ],
+    ids=str,
+)
+def test_a_bad_argument_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=rf"TrainingMonitor\({message}"):
+        TrainingMonitor(**arguments)
+
+
+def test_a_log_dir_that_cannot_be_written_is_refused_before_training(tmp_path):
+    (tmp_path / "logs").write_text("in the way")
+    model, x, y = watched_models.sequential()
+    before = model.get_weights()
+    monitor = TrainingMonitor(tmp_path / "logs" / "run")
+    with pytest.raises(OSError, match=r"log_dir=.*logs/run.*cannot be written.*Pass a"):
+        model.fit(x, y, verbose=0, callbacks=[monitor])
+    for weight, other in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weight, other)
+
+
+def test_a_model_that_is_not_compiled_is_refused(monitor):
+    model = keras.Sequential([keras.layers.Dense(2)], name="raw")
+    monitor.set_model(model)
+    with pytest.raises(ValueError, match=r"'raw', which is not compiled.*compile\("):
+        monitor.on_train_begin()
+
+
+@pytest.mark.parametrize("failure", ["vanished", "full-disk"])
+def test_a_log_that_cannot_be_written_later_loses_no_training(
+    failure, monitor, tmp_path, said, monkeypatch
+):
+    class Break(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 1 and failure == "vanished":
+                for path in tmp_path.iterdir():
+                    path.unlink()
+            elif epoch == 1:
+                monkeypatch.setattr(Path, "open", full)
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    model, history = train("sequential", [monitor, Break()], epochs=3)
+    assert len(history["loss"]) == 3
+    assert int(model.optimizer.iterations) == 3 * STEPS
+    (message,) = said()
+    assert "Training goes on" in message
+    assert str(tmp_path) in message
+    monkeypatch.undo()
+    if failure == "full-disk":
+        assert steps(read_log(tmp_path), "epoch/loss") == [STEPS]
+
+
+# --- other backends ---
+
+
+@pytest.mark.skipif(ON_TENSORFLOW, reason="TensorFlow sees everything")
+def test_other_backends_log_what_they_can_and_say_the_rest(monitor, tmp_path, said):
+    model, x, y = watched_models.sequential()
+    fit = {"batch_size": BATCH, "verbose": 0, "epochs": 2, "validation_data": (x, y)}
+    model.fit(x, y, callbacks=[monitor], **fit)
+    (message,) = said()
+    assert "KERAS_BACKEND=tensorflow" in message
+    log = read_log(tmp_path)
+    assert steps(log, "batch_norm/norm/moving_mean") == [1, 5, 8]
+    assert steps(log, "epoch/val_loss") == [4, 8]
+    for weight in model.weights:
+        rows = log[f"weights/{weight.path}"][-1][1]
+        array = keras.ops.convert_to_numpy(weight)
+        assert count(rows) == array.size
+        np.testing.assert_allclose(rows[[0, -1], [0, 1]], [array.min(), array.max()])
+
+
+@pytest.mark.skipif(ON_TENSORFLOW, reason="TensorFlow sees everything")
+def test_other_backends_are_not_changed_by_watching(tmp_path):
+    import sys
+
+    free, expected = train("sequential")
+    model, history = train("sequential", [TrainingMonitor(tmp_path, log_freq=3)])
+    for weight, other in zip(model.get_weights(), free.get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, other)
+    assert history == expected
+    assert steps(read_log(tmp_path), "weights/sequential/head/bias") == [3, 6, 8]
+    assert "tensorflow" not in sys.modules

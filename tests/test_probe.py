@@ -1,0 +1,187 @@
+"""kbn.callbacks.probe: what there is to look at in a model."""
+
+import contextlib
+
+import keras
+import numpy as np
+import pytest
+import watched_models
+from kbn.callbacks import probe
+from keras import layers
+
+import kbn
+
+
+def names(model, select=None):
+    return set(probe.named_layers(model, select))
+
+
+def test_layers_of_a_sequential_model():
+    model, *_ = watched_models.sequential()
+    assert list(probe.named_layers(model)) == ["hidden", "norm", "relu", "head"]
+
+
+def test_layers_of_nested_and_shared_models():
+    model, *_ = watched_models.nested_and_shared()
+    assert names(model) == {"encoder", "inner", "join", "head"}
+
+
+def test_operations_that_are_no_layers():
+    model, *_ = watched_models.residual()
+    assert {"relu", "relu_1", "add", "add_2", "block0"} <= names(model)
+
+
+def test_layers_inside_layers():
+    model, *_ = watched_models.recurrent()
+    assert {"both", "forward_lstm", "backward_lstm", "every", "each"} <= names(model)
+    # Both directions have an lstm_cell, which the path tells apart.
+    cells = {name for name in names(model) if name.endswith("lstm_cell")}
+    assert len(cells) == 2
+    assert all("/" in name for name in cells)
+
+
+def test_layers_of_a_subclassed_model_in_lists_and_born_in_build():
+    model, x, _ = watched_models.subclassed()
+    assert names(model) == {"dense", "lazy", "head"}
+    model(x)
+    assert names(model) == {"dense", "lazy", "born_late", "head"}
+
+
+def test_layers_without_keras_private_list(monkeypatch):
+    model, *_ = watched_models.residual()
+    expected = names(model)
+    nested, *_ = watched_models.nested_and_shared()
+    monkeypatch.setattr(probe, "LAYERS", "_no_such_attribute")
+    assert names(model) == expected
+    assert names(nested) == {"encoder", "inner", "join", "head"}
+    built, x, _ = watched_models.subclassed()
+    built(x)
+    assert {"lazy", "born_late", "head"} <= names(built)
+
+
+@pytest.mark.parametrize(
+    ("select", "expected"),
+    [
+        ("^h", {"hidden", "head"}),
+        ("norm|relu", {"norm", "relu"}),
+        (lambda layer: isinstance(layer, layers.ReLU), {"relu"}),
+        (lambda layer: False, set()),
+    ],
+    ids=["regex", "alternatives", "function", "none"],
+)
+def test_selected_layers(select, expected):
+    model, *_ = watched_models.sequential()
+    assert names(model, select) == expected
+
+
+def test_weights_are_named_by_path():
+    model, *_ = watched_models.sequential()
+    named = probe.named_weights(model)
+    assert [weight.path for weight in model.weights] == list(named)
+    selected = probe.named_weights(model, "norm")
+    assert {path.split("/")[-1] for path in selected} == {
+        "gamma",
+        "beta",
+        "moving_mean",
+        "moving_variance",
+    }
+
+
+def test_weights_with_the_same_path_are_told_apart():
+    twins = [layers.Dense(2, name="twin") for _ in range(2)]
+    for layer in twins:
+        layer.build((None, 2))
+
+    class Model(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.twins = twins
+
+        def call(self, x):
+            return twins[1](twins[0](x))
+
+    model = Model()
+    model(np.ones((1, 2)))
+    named = probe.named_weights(model)
+    assert len(named) == len(model.weights) == 4
+    assert set(probe.named_layers(model)) == {"twin", "twin_1"}
+
+
+@pytest.mark.parametrize(
+    ("make", "parts"),
+    [
+        (layers.BatchNormalization, "gamma beta moving_mean moving_variance"),
+        (kbn.BatchNorm, "gamma beta moving_mean moving_variance"),
+        (lambda: kbn.BatchNorm(scale=False), "beta moving_mean moving_variance"),
+    ],
+    ids=["keras", "kbn", "no-gamma"],
+)
+def test_batch_norms_of_any_make(make, parts):
+    model = keras.Sequential([layers.Input((3,)), make(), layers.LayerNormalization()])
+    (found,) = probe.batch_norms(model).values()
+    assert list(found) == parts.split()
+    assert all(found[part] is getattr(model.layers[0], part) for part in found)
+
+
+def test_optimizers_of_a_gan():
+    model, *_ = watched_models.gan()
+    found = probe.optimizers(model)
+    assert list(found) == ["optimizer", "g_optimizer", "d_optimizer"]
+    assert found["d_optimizer"] is model.d_optimizer
+
+
+def test_unique_names():
+    pairs = [("a", 1), ("b", 2), ("a", 3), ("a_1", 4), ("a", 5)]
+    assert probe.unique_names(pairs) == {"a": 1, "b": 2, "a_1": 3, "a_1_1": 4, "a_2": 5}
+
+
+class Sighting:
+    """A Sight outside of any graph."""
+
+    def __new__(cls):
+        return probe.Sight(lambda: None)
+
+
+def test_watched_overrides_the_instances_and_restores_them():
+    model, x, _ = watched_models.sequential()
+    own = model.layers[2].call
+    object.__setattr__(model.layers[2], "call", own)  # another tool's override
+    before = [dict(vars(layer)) for layer in [*model.layers, model.optimizer]]
+    seen = Sighting()
+    watching = probe.watched(
+        probe.named_layers(model),
+        probe.optimizers(model),
+        lambda: probe.named_weights(model),
+        lambda: seen,
+    )
+    with contextlib.suppress(KeyboardInterrupt), watching:
+        assert "call" in vars(model.layers[0])
+        outputs = model(x)
+        raise KeyboardInterrupt
+    after = [vars(layer) for layer in [*model.layers, model.optimizer]]
+    for old, new in zip(before, after, strict=True):
+        assert "call" not in new or new["call"] is old["call"]
+        assert set(new) == set(old)
+    assert model.layers[2].call is own
+    tensor, name = seen.activations["head"]
+    assert name == "head"
+    np.testing.assert_array_equal(tensor, outputs)
+
+
+def test_watched_notes_repeated_calls_and_several_outputs():
+    model, x, _ = watched_models.nested_and_shared()
+    seen = Sighting()
+    lstm = layers.LSTM(2, return_state=True, name="lstm")
+    targets = {**probe.named_layers(model), "lstm": lstm}
+    with probe.watched(targets, {}, dict, lambda: seen):
+        model(x)
+        lstm(np.ones((1, 3, 2), "float32"))
+    assert {"inner", "inner#1", "encoder", "encoder#1"} <= set(seen.activations)
+    assert {"lstm/0", "lstm/1", "lstm/2"} <= set(seen.activations)
+
+
+def test_watched_with_nowhere_to_note_changes_nothing():
+    model, x, _ = watched_models.sequential()
+    expected = model(x)
+    with probe.watched(probe.named_layers(model), {}, dict, lambda: None):
+        np.testing.assert_array_equal(model(x), expected)
