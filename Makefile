@@ -32,8 +32,8 @@ bench: $(VENV)/.has-test
 	$(VENV)/bin/python benchmarks/layer_speed.py
 
 test-backends: $(BACKENDS)/.has-test
-	KERAS_BACKEND=jax $(BACKENDS)/bin/python -m pytest -m backends
-	KERAS_BACKEND=torch $(BACKENDS)/bin/python -m pytest -m backends
+	KERAS_BACKEND=jax $(BACKENDS)/bin/python -m pytest
+	KERAS_BACKEND=torch $(BACKENDS)/bin/python -m pytest
 
 clean:
 	rm -rf $(VENV) $(BACKENDS) build dist *.egg-info kbn-demo

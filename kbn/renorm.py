@@ -25,15 +25,13 @@ def correction(
     (`count` is 0) has nothing to correct.
     """
     # Early in training the average may still be near 0.
-    reference = ops.maximum(renorm_stddev, math.sqrt(epsilon))
+    reference = _within(renorm_stddev, math.sqrt(epsilon), math.inf)
+    rmin, rmax, dmax = (clipping.get(key) for key in ("rmin", "rmax", "dmax"))
     r = ops.sqrt(variance + epsilon) / reference
+    r = _within(r, rmin or 0, math.inf if rmax is None else rmax)
     d = (mean - renorm_mean) / reference
-    if clipping.get("rmin") is not None:
-        r = ops.maximum(r, clipping["rmin"])
-    if clipping.get("rmax") is not None:
-        r = ops.minimum(r, clipping["rmax"])
-    if clipping.get("dmax") is not None:
-        d = ops.clip(d, -clipping["dmax"], clipping["dmax"])
+    if dmax is not None:
+        d = _within(d, -dmax, dmax)
     return ops.stop_gradient(r), ops.stop_gradient(ops.where(count > 0, d, 0))
 
 
@@ -53,3 +51,10 @@ def corrected(
         shift = shift + beta
     along = [-1 if i == axis else 1 for i in range(len(normal.shape))]
     return normal * ops.reshape(slope, along) + ops.reshape(shift, along)
+
+
+def _within(values: Tensor, low: float, high: float) -> Tensor:
+    """`values` clipped. Keras' own `clip` rounds the bounds to float32 on torch."""
+    lowest, highest = ops.zeros_like(values) + low, ops.zeros_like(values) + high
+    values = ops.where(values < lowest, lowest, values)
+    return ops.where(values > highest, highest, values)

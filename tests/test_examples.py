@@ -11,7 +11,8 @@ import pytest
 if keras.backend.backend() != "tensorflow":
     pytest.skip("the examples' extras are not installed", allow_module_level=True)
 
-EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
+ROOT = Path(__file__).parents[1]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 
 def check_quickstart(output, directory):
@@ -36,3 +37,14 @@ def test_example_runs(example, tmp_path):
     )
     assert run.returncode == 0, run.stderr
     CHECKS[example.stem](run.stdout, tmp_path)
+
+
+def test_readme_shows_the_quickstart():
+    code = (ROOT / "examples" / "quickstart.py").read_text().partition("\n\n")[2]
+    assert f"```python\n{code}```\n" in (ROOT / "README.md").read_text()
+
+
+def test_readme_links_to_files_that_exist():
+    links = re.findall(r"\]\(([^)#:]+)\)", (ROOT / "README.md").read_text())
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []

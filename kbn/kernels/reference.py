@@ -44,8 +44,7 @@ def normalize_batch(
     if synchronized and merge is not None:
         moments = merge(moments)
     count, pilot, offset, scatter = moments
-    size = ops.maximum(count, 1)
-    variance = scatter / size
+    variance = scatter / at_least_one(count)
     scale = ops.rsqrt(variance + epsilon)
     if mask is not None or merge is not None:
         # A channel without elements has no say: its output is beta, its gradients 0.
@@ -91,6 +90,11 @@ def where_present(beta: Tensor | None, count: Tensor) -> Tensor | None:
     return ops.where(count > 0, beta, ops.stop_gradient(beta))
 
 
+def at_least_one(count: Tensor) -> Tensor:
+    """A divisor. Not `ops.maximum`, which answers float32 for float64 on torch."""
+    return ops.where(count > 0, count, ops.ones_like(count))
+
+
 def wide_dtype(dtype: Any) -> str:
     """The dtype of the statistics of inputs of `dtype`: float32, or float64 as it is.
 
@@ -104,9 +108,9 @@ def _moments(x: Tensor, axis: int, mask: Tensor | None) -> tuple[Tensor, Moments
     """`x - pilot`, and the moments of `x` by the corrected two-pass algorithm.
 
     Chan, Golub & LeVeque (1983), "Algorithms for computing the sample variance". The
-    pilot is the mean as the backend sums it: it may be off by many standard deviations
-    when the mean is large, which `offset` mends. Any constant would do as the pilot, so
-    no gradient flows through it.
+    pilot is the mean as the backend sums it, which may be off by many standard
+    deviations when the mean is large; `offset` mends that. Any constant would do as the
+    pilot, so no gradient flows through it.
     """
     reduced = [i for i in range(len(x.shape)) if i != axis]
     shape = ops.shape(x)
@@ -128,13 +132,29 @@ def _moments(x: Tensor, axis: int, mask: Tensor | None) -> tuple[Tensor, Moments
         count = count * (elements // ops.maximum(entries, 1))
         count = ops.cast(ops.broadcast_to(count, (channels,)), x.dtype)
 
-    size = ops.maximum(count, 1)
-    pilot = ops.stop_gradient(total(x) / size)
+    size = at_least_one(count)
+    # An element of the batch is within sqrt(N) deviations of the mean: sums of what is
+    # left after it hold hundreds of times more digits, and under XLA cost nothing.
+    start = ops.stop_gradient(_an_element(x, reduced, mask, count))
+    pilot = start + ops.stop_gradient(total(x - _along(start, axis, x))) / size
     centred = x - _along(pilot, axis, x)
     offset = total(centred) / size
     # centred: E[x^2] - E[x]^2 of x itself loses every digit once |mean| >> std
     scatter = total(ops.square(centred)) - size * ops.square(offset)
-    return centred, Moments(count, pilot, offset, ops.maximum(scatter, 0))
+    return centred, Moments(count, pilot, offset, ops.relu(scatter))
+
+
+def _an_element(
+    x: Tensor, reduced: list[int], mask: Tensor | None, count: Tensor
+) -> Tensor:
+    """Some element that counts, of each channel; 0 where there is none. (C,)."""
+    if mask is None:
+        first = tuple(
+            slice(0, 1) if i in reduced else slice(None) for i in range(len(x.shape))
+        )
+        return ops.sum(x[first], axis=reduced)
+    largest = ops.max(ops.where(mask, x, -math.inf), axis=reduced)
+    return ops.where(count > 0, largest, 0)
 
 
 def _along(values: Tensor, axis: int, x: Tensor) -> Tensor:

@@ -1,0 +1,283 @@
+"""What a user of the layer meets: arguments, weights, config, files, errors."""
+
+import inspect
+import re
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from keras.layers import BatchNormalization as KerasBatchNorm
+
+import kbn
+from tests import oracle
+from tests.cases import BACKEND, REFUSED
+from tests.running import array
+
+needs_tensorflow = pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow's")
+
+
+def data(*shape, mean=0.0, dtype="float32"):
+    return (np.random.default_rng(0).normal(size=shape) + mean).astype(dtype)
+
+
+def build_model(batch_norm):
+    return keras.Sequential(
+        [
+            keras.Input((6, 6, 2)),
+            keras.layers.Conv2D(4, 3),
+            batch_norm(renorm=True, name="first"),
+            keras.layers.ReLU(),
+            keras.layers.Flatten(),
+            keras.layers.Dense(5),
+            batch_norm(scale=False, name="second"),
+        ]
+    )
+
+
+def disturb(model):
+    """Weights that no initializer would give."""
+    rng = np.random.default_rng(1)
+    model.set_weights([rng.uniform(0.5, 2, w.shape) for w in model.get_weights()])
+    return model
+
+
+def test_signature_begins_with_that_of_keras():
+    ours = list(inspect.signature(kbn.BatchNorm.__init__).parameters.values())
+    theirs = list(inspect.signature(KerasBatchNorm.__init__).parameters.values())
+    assert len(theirs) == 19  # self, the 17 arguments, **kwargs
+    assert [(p.name, p.default, p.kind) for p in ours] == [
+        (p.name, p.default, p.kind) for p in theirs
+    ]
+
+
+CONFIGS = [
+    {},
+    {"axis": 1, "momentum": 0.5, "epsilon": 1e-5, "center": False, "scale": False},
+    {"renorm": True},
+    {
+        "renorm": True,
+        "renorm_clipping": {"rmax": 3.0, "rmin": 0.3},
+        "renorm_momentum": 0.7,
+    },
+    {"gamma_initializer": keras.initializers.RandomUniform(0.5, 1, seed=1)},
+    {"beta_regularizer": "l2", "gamma_constraint": "non_neg", "dtype": "mixed_float16"},
+    {"name": "mine", "trainable": False, "moving_variance_initializer": "zeros"},
+]
+
+
+@pytest.mark.parametrize("arguments", CONFIGS, ids=lambda a: "-".join(a) or "default")
+def test_config_is_that_of_keras_both_ways(arguments):
+    ours, theirs = (cls(**arguments) for cls in (kbn.BatchNorm, KerasBatchNorm))
+    expected = theirs.get_config()
+    if "name" not in arguments:
+        expected["name"] = ours.name
+    assert ours.get_config() == expected
+    assert kbn.BatchNorm.from_config(expected).get_config() == expected
+    assert KerasBatchNorm.from_config(ours.get_config()).get_config() == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shape", "message"), REFUSED, ids=lambda v: str(v)[:40]
+)
+def test_what_cannot_be_is_refused(arguments, shape, message):
+    with pytest.raises(ValueError, match=message):
+        kbn.BatchNorm(**arguments).build(shape)
+
+
+@pytest.mark.parametrize(
+    ("mask", "axis"),
+    [((4,), -1), ((3, 7), -1), ((3, 4, 2), -1), ((3, 4, 5, 1), -1), ((3, 4), 1)],
+)
+@pytest.mark.parametrize("training", [True, False])
+def test_mask_that_does_not_fit_is_refused(mask, axis, training):
+    shape = f"mask of shape {mask} for inputs of shape (3, 4, 5)"
+    with pytest.raises(ValueError, match=re.escape(shape)):
+        kbn.BatchNorm(axis=axis)(
+            data(3, 4, 5), training=training, mask=ops.ones(mask, "bool")
+        )
+
+
+def test_inputs_of_another_rank_are_refused():
+    layer = kbn.BatchNorm()
+    layer(data(2, 3))
+    with pytest.raises(ValueError, match=r"expected ndim=2, found ndim=3"):
+        layer(data(2, 3, 3))
+
+
+def test_axis_is_refused_when_shapes_are_inferred():
+    with pytest.raises(ValueError, match=r"axis=3.*-2 to 1"):
+        kbn.BatchNorm(axis=3).compute_output_shape((None, 4))
+
+
+@pytest.mark.parametrize("policy", ["float16", "bfloat16", "mixed_bfloat16", "float32"])
+def test_weights_are_float32_at_least(policy):
+    layer = kbn.BatchNorm(dtype=policy, renorm=True)
+    y = layer(data(4, 3), training=True)
+    assert {w.dtype for w in layer.weights} == {"float32"}
+    assert keras.backend.standardize_dtype(y.dtype) == layer.compute_dtype
+
+
+@pytest.mark.parametrize("dtype", ["int32", "uint8", "bool", "float64", "float16"])
+def test_any_inputs_are_normalized_in_the_layers_dtype(dtype):
+    x = (data(64, 3) * 3 > 0).astype(dtype)
+    layer = kbn.BatchNorm()
+    y = layer(x, training=True)
+    assert keras.backend.standardize_dtype(y.dtype) == "float32"
+    exact = oracle.normalize(x, 1.0, 0.0, -1, 1e-3, np.ones(x.shape))
+    np.testing.assert_allclose(array(y), exact.y, rtol=1e-5, atol=1e-5)
+
+
+def test_frozen_layer_neither_uses_nor_moves_the_batch():
+    layer = kbn.BatchNorm()
+    x = data(8, 3, mean=5.0)
+    layer(x, training=True)
+    moved = [array(w.value) for w in layer.weights]
+    layer.trainable = False
+    np.testing.assert_array_equal(
+        array(layer(x, training=True)), array(layer(x, training=False))
+    )
+    for weight, value in zip(layer.weights, moved, strict=True):
+        np.testing.assert_array_equal(array(weight.value), value)
+    layer.trainable = True
+    assert np.abs(array(layer(x, training=True)).mean()) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("training", "updates"), [(True, 1), (1, 1), (False, 0), (0, 0), (None, 0)]
+)
+def test_training_is_any_truth(training, updates):
+    layer = kbn.BatchNorm(momentum=0.0)
+    layer(data(8, 3, mean=5.0), training=training)
+    assert (array(layer.moving_mean.value) > 1).all() == bool(updates)
+
+
+def test_mask_goes_on_to_the_next_layer():
+    mask = np.arange(4)[None] < np.array([[2], [4], [1]])
+    x = keras.layers.Masking()(data(3, 4, 5) * mask[..., None])
+    y = kbn.BatchNorm()(x, training=True)
+    np.testing.assert_array_equal(np.asarray(y._keras_mask), mask)
+
+
+def test_masked_elements_do_not_count():
+    mask = np.random.default_rng(2).random((6, 7)) < 0.5
+    x = data(6, 7, 3, mean=2.0)
+    layer = kbn.BatchNorm(momentum=0.0)
+    layer(np.where(mask[..., None], x, np.nan), training=True, mask=mask)
+    kept = x[mask].astype("f8")
+    mean, variance = array(layer.moving_mean.value), array(layer.moving_variance.value)
+    np.testing.assert_allclose(mean, kept.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(variance, kept.var(0), rtol=1e-5)
+
+
+def test_regularizers_and_constraints_are_applied():
+    layer = kbn.BatchNorm(gamma_regularizer=keras.regularizers.L2(0.5))
+    layer.build((None, 4))
+    assert array(layer.losses[0]) == pytest.approx(2.0)
+    layer = kbn.BatchNorm(beta_constraint="non_neg", gamma_constraint="non_neg")
+    layer.build((None, 4))
+    assert isinstance(layer.beta.constraint, keras.constraints.NonNeg)
+    assert isinstance(layer.gamma.constraint, keras.constraints.NonNeg)
+
+
+def test_unknown_sizes_keep_their_place():
+    inputs = keras.Input((None, None, 3))
+    outputs = kbn.BatchNorm()(inputs)
+    assert outputs.shape == (None, None, None, 3)
+    model = keras.Model(inputs, outputs)
+    assert model(data(2, 5, 4, 3), training=True).shape == (2, 5, 4, 3)
+
+
+def test_model_summary_counts_the_statistics_as_not_trainable():
+    model = keras.Sequential([keras.Input((4,)), kbn.BatchNorm()])
+    assert (len(model.trainable_weights), len(model.non_trainable_weights)) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("writer", "reader"),
+    [(kbn.BatchNorm, KerasBatchNorm), (KerasBatchNorm, kbn.BatchNorm)],
+    ids=["kbn-to-keras", "keras-to-kbn"],
+)
+def test_weights_file_of_either_class_loads_into_the_other(writer, reader, tmp_path):
+    path = tmp_path / "model.weights.h5"
+    written, read = disturb(build_model(writer)), build_model(reader)
+    written.save_weights(path)
+    read.load_weights(path)
+    x = data(5, 6, 6, 2)
+    for a, b in zip(written.get_weights(), read.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_allclose(array(written(x)), array(read(x)), rtol=1e-4, atol=1e-5)
+
+
+def test_keras_file_round_trips_without_custom_objects(tmp_path):
+    model = disturb(build_model(kbn.BatchNorm))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert type(loaded.get_layer("first")) is kbn.BatchNorm
+    for name in ("first", "second"):
+        config = model.get_layer(name).get_config()
+        assert loaded.get_layer(name).get_config() == config
+    x = data(5, 6, 6, 2)
+    np.testing.assert_array_equal(array(loaded(x)), array(model(x)))
+
+
+def test_cloned_model_computes_the_same():
+    model = disturb(build_model(kbn.BatchNorm))
+    clone = keras.models.clone_model(model)
+    clone.set_weights(model.get_weights())
+    x = data(5, 6, 6, 2)
+    np.testing.assert_array_equal(array(clone(x)), array(model(x)))
+
+
+@needs_tensorflow
+@pytest.mark.parametrize("channels", ["last", "first"])
+def test_saved_model_serves_the_same(channels, tmp_path):
+    import tensorflow as tf
+
+    axis = -1 if channels == "last" else 1
+    model = keras.Sequential(
+        [
+            keras.Input((6, 6, 2)),
+            keras.layers.Conv2D(4, 3),
+            kbn.BatchNorm(axis=axis),
+            keras.layers.Flatten(),
+            kbn.BatchNorm(),
+        ]
+    )
+    disturb(model)
+    x = data(5, 6, 6, 2)
+    model.export(tmp_path / "exported", verbose=False)
+    exported = tf.saved_model.load(tmp_path / "exported")
+    served = exported.serve(x)
+    np.testing.assert_allclose(array(served), array(model(x)), rtol=1e-5, atol=1e-6)
+    tf.saved_model.save(model, tmp_path / "saved")
+    saved = tf.saved_model.load(tmp_path / "saved")
+    served = saved.signatures["serving_default"](tf.constant(x))
+    (served,) = served.values()
+    np.testing.assert_allclose(array(served), array(model(x)), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16", "mixed_bfloat16"])
+def test_model_learns_as_it_does_with_keras_layer(policy):
+    keras.config.set_dtype_policy(policy)
+    x = data(96, 8, mean=3.0)
+    y = (x[:, :1] > 3).astype("float32")
+    losses = []
+    for batch_norm in (kbn.BatchNorm, KerasBatchNorm):
+        keras.utils.set_random_seed(1)
+        model = keras.Sequential(
+            [
+                keras.layers.Dense(16),
+                batch_norm(),
+                keras.layers.ReLU(),
+                keras.layers.Dense(1, dtype="float32"),
+            ]
+        )
+        loss = keras.losses.BinaryCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.SGD(0.1), loss)
+        history = model.fit(x, y, batch_size=32, epochs=3, shuffle=False, verbose=0)
+        losses.append(history.history["loss"])
+    assert losses[0][-1] < 0.9 * losses[0][0]
+    np.testing.assert_allclose(
+        losses[0], losses[1], rtol=2e-2 if "16" in policy else 1e-4
+    )
