@@ -192,7 +192,9 @@ class TrainingMonitor(keras.callbacks.Callback):
 
     def _iterations(self) -> int:
         applied = [*self._optimizers().values()]
-        return int(applied[0].iterations) if applied else self._step
+        if not applied:
+            return self._step
+        return int(keras.ops.convert_to_numpy(applied[0].iterations))
 
     def _optimizers(self) -> dict[str, Any]:
         """Those that the last look saw applied."""

@@ -76,7 +76,7 @@ class Twin:
         model = self._model
         strategy = model.distribute_strategy
 
-        def replica_step(batch: Any) -> tuple[Any, Rows]:
+        def replica_step(batch: Any) -> tuple[Any, Rows, dict[str, Any]]:
             sight = probe.Sight(_graph)
             self._thread.sight = sight
             try:
@@ -85,14 +85,30 @@ class Twin:
                 self._thread.sight = None
             self.hidden |= sight.hidden
             self.applied = self.applied or sight.applied
-            return logs, self._rows(sight)
+            # Of a layer that was hidden once, such as the cell of an LSTM, the rest
+            # would be a few calls of many.
+            copies: dict[Any, Any] = {}
+            activations = {
+                f"activations/{tag}": _aside(tensor, copies)
+                for tag, (tensor, name) in sight.activations.items()
+                if name not in sight.hidden
+            }
+            gradients = {
+                f"gradients/{path}": _unscaled(_aside(gradient, copies), scale)
+                for path, (gradient, scale) in sight.gradients.items()
+                if "gradients" in self._watch
+            }
+            return logs, self._rows(activations), gradients
 
         @tf.autograph.experimental.do_not_convert
         def step(batch: Any) -> tuple[Any, Rows]:
-            logs, rows = strategy.run(replica_step, args=(batch,))
+            logs, rows, parts = strategy.run(replica_step, args=(batch,))
             replicas = strategy.experimental_local_results
             logs = tree.map_structure(lambda x: _mean(replicas(x)), logs)
-            return logs, {tag: tf.stack(replicas(row)) for tag, row in rows.items()}
+            # Each replica's gradient is that of its part of the batch.
+            whole = {tag: strategy.reduce("SUM", x, None) for tag, x in parts.items()}
+            rows = {tag: tf.stack(replicas(row)) for tag, row in rows.items()}
+            return logs, rows | {k: v[None] for k, v in self._rows(whole).items()}
 
         if not model.run_eagerly:
             jit = model.jit_compile
@@ -107,20 +123,14 @@ class Twin:
             return unpack_and_step
         return tf.function(unpack_and_step, reduce_retracing=True)
 
-    def _rows(self, sight: probe.Sight) -> Rows:
-        # Of a layer that was hidden once, such as the cell of an LSTM, the rest would
-        # be a few calls of many.
-        tensors = {
-            f"activations/{tag}": tensor
-            for tag, (tensor, name) in sight.activations.items()
-            if name not in sight.hidden
-        }
-        if "gradients" in self._watch:
-            for path, (gradient, scale) in sight.gradients.items():
-                tensors[f"gradients/{path}"] = _whole_gradient(gradient, scale)
-        copies: dict[Any, Any] = {}
-        size = self._sample_size
-        return {k: tensor_row(_aside(v, copies), size) for k, v in tensors.items()}
+    def _rows(self, tensors: dict[str, Any]) -> Rows:
+        rows = {}
+        for tag, tensor in tensors.items():
+            try:
+                rows[tag] = tensor_row(tensor, self._sample_size)
+            except Exception as error:  # a training is not to fail for its statistics
+                self.hidden.add(f"{tag} ({error!r})")
+        return rows
 
 
 class WatchedFunction:
@@ -187,36 +197,15 @@ class WatchedFunction:
             # The original has to see the end itself: tried on an exhausted iterator, it
             # still advances the seeds of dropout.
             return self.original(iterator)
-        logs = self._twin_step(self.twin, batch)
+        twin = self.twin
+        logs, rows = twin(batch)
+        self._tell_what_is_hidden(twin, rows)
+        self._look(rows, twin.applied)
         for _ in range(self._model.steps_per_execution - 1):
             batch = take_batch(iterator)
             if batch is None:
                 break
-            logs = self._next_step(batch)
-        return logs
-
-    def _next_step(self, batch: Any) -> Any:
-        if self.twin is None:
-            return self.original([_without_optionals(batch)])
-        return self.twin.unseen(batch)
-
-    def _twin_step(self, twin: Twin, batch: Any) -> Any:
-        try:
-            logs, rows = twin(batch)
-        except tf.errors.OpError:
-            raise
-        except Exception as error:
-            if self._model.run_eagerly:
-                raise  # half a step may have been taken
-            self.twin = None
-            self._say(
-                f"cannot see gradients and activations of {self._model.name!r}: "
-                f"tracing its training step failed with {error!r}."
-            )
-            logs, rows = self._next_step(batch), {}
-        else:
-            self._tell_what_is_hidden(twin, rows)
-        self._look(rows, twin.applied)
+            logs = twin.unseen(batch)
         return logs
 
     def _tell_what_is_hidden(self, twin: Twin, rows: Rows) -> None:
@@ -229,8 +218,9 @@ class WatchedFunction:
             )
         elif twin.hidden:
             self._say(
-                f"cannot see into loops, conditions and nested functions of "
-                f"{self._model.name!r}: it leaves out {', '.join(sorted(twin.hidden))}."
+                f"cannot see all of {self._model.name!r}: tensors inside loops, "
+                "conditions and nested functions cannot leave them. It leaves out "
+                f"{', '.join(sorted(twin.hidden))}."
             )
 
 
@@ -258,18 +248,7 @@ def _mean(values: Any) -> Any:
     return values[0] if len(values) == 1 else tf.reduce_mean(values, axis=0)
 
 
-def _whole_gradient(gradient: Any, scale: Any) -> Any:
-    """The gradient of the whole batch: dense, unscaled, summed over the replicas."""
-    # An embedding's gradient holds only the rows that were looked up, some repeatedly.
-    if isinstance(gradient, tf.IndexedSlices):
-        gradient = tf.scatter_nd(
-            gradient.indices[:, None],
-            gradient.values,
-            tf.cast(gradient.dense_shape, gradient.indices.dtype),
-        )
-    replica = tf.distribute.get_replica_context()
-    if replica.num_replicas_in_sync > 1:
-        gradient = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradient)
+def _unscaled(gradient: Any, scale: Any) -> Any:
     if scale is None:
         return gradient
     return tf.cast(gradient, tf.float32) / tf.cast(scale, tf.float32)
@@ -287,6 +266,13 @@ def _aside(tensor: Any, copies: dict[Any, Any]) -> Any:
     own step, a * b is computed again for the reader, with an attribute that keeps
     Grappler from finding the two equal. `copies`: those already made, by operation.
     """
+    if isinstance(tensor, tf.IndexedSlices):
+        # An embedding's gradient: the rows that were looked up, some repeatedly.
+        return tf.scatter_nd(
+            _aside(tensor.indices, copies)[:, None],
+            _aside(tensor.values, copies),
+            tf.cast(tensor.dense_shape, tensor.indices.dtype),
+        )
     if tf.executing_eagerly() or tensor.op.type not in _REORDERED:
         return tensor
     op = tensor.op

@@ -102,10 +102,10 @@ def test_numbers_equal_an_independent_forward_and_backward(monitor, tmp_path):
         low, high = rows[0, 0], rows[-1, 1]
         bound = 1e-6 * max(1, np.abs(array).max())
         np.testing.assert_allclose([low, high], [array.min(), array.max()], atol=bound)
-        median = np.quantile(array, 0.5, method="inverted_cdf")
-        bins = np.interp(median, [low, high], [0, 30]) if high > low else 30
-        below = rows[: int(np.ceil(bins)), 2].sum()
-        assert below >= array.size / 2 - 1
+        if high > low:
+            counts, _ = np.histogram(array, bins=30, range=(low, high))
+            slipped = np.abs(np.cumsum(counts) - np.cumsum(rows[:, 2]))
+            assert slipped.max() <= 1  # over an edge
 
     for layer, activation in zip(model.layers, activations[1:], strict=True):
         check(f"activations/{layer.name}", activation)
@@ -146,13 +146,14 @@ def test_gradients_are_unscaled_and_unclipped(optimizer, tmp_path):
 def test_a_skipped_step_of_loss_scaling_has_no_second_value(tmp_path):
     # At this scale the gradients overflow: the first steps do not count as iterations.
     optimizer = keras.optimizers.LossScaleOptimizer(
-        keras.optimizers.SGD(0.1), initial_scale=2.0**130
+        keras.optimizers.SGD(1e-4), initial_scale=2.0**127
     )
     monitor = TrainingMonitor(tmp_path, log_freq=lambda step: True)
-    train("sequential", [monitor], epochs=1, optimizer=optimizer)
+    options = {"optimizer": optimizer, "loss_weights": [1e3]}
+    train("sequential", [monitor], epochs=4, **options)
     log = read_log(tmp_path)
     tag = "weights/sequential/head/bias"
-    assert int(optimizer.iterations) < STEPS
+    assert 0 < int(optimizer.iterations) < 4 * STEPS
     assert steps(log, tag) == list(range(int(optimizer.iterations) + 1))
 
 
@@ -342,6 +343,7 @@ def test_watching_changes_no_bit_in_mixed_precision(policy, tmp_path):
 
 
 @needs_tensorflow
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")  # Keras, either way
 @pytest.mark.parametrize("source", ["generator", "unknown-length"])
 def test_watching_changes_no_bit_whatever_the_data_are(source, tmp_path):
     import tensorflow as tf
@@ -358,17 +360,20 @@ def test_watching_changes_no_bit_whatever_the_data_are(source, tmp_path):
         keras.utils.set_random_seed(0)
         model, x, y = watched_models.dropout()
         limit = {"steps_per_epoch": STEPS} if source == "generator" else {}
-        fit = {"epochs": 2, "verbose": 0, "callbacks": callbacks, **limit}
-        history = model.fit(data(x, y), **fit)
+        fit = {"epochs": 2, "verbose": 0, "shuffle": False, **limit}
+        history = model.fit(data(x, y), callbacks=callbacks, **fit)
         results.append((model.get_weights(), history.history))
     for weight, other in zip(results[0][0], results[1][0], strict=True):
         np.testing.assert_array_equal(weight, other)
     assert results[0][1] == results[1][1]
-    assert steps(read_log(tmp_path), "activations/head") == [1, STEPS + 1]
+    # Keras tries a step more at the end of data of unknown length: its iterations
+    # advance with it, watched or not.
+    looks = steps(read_log(tmp_path), "activations/head")
+    assert looks in ([1, STEPS + 1], [1, STEPS + 2])
 
 
 @needs_tensorflow
-def test_watching_changes_no_bit_under_a_mirrored_strategy(tmp_path):
+def test_watching_changes_no_bit_under_a_mirrored_strategy(tmp_path, said):
     import tensorflow as tf
 
     results = []
@@ -382,10 +387,11 @@ def test_watching_changes_no_bit_under_a_mirrored_strategy(tmp_path):
     for weight, other in zip(results[0][0], results[1][0], strict=True):
         np.testing.assert_array_equal(weight, other)
     assert results[0][1] == results[1][1]
+    assert said() == []
     log = read_log(tmp_path)
     # Both replicas' halves of the batch, and one gradient: that of the whole batch.
     assert count(log["activations/hidden"][0][1]) == BATCH * 8
-    assert count(log["gradients/sequential/hidden/kernel"][0][1]) == 6 * 8
+    assert count(log[f"gradients/{model.weights[0].path}"][0][1]) == 6 * 8
 
 
 @needs_tensorflow
@@ -402,7 +408,7 @@ def test_a_step_that_is_not_due_is_the_original(tmp_path):
     train("sequential", [monitor, Spy()], epochs=1)
     import tensorflow as tf
 
-    assert len(seen) == STEPS  # steps 1, 2, 4, and the end of the data
+    assert len(seen) == STEPS - 1  # all but step 3
     assert all(isinstance(data, tf.data.Iterator) for data in seen)
 
 
@@ -557,19 +563,15 @@ def test_what_is_inside_a_loop_is_listed(monitor, tmp_path, said):
 
 
 @needs_tensorflow
-def test_a_twin_that_cannot_be_traced_loses_no_step(
-    monitor, tmp_path, said, monkeypatch
-):
+def test_statistics_that_fail_lose_no_training(monitor, tmp_path, said, monkeypatch):
     def fail(*args):
         raise RuntimeError("no statistics today")
 
     expected, _ = train("dropout")
     monkeypatch.setattr("kbn.callbacks.twin.tensor_row", fail)
-    monkeypatch.setattr("kbn.callbacks.twin.weight_rows", fail)
     model, _ = train("dropout", [monitor])
     for weight, other in zip(model.get_weights(), expected.get_weights(), strict=True):
-        np.testing.assert_allclose(weight, other, rtol=1e-5, atol=1e-7)
-    assert int(model.optimizer.iterations) == 2 * STEPS
+        np.testing.assert_array_equal(weight, other)
     assert any("no statistics today" in message for message in said())
     assert steps(read_log(tmp_path), "epoch/loss") == [4, 8]
 

@@ -31,7 +31,7 @@ def sequential(**options):
     model = keras.Sequential(
         [
             layers.Input((6,)),
-            layers.Dense(8, name="hidden"),
+            layers.Dense(8, use_bias=False, name="hidden"),
             layers.BatchNormalization(name="norm"),
             layers.ReLU(name="relu"),
             layers.Dense(3, activation="softmax", name="head"),
