@@ -177,7 +177,7 @@ def test_backend_is_imported_by_its_own_modules_only(module):
 
 
 FRESH = """
-import json, sys
+import importlib.util, json, sys
 import keras
 before = set(sys.modules)
 import kbn
@@ -187,7 +187,8 @@ json.dump({
     "added": added,
     "layer": type(model.layers[-1]) is kbn.BatchNorm is kbn.BatchNormalization,
     "output": keras.ops.convert_to_numpy(model(keras.ops.ones((2, 3)))).tolist(),
-    "monitor": kbn.callbacks.TrainingMonitor.__module__,
+    "monitor": importlib.util.find_spec("tensorboard")
+    and kbn.callbacks.TrainingMonitor.__module__,
     "version": kbn.__version__,
     "public": sorted(name for name in dir(kbn) if name[0] != "_"),
 }, sys.stdout)
@@ -221,9 +222,11 @@ def test_import_adds_nothing_that_is_heavy(fresh):
 
 
 def test_public_names_resolve_after_plain_import(fresh):
-    assert fresh["monitor"] == "kbn.callbacks.monitor"
     assert fresh["version"] == kbn.__version__
-    assert set(fresh["public"]) >= PUBLIC - {"__version__"}
+    assert set(fresh["public"]) >= PUBLIC - {"__version__", "callbacks"}
+    if fresh["monitor"] is None:
+        pytest.skip("TensorBoard is not installed: no kbn.callbacks")
+    assert fresh["monitor"] == "kbn.callbacks.monitor"
 
 
 def test_load_model_needs_nothing_but_import_kbn(fresh):
