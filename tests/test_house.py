@@ -24,8 +24,12 @@ COMMAND = {"kbn.__main__", "kbn.demo", "kbn.picture"}
 MAY_IMPORT = {
     "kbn": ("layer surgery", ""),
     "arguments": ("", "keras"),
-    "layer": ("arguments kernels kernels.reference moving_average renorm", "keras"),
-    "moving_average": ("", "keras"),
+    "layer": (
+        "arguments folding kernels kernels.reference moving_average renorm",
+        "keras",
+    ),
+    "folding": ("arguments", "keras"),
+    "moving_average": ("arguments", "keras"),
     "renorm": ("arguments", "keras"),
     "kernels": (
         "kernels.reference kernels.tensorflow kernels.torch kernels.jax",
