@@ -22,6 +22,16 @@ def integer(name: str, value: Any) -> int:
         ) from None
 
 
+def axis(value: Any) -> int | list[int]:
+    """`axis`: an integer, or a list of them; a list of one is that one."""
+    if not isinstance(value, list | tuple):
+        return integer("axis", value)
+    axes = [integer("axis", item) for item in value]
+    if not axes:
+        raise ValueError(f"BatchNorm(axis={value!r}): axis must name an axis.")
+    return axes if len(axes) > 1 else axes[0]
+
+
 def fraction(name: str, value: Any) -> float:
     """`value` as a float from 0 to 1."""
     number = _number(value)
@@ -30,6 +40,19 @@ def fraction(name: str, value: Any) -> float:
             f"BatchNorm({name}={value!r}): {name} must be a number from 0 to 1."
         )
     return number
+
+
+def group_size(value: Any) -> int | None:
+    """`virtual_batch_size`: None, or an integer of at least 1."""
+    if value is None:
+        return None
+    size = integer("virtual_batch_size", value)
+    if size < 1:
+        raise ValueError(
+            f"BatchNorm(virtual_batch_size={value!r}): virtual_batch_size must be at "
+            "least 1."
+        )
+    return size
 
 
 def positive(name: str, value: Any) -> float:
@@ -62,35 +85,52 @@ def clipping(value: Any) -> dict[str, float] | None:
     return value
 
 
-def canonical_axis(axis: int, shape: Shape) -> int:
-    """`axis` counted from the front, `0 <= axis < len(shape)`."""
+def canonical_axes(axis: int | list[int], shape: Shape) -> list[int]:
+    """`axis` as axes counted from the front, in their order in `shape`."""
     rank = len(shape)
-    if not -rank <= axis < rank:
+    given = axis if isinstance(axis, list) else [axis]
+    received = f"BatchNorm(axis={axis}) received inputs of shape {tuple(shape)}"
+    if not all(-rank <= one < rank for one in given):
         raise ValueError(
-            f"BatchNorm(axis={axis}) received inputs of shape {tuple(shape)}, "
-            f"whose axes are {-rank} to {rank - 1}. Did you mean axis=-1?"
+            f"{received}, whose axes are {-rank} to {rank - 1}. Did you mean axis=-1?"
         )
-    return axis % rank
+    axes = sorted(one % rank for one in given)
+    if len(set(axes)) < len(axes):
+        raise ValueError(f"{received}: it names one of their axes twice.")
+    return axes
 
 
-def aligned_mask(mask: Tensor, shape: Shape, axis: int) -> Tensor:
+def channel_sizes(axis: int | list[int], shape: Shape) -> list[int]:
+    """The sizes of `shape` along `axis`, all of which must be known."""
+    sizes = [shape[one] for one in canonical_axes(axis, shape)]
+    known = [size for size in sizes if size is not None]
+    if len(known) < len(sizes):
+        raise ValueError(
+            f"BatchNorm(axis={axis}) received inputs of shape {tuple(shape)}, whose "
+            "size along that axis is not known. Give it a size, for instance in "
+            "keras.Input(shape=...)."
+        )
+    return known
+
+
+def aligned_mask(mask: Tensor, shape: Shape, axes: list[int]) -> Tensor:
     """`mask` as booleans of the rank of the inputs that broadcast to their `shape`.
 
     A mask of the inputs' rank stays as it is. The dimensions of a lower rank are the
-    leading ones of the inputs that are not `axis`, as (batch, time) of (batch, time,
+    leading ones of the inputs that are not in `axes`, as (batch, time) of (batch, time,
     C) and of (batch, C, time).
     """
     rank, given = len(shape), len(mask.shape)
-    others = [i for i in range(rank) if i != axis]
+    others = [i for i in range(rank) if i not in axes]
     place = others[:given] if given < rank else list(range(rank))
-    sizes = dict(zip(place, mask.shape, strict=False))
-    if given > rank or any(
+    sizes = dict(zip(place, tuple(mask.shape), strict=False))
+    if len(place) < given or any(
         None not in (size, shape[i]) and size not in (1, shape[i])
         for i, size in sizes.items()
     ):
         raise ValueError(
             f"BatchNorm received a mask of shape {tuple(mask.shape)} for inputs of "
-            f"shape {tuple(shape)} with their channels on axis {axis}. A mask "
+            f"shape {tuple(shape)} with their channels on {axes}. A mask "
             "broadcasts to the inputs, or has the sizes of their leading axes without "
             "the channels'."
         )

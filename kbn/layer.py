@@ -1,11 +1,12 @@
 """The batch normalization layer: its weights, its config, one call that routes."""
 
+import warnings
 from typing import Any
 
 import keras
 from keras import constraints, initializers, ops, regularizers
 
-from kbn import arguments, kernels, moving_average, renorm
+from kbn import arguments, folding, kernels, moving_average, renorm
 from kbn.arguments import Shape, Tensor
 from kbn.kernels import reference
 from kbn.kernels.reference import wide_dtype
@@ -31,8 +32,11 @@ class BatchNormalization(keras.layers.Layer):
     statistics are not finite, leaves the moving statistics as they are.
 
     Args:
-        axis: The axis of the channels, an integer.
+        axis: The axis of the channels, an integer, or a list of integers: each
+            combination of places on them is then a channel.
         momentum: Of the moving averages, from 0 (the last batch) to 1 (never move).
+            None: the average over all batches so far, each with the same weight;
+            `num_batches_tracked` counts them.
         epsilon: Added to the variance; greater than 0.
         center: Whether to add `beta`.
         scale: Whether to multiply by `gamma`.
@@ -50,19 +54,32 @@ class BatchNormalization(keras.layers.Layer):
         renorm_clipping: Optional dictionary with any of `"rmin"`, `"rmax"`, `"dmax"`:
             `r` is clipped to [rmin, rmax], `d` to [-dmax, dmax].
         renorm_momentum: Momentum of `renorm_mean` and `renorm_stddev`, 0 to 1.
-        synchronized: Whether the batch is that of all replicas of the distribution
-            strategy together.
+        synchronized: Whether the batch is that of all replicas together: those of the
+            distribution strategy on TensorFlow, of the mapped mesh axes on JAX, of the
+            default process group on torch. Without it, TensorFlow's replicas normalize
+            each its own part and average their moving statistics.
+        unbiased: Whether `moving_variance` has Bessel's correction, n / (n - 1), as in
+            PyTorch.
+        virtual_batch_size: Optional size of the groups, along axis 0, that are
+            normalized each by its own statistics in training (ghost batch norm); the
+            last one may be short. The moving statistics take their mean, weighted by
+            group size.
         **kwargs: Those of `keras.layers.Layer`, such as `name` and `dtype`.
 
     Call arguments:
         inputs: Any rank from 1, of shape (..., C, ...) with C at `axis`, not None.
-        training: Whether to use (and track) the statistics of the batch.
+        training: Whether to use (and track) the statistics of the batch; a bool, 0 or
+            1, None, or in a `tf.function` a boolean tensor.
         mask: Optional booleans, True where an element counts. Of the rank of `inputs`:
             broadcast to them. Of lower rank: its dimensions are the leading ones of
             `inputs` that are not `axis`, such as (batch, time).
 
     Raises:
         ValueError: An argument, the inputs' shape or the mask's shape is out of range.
+
+    Weights, each of shape (C,): gamma, beta, moving_mean, moving_variance; with renorm
+    moving_stddev, renorm_mean, renorm_stddev; with momentum=None num_batches_tracked,
+    a scalar. With several axes their shape is that of the inputs with 1 elsewhere.
 
     Example:
         >>> import keras, kbn
@@ -80,8 +97,8 @@ class BatchNormalization(keras.layers.Layer):
 
     def __init__(
         self,
-        axis: int = -1,
-        momentum: float = 0.99,
+        axis: int | list[int] = -1,
+        momentum: float | None = 0.99,
         epsilon: float = 1e-3,
         center: bool = True,
         scale: bool = True,
@@ -97,14 +114,19 @@ class BatchNormalization(keras.layers.Layer):
         renorm_clipping: dict[str, float] | None = None,
         renorm_momentum: float = 0.99,
         synchronized: bool = False,
+        *,
+        unbiased: bool = False,
+        virtual_batch_size: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         # The statistics come from the inputs as given: autocast would round them first.
         self.autocast = False
         self.supports_masking = True
-        self.axis = arguments.integer("axis", axis)
-        self.momentum = arguments.fraction("momentum", momentum)
+        self.axis = arguments.axis(axis)
+        self.momentum = (
+            None if momentum is None else arguments.fraction("momentum", momentum)
+        )
         self.epsilon = arguments.positive("epsilon", epsilon)
         self.center = center
         self.scale = scale
@@ -122,29 +144,44 @@ class BatchNormalization(keras.layers.Layer):
             self.renorm_clipping = {}  # as Keras' config has it
         self.renorm_momentum = arguments.fraction("renorm_momentum", renorm_momentum)
         self.synchronized = synchronized
+        self.unbiased = unbiased
+        self.virtual_batch_size = arguments.group_size(virtual_batch_size)
+        if synchronized and virtual_batch_size is not None:
+            raise ValueError(
+                "BatchNorm(synchronized=True, virtual_batch_size="
+                f"{virtual_batch_size}): one makes the batch larger, the other "
+                "smaller; leave one of them out."
+            )
         self.gamma = None
         self.beta = None
 
     def build(self, input_shape: Shape) -> None:
-        """Create the weights, each of shape (C,)."""
-        axis = arguments.canonical_axis(self.axis, input_shape)
-        channels = input_shape[axis]
-        if channels is None:
+        """Create the weights."""
+        axes = arguments.canonical_axes(self.axis, input_shape)
+        sizes = dict(
+            zip(axes, arguments.channel_sizes(self.axis, input_shape), strict=True)
+        )
+        if self.virtual_batch_size is not None and 0 in axes:
             raise ValueError(
-                f"BatchNorm(axis={self.axis}) received inputs of shape "
-                f"{tuple(input_shape)}, whose size along that axis is not known. "
-                "Give it a size, for instance in keras.Input(shape=...)."
+                f"BatchNorm(axis={self.axis}, virtual_batch_size="
+                f"{self.virtual_batch_size}) received inputs of shape "
+                f"{tuple(input_shape)}: virtual batches cut axis 0, which holds "
+                "channels."
             )
+        shape = tuple(sizes.values())
+        if len(axes) > 1:
+            shape = tuple(sizes.get(i, 1) for i in range(len(input_shape)))
+        dtype = wide_dtype(self.variable_dtype)
 
         def add(name: str, initializer: Any, **options: Any) -> Any:
+            settings = {"shape": shape, "dtype": dtype, **options}
+            trainable = name in ("gamma", "beta")
             return self.add_weight(
                 name=name,
-                shape=(channels,),
                 initializer=initializer,
-                trainable=name in ("gamma", "beta"),
-                dtype=wide_dtype(self.variable_dtype),
+                trainable=trainable,
                 autocast=False,
-                **options,
+                **settings,
             )
 
         def stddev(shape: Any, dtype: Any = None) -> Tensor:
@@ -164,20 +201,34 @@ class BatchNormalization(keras.layers.Layer):
                 regularizer=self.beta_regularizer,
                 constraint=self.beta_constraint,
             )
-        self.moving_mean = add("moving_mean", self.moving_mean_initializer)
-        self.moving_variance = add("moving_variance", self.moving_variance_initializer)
+        start = {
+            "moving_mean": self.moving_mean_initializer,
+            "moving_variance": self.moving_variance_initializer,
+        }
         if self.renorm:
             # The paper averages the deviation, not the variance.
-            self.moving_stddev = add("moving_stddev", stddev)
-            self.renorm_mean = add("renorm_mean", self.moving_mean_initializer)
-            self.renorm_stddev = add("renorm_stddev", stddev)
-        self.input_spec = keras.layers.InputSpec(
-            ndim=len(input_shape), axes={axis: channels}
-        )
+            start["moving_stddev"] = stddev
+            start["renorm_mean"] = self.moving_mean_initializer
+            start["renorm_stddev"] = stddev
+        for name, initializer in start.items():
+            setattr(self, name, add(name, initializer))
+        if self.momentum is None:
+            start["num_batches_tracked"] = initializers.Zeros()
+            self.num_batches_tracked = add(
+                "num_batches_tracked", initializers.Zeros(), shape=(), dtype="int32"
+            )
+        self._running_start = start
+        self.input_spec = keras.layers.InputSpec(ndim=len(input_shape), axes=sizes)
+
+    def reset_running_stats(self) -> None:
+        """Set the moving statistics to what they were before any batch."""
+        for name, initializer in self._running_start.items():
+            weight = getattr(self, name)
+            weight.assign(initializer(weight.shape, dtype=weight.dtype))
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         """The inputs' shape."""
-        arguments.canonical_axis(self.axis, input_shape)
+        arguments.canonical_axes(self.axis, input_shape)
         return input_shape
 
     def call(
@@ -185,29 +236,26 @@ class BatchNormalization(keras.layers.Layer):
     ) -> Tensor:
         """Normalize `inputs`; see the class."""
         x = self._prepared(inputs)
-        axis = self.axis % len(x.shape)
+        axes = arguments.canonical_axes(self.axis, x.shape)
         if mask is not None:
-            mask = arguments.aligned_mask(mask, x.shape, axis)
-        if not (training and self.trainable):
-            y = kernels.normalize_fixed(
-                x,
-                ops.convert_to_tensor(self.moving_mean),
-                ops.convert_to_tensor(self.moving_variance),
-                *self._affine(),
-                axis,
-                self.epsilon,
+            mask = arguments.aligned_mask(mask, x.shape, axes)
+        if self.trainable and training is not None:
+            y = kernels.switch(
+                training,
+                lambda: self._train(x, mask, axes),
+                lambda: self._infer(x, axes),
             )
-        elif self.renorm:
-            y = self._renormalized(x, axis, mask)
         else:
-            y, *statistics = kernels.normalize_batch(
-                x, *self._affine(), axis, self.epsilon, mask, self.synchronized
-            )
-            self._track(*statistics)
+            y = self._infer(x, axes)
         return ops.cast(y, self.compute_dtype)
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments; Keras' own layer takes them too."""
+        """The arguments; those that Keras' layer lacks only where they are set."""
+        own: dict[str, Any] = {}
+        if self.unbiased:
+            own["unbiased"] = True
+        if self.virtual_batch_size is not None:
+            own["virtual_batch_size"] = self.virtual_batch_size
         return {
             **super().get_config(),
             "axis": self.axis,
@@ -231,7 +279,23 @@ class BatchNormalization(keras.layers.Layer):
             "renorm": self.renorm,
             "renorm_clipping": self.renorm_clipping,
             "renorm_momentum": self.renorm_momentum,
+            **own,
         }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "BatchNormalization":
+        """The layer of a config; one of Keras 2 may be among them."""
+        config = dict(config)
+        retired = {key: config.pop(key, None) for key in ("fused", "adjustment")}
+        retired = {key: value for key, value in retired.items() if value is not None}
+        if retired:
+            given = ", ".join(f"{key}={value!r}" for key, value in retired.items())
+            warnings.warn(
+                f"BatchNorm ignores {given} of a Keras 2 config: kbn chooses the "
+                "fastest exact kernel by itself and knows no adjustment.",
+                stacklevel=2,
+            )
+        return super().from_config(config)
 
     def _prepared(self, inputs: Tensor) -> Tensor:
         """The inputs in the compute dtype, or as wide as the statistics."""
@@ -240,46 +304,41 @@ class BatchNormalization(keras.layers.Layer):
             return x
         return ops.cast(x, wide_dtype(self.compute_dtype))
 
-    def _affine(self) -> tuple[Tensor | None, Tensor | None]:
-        gamma = None if self.gamma is None else ops.convert_to_tensor(self.gamma)
-        beta = None if self.beta is None else ops.convert_to_tensor(self.beta)
-        return gamma, beta
-
-    def _track(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
-        enters = moving_average.may_enter(mean, variance, count)
-        moving_average.update(self.moving_mean, mean, self.momentum, enters)
-        moving_average.update(self.moving_variance, variance, self.momentum, enters)
-
-    def _renormalized(self, x: Tensor, axis: int, mask: Tensor | None) -> Tensor:
-        """y = ((x - mean) / stddev * r + d) * gamma + beta, at least float32."""
-        wide = ops.cast(x, wide_dtype(x.dtype))
-        y, mean, variance, count = kernels.normalize_batch(
-            wide, None, None, axis, self.epsilon, mask, self.synchronized
+    def _infer(self, x: Tensor, axes: list[int]) -> Tensor:
+        folded = folding.fold(x, None, axes)
+        gamma, beta = folded.tiled(self.gamma), folded.tiled(self.beta)
+        mean, variance = (
+            folded.tiled(self.moving_mean),
+            folded.tiled(self.moving_variance),
         )
-        r, d = renorm.correction(
-            mean,
-            variance,
-            count,
-            ops.convert_to_tensor(self.renorm_mean),
-            ops.convert_to_tensor(self.renorm_stddev),
-            self.epsilon,
-            self.renorm_clipping or {},
+        y = kernels.normalize_fixed(
+            folded.x, mean, variance, gamma, beta, folded.axis, self.epsilon
         )
-        gamma, beta = self._affine()
-        beta = reference.where_present(beta, count)
-        y = renorm.corrected(y, r, d, gamma, beta, axis)
-        self._track_renorm(mean, variance, count)
-        return y
+        return folded.unfold(y)
 
-    def _track_renorm(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
-        enters = moving_average.may_enter(mean, variance, count)
-        stddev = ops.sqrt(variance + self.epsilon)
-        for variable, value, momentum in (
-            (self.renorm_mean, mean, self.renorm_momentum),
-            (self.renorm_stddev, stddev, self.renorm_momentum),
-            (self.moving_mean, mean, self.momentum),
-            (self.moving_stddev, stddev, self.momentum),
-        ):
-            moving_average.update(variable, value, momentum, enters)
-        squared = ops.square(self.moving_stddev) - self.epsilon
-        moving_average.update(self.moving_variance, ops.relu(squared), 0.0, enters)
+    def _train(self, x: Tensor, mask: Tensor | None, axes: list[int]) -> Tensor:
+        folded = folding.fold(x, mask, axes, self.virtual_batch_size)
+        x, mask, axis = folded.x, folded.mask, folded.axis
+        gamma, beta = folded.tiled(self.gamma), folded.tiled(self.beta)
+        settings = axis, self.epsilon, mask, self.synchronized
+        if self.renorm:
+            # The corrected output is rounded once, at the end.
+            x = ops.cast(x, wide_dtype(x.dtype))
+            y, mean, variance, count = kernels.normalize_batch(x, None, None, *settings)
+            r, d = renorm.correction(
+                mean,
+                variance,
+                count,
+                folded.tiled(self.renorm_mean),
+                folded.tiled(self.renorm_stddev),
+                self.epsilon,
+                self.renorm_clipping or {},
+            )
+            beta = reference.where_present(beta, count)
+            y = renorm.corrected(y, r, d, gamma, beta, axis)
+        else:
+            y, mean, variance, count = kernels.normalize_batch(
+                x, gamma, beta, *settings
+            )
+        moving_average.track(self, mean, variance, count)
+        return folded.unfold(y)

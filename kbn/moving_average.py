@@ -1,28 +1,99 @@
-"""What enters the moving statistics, and when nothing may."""
+"""What enters the moving statistics, and when nothing may: decided here alone.
 
-from typing import Any
+Nothing enters of a channel without elements, whose statistics are none, and nothing
+that is NaN or infinite, which would stay in the average for ever.
+"""
+
+import math
+from typing import Any, NamedTuple
 
 from keras import ops
 
-Tensor = Any
+from kbn import kernels
+from kbn.arguments import Tensor
 
 
-def update(variable: Any, value: Tensor, momentum: float, enters: Tensor) -> None:
-    """Move `variable` to momentum * variable + (1 - momentum) * value, where `enters`.
+class Entry(NamedTuple):
+    """What a batch says of each channel; all of shape (C,).
 
-    `value` and `enters`: the shape of `variable`, (C,). Where `enters` is False the
-    variable keeps its value, bit for bit.
+    `biased` and `tracked` are its variance, the latter as it is to be tracked.
+    `weight` is the number of elements that speak, 0 where nothing may enter.
+    """
+
+    mean: Tensor
+    biased: Tensor
+    tracked: Tensor
+    weight: Tensor
+
+
+def entry(
+    mean: Tensor, variance: Tensor, count: Tensor, channels: int, unbiased: bool
+) -> Entry:
+    """The statistics of a batch, pooled over its G virtual batches.
+
+    mean, variance, count: (G * C,), the variance biased. Each group counts by its
+    elements. The unbiased variance divides by the elements less one for each group;
+    where no group has two, there is none.
+    """
+    groups: Tensor | float = 1.0
+    if mean.shape[0] != channels:
+        count, mean, variance = (
+            ops.reshape(values, (-1, channels)) for values in (count, mean, variance)
+        )
+        mean, variance = (ops.sum(v * count, axis=0) for v in (mean, variance))
+        groups = ops.sum(ops.cast(count > 0, count.dtype), axis=0)
+        count = ops.sum(count, axis=0)
+        size = ops.where(count > 0, count, ops.ones_like(count))
+        mean, variance = mean / size, variance / size
+    tracked = variance * count / (count - groups) if unbiased else variance
+    may = ops.isfinite(mean + tracked)
+    weight = ops.where(may, count, ops.zeros_like(count))
+    return Entry(mean, variance, tracked, weight)
+
+
+def track(layer: Any, mean: Tensor, variance: Tensor, count: Tensor) -> None:
+    """Move the statistics of `layer` by those of a batch, each of shape (G * C,)."""
+    channels = math.prod(layer.moving_mean.shape)
+    batch = entry(mean, variance, count, channels, layer.unbiased)
+    if not layer.synchronized:
+        own = [batch.mean, batch.biased, batch.tracked]
+        (mean, biased, tracked), weight = kernels.average_replicas(own, batch.weight)
+        batch = Entry(mean, biased, tracked, weight)
+    enters = batch.weight > 0
+    if layer.momentum is None:
+        layer.num_batches_tracked.assign_add(ops.cast(ops.any(enters), "int32"))
+        batches = ops.cast(layer.num_batches_tracked, batch.mean.dtype)
+        take = 1 / ops.where(batches > 0, batches, ops.ones_like(batches))
+        keep = 1 - take
+    else:
+        keep, take = layer.momentum, 1 - layer.momentum
+
+    def move(variable: Any, value: Tensor, keep: Any = keep, take: Any = take) -> None:
+        update(variable, value, keep, take, enters)
+
+    if not layer.renorm:
+        move(layer.moving_mean, batch.mean)
+        move(layer.moving_variance, batch.tracked)
+        return
+    slow = layer.renorm_momentum, 1 - layer.renorm_momentum
+    move(layer.renorm_mean, batch.mean, *slow)
+    move(layer.renorm_stddev, ops.sqrt(batch.biased + layer.epsilon), *slow)
+    move(layer.moving_mean, batch.mean)
+    move(layer.moving_stddev, ops.sqrt(batch.tracked + layer.epsilon))
+    squared = ops.square(layer.moving_stddev) - layer.epsilon
+    move(layer.moving_variance, ops.relu(squared), 0, 1)
+
+
+def update(
+    variable: Any, value: Tensor, keep: Tensor, take: Tensor, enters: Tensor
+) -> None:
+    """Move `variable` to keep * variable + take * value, where it `enters`.
+
+    value, enters: (C,); the variable has C elements. Where `enters` is False it keeps
+    its own, bit for bit.
     """
     old = ops.convert_to_tensor(variable)
     value = ops.cast(value, old.dtype)
-    new = old * momentum + value * (1.0 - momentum)
-    variable.assign(ops.where(enters, new, old))
-
-
-def may_enter(mean: Tensor, variance: Tensor, count: Tensor) -> Tensor:
-    """Per channel: whether the statistics of a batch may enter. All of shape (C,).
-
-    Not those of a batch without elements, which are no statistics; not those that are
-    NaN or infinite, which would stay in the average for ever.
-    """
-    return (count > 0) & ops.isfinite(mean) & ops.isfinite(variance)
+    if len(old.shape) > 1:
+        value, enters = ops.reshape(value, old.shape), ops.reshape(enters, old.shape)
+    variable.assign(ops.where(enters, old * keep + value * take, old))

@@ -23,13 +23,36 @@ same formula with given statistics, and serves inference.
 
 `y` is differentiable to second order in x, gamma and beta. No weights, momentum or
 validation in here.
+
+`average_replicas(values, weight)` returns the mean of each of `values` over the
+replicas, by their `weight`, and the total weight; all of shape (C,). A value of weight
+0 is left out, NaN or not. Where a backend trains one replica, or where no collective
+is allowed, it returns what it was given.
+
+`switch(condition, then, otherwise)` returns `then()` or `otherwise()`.
 """
 
 import keras
 
 if keras.backend.backend() == "tensorflow":
-    from kbn.kernels.tensorflow import normalize_batch, normalize_fixed
+    from kbn.kernels.tensorflow import (
+        average_replicas,
+        normalize_batch,
+        normalize_fixed,
+        switch,
+    )
+elif keras.backend.backend() == "jax":
+    from kbn.kernels.jax import normalize_batch
+    from kbn.kernels.reference import average_replicas, normalize_fixed, switch
+elif keras.backend.backend() == "torch":
+    from kbn.kernels.reference import average_replicas, normalize_fixed, switch
+    from kbn.kernels.torch import normalize_batch
 else:
-    from kbn.kernels.reference import normalize_batch, normalize_fixed
+    from kbn.kernels.reference import (
+        average_replicas,
+        normalize_batch,
+        normalize_fixed,
+        switch,
+    )
 
-__all__ = ["normalize_batch", "normalize_fixed"]
+__all__ = ["average_replicas", "normalize_batch", "normalize_fixed", "switch"]

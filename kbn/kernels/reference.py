@@ -31,17 +31,18 @@ def normalize_batch(
     epsilon: float,
     mask: Tensor | None = None,
     synchronized: bool = False,
+    *,
     merge: Callable[[Moments], Moments] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Normalize with the statistics of the batch; see `kbn.kernels`.
 
     `merge` turns the moments of this replica into those of all replicas, relative to
-    the pilot of this one.
+    the pilot of this one; without it there is one replica, always in step.
     """
     dtype = x.dtype
     x = ops.cast(x, wide_dtype(dtype))
     centred, moments = _moments(x, axis, mask)
-    if synchronized and merge is not None:
+    if merge is not None:
         moments = merge(moments)
     count, pilot, offset, scatter = moments
     variance = scatter / at_least_one(count)
@@ -83,6 +84,35 @@ def normalize_fixed(
     return ops.cast(y, dtype)
 
 
+def merged(own: Moments, rows: Tensor) -> Moments:
+    """The moments of all replicas together, relative to this one's pilot.
+
+    rows: (R, 4, C), the moments of each. Chan, Golub & LeVeque (1983): the scatter is
+    sum(scatter_r) + sum(n_r * (mean_r - mean)^2).
+    """
+    count, pilot, offset, scatter = (rows[:, i] for i in range(4))  # (R, C) each
+    total = ops.sum(count, axis=0)
+    # Not pilot + offset, which would lose the digits of the offset.
+    distance = ops.stop_gradient(pilot - own.pilot) + offset
+    mean = ops.sum(count * distance, axis=0) / at_least_one(total)
+    between = ops.sum(count * ops.square(distance - mean), axis=0)
+    return Moments(total, own.pilot, mean, ops.sum(scatter, axis=0) + between)
+
+
+def average_replicas(
+    values: list[Tensor], weight: Tensor
+) -> tuple[list[Tensor], Tensor]:
+    """There is one replica; see `kbn.kernels`."""
+    return values, weight
+
+
+def switch(
+    condition: Any, then: Callable[[], Tensor], otherwise: Callable[[], Tensor]
+) -> Tensor:
+    """`then()` or `otherwise()`, by the truth of `condition`."""
+    return then() if condition else otherwise()
+
+
 def where_present(beta: Tensor | None, count: Tensor) -> Tensor | None:
     """`beta`, with no gradient to the channels that had no element."""
     if beta is None:
@@ -114,7 +144,7 @@ def _moments(x: Tensor, axis: int, mask: Tensor | None) -> tuple[Tensor, Moments
     """
     reduced = [i for i in range(len(x.shape)) if i != axis]
     shape = ops.shape(x)
-    channels = x.shape[axis]
+    channels = shape[axis]
     elements = math.prod(shape[i] for i in reduced)  # per channel
 
     def total(values: Tensor) -> Tensor:

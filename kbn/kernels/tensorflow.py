@@ -6,7 +6,7 @@ from typing import Any
 import tensorflow as tf
 
 from kbn.kernels import reference
-from kbn.kernels.reference import Moments
+from kbn.kernels.reference import Moments, Tensor
 
 try:
     # Private, TensorFlow 2.21; tf_keras decides in the same way. There is no public
@@ -14,8 +14,6 @@ try:
     from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 except ImportError:
     GraphOrParentsInXlaContext = None
-
-Tensor = Any
 
 # The fused op sums naively; its error grows with mean^2 / variance. Below 30 standard
 # deviations it is within a few units of the last place of x, so ordinary inputs, ReLU
@@ -36,7 +34,7 @@ def normalize_batch(
     merge = _merge_replicas if synchronized and _replicas() > 1 else None
     if mask is not None or merge is not None or not _fused_is_right(x, axis):
         return reference.normalize_batch(
-            x, gamma, beta, axis, epsilon, mask, synchronized, merge
+            x, gamma, beta, axis, epsilon, mask, merge=merge
         )
     channels = x.shape[axis]
     # Tensors, not variables: a custom gradient refuses to read those by itself.
@@ -76,11 +74,11 @@ def normalize_fixed(
 def _fused_is_right(x: Tensor, axis: int) -> bool:
     """Whether the fused op computes this input, and computes it rightly.
 
-    It knows no float64 and no empty channel axis. XLA expands it to E[x^2] - E[x]^2,
-    which is NaN from a mean of 1000 standard deviations on; a function that was traced
-    before and is called in a compiled one escapes this check.
+    It knows no float64, and no channel axis that is empty or of unknown size. XLA
+    expands it to E[x^2] - E[x]^2, which is NaN from a mean of 1000 deviations on; a
+    function that was traced before and is called in a compiled one escapes this check.
     """
-    if x.dtype == tf.float64 or x.shape[axis] == 0:
+    if x.dtype == tf.float64 or not x.shape[axis]:
         return False
     return tf.executing_eagerly() or not _under_xla()
 
@@ -180,24 +178,48 @@ def _replicas() -> int:
 
 
 def _merge_replicas(own: Moments) -> Moments:
-    """The moments of all replicas, by one all-reduce; its gradient is one too.
-
-    Chan, Golub & LeVeque (1983): M2 = sum M2_r + sum n_r (mean_r - mean)^2.
-    """
+    """The moments of all replicas, by one all-reduce; its gradient is one too."""
     context = tf.distribute.get_replica_context()
     if context is None:
         raise ValueError(
             "BatchNorm(synchronized=True) was called in training outside of a replica "
             "of its distribution strategy; call the model within `strategy.run`."
         )
-    replica = context.replica_id_in_sync_group
-    slots = tf.one_hot(replica, _replicas(), dtype=own.count.dtype)  # (R,)
-    rows = slots[:, None, None] * tf.stack(own)[None]  # (R, 4, C)
-    rows = context.all_reduce(tf.distribute.ReduceOp.SUM, rows)
-    count, pilot, offset, scatter = tf.unstack(rows, axis=1)  # (R, C) each
-    total = tf.reduce_sum(count, 0)
-    # Relative to this replica's pilot: the sum pilot + offset would lose digits.
-    distance = tf.stop_gradient(pilot - own.pilot) + offset
-    mean = tf.reduce_sum(count * distance, 0) / tf.maximum(total, 1)
-    between = tf.reduce_sum(count * tf.square(distance - mean), 0)
-    return Moments(total, own.pilot, mean, tf.reduce_sum(scatter, 0) + between)
+    rows = tf.stack(own)  # (4, C)
+    place = tf.one_hot(context.replica_id_in_sync_group, _replicas(), dtype=rows.dtype)
+    rows = context.all_reduce(
+        tf.distribute.ReduceOp.SUM, place[:, None, None] * rows
+    )  # (R, 4, C)
+    return reference.merged(own, rows)
+
+
+def average_replicas(
+    values: list[Tensor], weight: Tensor
+) -> tuple[list[Tensor], Tensor]:
+    """The mean over the replicas by weight, by one all-reduce; see `kbn.kernels`."""
+    context = tf.distribute.get_replica_context()
+    if _replicas() == 1 or context is None:
+        return values, weight
+    weighted = [tf.where(weight > 0, value * weight, 0) for value in values]
+    try:
+        *sums, total = tf.unstack(
+            context.all_reduce(
+                tf.distribute.ReduceOp.SUM, tf.stack([*weighted, weight])
+            )
+        )
+    except RuntimeError as error:
+        # Inside tf.cond, a loop or a nested function no replica may wait for another:
+        # TensorFlow 2.21 says so before anything is done.
+        if "merge_call called" not in str(error):
+            raise
+        return values, weight
+    return [tf.math.divide_no_nan(value, total) for value in sums], total
+
+
+def switch(
+    condition: Any, then: Callable[[], Tensor], otherwise: Callable[[], Tensor]
+) -> Tensor:
+    """`then()` or `otherwise()`; a tensor in a graph decides when the graph runs."""
+    if tf.is_tensor(condition):
+        return tf.cond(tf.cast(condition, tf.bool), then, otherwise)
+    return reference.switch(condition, then, otherwise)
