@@ -12,6 +12,9 @@ BACKEND = keras.backend.backend()  # an unknown one is an error here
 
 # What is run on every backend; the rest needs TensorFlow.
 EVERY_BACKEND = {
+    "test_defects.py",
+    "test_distributed.py",
+    "test_folding.py",
     "test_layer.py",
     "test_moving_average.py",
     "test_oracle.py",
@@ -25,6 +28,11 @@ def pytest_ignore_collect(collection_path):
         return name not in EVERY_BACKEND
     return None
 
+
+if BACKEND == "jax":
+    import jax
+
+    jax.config.update("jax_num_cpu_devices", 2)
 
 if BACKEND == "tensorflow":
     import tensorflow as tf

@@ -283,3 +283,99 @@ def test_model_learns_as_it_does_with_keras_layer(policy):
     np.testing.assert_allclose(
         losses[0], losses[1], rtol=2e-2 if "16" in policy else 1e-4
     )
+
+
+def test_momentum_none_is_the_average_over_all_batches():
+    layer = kbn.BatchNorm(momentum=None)
+    batches = [data(32, 3, mean=m) for m in (1.0, 5.0, 9.0)]
+    means = np.mean([b.astype("f8").mean(0) for b in batches], 0)
+    variances = np.mean([b.astype("f8").var(0) for b in batches], 0)
+    for batch in batches:
+        layer(batch, training=True)
+    layer(np.full((32, 3), np.nan, "f4"), training=True)  # nothing enters: not counted
+    assert int(array(layer.num_batches_tracked.value)) == 3
+    np.testing.assert_allclose(array(layer.moving_mean.value), means, rtol=1e-6)
+    np.testing.assert_allclose(array(layer.moving_variance.value), variances, rtol=1e-6)
+
+
+def test_counter_exists_only_without_momentum():
+    names = []
+    for momentum in (0.9, None):
+        layer = kbn.BatchNorm(momentum=momentum)
+        layer.build((None, 3))
+        names.append([w.name for w in layer.weights])
+    assert names[1] == [*names[0], "num_batches_tracked"]
+
+
+def test_unbiased_variance_has_bessels_correction():
+    x = data(5, 3)
+    layer = kbn.BatchNorm(momentum=0.0, unbiased=True)
+    layer(x, training=True)
+    expected = x.astype("f8").var(0, ddof=1)
+    np.testing.assert_allclose(array(layer.moving_variance.value), expected, rtol=1e-6)
+
+
+def test_one_element_says_nothing_of_the_unbiased_variance():
+    layer = kbn.BatchNorm(momentum=0.0, unbiased=True)
+    layer(data(1, 3), training=True)
+    np.testing.assert_array_equal(array(layer.moving_variance.value), np.ones(3))
+
+
+@pytest.mark.parametrize(
+    "arguments", [{}, {"renorm": True}, {"momentum": None}], ids=str
+)
+def test_running_stats_can_be_reset(arguments):
+    layer = kbn.BatchNorm(**arguments)
+    layer.build((None, 3))
+    fresh = [array(w.value) for w in layer.weights]
+    layer(data(8, 3, mean=4.0), training=True)
+    assert any(
+        (array(w.value) != f).any() for w, f in zip(layer.weights, fresh, strict=True)
+    )
+    layer.reset_running_stats()
+    for weight, value in zip(layer.weights, fresh, strict=True):
+        np.testing.assert_array_equal(array(weight.value), value)
+
+
+@pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
+@pytest.mark.parametrize("training", [True, False])
+@needs_tensorflow
+def test_training_may_be_a_tensor(training, graph):  # D30
+    import tensorflow as tf
+
+    layer, plain = kbn.BatchNorm(momentum=0.0), kbn.BatchNorm(momentum=0.0)
+    x, dy = tf.constant(data(8, 3, mean=5.0)), tf.constant(data(8, 3))
+
+    def step(x, training):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x, training=training)
+        return y, tape.gradient(y, x, dy)
+
+    layer.build(x.shape)
+    step = tf.function(step) if graph else step
+    y, dx = step(x, tf.constant(training))
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        expected = plain(x, training=training)
+    np.testing.assert_allclose(y, expected, atol=1e-6)
+    np.testing.assert_allclose(dx, tape.gradient(expected, x, dy), atol=1e-5)
+    for ours, theirs in zip(layer.weights, plain.weights, strict=True):
+        np.testing.assert_allclose(ours.value, theirs.value, rtol=1e-6)
+
+
+def test_keras_2_config_loads_with_one_message():  # D30
+    config = {"axis": [3], "momentum": 0.9, "fused": True, "adjustment": None}
+    with pytest.warns(UserWarning, match="ignores fused=True") as messages:
+        layer = kbn.BatchNorm.from_config({**config, "virtual_batch_size": 4})
+    assert len(messages) == 1
+    assert (layer.axis, layer.virtual_batch_size) == (3, 4)
+    silent = kbn.BatchNorm.from_config({"fused": None, "adjustment": None})
+    assert silent.axis == -1
+
+
+def test_several_layers_share_no_state():
+    one, two = kbn.BatchNorm(), kbn.BatchNorm()
+    one(data(8, 3, mean=5.0), training=True)
+    two.build((None, 3))
+    np.testing.assert_array_equal(array(two.moving_mean.value), np.zeros(3))

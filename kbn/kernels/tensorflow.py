@@ -210,7 +210,7 @@ def average_replicas(
     except RuntimeError as error:
         # Inside tf.cond, a loop or a nested function no replica may wait for another:
         # TensorFlow 2.21 says so before anything is done.
-        if "merge_call called" not in str(error):
+        if "merge_call" not in str(error):
             raise
         return values, weight
     return [tf.math.divide_no_nan(value, total) for value in sums], total
