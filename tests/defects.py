@@ -1,0 +1,153 @@
+"""The defects of Keras 3.15.1's batch normalization, and those that kbn shares.
+
+`DEFECTS` is the table; its probes are in `tests.defect_numbers` and
+`tests.defect_training`. Their truth is float64 NumPy, never one of the two layers.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import keras
+
+from tests import defect_numbers as numbers
+from tests import defect_training as training
+
+BACKEND = keras.backend.backend()
+T, J, P = "tensorflow", "jax", "torch"
+EVERY = (T, J, P)
+
+Probe = Callable[[type], tuple[str, bool]]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a probe saw of a layer class, and whether that is the defect."""
+
+    seen: str
+    defective: bool
+    exception: Exception | None = None
+
+
+def measure(probe, cls):
+    """The probe's finding; a crash is one too."""
+    try:
+        return Finding(*probe(cls))
+    except Exception as exception:
+        return Finding(type(exception).__name__, True, exception)
+
+
+@dataclass(frozen=True)
+class Defect:
+    """`backends`: where Keras 3.15.1 has it; `probed`: where it can be looked for."""
+
+    number: int
+    what: str
+    probe: Probe
+    backends: tuple = EVERY
+    probed: tuple = EVERY
+
+    @property
+    def id(self):
+        return f"D{self.number:02}"
+
+    @property
+    def shared(self):
+        """Why kbn has it too, on this backend; or None."""
+        return SHARED.get(self.number) if BACKEND in self.backends else None
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Why kbn has a defect as Keras has it, and what `holds` all the same."""
+
+    verdict: str
+    reason: str
+    holds: str
+    probe: Probe
+
+
+DEFECTS = [
+    Defect(1, "an empty replica: NaN in fit", training.empty_replica, (T,), (T,)),
+    Defect(2, "statistics of replica 0", training.unaggregated_statistics, (T,), (T,)),
+    Defect(
+        3, "synchronized variance cancels", training.synchronized_variance, (T,), (T,)
+    ),
+    Defect(4, "synchronized with a mask", training.synchronized_mask, (T,), (T,)),
+    Defect(5, "one-pass variance cancels", numbers.one_pass_variance, (P,)),
+    Defect(6, "empty batch", numbers.empty_batch),
+    Defect(7, "fully masked batch", numbers.fully_masked_batch),
+    Defect(8, "one NaN or Inf stays for ever", numbers.non_finite_batch),
+    Defect(9, "statistics of a skipped step", numbers.skipped_step),
+    Defect(10, "mask with one channel", numbers.mask_of_one_channel),
+    Defect(11, "mask (N, T) of (N, C, T)", numbers.mask_of_time_channels_first),
+    Defect(12, "mask that broadcasts", numbers.mask_that_broadcasts),
+    Defect(13, "mask of weights", numbers.mask_weights),
+    Defect(14, "float32 cast to float16: inf", numbers.float32_into_float16),
+    Defect(15, "float32 cast to 16 bits: digits", numbers.autocast_statistics),
+    Defect(16, "16-bit average stalls", numbers.stalled_average),
+    # JAX computes in float64 only when the whole process is told to.
+    Defect(17, "float64 in float32", numbers.float64_layer, (P,), (T, P)),
+    Defect(18, "mean summed naively", numbers.naive_mean, (T,)),
+    Defect(19, "inference cancels", numbers.inference_cancels, (T, J)),
+    # On JAX a layer cannot be called eagerly in keras.remat.
+    Defect(20, "remat updates twice", training.rematerialized, (T, P), (T, P)),
+    Defect(21, "RematScope fails", training.remat_scope, (T, J)),
+    Defect(22, "TimeDistributed: T updates", training.time_distributed),
+    Defect(23, "accumulation: N updates", training.accumulated_gradients),
+    Defect(24, "biased variance of small batches", numbers.small_batch_variance),
+    Defect(25, "axis: refusals, [3]", numbers.bad_axis),
+    Defect(26, "momentum out of range", numbers.bad_momentum),
+    Defect(27, "epsilon out of range", numbers.bad_epsilon),
+    Defect(28, "renorm's arguments", numbers.bad_renorm),
+    Defect(29, "inputs of rank 1", numbers.rank_1, (P,)),
+    Defect(30, "Keras 2 config; training a tensor", training.keras_2_habits),
+    Defect(31, "synchronized on JAX", training.synchronized_on_jax, (J,), (J,)),
+]
+HERE = [defect for defect in DEFECTS if BACKEND in defect.probed]
+
+ON_PURPOSE, OUTSIDE = "kept on purpose", "outside the layer"
+SHARED = {
+    13: Shared(
+        ON_PURPOSE,
+        "a mask says present or not, as everywhere in Keras",
+        "non-zero means present",
+        partial(numbers.mask_weights, weighted=False),
+    ),
+    19: Shared(
+        ON_PURPOSE,
+        "TFLite folds x * s + t into the layer before it",
+        "it is backward stable",
+        numbers.inference_is_backward_stable,
+    ),
+    20: Shared(
+        OUTSIDE,
+        "keras.remat runs the layer twice and does not say so",
+        "momentum ** (1 / 2) makes it one update",
+        partial(training.rematerialized, power=1 / 2),
+    ),
+    21: Shared(
+        OUTSIDE,
+        "keras.RematScope fails with other layers too",
+        "so with Dropout in its place",
+        training.remat_scope_of_dropout,
+    ),
+    22: Shared(
+        OUTSIDE,
+        "TimeDistributed calls the layer once a time step",
+        "without it the time steps are one batch",
+        partial(training.time_distributed, wrapped=False),
+    ),
+    23: Shared(
+        OUTSIDE,
+        "the layer is called once for each accumulated batch",
+        "momentum ** (1 / N) makes it one update",
+        partial(training.accumulated_gradients, power=1 / 4),
+    ),
+    24: Shared(
+        ON_PURPOSE,
+        "the biased variance is Keras' default",
+        "unbiased=True",
+        numbers.unbiased_variance,
+    ),
+}

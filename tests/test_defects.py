@@ -1,0 +1,48 @@
+"""kbn has no defect of Keras' batch normalization but those it shares for a reason.
+
+`benchmarks/defects.py` prints the same findings as a table, beside Keras'.
+"""
+
+import keras
+import pytest
+
+import kbn
+from tests.defects import BACKEND, DEFECTS, HERE, SHARED, measure
+
+MENDED = [defect for defect in HERE if not defect.shared]
+KEPT = [defect for defect in HERE if defect.shared]
+assert MENDED, "no defect is probed on this backend"
+assert KEPT, "no shared defect is probed on this backend"
+
+
+def check(defect, probe, cls, expected):
+    finding = measure(probe, cls)
+    # A probe that crashes has not seen the defect that is shared.
+    if finding.defective != expected or (expected and finding.exception):
+        message = f"{defect.id}, {defect.what}: {finding.seen}"
+        raise AssertionError(message) from finding.exception
+
+
+def test_table_has_every_defect_once():
+    assert [defect.number for defect in DEFECTS] == list(range(1, 32))
+    assert set(SHARED) == {13, *range(19, 25)}
+
+
+@pytest.mark.parametrize("defect", MENDED, ids=lambda defect: defect.id)
+def test_defect_is_mended(defect):
+    check(defect, defect.probe, kbn.BatchNorm, False)
+
+
+@pytest.mark.parametrize("defect", KEPT, ids=lambda defect: defect.id)
+def test_shared_defect_is_there_and_its_remedy_holds(defect):
+    check(defect, defect.probe, kbn.BatchNorm, True)
+    check(defect, defect.shared.probe, kbn.BatchNorm, False)
+
+
+@pytest.mark.skipif(keras.__version__ != "3.15.1", reason="another Keras may be mended")
+@pytest.mark.parametrize(
+    "defect", [d for d in HERE if BACKEND in d.backends], ids=lambda defect: defect.id
+)
+def test_probe_finds_the_defect_in_keras(defect):
+    # A probe that finds nothing there says nothing about kbn.
+    assert measure(defect.probe, keras.layers.BatchNormalization).defective
