@@ -4,6 +4,7 @@ Several channel axes become one of their product. The groups of a virtual batch 
 become channels of their own, so that G groups of C channels are normalized in one go.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -40,7 +41,7 @@ def fold(
     mask: booleans of the rank of `x` that broadcast to it, or None. The last group may
     be short: it is filled up with elements that the mask leaves out.
     """
-    if group_size is None:
+    if group_size is None or 0 in [x.shape[axis] for axis in axes]:
         return _fold_axes(x, mask, axes, 1)
     size = ops.shape(x)[0]
     groups = (size + group_size - 1) // group_size
@@ -65,7 +66,7 @@ def fold(
     )
 
     def unfold(y: Tensor) -> Tensor:
-        return ops.reshape(folded.unfold(y), (-1, *rest))[:size]
+        return ops.reshape(folded.unfold(y), (groups * group_size, *rest))[:size]
 
     return folded._replace(unfold=unfold)
 
@@ -79,7 +80,8 @@ def _fold_axes(
     order = others + axes
     moved = ops.transpose(x, order)
     shape = ops.shape(moved)
-    merged = (*shape[: len(others)], -1)
+    # Their product by name: -1 cannot be inferred of an empty batch.
+    merged = (*shape[: len(others)], math.prod(shape[len(others) :]))
     if mask is not None:
         mask = ops.transpose(ops.broadcast_to(mask, ops.shape(x)), order)
         mask = ops.reshape(mask, merged)

@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
+import hypothesis
 import keras
 import pytest
 
@@ -15,6 +16,7 @@ EVERY_BACKEND = {
     "test_defects.py",
     "test_distributed.py",
     "test_folding.py",
+    "test_fuzz.py",
     "test_layer.py",
     "test_moving_average.py",
     "test_oracle.py",
@@ -85,3 +87,16 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.line(
             f"{dtype:10}{quantity:16}{n:8}{ours:10.1e}{m:14}{shared:10.1e}{theirs:10.1e}"
         )
+
+
+hypothesis.settings.register_profile(
+    "ci",
+    max_examples=100,
+    deadline=None,  # the first call of every op is slow
+    derandomize=True,
+    suppress_health_check=list(hypothesis.HealthCheck),
+)
+hypothesis.settings.register_profile(
+    "long", hypothesis.settings.get_profile("ci"), max_examples=2500, derandomize=False
+)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))

@@ -183,7 +183,8 @@ def _an_element(
             slice(0, 1) if i in reduced else slice(None) for i in range(len(x.shape))
         )
         return ops.sum(x[first], axis=reduced)
-    largest = ops.max(ops.where(mask, x, -math.inf), axis=reduced)
+    candidates = ops.where(mask, x, -math.inf)
+    largest = ops.max(candidates, axis=reduced, initial=-math.inf)
     return ops.where(count > 0, largest, 0)
 
 
