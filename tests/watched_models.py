@@ -102,7 +102,7 @@ def convolution(**options):
 def residual(**options):
     """Adds of adds, regularizers and operations that are no layers."""
     inputs = x = keras.Input((6,))
-    for index in range(3):
+    for index in range(2):
         y = layers.BatchNormalization(name=f"norm{index}")(x)
         y = layers.Dense(6, kernel_regularizer="l2", name=f"block{index}")(y)
         x = x + keras.ops.relu(y)
@@ -133,15 +133,17 @@ def two_outputs(**options):
 def recurrent(**options):
     model = keras.Sequential(
         [
-            layers.Input((5,), dtype="int32"),
+            layers.Input((4,), dtype="int32"),
             layers.Embedding(10, 4, name="embedding"),
-            layers.Bidirectional(layers.LSTM(3, return_sequences=True), name="both"),
+            layers.Bidirectional(
+                layers.SimpleRNN(3, return_sequences=True), name="both"
+            ),
             layers.TimeDistributed(layers.Dense(2, name="each"), name="every"),
-            layers.GRU(3, name="gru"),
+            layers.LSTM(3, name="lstm"),
             layers.Dense(3, activation="softmax", name="head"),
         ]
     )
-    tokens = np.random.default_rng(4).integers(0, 9, (ROWS, 5))
+    tokens = np.random.default_rng(4).integers(0, 9, (ROWS, 4))
     return compiled(model, **options), tokens, classes()
 
 
