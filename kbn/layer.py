@@ -249,6 +249,10 @@ class BatchNormalization(keras.layers.Layer):
             y = self._infer(x, axes)
         return ops.cast(y, self.compute_dtype)
 
+    def rematerialized_call(self, layer_call: Any, *args: Any, **kwargs: Any) -> Any:
+        """`layer_call` itself: run again, it would count the batch twice."""
+        return layer_call
+
     def get_config(self) -> dict[str, Any]:
         """The arguments; those that Keras' layer lacks only where they are set."""
         own: dict[str, Any] = {}

@@ -4,9 +4,6 @@ Each takes a layer class and returns (what was seen, whether that is the defect)
 truth is float64 NumPy. `tests.defects` is the table of them.
 """
 
-import logging
-from functools import cache
-
 import keras
 import numpy as np
 from keras import ops
@@ -24,25 +21,11 @@ from tests.defect_numbers import (
 from tests.running import BACKEND, array
 
 
-@cache
-def two_replicas():
-    """A strategy on two CPU devices, which must have been set up already.
-
-    One for all, with a key of its own: TensorFlow 2.21 counts the collectives of every
-    strategy from the same number, and confuses those of two on the same devices.
-    """
-    import tensorflow as tf
-
-    class Apart(tf.distribute.MirroredStrategy):
-        _collective_key_base = 1000  # private, and there for tests
-
-    tf.get_logger().setLevel(logging.ERROR)  # it warns that they are no GPUs
-    return Apart(["CPU:0", "CPU:1"])
-
-
 def on_replicas(cls, parts, masks=None, **arguments):
     """Each replica's output, moving mean and variance; its inputs are its `parts`."""
     import tensorflow as tf
+
+    from tests.replicas import two_replicas
 
     strategy = two_replicas()
     with strategy.scope():
@@ -71,6 +54,8 @@ def on_replicas(cls, parts, masks=None, **arguments):
 
 def empty_replica(cls):
     """`fit` on 9 rows in batches of 8: the second replica's last batch has none."""
+    from tests.replicas import two_replicas
+
     with two_replicas().scope():
         model = keras.Sequential([keras.Input((3,)), cls(), keras.layers.Dense(1)])
         model.compile("sgd", "mse")

@@ -54,7 +54,9 @@ class Defect:
     @property
     def shared(self):
         """Why kbn has it too, on this backend; or None."""
-        return SHARED.get(self.number) if BACKEND in self.backends else None
+        shared = SHARED.get(self.number)
+        here = shared and BACKEND in self.backends and BACKEND in shared.backends
+        return shared if here else None
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class Shared:
     reason: str
     holds: str
     probe: Probe
+    backends: tuple = EVERY
 
 
 DEFECTS = [
@@ -119,6 +122,7 @@ SHARED = {
         "TFLite folds x * s + t into the layer before it",
         "it is backward stable",
         numbers.inference_is_backward_stable,
+        (T,),
     ),
     20: Shared(
         OUTSIDE,

@@ -77,9 +77,11 @@ def expect_whole_batch(mean, parts):
 if BACKEND == "tensorflow":
     import tensorflow as tf
 
-    @pytest.fixture(scope="module")
+    from tests.replicas import two_replicas
+
+    @pytest.fixture
     def strategy():
-        return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+        return two_replicas()
 
     def replicate(strategy, *arrays):
         """Each array's rows, as `two_workers.ROWS` deals them out."""

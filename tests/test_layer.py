@@ -10,7 +10,7 @@ from keras import ops
 from keras.layers import BatchNormalization as KerasBatchNorm
 
 import kbn
-from tests import oracle
+from tests import oracle, running
 from tests.cases import BACKEND, REFUSED
 from tests.running import array
 
@@ -379,3 +379,13 @@ def test_several_layers_share_no_state():
     one(data(8, 3, mean=5.0), training=True)
     two.build((None, 3))
     np.testing.assert_array_equal(array(two.moving_mean.value), np.zeros(3))
+
+
+def test_remat_scope_leaves_the_layer_to_update_once():  # D20
+    with keras.RematScope(mode="full"):
+        layer = kbn.BatchNorm(momentum=0.9)
+    x = data(8, 3, mean=1.0)
+    running.Runner(layer, "eager", True, x.shape)(x, x)
+    np.testing.assert_allclose(
+        array(layer.moving_mean.value), 0.1 * x.mean(0), rtol=1e-5
+    )

@@ -390,12 +390,12 @@ def test_watching_changes_no_bit_whatever_the_data_are(source, tmp_path):
 
 @needs_tensorflow
 def test_watching_changes_no_bit_under_a_mirrored_strategy(tmp_path, said):
-    import tensorflow as tf
+    from tests.replicas import two_replicas
 
     results = []
     for callbacks in ([], [TrainingMonitor(tmp_path)]):
         keras.utils.set_random_seed(0)
-        with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+        with two_replicas().scope():
             model, x, y = watched_models.sequential()
         fit = {"epochs": 2, "batch_size": BATCH, "verbose": 0, "shuffle": False}
         history = model.fit(x, y, callbacks=callbacks, **fit)
@@ -559,6 +559,26 @@ def test_a_train_step_in_a_tf_function_falls_back(monitor, tmp_path, said):
 
 
 @needs_tensorflow
+def test_a_step_that_applies_no_optimizer_says_so(monitor, tmp_path, said):
+    class ByHand(keras.Model):
+        def train_step(self, data):
+            for weight in self.trainable_variables:
+                weight.assign(weight * 0.9)
+            return {"loss": self.compute_loss(*data, self(data[0]))}
+
+    inputs = keras.Input((6,))
+    model = ByHand(inputs, watched_models.head(inputs))
+    watched_models.compiled(model)
+    x, y = watched_models.rows(6), watched_models.classes()
+    model.fit(x, y, batch_size=BATCH, verbose=0, callbacks=[monitor])
+    (message,) = said()
+    assert "no optimizer was applied" in message
+    log = read_log(tmp_path)
+    assert len(log["activations/head"]) == 1
+    assert not any(tag.startswith("gradients") for tag in log)
+
+
+@needs_tensorflow
 def test_what_is_inside_a_loop_is_listed(monitor, tmp_path, said):
     train("recurrent", [monitor])
     (message,) = said()
@@ -566,15 +586,8 @@ def test_what_is_inside_a_loop_is_listed(monitor, tmp_path, said):
     assert "forward_simple_rnn/simple_rnn_cell" in message
     log = read_log(tmp_path)
     assert not any("cell" in tag for tag in log if tag.startswith("activations"))
-    for layer in (
-        "embedding",
-        "both",
-        "forward_simple_rnn",
-        "every",
-        "each",
-        "each#3",
-        "gru",
-    ):
+    layers = ("embedding", "both", "forward_simple_rnn", "every", "each#3", "lstm")
+    for layer in layers:
         assert steps(log, f"activations/{layer}") == [1, STEPS + 1]
 
 

@@ -56,7 +56,7 @@ def normalize_batch(
     shift = -offset * scale
     if beta is not None:
         shift = shift + beta
-    y = centred * _along(scale, axis, x) + _along(shift, axis, x)
+    y = centred * along(scale, axis, x) + along(shift, axis, x)
     mean = ops.stop_gradient(pilot + offset)
     return ops.cast(y, dtype), mean, ops.stop_gradient(variance), count
 
@@ -76,11 +76,10 @@ def normalize_fixed(
     scale = ops.rsqrt(variance + epsilon)
     if gamma is not None:
         scale = scale * gamma
-    shift = -mean * scale
+    # Not x * scale + (beta - mean * scale), which cancels when the mean is large.
+    y = (x - along(mean, axis, x)) * along(scale, axis, x)
     if beta is not None:
-        shift = shift + beta
-    # Not (x - mean) * scale: TFLite folds a multiply and an add into the layer before.
-    y = x * _along(scale, axis, x) + _along(shift, axis, x)
+        y = y + along(beta, axis, x)
     return ops.cast(y, dtype)
 
 
@@ -166,8 +165,8 @@ def _moments(x: Tensor, axis: int, mask: Tensor | None) -> tuple[Tensor, Moments
     # An element of the batch is within sqrt(N) deviations of the mean: sums of what is
     # left after it hold hundreds of times more digits, and under XLA cost nothing.
     start = ops.stop_gradient(_an_element(x, reduced, mask, count))
-    pilot = start + ops.stop_gradient(total(x - _along(start, axis, x))) / size
-    centred = x - _along(pilot, axis, x)
+    pilot = start + ops.stop_gradient(total(x - along(start, axis, x))) / size
+    centred = x - along(pilot, axis, x)
     offset = total(centred) / size
     # centred: E[x^2] - E[x]^2 of x itself loses every digit once |mean| >> std
     scatter = total(ops.square(centred)) - size * ops.square(offset)
@@ -188,6 +187,6 @@ def _an_element(
     return ops.where(count > 0, largest, 0)
 
 
-def _along(values: Tensor, axis: int, x: Tensor) -> Tensor:
+def along(values: Tensor, axis: int, x: Tensor) -> Tensor:
     """`values`, shape (C,), as a tensor that broadcasts along `axis` of `x`."""
     return ops.reshape(values, [-1 if i == axis else 1 for i in range(len(x.shape))])

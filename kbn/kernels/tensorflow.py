@@ -56,19 +56,27 @@ def normalize_fixed(
     epsilon: float,
 ) -> Tensor:
     """Normalize with given statistics; see `kbn.kernels`."""
-    # Of rank 4 only: a reshape would keep TFLite from folding Dense + batch norm.
-    if len(x.shape) != 4 or axis != 3 or not _fused_is_right(x, axis):
+    if not _fused_is_right(x, axis):
         return reference.normalize_fixed(x, mean, variance, gamma, beta, axis, epsilon)
-    y, *_ = tf.raw_ops.FusedBatchNormV3(
-        x=x,
-        scale=tf.ones_like(mean) if gamma is None else gamma,
-        offset=tf.zeros_like(mean) if beta is None else beta,
-        mean=mean,
-        variance=variance,
-        epsilon=epsilon,
-        is_training=False,
-    )
-    return y
+    if len(x.shape) == 4 and axis == 3:
+        y, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=x,
+            scale=tf.ones_like(mean) if gamma is None else gamma,
+            offset=tf.zeros_like(mean) if beta is None else beta,
+            mean=mean,
+            variance=variance,
+            epsilon=epsilon,
+            is_training=False,
+        )
+        return y
+    # One multiply and one add, in Keras' order: TFLite folds them into the layer
+    # before, which it cannot across the reshape that the fused op would need.
+    scale = tf.math.rsqrt(variance + epsilon)
+    scale = scale if gamma is None else scale * gamma
+    shift = -mean * scale if beta is None else beta - mean * scale
+    wide = tf.cast(x, mean.dtype)
+    y = wide * reference.along(scale, axis, x) + reference.along(shift, axis, x)
+    return tf.cast(y, x.dtype)
 
 
 def _fused_is_right(x: Tensor, axis: int) -> bool:
