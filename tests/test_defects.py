@@ -3,6 +3,9 @@
 `benchmarks/defects.py` prints the same findings as a table, beside Keras'.
 """
 
+import re
+from pathlib import Path
+
 import keras
 import pytest
 
@@ -26,6 +29,17 @@ def check(defect, probe, cls, expected):
 def test_table_has_every_defect_once():
     assert [defect.number for defect in DEFECTS] == list(range(1, 32))
     assert set(SHARED) == {13, *range(19, 25)}
+
+
+def test_readme_names_every_defect():
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    section = readme.split("## Where kbn differs")[1].split("\n## ")[0]
+    named = {int(number) for number in re.findall(r"\bD(\d+)", section)}
+    for first, last in re.findall(r"D(\d+) to D(\d+)\)", section):
+        named |= set(range(int(first), int(last)))
+    assert named >= set(range(1, 32))
+    shared = section.split("What kbn shares")[1]
+    assert {int(n) for n in re.findall(r"\bD?(\d\d)\b", shared)} >= set(SHARED)
 
 
 @pytest.mark.parametrize("defect", MENDED, ids=lambda defect: defect.id)
