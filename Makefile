@@ -9,6 +9,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .PHONY: help demo test lint bench test-backends clean
 .DELETE_ON_ERROR:
+.NOTPARALLEL: # two targets must not install into one environment at once
 
 help:
 	@echo "make demo           train with and without batch norm, print a table, draw a picture"
