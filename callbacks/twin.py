@@ -58,8 +58,10 @@ class Twin:
             layers = probe.named_layers(model, select)
         if layers != self._layers:  # layers born in build() are missing in the trace
             self._layers = layers
-            self._step = self._make_step()
-            self._unseen_step = self._make_step()
+            self._step = self._make_step(self._seen_step)
+            self._unseen_step = self._make_step(
+                lambda batch: (self._model.train_step(batch), {}, {})
+            )
         with probe.watched(
             layers,
             probe.optimizers(model),
@@ -72,33 +74,54 @@ class Twin:
         """The same training step, unwatched: its logs."""
         return self._unseen_step(batch)[0]
 
-    def _make_step(self) -> Callable[[Any], tuple[Any, Rows]]:
+    def _seen_step(self, batch: Any) -> tuple[Any, Rows, dict[str, Any]]:
+        """On one replica: logs, rows of activations, its share of the gradients."""
+        sight = probe.Sight(_graph)
+        self._thread.sight = sight
+        try:
+            logs = self._model.train_step(batch)
+        finally:
+            self._thread.sight = None
+        self.hidden |= sight.hidden
+        self.applied = self.applied or sight.applied
+        wants_gradients = "gradients" in self._watch
+        if wants_gradients and not sight.applied:
+            self.hidden.add("gradients (no optimizer was applied in its reach)")
+        copies: dict[Any, Any] = {}
+        # Of a layer that was hidden once, such as the cell of an LSTM, the rest would
+        # be a few calls of many.
+        activations = {
+            f"activations/{tag}": tensor
+            for tag, (tensor, name) in sight.activations.items()
+            if name not in sight.hidden
+        }
+        gradients = {
+            f"gradients/{path}": scaled
+            for path, scaled in sight.gradients.items()
+            if wants_gradients
+        }
+        return (
+            logs,
+            self._tried(lambda x: self._row(_aside(x, copies)), activations),
+            self._tried(lambda x: _unscaled(_aside(x[0], copies), x[1]), gradients),
+        )
+
+    def _row(self, tensor: Any) -> Any:
+        return tensor_row(tensor, self._sample_size)
+
+    def _tried(self, make: Callable[[Any], Any], inputs: dict[str, Any]) -> Rows:
+        made = {}
+        for tag, value in inputs.items():
+            try:
+                made[tag] = make(value)
+            except Exception as error:  # a training is not to fail for its statistics
+                self.hidden.add(f"{tag} ({error!r})")
+        return made
+
+    def _make_step(self, replica_step: Any) -> Callable[[Any], tuple[Any, Rows]]:
+        """The step on all replicas, compiled as Keras would compile it."""
         model = self._model
         strategy = model.distribute_strategy
-
-        def replica_step(batch: Any) -> tuple[Any, Rows, dict[str, Any]]:
-            sight = probe.Sight(_graph)
-            self._thread.sight = sight
-            try:
-                logs = model.train_step(batch)
-            finally:
-                self._thread.sight = None
-            self.hidden |= sight.hidden
-            self.applied = self.applied or sight.applied
-            # Of a layer that was hidden once, such as the cell of an LSTM, the rest
-            # would be a few calls of many.
-            copies: dict[Any, Any] = {}
-            activations = {
-                f"activations/{tag}": _aside(tensor, copies)
-                for tag, (tensor, name) in sight.activations.items()
-                if name not in sight.hidden
-            }
-            gradients = {
-                f"gradients/{path}": _unscaled(_aside(gradient, copies), scale)
-                for path, (gradient, scale) in sight.gradients.items()
-                if "gradients" in self._watch
-            }
-            return logs, self._rows(activations), gradients
 
         @tf.autograph.experimental.do_not_convert
         def step(batch: Any) -> tuple[Any, Rows]:
@@ -106,9 +129,11 @@ class Twin:
             replicas = strategy.experimental_local_results
             logs = tree.map_structure(lambda x: _mean(replicas(x)), logs)
             # Each replica's gradient is that of its part of the batch.
-            whole = {tag: strategy.reduce("SUM", x, None) for tag, x in parts.items()}
+            wholes = self._tried(
+                lambda x: self._row(strategy.reduce("SUM", x, None))[None], parts
+            )
             rows = {tag: tf.stack(replicas(row)) for tag, row in rows.items()}
-            return logs, rows | {k: v[None] for k, v in self._rows(whole).items()}
+            return logs, rows | wholes
 
         if not model.run_eagerly:
             jit = model.jit_compile
@@ -122,15 +147,6 @@ class Twin:
         if model.run_eagerly:
             return unpack_and_step
         return tf.function(unpack_and_step, reduce_retracing=True)
-
-    def _rows(self, tensors: dict[str, Any]) -> Rows:
-        rows = {}
-        for tag, tensor in tensors.items():
-            try:
-                rows[tag] = tensor_row(tensor, self._sample_size)
-            except Exception as error:  # a training is not to fail for its statistics
-                self.hidden.add(f"{tag} ({error!r})")
-        return rows
 
 
 class WatchedFunction:
@@ -209,7 +225,7 @@ class WatchedFunction:
         return logs
 
     def _tell_what_is_hidden(self, twin: Twin, rows: Rows) -> None:
-        if not rows:
+        if not rows and not twin.applied:
             self.twin = None
             self._say(
                 f"sees no gradients and activations of {self._model.name!r}: its "
