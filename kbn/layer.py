@@ -84,8 +84,9 @@ class BatchNormalization(keras.layers.Layer):
     Example:
         >>> import keras, kbn
         >>> model = keras.Sequential([keras.layers.Dense(8), kbn.BatchNorm()])
-        >>> model(keras.ops.ones((4, 3)), training=True).shape
-        TensorShape([4, 8])
+        >>> y = model(keras.ops.ones((4, 3)), training=True)
+        >>> tuple(y.shape)
+        (4, 8)
 
     Reference:
         Ioffe & Szegedy (2015), https://arxiv.org/abs/1502.03167; Ioffe (2017),

@@ -29,7 +29,7 @@ MAY_IMPORT = {
         "keras",
     ),
     "folding": ("arguments", "keras"),
-    "moving_average": ("arguments", "keras"),
+    "moving_average": ("arguments kernels", "keras"),
     "renorm": ("arguments", "keras"),
     "kernels": (
         "kernels.reference kernels.tensorflow kernels.torch kernels.jax",
