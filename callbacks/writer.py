@@ -34,9 +34,9 @@ class EventWriter:
         """Start a new event file; an OSError if `log_dir` cannot be written."""
         self.log_dir.mkdir(parents=True, exist_ok=True)
         # TensorBoard reads the files of a run in the order of their names: the time
-        # first, and the nanoseconds for two fits within one second.
-        now = time.time_ns()
-        name = f"{now // 10**9:010d}.{socket.gethostname()}.{os.getpid()}.{now % 10**9}"
+        # first, and all digits of it, for two fits within one second.
+        seconds, rest = divmod(time.time_ns(), 10**9)
+        name = f"{seconds:010d}.{rest:09d}.{socket.gethostname()}.{os.getpid()}"
         self._file = self.log_dir / f"events.out.tfevents.{name}.kbn"
         self._described: set[str] = set()
         self._append(event_pb2.Event(file_version="brain.Event:2"), mode="xb")

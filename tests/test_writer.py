@@ -68,6 +68,15 @@ def test_a_tag_has_one_value_per_step(writer):
     assert log == {"a": [(5, 1), (6, 3)], "b": [(5, 1)], "c": [(5, 2)]}
 
 
+def test_files_are_read_in_the_order_of_writing(writer, monkeypatch):
+    # The second within the same second, with fewer digits to its nanoseconds.
+    for step, nanoseconds in enumerate((10**18 + 5, 10**18 + 40, 10**18 + 123_456)):
+        monkeypatch.setattr("time.time_ns", lambda now=nanoseconds: now)
+        writer.open()
+        writer.write(step, {"order": 1}, {})
+    assert steps(read_log(writer.log_dir), "order") == [0, 1, 2]
+
+
 def test_every_look_is_on_disk_at_once(writer):
     for step in range(4):
         writer.write(step, {"a": 1}, {})
