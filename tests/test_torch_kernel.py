@@ -1,0 +1,250 @@
+"""The torch kernel: where native batch norm serves, and where it must not."""
+
+import keras
+import numpy as np
+import pytest
+
+if keras.backend.backend() != "torch":
+    pytest.skip("torch's", allow_module_level=True)
+
+import torch
+
+import kbn
+from kbn.kernels import reference
+from kbn.kernels import torch as kernel
+from tests import oracle
+
+EPSILON = 1e-3
+
+
+def data(*shape, mean=0.0, dtype=torch.float32):
+    values = np.random.default_rng(0).normal(size=shape) + mean
+    return torch.tensor(values, dtype=dtype)
+
+
+def train(x, axis=-1, gamma=None, beta=None, **options):
+    axis %= x.ndim
+    return kernel.normalize_batch(x, gamma, beta, axis, EPSILON, **options)
+
+
+def infer(x, mean, variance):
+    channels = x.shape[-1]
+    statistics = torch.full((channels,), mean), torch.full((channels,), variance)
+    return kernel.normalize_fixed(x, *statistics, None, None, x.ndim - 1, EPSILON)
+
+
+def nodes(y):
+    """The nodes of the autograd graph that leads to `y`."""
+    found, left = set(), [y.grad_fn]
+    while left:
+        node = left.pop()
+        if node is not None and node not in found:
+            found.add(node)
+            left += [before for before, _ in node.next_functions]
+    return found
+
+
+def operations(y):
+    return {type(node).__name__ for node in nodes(y)}
+
+
+def exact(x):
+    return oracle.normalize(x.numpy(), 1.0, 0.0, -1, EPSILON, np.ones(x.shape))
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1])
+@pytest.mark.parametrize("rank", [2, 3, 4, 5, 6])
+def test_every_rank_and_axis_takes_the_native_op(rank, axis):
+    x = data(*range(2, 2 + rank)).requires_grad_()
+    variance = torch.ones(x.shape[axis])
+    y, *_ = train(x, axis)
+    assert operations(y) <= {
+        "_NormalizationBackward",
+        "ViewBackward0",
+        "UnsafeViewBackward0",
+        "ReshapeAliasBackward0",
+        "MovedimBackward0",
+        "PermuteBackward0",
+        "AccumulateGrad",
+    }
+    assert "_NormalizationBackward" in operations(y)
+    y = kernel.normalize_fixed(
+        x, 0 * variance, variance, None, None, axis % rank, EPSILON
+    )
+    assert "NativeBatchNormBackward0" in operations(y)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 2, 3, 1), (3, 0, 1, 2)])
+@pytest.mark.parametrize("axis", [1, 3])
+def test_any_strides_are_right(order, axis):
+    back = [order.index(i) for i in range(4)]
+    x = data(4, 5, 6, 7).permute(order).contiguous().permute(back)
+    y, mean, variance, count = train(x, axis)
+    wanted = oracle.normalize(x.numpy(), 1.0, 0.0, axis, EPSILON, np.ones(x.shape))
+    np.testing.assert_allclose(y, wanted.y, atol=1e-6)
+    np.testing.assert_allclose(mean, wanted.mean, atol=1e-6)
+    np.testing.assert_allclose(variance, wanted.variance, rtol=1e-6)
+    np.testing.assert_array_equal(count, [x.numel() / x.shape[axis]] * x.shape[axis])
+
+
+def test_transposed_channels_are_read_where_they_lie():
+    """As Keras' convolution leaves them; a copy would cost two passes."""
+    x = data(4, 5, 6, 7).permute(0, 2, 3, 1)
+    planes, restore = kernel._as_planes(x, 3)
+    assert planes.data_ptr() == x.data_ptr()
+    assert restore(planes).stride() == x.stride()
+
+
+@pytest.mark.parametrize(
+    ("x", "options"),
+    [(data(3, 4), {"mask": torch.ones((3, 4), dtype=torch.bool)}), (data(0, 4), {})],
+    ids=["mask", "empty"],
+)
+def test_what_the_native_op_cannot_do_takes_the_formula(x, options):
+    y, *_ = train(x.requires_grad_(), **options)
+    assert "_NormalizationBackward" not in operations(y)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_sixteen_bits_are_read_as_they_are(dtype):
+    x = data(4, 5, 6, 3, dtype=dtype).requires_grad_()
+    gamma = torch.ones(3, requires_grad=True)
+    y, mean, variance, _ = train(x, gamma=gamma)
+    assert y.dtype == dtype
+    assert mean.dtype == variance.dtype == torch.float32
+    (node,) = (n for n in nodes(y) if type(n).__name__ == "_NormalizationBackward")
+    large = [t for t in node.saved_tensors if t is not None and t.ndim > 1]
+    assert [t.dtype for t in large] == [dtype]
+    assert large[0].data_ptr() == x.data_ptr()
+    assert "ToCopyBackward0" not in operations(y)
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (2, 0, 3, 4)])
+def test_empty_batch_has_no_statistics_and_no_gradient(shape):
+    x = torch.zeros(shape, requires_grad=True)
+    gamma, beta = torch.ones(4, requires_grad=True), torch.zeros(4, requires_grad=True)
+    y, *statistics = train(x, gamma=gamma, beta=beta)
+    dx, *affine = torch.autograd.grad(y.sum(), [x, gamma, beta])
+    assert y.shape == dx.shape == shape
+    for value in (*statistics, *affine):
+        np.testing.assert_array_equal(value.detach(), np.zeros(4))
+
+
+@pytest.mark.parametrize("mean", [3.0, 1e6])
+def test_one_element_has_no_variance(mean):
+    x = data(1, 4, mean=mean)
+    y, found, variance, count = train(x)
+    np.testing.assert_array_equal(y, np.zeros((1, 4)))
+    np.testing.assert_array_equal(variance, np.zeros(4))
+    np.testing.assert_array_equal(count, np.ones(4))
+    np.testing.assert_array_equal(found, x[0])
+
+
+def test_statistics_are_biased_and_carry_no_gradient():
+    x = data(8, 4).requires_grad_()
+    _, mean, variance, count = train(x)
+    np.testing.assert_allclose(variance, np.var(x.detach().numpy(), 0), rtol=1e-6)
+    assert not any(v.requires_grad for v in (mean, variance, count))
+
+
+# One native sum of so many equal values is off by 3e-4, and y by 0.008.
+@pytest.mark.parametrize("size", [65536, 65537, 99991])
+def test_long_sums_keep_their_digits(size):
+    x = torch.stack([torch.full((size,), 0.9), data(size).relu()], 1)
+    wanted = exact(x)
+    y, mean, variance, _ = train(x)
+    np.testing.assert_allclose(mean, wanted.mean, rtol=5e-6)
+    np.testing.assert_allclose(variance[1], wanted.variance[1], rtol=5e-6)
+    np.testing.assert_allclose(y, wanted.y, atol=1e-4)
+
+
+def second_order(normalize, x, gamma, beta, dy, weights):
+    """Gradients of sum(weights * gradients), the product with the Hessian."""
+    inputs = [v.clone().requires_grad_() for v in (x, gamma, beta)]
+    first = torch.autograd.grad(normalize(*inputs), inputs, dy, create_graph=True)
+    loss = sum((g * w).sum() for g, w in zip(first, weights, strict=True))
+    return torch.autograd.grad(loss, inputs[:2])
+
+
+@pytest.mark.parametrize("mean", [0.0, 10.0, 1e3, 1e5])
+def test_second_order_is_that_of_float64(mean):
+    gamma, beta = torch.tensor([0.5, 1.5, 2.0]), torch.tensor([1.0, -1.0, 0.0])
+    x, dy = data(40, 3, mean=mean), data(40, 3).flip(0)
+    weights = data(40, 3) ** 2, torch.tensor([1.0, 2.0, 3.0]), torch.ones(3)
+
+    def ours(x, gamma, beta):
+        return train(x, -1, gamma, beta)[0]
+
+    def formula(x, gamma, beta):
+        return reference.normalize_batch(x, gamma, beta, 1, EPSILON)[0]
+
+    got = second_order(ours, x, gamma, beta, dy, weights)
+    wide = (v.double() for v in (x, gamma, beta, dy))
+    wanted = second_order(formula, *wide, [w.double() for w in weights])
+    for ours_, theirs in zip(got, wanted, strict=True):
+        assert (ours_ - theirs).norm() / theirs.norm() < 1e-5
+
+
+@pytest.mark.parametrize("mean", [0.0, 1e3])
+def test_float64_gradients_are_those_of_differences(mean):
+    arguments = data(6, 3, 2, dtype=torch.float64) + mean, data(3).double()
+    arguments = [*arguments, torch.ones(3, dtype=torch.float64)]
+    for value in arguments:
+        value.requires_grad_()
+
+    def ours(x, gamma, beta):
+        return train(x, 1, gamma, beta)[0]
+
+    assert torch.autograd.gradcheck(ours, arguments)
+    assert torch.autograd.gradgradcheck(ours, arguments)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+def test_forward_mode_raises():
+    x = data(16, 3)
+    with pytest.raises((NotImplementedError, RuntimeError)):
+        torch.func.jvp(lambda x: train(x)[0], (x,), (x,))
+
+
+@pytest.mark.parametrize(
+    ("x", "expected"),
+    [
+        (data(4096, 8), False),
+        (data(4096, 8, mean=25.0), False),
+        (data(4096, 8).relu(), False),
+        (data(4096, 8, mean=100.0), True),
+        (data(4096, 8, mean=1e6), True),
+        (torch.cat([data(4096, 7), data(4096, 1, mean=1e5)], 1), True),
+    ],
+    ids=["ordinary", "25-deviations", "relu", "100", "1e6", "one-channel"],
+)
+def test_only_ill_conditioned_batches_are_centred(x, expected):
+    y, *_ = train(x.requires_grad_())
+    assert ("SubBackward0" in operations(y)) == expected
+    np.testing.assert_allclose(y.detach(), exact(x.detach()).y, atol=1e-4)
+
+
+def test_nan_stays_in_its_channel():
+    x = data(64, 3, mean=100.0)
+    x[5, 1] = np.nan
+    y, mean, variance, _ = train(x)
+    for value in (y, mean, variance):
+        assert torch.isnan(value[..., 1]).all()
+        assert torch.isfinite(value[..., [0, 2]]).all()
+
+
+# D19
+@pytest.mark.parametrize("mean", [0.0, 20.0, 1e2, 1e4, 1e6])
+def test_inference_is_exact_at_any_mean(mean):
+    x = data(4096, 8, mean=mean)
+    wanted = (x.double() - mean) / np.sqrt(1 + EPSILON)
+    np.testing.assert_allclose(infer(x, mean, 1.0), wanted, atol=1e-5)
+
+
+def test_inference_may_be_differentiated_after_the_statistics_moved():
+    layer = kbn.BatchNorm()
+    x = data(8, 4).requires_grad_()
+    y = layer(x, training=False)
+    layer(x, training=True)
+    (dx,) = torch.autograd.grad(y.sum(), x)
+    np.testing.assert_allclose(dx, np.full((8, 4), 1 / np.sqrt(1 + EPSILON)), rtol=1e-6)
