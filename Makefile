@@ -22,7 +22,7 @@ demo: $(VENV)/.has-demo
 	$(VENV)/bin/kbn demo
 
 test: $(VENV)/.has-test
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest --numprocesses 2
 
 lint: $(VENV)/.has-dev
 	$(VENV)/bin/ruff check .
@@ -33,8 +33,8 @@ bench: $(VENV)/.has-test
 	$(VENV)/bin/python benchmarks/layer_speed.py
 
 test-backends: $(BACKENDS)/.has-test
-	KERAS_BACKEND=jax $(BACKENDS)/bin/python -m pytest
-	KERAS_BACKEND=torch $(BACKENDS)/bin/python -m pytest
+	KERAS_BACKEND=jax $(BACKENDS)/bin/python -m pytest --numprocesses 2
+	KERAS_BACKEND=torch $(BACKENDS)/bin/python -m pytest --numprocesses 2
 
 clean:
 	rm -rf $(VENV) $(BACKENDS) build dist *.egg-info kbn-demo
@@ -49,7 +49,7 @@ $(VENV)/.has-%: $(PROJECT) | $(VENV)/bin/python
 $(BACKENDS)/.has-test: $(PROJECT) | $(BACKENDS)/bin/python
 	@echo "installing jax and torch into $(BACKENDS) (this takes minutes once)"
 	@$(BACKENDS)/bin/python $(PIP) torch==2.13.0 && \
-	$(BACKENDS)/bin/python $(PIP) jax keras numpy pytest hypothesis allpairspy && \
+	$(BACKENDS)/bin/python $(PIP) jax keras numpy pytest pytest-xdist hypothesis allpairspy && \
 	$(BACKENDS)/bin/python $(PIP) --no-deps --editable . || { echo "$(UNREACHABLE)"; exit 1; }
 	@touch $@
 

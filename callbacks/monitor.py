@@ -3,21 +3,19 @@
 import logging
 import math
 import os
-import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
-from . import probe, statistics
+from . import arguments, probe, statistics
 from .statistics import Summary
 from .writer import EventWriter
 
 # Logged, not warned: under `python -W error` a warning would end the training.
 _log = logging.getLogger(__name__)
 
-WATCHABLE = ("weights", "gradients", "activations", "batch_norm")
 QUANTILES = {"p05": 0.05, "p50": 0.50, "p95": 0.95}
 
 Schedule = Callable[[int], bool]
@@ -60,12 +58,12 @@ class TrainingMonitor(keras.callbacks.Callback):
         self,
         log_dir: str | os.PathLike[str] = "logs",
         log_freq: str | int | Schedule = "epoch",
-        watch: Sequence[str] = WATCHABLE,
+        watch: Sequence[str] = arguments.WATCHABLE,
         layers: str | Callable[[Any], bool] | None = None,
         sample_size: int = 65536,
     ) -> None:
         super().__init__()
-        _check_arguments(log_dir, log_freq, watch, layers, sample_size)
+        arguments.check(log_dir, log_freq, watch, layers, sample_size)
         self.log_dir = log_dir
         self.log_freq = log_freq
         self.watch = tuple(watch)
@@ -233,7 +231,8 @@ class TrainingMonitor(keras.callbacks.Callback):
             _log.warning("TrainingMonitor %s", message)
 
     def _wrap(self, model: Any) -> None:
-        from .twin import Twin, WatchedFunction
+        from .train_function import WatchedFunction
+        from .twin import Twin
 
         self._unwrap()
         self._wrapper = WatchedFunction(model, self._is_due, self._look, self._say)
@@ -292,44 +291,3 @@ def _read_back(rows: dict[str, Any]) -> dict[str, Summary]:
 def every(steps: int) -> Schedule:
     """The schedule that looks at steps `steps`, 2 * `steps`, ..."""
     return lambda step: step % steps == 0
-
-
-def _check_arguments(
-    log_dir: Any, log_freq: Any, watch: Any, layers: Any, sample_size: Any
-) -> None:
-    def refuse(argument: str, value: Any, rule: str) -> None:
-        raise ValueError(f"TrainingMonitor({argument}={value!r}): {rule}")
-
-    if not isinstance(log_dir, str | os.PathLike) or not str(log_dir):
-        refuse("log_dir", log_dir, "log_dir must be the path of a directory.")
-    if "://" in str(log_dir):
-        refuse("log_dir", log_dir, "log_dir must be a local directory, not a URL.")
-    is_count = isinstance(log_freq, int) and not isinstance(log_freq, bool)
-    if (
-        log_freq != "epoch"
-        and not callable(log_freq)
-        and (not is_count or log_freq < 1)
-    ):
-        refuse(
-            "log_freq",
-            log_freq,
-            'log_freq must be "epoch", an integer from 1 (steps), or a function '
-            "step -> bool.",
-        )
-    is_list = isinstance(watch, Iterable) and not isinstance(watch, str)
-    if not is_list or not set(watch) <= set(WATCHABLE):
-        refuse("watch", watch, f"watch must be a tuple of some of {WATCHABLE}.")
-    if isinstance(layers, str):
-        try:
-            re.compile(layers)
-        except re.error as error:
-            refuse("layers", layers, f"layers is no regular expression: {error}.")
-    elif layers is not None and not callable(layers):
-        refuse(
-            "layers",
-            layers,
-            "layers must be a regular expression, a function layer -> bool, or None.",
-        )
-    is_count = isinstance(sample_size, int) and not isinstance(sample_size, bool)
-    if not is_count or sample_size < 1:
-        refuse("sample_size", sample_size, "sample_size must be an integer from 1.")

@@ -45,10 +45,12 @@ MAY_IMPORT = {
     "picture": ("demo", "matplotlib numpy"),
     "callbacks": ("callbacks.monitor", ""),
     "callbacks.monitor": (
-        "callbacks.alerts callbacks.probe callbacks.statistics callbacks.twin "
-        "callbacks.writer",
+        "callbacks.alerts callbacks.arguments callbacks.probe callbacks.statistics "
+        "callbacks.train_function callbacks.twin callbacks.writer",
         "keras numpy tensorflow",
     ),
+    "callbacks.arguments": ("", ""),
+    "callbacks.train_function": ("callbacks.twin", ""),
     "callbacks.twin": ("callbacks.probe callbacks.statistics", "keras tensorflow"),
     "callbacks.probe": ("", "keras"),
     "callbacks.statistics": ("", "numpy tensorflow"),

@@ -115,7 +115,8 @@ def test_parity(case, parity):
         if case.mean:  # x itself is only so exact
             unit *= 1 + case.mean
         allowed = max(2 * theirs[name][0] if theirs else 0, UNITS * unit)
-        parity(case, name, error / scale, theirs[name][0] / scale if theirs else None)
+        keras_error = float(theirs[name][0] / scale) if theirs else None
+        parity(case, name, error / scale, keras_error)
         np.testing.assert_array_less(error, allowed + 1e-300, err_msg=name)
 
 
