@@ -1,0 +1,148 @@
+"""The JAX kernel: the formula, and derivatives that XLA makes as fast as by hand."""
+
+import keras
+import numpy as np
+import pytest
+
+if keras.backend.backend() != "jax":
+    pytest.skip("JAX's", allow_module_level=True)
+
+import jax
+from jax import numpy as jnp
+
+from kbn.kernels import jax as kernel
+from tests import oracle
+
+EPSILON = 1e-3
+
+
+def data(*shape, mean=0.0, dtype="float32"):
+    return jnp.asarray(np.random.default_rng(0).normal(size=shape) + mean, dtype)
+
+
+def train(x, axis=-1, gamma=None, beta=None, **options):
+    return kernel.normalize_batch(x, gamma, beta, axis % x.ndim, EPSILON, **options)
+
+
+def exact(x, gamma, beta):
+    """The formula on its own, to be differentiated in float64."""
+    mean = x.mean(0)
+    return gamma * (x - mean) / jnp.sqrt(((x - mean) ** 2).mean(0) + EPSILON) + beta
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "jit"])
+@pytest.mark.parametrize("shape", [(0, 4), (2, 0, 3, 4)])
+def test_empty_batch_has_no_statistics_and_no_gradient(shape, compiled):
+    def step(x, gamma, beta):
+        y, pullback, statistics = jax.vjp(
+            lambda *a: (lambda y, *s: (y, s))(*train(a[0], -1, *a[1:])),
+            x,
+            gamma,
+            beta,
+            has_aux=True,
+        )
+        return y, statistics, pullback(y)
+
+    step = jax.jit(step) if compiled else step
+    y, statistics, (dx, *affine) = step(jnp.zeros(shape), jnp.ones(4), jnp.zeros(4))
+    assert y.shape == dx.shape == shape
+    for value in (*statistics, *affine):
+        np.testing.assert_array_equal(value, np.zeros(4))
+
+
+@pytest.mark.parametrize("mean", [3.0, 1e6])
+def test_one_element_has_no_variance(mean):
+    x = data(1, 4, mean=mean)
+    y, found, variance, count = train(x)
+    np.testing.assert_array_equal(y, np.zeros((1, 4)))
+    np.testing.assert_array_equal(variance, np.zeros(4))
+    np.testing.assert_array_equal(count, np.ones(4))
+    np.testing.assert_array_equal(found, x[0])
+
+
+def test_statistics_are_biased_and_carry_no_gradient():
+    x = data(8, 4)
+    np.testing.assert_allclose(train(x)[2], np.var(x, 0), rtol=1e-6)
+    gradient = jax.grad(lambda x: sum(v.sum() for v in train(x)[1:]))(x)
+    np.testing.assert_array_equal(gradient, np.zeros((8, 4)))
+
+
+def second_order(normalize, arguments, dy, weights):
+    """Gradients of sum(weights * gradients), the product with the Hessian."""
+
+    def loss(*arguments):
+        _, pullback = jax.vjp(normalize, *arguments)
+        products = (g * w for g, w in zip(pullback(dy), weights, strict=True))
+        return sum(p.sum() for p in products)
+
+    return jax.grad(loss, argnums=(0, 1))(*arguments)
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "jit"])
+@pytest.mark.parametrize("mean", [0.0, 10.0, 1e3, 1e5])
+def test_second_order_is_that_of_float64(mean, compiled):
+    arguments = (
+        data(40, 3, mean=mean),
+        jnp.array([0.5, 1.5, 2.0]),
+        jnp.array([1.0, -1.0, 0.0]),
+    )
+    dy = data(40, 3)[::-1]
+    weights = data(40, 3) ** 2, jnp.array([1.0, 2.0, 3.0]), jnp.ones(3)
+
+    def ours(*arguments):
+        return second_order(lambda x, g, b: train(x, -1, g, b)[0], *arguments)
+
+    run = jax.jit(ours) if compiled else ours
+    got = jax.device_get(run(arguments, dy, weights))
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda v: np.asarray(v, "f8"), (arguments, dy, weights))
+        wanted = jax.device_get(second_order(exact, *wide))
+    for mine, right in zip(got, wanted, strict=True):
+        assert np.linalg.norm(mine - right) / np.linalg.norm(right) < 1e-5
+
+
+@pytest.mark.parametrize("mean", [0.0, 1e4])
+def test_hessian_and_forward_mode_are_those_of_float64(mean):
+    x, tangent = data(6, 2, mean=mean), data(6, 2)[::-1]
+    weights = data(6, 2) ** 3
+
+    def ours(x):
+        return (train(x)[0] * weights).sum()
+
+    def formula(x):
+        return (exact(x, 1.0, 0.0) * weights).sum()
+
+    got = jax.device_get((jax.hessian(ours)(x), jax.jvp(ours, (x,), (tangent,))[1]))
+    with jax.enable_x64(True):
+        x, tangent, weights = (np.asarray(v, "f8") for v in (x, tangent, weights))
+        slope = jax.jvp(formula, (x,), (tangent,))[1]
+        wanted = jax.device_get((jax.hessian(formula)(x), slope))
+    for mine, right in zip(got, wanted, strict=True):
+        assert np.linalg.norm(mine - right) / np.linalg.norm(right) < 1e-4
+
+
+def test_vmap_is_a_loop():
+    x = data(5, 16, 3, mean=100.0)
+    together = jax.vmap(lambda x: train(x)[0])(x)
+    np.testing.assert_allclose(together, [train(v)[0] for v in x], atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_sixteen_bits_have_wide_statistics_and_narrow_gradients(dtype):
+    x = data(64, 3, dtype=dtype)
+    y, pullback, statistics = jax.vjp(
+        lambda x: (lambda y, *s: (y, s))(*train(x)), x, has_aux=True
+    )
+    (dx,) = pullback(y)
+    assert y.dtype == dx.dtype == dtype
+    assert {v.dtype for v in statistics} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize("size", [65536, 99991])
+def test_long_sums_keep_their_digits(size):
+    x = jnp.stack([jnp.full(size, 0.9), jax.nn.relu(data(size))], 1)
+    wanted = oracle.normalize(np.asarray(x), 1.0, 0.0, -1, EPSILON, np.ones(x.shape))
+    y, mean, variance, _ = jax.jit(train)(x)
+    np.testing.assert_allclose(mean, wanted.mean, rtol=1e-5)
+    np.testing.assert_allclose(variance[1], wanted.variance[1], rtol=1e-4)
+    np.testing.assert_allclose(y, wanted.y, atol=1e-3)
