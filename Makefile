@@ -9,6 +9,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .PHONY: help demo test lint bench test-backends clean
 .DELETE_ON_ERROR:
+.PRECIOUS: %/bin/python
 .NOTPARALLEL: # two targets must not install into one environment at once
 
 help:
@@ -31,6 +32,8 @@ lint: $(VENV)/.has-dev
 
 bench: $(VENV)/.has-test
 	$(VENV)/bin/python benchmarks/layer_speed.py
+	$(VENV)/bin/python benchmarks/accuracy.py
+	$(VENV)/bin/python benchmarks/defects.py
 
 test-backends: $(BACKENDS)/.has-test
 	KERAS_BACKEND=jax $(BACKENDS)/bin/python -m pytest --numprocesses 2

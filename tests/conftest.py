@@ -24,11 +24,16 @@ EVERY_BACKEND = {
 }
 
 
+KERNELS = {f"test_{backend}_kernel.py" for backend in ("tensorflow", "jax", "torch")}
+
+
 def pytest_ignore_collect(collection_path):
     name = collection_path.name
-    if BACKEND != "tensorflow" and name.startswith("test_"):
-        return name not in EVERY_BACKEND
-    return None
+    if not name.startswith("test_") or name == f"test_{BACKEND}_kernel.py":
+        return None
+    if name in KERNELS:
+        return True
+    return None if BACKEND == "tensorflow" else name not in EVERY_BACKEND
 
 
 if BACKEND == "jax":

@@ -1,12 +1,7 @@
 """The torch kernel: where native batch norm serves, and where it must not."""
 
-import keras
 import numpy as np
 import pytest
-
-if keras.backend.backend() != "torch":
-    pytest.skip("torch's", allow_module_level=True)
-
 import torch
 
 import kbn
