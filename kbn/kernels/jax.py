@@ -1,7 +1,7 @@
 """Batch normalization on JAX.
 
 Its derivative is that of the formula, as JAX takes it. A `custom_vjp` with the backward
-pass in two sums was tried: under jit on a CPU XLA makes as few passes without it, and
+pass in two sums was tried: under jit on a CPU it took the same time within noise, and
 forward mode would be lost.
 """
 
