@@ -1,9 +1,11 @@
 """The TensorFlow kernel: where the fused op serves, and where it must not."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+import kbn
 from kbn.kernels import reference
 from kbn.kernels import tensorflow as kernel
 from tests import oracle
@@ -210,7 +212,7 @@ def test_one_ill_conditioned_channel_is_enough():
 
 
 @pytest.mark.parametrize("shape", [(4, 5, 6, 3), (4, 3)])
-def test_inference_of_rank_four_is_fused_and_of_others_foldable(shape):
+def test_inference_of_rank_four_is_fused(shape):
     def infer(x):
         statistics = tf.zeros(3), tf.ones(3)
         return kernel.normalize_fixed(
@@ -219,4 +221,30 @@ def test_inference_of_rank_four_is_fused_and_of_others_foldable(shape):
 
     found = operations(infer, data(*shape))
     assert ("FusedBatchNormV3" in found) == (len(shape) == 4)
-    assert "Reshape" not in found or len(shape) != 2 or "Mul" in found
+
+
+# tf.lite says that it will move to a package of its own: TensorFlow 2.21.
+@pytest.mark.filterwarnings("ignore:.*tf.lite:UserWarning")
+@pytest.mark.parametrize(
+    ("before", "shape"),
+    [
+        (keras.layers.Dense(4), (3,)),
+        (keras.layers.Conv1D(4, 3), (8, 2)),
+        (keras.layers.Conv2D(4, 3), (8, 8, 2)),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_tflite_folds_the_layer_into_the_one_before(before, shape, tmp_path, capfd):
+    model = keras.Sequential([keras.Input(shape), before, kbn.BatchNorm()])
+    weights = model.get_weights()
+    model.set_weights(
+        [np.random.default_rng(0).uniform(1, 2, w.shape) for w in weights]
+    )
+    model.export(tmp_path, verbose=False)
+    converted = tf.lite.TFLiteConverter.from_saved_model(str(tmp_path)).convert()
+    capfd.readouterr()
+    tf.lite.experimental.Analyzer.analyze(model_content=converted)
+    listing = capfd.readouterr().out
+    assert "FULLY_CONNECTED" in listing or "CONV_2D" in listing
+    assert "MUL" not in listing
+    assert "ADD(" not in listing

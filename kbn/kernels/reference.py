@@ -189,4 +189,6 @@ def _an_element(
 
 def along(values: Tensor, axis: int, x: Tensor) -> Tensor:
     """`values`, shape (C,), as a tensor that broadcasts along `axis` of `x`."""
+    if axis == len(x.shape) - 1:
+        return values  # as it is: TFLite folds no other shape after a Conv1D
     return ops.reshape(values, [-1 if i == axis else 1 for i in range(len(x.shape))])
