@@ -3,7 +3,7 @@
 Prints, for each shape, the median time of a training step (forward and all gradients)
 and of inference, in milliseconds and in copies: one copy is `x * 1.0001` on the same
 tensor, timed in the same run. The layers take turns, so that the machine's noise meets
-all of them alike. TensorFlow: graph mode.
+all of them alike. TensorFlow: graph mode, or XLA with the argument `xla`.
 """
 
 import os
@@ -23,12 +23,13 @@ import kbn
 SHAPES = [(32, 56, 56, 64), (64, 28, 28, 128), (128, 7, 7, 512), (8192, 1024)]
 SHAPES += [(64, 128, 256)]
 REPEATS, ROUNDS = 5, 9
+XLA = sys.argv[1:] == ["xla"]
 
 
 def training_step(layer):
     weights = [layer.gamma.value, layer.beta.value]
 
-    @tf.function
+    @tf.function(jit_compile=XLA)
     def step(x, dy):
         with tf.GradientTape() as tape:
             tape.watch(x)
@@ -39,7 +40,7 @@ def training_step(layer):
 
 
 def inference(layer):
-    return tf.function(lambda x, dy: layer(x, training=False))
+    return tf.function(lambda x, dy: layer(x, training=False), jit_compile=XLA)
 
 
 def copy(x, dy):
@@ -75,9 +76,10 @@ def measure(shape):
 
 
 def main():
+    mode = "XLA" if XLA else "graph mode"
     print(
         f"TensorFlow {tf.__version__}, Keras {keras.__version__}, "
-        f"{os.cpu_count()} cores {platform.machine()}, float32, graph mode"
+        f"{os.cpu_count()} cores {platform.machine()}, float32, {mode}"
     )
     print(
         f"{'':20}{'copy':>9}{'training step, ms (copies)':>36}{'':8}"
