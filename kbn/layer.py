@@ -185,9 +185,6 @@ class BatchNormalization(keras.layers.Layer):
                 **settings,
             )
 
-        def stddev(shape: Any, dtype: Any = None) -> Tensor:
-            return ops.sqrt(self.moving_variance_initializer(shape, dtype=dtype))
-
         if self.scale:
             self.gamma = add(
                 "gamma",
@@ -202,28 +199,15 @@ class BatchNormalization(keras.layers.Layer):
                 regularizer=self.beta_regularizer,
                 constraint=self.beta_constraint,
             )
-        start = {
-            "moving_mean": self.moving_mean_initializer,
-            "moving_variance": self.moving_variance_initializer,
-        }
-        if self.renorm:
-            # The paper averages the deviation, not the variance.
-            start["moving_stddev"] = stddev
-            start["renorm_mean"] = self.moving_mean_initializer
-            start["renorm_stddev"] = stddev
-        for name, initializer in start.items():
-            setattr(self, name, add(name, initializer))
-        if self.momentum is None:
-            start["num_batches_tracked"] = initializers.Zeros()
-            self.num_batches_tracked = add(
-                "num_batches_tracked", initializers.Zeros(), shape=(), dtype="int32"
-            )
-        self._running_start = start
+        for name, initializer in self._running_initializers().items():
+            counter = {"shape": (), "dtype": "int32"}
+            options = counter if name == "num_batches_tracked" else {}
+            setattr(self, name, add(name, initializer, **options))
         self.input_spec = keras.layers.InputSpec(ndim=len(input_shape), axes=sizes)
 
     def reset_running_stats(self) -> None:
         """Set the moving statistics to what they were before any batch."""
-        for name, initializer in self._running_start.items():
+        for name, initializer in self._running_initializers().items():
             weight = getattr(self, name)
             weight.assign(initializer(weight.shape, dtype=weight.dtype))
 
@@ -301,6 +285,25 @@ class BatchNormalization(keras.layers.Layer):
                 stacklevel=2,
             )
         return super().from_config(config)
+
+    def _running_initializers(self) -> dict[str, Any]:
+        """Those of the weights that batches move, in the weights' order."""
+
+        def stddev(shape: Any, dtype: Any = None) -> Tensor:
+            return ops.sqrt(self.moving_variance_initializer(shape, dtype=dtype))
+
+        start = {
+            "moving_mean": self.moving_mean_initializer,
+            "moving_variance": self.moving_variance_initializer,
+        }
+        if self.renorm:
+            # The paper averages the deviation, not the variance.
+            start["moving_stddev"] = stddev
+            start["renorm_mean"] = self.moving_mean_initializer
+            start["renorm_stddev"] = stddev
+        if self.momentum is None:
+            start["num_batches_tracked"] = initializers.Zeros()
+        return start
 
     def _prepared(self, inputs: Tensor) -> Tensor:
         """The inputs in the compute dtype, or as wide as the statistics."""

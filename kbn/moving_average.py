@@ -11,6 +11,7 @@ from keras import ops
 
 from kbn import kernels
 from kbn.arguments import Tensor
+from kbn.kernels.reference import at_least_one
 
 
 class Entry(NamedTuple):
@@ -43,8 +44,7 @@ def entry(
         mean, variance = (ops.sum(v * count, axis=0) for v in (mean, variance))
         groups = ops.sum(ops.cast(count > 0, count.dtype), axis=0)
         count = ops.sum(count, axis=0)
-        size = ops.where(count > 0, count, ops.ones_like(count))
-        mean, variance = mean / size, variance / size
+        mean, variance = (v / at_least_one(count) for v in (mean, variance))
     tracked = variance * count / (count - groups) if unbiased else variance
     may = ops.isfinite(mean + tracked)
     weight = ops.where(may, count, ops.zeros_like(count))
@@ -63,7 +63,7 @@ def track(layer: Any, mean: Tensor, variance: Tensor, count: Tensor) -> None:
     if layer.momentum is None:
         layer.num_batches_tracked.assign_add(ops.cast(ops.any(enters), "int32"))
         batches = ops.cast(layer.num_batches_tracked, batch.mean.dtype)
-        take = 1 / ops.where(batches > 0, batches, ops.ones_like(batches))
+        take = 1 / at_least_one(batches)
         keep = 1 - take
     else:
         keep, take = layer.momentum, 1 - layer.momentum

@@ -8,6 +8,7 @@ import math
 from keras import ops
 
 from kbn.arguments import Tensor
+from kbn.kernels.reference import along
 
 
 def correction(
@@ -49,8 +50,7 @@ def corrected(
         slope, shift = r * gamma, d * gamma
     if beta is not None:
         shift = shift + beta
-    along = [-1 if i == axis else 1 for i in range(len(normal.shape))]
-    return normal * ops.reshape(slope, along) + ops.reshape(shift, along)
+    return normal * along(slope, axis, normal) + along(shift, axis, normal)
 
 
 def _within(values: Tensor, low: float, high: float) -> Tensor:

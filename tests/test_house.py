@@ -29,8 +29,8 @@ MAY_IMPORT = {
         "keras",
     ),
     "folding": ("arguments", "keras"),
-    "moving_average": ("arguments kernels", "keras"),
-    "renorm": ("arguments", "keras"),
+    "moving_average": ("arguments kernels kernels.reference", "keras"),
+    "renorm": ("arguments kernels.reference", "keras"),
     "kernels": (
         "kernels.reference kernels.tensorflow kernels.torch kernels.jax",
         "keras",

@@ -9,6 +9,12 @@ from keras import ops
 
 Tensor = Any
 
+# Where mean^2 is more than this many times the variance, a native op is run on the
+# centred input: its error grows with |mean| / deviation. Below 30 it is within a few
+# units of the last place of x, so that ordinary inputs, ReLU outputs among them, are
+# computed once.
+ILL_CONDITIONED = 30.0**2
+
 
 class Moments(NamedTuple):
     """Moments of a batch, relative to a pilot near its mean; each of shape (C,).

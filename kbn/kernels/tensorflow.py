@@ -15,11 +15,6 @@ try:
 except ImportError:
     GraphOrParentsInXlaContext = None
 
-# The fused op sums naively; its error grows with mean^2 / variance. Below 30 standard
-# deviations it is within a few units of the last place of x, so ordinary inputs, ReLU
-# outputs among them, are computed once.
-ILL_CONDITIONED = 30.0**2
-
 
 def normalize_batch(
     x: Tensor,
@@ -148,7 +143,7 @@ def _fused(
         first = run(image)
         pilot, spread = first[1], first[2]
         ill = tf.reduce_any(
-            (tf.square(pilot) > ILL_CONDITIONED * (spread + epsilon))
+            (tf.square(pilot) > reference.ILL_CONDITIONED * (spread + epsilon))
             # A constant channel comes out right the first time.
             & (spread > 1e-9 * epsilon)
         )

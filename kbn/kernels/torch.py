@@ -10,13 +10,10 @@ from torch import distributed
 from kbn.kernels import reference
 from kbn.kernels.reference import Tensor
 
-# Native batch norm computes x * a + b on a CPU, whose error grows with |mean| / stddev.
-# Below 30 it is within a few units of the last place of x.
-ILL_CONDITIONED = 30.0**2
-
-# It sums float32 naively, row after row, and one channel at a time where they are few.
-# So a sum is cut into groups that stand side by side, as many as make a row this wide,
-# and more where their sums would be longer than this, which keeps six digits.
+# Native batch norm sums float32 naively, row after row, and one channel at a time where
+# they are few. So a sum is cut into groups that stand side by side, as many as make a
+# row this wide, and more where their sums would be longer than this, which keeps six
+# digits.
 ROW_WIDTH = 1024
 SUM_LENGTH = 4096
 
@@ -116,7 +113,9 @@ def _normalize(
 
 def _ill_conditioned(mean: Tensor, variance: Tensor, epsilon: float) -> bool:
     """Whether x * a + b loses digits of any channel."""
-    return bool((mean.square() > ILL_CONDITIONED * (variance + epsilon)).any())
+    return bool(
+        (mean.square() > reference.ILL_CONDITIONED * (variance + epsilon)).any()
+    )
 
 
 def _moments(planes: Tensor) -> tuple[Tensor, Tensor]:
