@@ -1,7 +1,6 @@
 """When to look at a training, and where to put what was seen; nothing else."""
 
 import logging
-import math
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,14 +8,14 @@ from typing import Any
 import keras
 import numpy as np
 
-from . import arguments, probe, statistics
-from .statistics import Summary
+from . import arguments, diagnostics, look, probe, statistics
+from .history import History, StepCount
+from .look import Look
+from .weight_samples import Movement
 from .writer import EventWriter
 
 # Logged, not warned: under `python -W error` a warning would end the training.
 _log = logging.getLogger(__name__)
-
-QUANTILES = {"p05": 0.05, "p50": 0.50, "p95": 0.95}
 
 Schedule = Callable[[int], bool]
 
@@ -74,13 +73,22 @@ class TrainingMonitor(keras.callbacks.Callback):
         self._wrapper: Any = None
         self._twin: Any = None
         self._applied = ["optimizer"]
-        self._weight_rows: tuple[Any, Any] = (None, None)
+        self._weight_rows: tuple[list[Any], Any] = ([], None)
+        self._movement = Movement(sample_size)
+        self._steps = StepCount()
+        self._history = History()
         self._step = 0
         self._said: set[str] = set()
         if keras.backend.backend() != "tensorflow":
             # On the instance, and only there: Keras asks whether a callback has this
             # method, and if one has, waits for the numbers of every batch.
+            self.__dict__["on_train_batch_begin"] = self._before_batch
             self.__dict__["on_train_batch_end"] = self._after_batch
+
+    @property
+    def history(self) -> dict[str, tuple[list[int], list[float]]]:
+        """{tag: (steps, values)} of every scalar, its last 10 000 values."""
+        return self._history.by_tag()
 
     # --- Keras calls these ---
 
@@ -102,6 +110,9 @@ class TrainingMonitor(keras.callbacks.Callback):
             ) from error
         self._can_write = True
         self._epoch_begins = False
+        self._steps.begin_fit((self.params or {}).get("steps"), self._applied_steps())
+        if model.built:
+            self._try_to(self._note_weights, "read the weights")
         if keras.backend.backend() == "tensorflow":
             self._wrap(model)
         elif {"gradients", "activations"} & set(self.watch):
@@ -115,11 +126,15 @@ class TrainingMonitor(keras.callbacks.Callback):
         """Make the first step of the epoch due."""
         self._epoch_begins = True
         self._step = self._iterations()
+        self._steps.begin_epoch()
+        if self._twin is not None:
+            self._twin.evaluates_next = True
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Write the epoch's metrics and the learning rate."""
         scalars = {f"epoch/{k}": v for k, v in (logs or {}).items() if np.ndim(v) == 0}
-        self._write(self._iterations(), {**scalars, **self._learning_rates()}, {})
+        scalars |= self._learning_rates() | self._loss_scales() | self._skipped_steps()
+        self._write(self._iterations(), Look(scalars=scalars))
 
     def on_train_end(self, logs: Any = None) -> None:
         """Look at weights and batch norm once more, and leave the model as it was."""
@@ -132,12 +147,25 @@ class TrainingMonitor(keras.callbacks.Callback):
         """Whether to look in the next call of so many steps; counts them."""
         first = self._step + 1
         self._step += steps
+        self._steps.add(steps)
         if isinstance(self._schedule, str):
             return self._epoch_begins
         return any(map(self._schedule, range(first, first + steps)))
 
+    def _begins(self, steps: int) -> bool:
+        """`_is_due`, asked right before the step; if so, notes what will change."""
+        is_due = self._is_due(steps)
+        # The twin looks after its first step; without one, a look is after them all.
+        sees_one = steps == 1 or getattr(self._wrapper, "twin", None) is not None
+        if is_due and sees_one:
+            self._try_to(self._note_weights, "read the weights")
+        return is_due
+
+    def _before_batch(self, batch: int, logs: Any = None) -> None:
+        self._looks_next = self._begins(self.model.steps_per_execution)
+
     def _after_batch(self, batch: int, logs: Any = None) -> None:
-        if self._is_due(1):
+        if self._looks_next:
             self._look({})
 
     def _look(self, rows: dict[str, Any], applied: Sequence[str] = ()) -> None:
@@ -145,25 +173,52 @@ class TrainingMonitor(keras.callbacks.Callback):
         self._epoch_begins = False
         self._applied = list(applied) or self._applied
         step = self._step = self._iterations()
-        try:
-            summaries = self._summaries(rows)
-            scalars = {**_derived(summaries), **self._learning_rates()}
-        except Exception as error:
-            self._say(f"could not summarize step {step}: {error!r}. Training goes on.")
-            return
-        self._write(step, scalars, summaries)
+        seen = Look()
+        self._try_to(lambda: self._see(rows, seen), f"summarize step {step}")
+        self._write(step, seen)
 
-    def _summaries(self, rows: dict[str, Any]) -> dict[str, Summary]:
+    def _see(self, rows: dict[str, Any], seen: Look) -> None:
         weights, same = self._weights()
-        if keras.backend.backend() != "tensorflow":
-            size = self.sample_size
+        moving: dict[str, list[Any]] = {}
+        if "batch_norm" in self.watch:
+            norms = probe.batch_norms(self.model, self.layers)
+            moving = {
+                f"moving/{layer}": [parts["moving_mean"], parts["moving_variance"]]
+                for layer, parts in norms.items()
+            }
+        moved = self._movement.rows(self._moving_weights())
+        if keras.backend.backend() == "tensorflow":
+            rows = {**rows, **self._rows_of(weights, moving), **moved}
+            found, measures = look.split(look.read_back(rows))
+        else:
             found = {
-                tag: statistics.summarize(keras.ops.convert_to_numpy(weight), size)
+                tag: statistics.summarize(_array(weight), self.sample_size)
                 for tag, weight in weights.items()
             }
-        else:
-            found = _read_back({**rows, **self._rows_of(weights)})
-        return {**found, **{alias: found[tag] for alias, tag in same.items()}}
+            measures = moved
+        seen.add_summaries(
+            {**found, **{alias: found[tag] for alias, tag in same.items()}}
+        )
+        seen.add_measures(measures)
+        if "gradient_norm/global" in seen.scalars:
+            past = self._history.values("gradient_norm/global")
+            now = seen.scalars["gradient_norm/global"]
+            clip = diagnostics.suggested_clip([*past, now])
+            if clip is not None:
+                seen.scalars["gradient_norm/suggested_clip"] = clip
+        seen.scalars |= self._learning_rates() | self._loss_scales()
+        if getattr(self.model, "steps_per_execution", 1) == 1:
+            seen.scalars |= self._skipped_steps()
+
+    def _note_weights(self) -> None:
+        self._movement.before_step(self._moving_weights())
+
+    def _moving_weights(self) -> dict[str, Any]:
+        """Trainable weights of two and more dimensions."""
+        if "weights" not in self.watch:
+            return {}
+        named = probe.named_weights(self.model, self.layers)
+        return {k: w for k, w in named.items() if w.trainable and len(w.shape) > 1}
 
     def _weights(self) -> tuple[dict[str, Any], dict[str, str]]:
         """Variables to look at by tag, and tags that mean the same variable."""
@@ -180,11 +235,15 @@ class TrainingMonitor(keras.callbacks.Callback):
         same = {tag: first[id(w)] for tag, w in tags.items() if first[id(w)] != tag}
         return {k: v for k, v in tags.items() if k not in same}, same
 
-    def _rows_of(self, weights: dict[str, Any]) -> dict[str, Any]:
+    def _rows_of(
+        self, weights: dict[str, Any], moving: dict[str, list[Any]]
+    ) -> dict[str, Any]:
         from .twin import weight_rows
 
-        if self._weight_rows[0] != weights:
-            self._weight_rows = weights, weight_rows(weights, self.sample_size)
+        # By identity: variables compare their values.
+        key = [*((tag, id(weight)) for tag, weight in weights.items()), *moving]
+        if self._weight_rows[0] != key:
+            self._weight_rows = key, weight_rows(weights, moving, self.sample_size)
         rows: dict[str, Any] = self._weight_rows[1]()
         return rows
 
@@ -192,7 +251,7 @@ class TrainingMonitor(keras.callbacks.Callback):
         applied = [*self._optimizers().values()]
         if not applied:
             return self._step
-        return int(keras.ops.convert_to_numpy(applied[0].iterations))
+        return int(_array(applied[0].iterations))
 
     def _optimizers(self) -> dict[str, Any]:
         """Those that the last look saw applied."""
@@ -201,22 +260,56 @@ class TrainingMonitor(keras.callbacks.Callback):
 
     def _learning_rates(self) -> dict[str, float]:
         rates = {
-            name: float(keras.ops.convert_to_numpy(optimizer.learning_rate))
+            name: float(_array(optimizer.learning_rate))
             for name, optimizer in self._optimizers().items()
         }
-        if len(rates) > 1:
-            return {f"learning_rate/{name}": rate for name, rate in rates.items()}
-        return dict(zip(["learning_rate"], rates.values(), strict=False))
+        return self._named("learning_rate", rates)
+
+    def _loss_scales(self) -> dict[str, float]:
+        scales = {
+            name: float(_array(optimizer.dynamic_scale))
+            for name, optimizer in self._loss_scaled().items()
+            if optimizer.built
+        }
+        return self._named("loss_scale", scales)
+
+    def _skipped_steps(self) -> dict[str, float]:
+        skipped = {
+            name: self._steps.skipped(name, int(_array(optimizer.iterations)))
+            for name, optimizer in self._loss_scaled().items()
+            if not optimizer.inner_optimizer.gradient_accumulation_steps
+        }
+        known = {k: float(v) for k, v in skipped.items() if v is not None}
+        return self._named("skipped_steps", known)
+
+    def _applied_steps(self) -> dict[str, int]:
+        found = probe.optimizers(self.model)
+        return {name: int(_array(x.iterations)) for name, x in found.items()}
+
+    def _loss_scaled(self) -> dict[str, Any]:
+        kind = keras.optimizers.LossScaleOptimizer
+        return {k: x for k, x in self._optimizers().items() if isinstance(x, kind)}
+
+    def _named(self, tag: str, by_optimizer: dict[str, float]) -> dict[str, float]:
+        """`tag`, or `tag`/<optimizer> where there are several."""
+        if len(self._optimizers()) > 1:
+            return {f"{tag}/{name}": value for name, value in by_optimizer.items()}
+        return dict(zip([tag], by_optimizer.values(), strict=False))
 
     # --- telling ---
 
-    def _write(
-        self, step: int, scalars: dict[str, Any], histograms: dict[str, Summary]
-    ) -> None:
+    def _try_to(self, act: Callable[[], None], what: str) -> None:
+        try:
+            act()
+        except Exception as error:  # a training is not to fail for its statistics
+            self._say(f"could not {what}: {error!r}. Training goes on.")
+
+    def _write(self, step: int, seen: Look) -> None:
+        self._history.add(step, seen.scalars)
         if not self._can_write:
             return
         try:
-            self._writer.write(step, scalars, histograms)
+            self._writer.write(step, seen.scalars, seen.histograms)
         except Exception as error:  # whatever it is, it is no reason to lose a training
             self._can_write = False
             self._say(
@@ -235,8 +328,8 @@ class TrainingMonitor(keras.callbacks.Callback):
         from .twin import Twin
 
         self._unwrap()
-        self._wrapper = WatchedFunction(model, self._is_due, self._look, self._say)
-        if not {"gradients", "activations"} & set(self.watch):
+        self._wrapper = WatchedFunction(model, self._begins, self._look, self._say)
+        if not {"gradients", "activations", "batch_norm"} & set(self.watch):
             return
         if type(model).make_train_function is not keras.Model.make_train_function:
             self._say(
@@ -251,6 +344,7 @@ class TrainingMonitor(keras.callbacks.Callback):
             size = self.sample_size
             self._twin = Twin(model, original, self.watch, self.layers, size)
         self._wrapper.twin = self._twin
+        self._twin.evaluates_next = True
 
     def _unwrap(self) -> None:
         if self._wrapper is not None:
@@ -258,34 +352,8 @@ class TrainingMonitor(keras.callbacks.Callback):
             self._wrapper = None
 
 
-def _derived(summaries: dict[str, Summary]) -> dict[str, float]:
-    """The scalars that follow from the summaries of one look."""
-    scalars = {}
-    for tag, summary in summaries.items():
-        if summary.non_finite:
-            scalars[f"health/non_finite/{tag}"] = float(summary.non_finite)
-        if summary.count and not tag.startswith("batch_norm/"):
-            for name, share in QUANTILES.items():
-                scalars[f"quantiles/{tag}/{name}"] = summary.quantile(share)
-    # Those of a second application in the same step are named gradients/...#1.
-    gradients = [k for k in summaries if k.startswith("gradients/") and "#" not in k]
-    if gradients:
-        norms = [summaries[tag].norm for tag in gradients]
-        scalars["gradient_norm/global"] = math.hypot(*norms)
-    return scalars
-
-
-def _read_back(rows: dict[str, Any]) -> dict[str, Summary]:
-    """Rows of all tensors, (replicas, row) each, in one transfer from the device."""
-    import tensorflow as tf
-
-    summaries = {}
-    if rows:
-        matrix = tf.concat(list(rows.values()), axis=0).numpy()
-        for tag, row in rows.items():
-            parts, matrix = matrix[: len(row)], matrix[len(row) :]
-            summaries[tag] = statistics.merge([*map(statistics.from_row, parts)])
-    return summaries
+def _array(tensor: Any) -> Any:
+    return keras.ops.convert_to_numpy(tensor)
 
 
 def every(steps: int) -> Schedule:

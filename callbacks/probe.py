@@ -90,6 +90,12 @@ def batch_norms(model: Any, select: Select = None) -> dict[str, dict[str, Variab
     return found
 
 
+def axes(batch_norm: Layer) -> list[int]:
+    """The channel axes of a batch norm: Keras' has one, ours may have several."""
+    axis = getattr(batch_norm, "axis", -1)
+    return [axis] if isinstance(axis, int) else list(axis)
+
+
 def optimizers(model: Any) -> dict[str, Any]:
     """The model's optimizers by attribute, `optimizer` first: a GAN has two more."""
     found = {"optimizer": model.optimizer} if model.optimizer is not None else {}
@@ -119,29 +125,37 @@ class Sight:
         self._graph = graph
         self._here = graph()
         self.activations: dict[str, tuple[Tensor, str]] = {}  # with its layer's name
+        self.norm_inputs: dict[str, tuple[Tensor, str]] = {}  # in training, unmasked
+        self.outputs: list[Tensor] = []  # of the whole model
+        self.losses: list[tuple[Tensor, list[Tensor]]] = []  # with what they are of
         self.gradients: dict[str, tuple[Tensor, Any]] = {}  # with its loss scale
         self.applied: list[str] = []
         self.hidden: set[str] = set()
-        self._numbers: dict[str, int] = {}
+        self._numbers: dict[tuple[str, str], int] = {}
+
+    @property
+    def is_here(self) -> bool:
+        """Whether what happens now can be noted: see `reaches`."""
+        return self._graph() is self._here
 
     def reaches(self, name: str) -> bool:
         """Whether what `name` does now can be noted; if not, notes that it cannot.
 
         A tensor born inside a loop, a condition or a nested function can not leave it.
         """
-        graph = self._graph()
-        if graph is self._here:
+        if self.is_here:
             return True
+        graph = self._graph()
         # While a layer is built, keras 3.x calls it in a graph of this name; that is
         # no call to miss. Were it renamed, layers built then would seem hidden.
         if not getattr(graph, "name", "").startswith("scratch_graph"):
             self.hidden.add(name)
         return False
 
-    def number(self, name: str) -> str:
-        """`name`, then name#1, name#2."""
-        number = self._numbers.get(name, 0)
-        self._numbers[name] = number + 1
+    def number(self, name: str, kind: str = "") -> str:
+        """`name`, then name#1, name#2; each kind of notes counts for itself."""
+        number = self._numbers.get((kind, name), 0)
+        self._numbers[kind, name] = number + 1
         return f"{name}#{number}" if number else name
 
 
@@ -151,16 +165,27 @@ def watched(
     appliers: Mapping[str, Any],
     weights: Callable[[], Mapping[str, Variable]],
     sight: Callable[[], Sight | None],
+    norms: Mapping[str, Layer] | None = None,
+    model: Any = None,
 ) -> Iterator[None]:
     """Override `layer.call` and `optimizer.apply` on the instances, for a while.
 
     `sight()` says where to note what is seen: None for nowhere. `weights` is asked
-    when gradients arrive: a model may be built only then.
+    when gradients arrive: a model may be built only then. Of `layers` the outputs are
+    noted, of `norms` the inputs, of `model` the outputs and the losses it computes.
     """
     with contextlib.ExitStack() as restore:
         for name, layer in layers.items():
             call = _watched_call(name, layer.call, sight)
             restore.callback(_override(layer, "call", call))
+        for name, layer in (norms or {}).items():
+            call = _watched_norm(name, layer.call, sight)
+            restore.callback(_override(layer, "call", call))
+        if model is not None:
+            call = _watched_outputs(model.call, sight)
+            restore.callback(_override(model, "call", call))
+            compute = _watched_loss(model.compute_loss, sight)
+            restore.callback(_override(model, "compute_loss", compute))
         for name, optimizer in appliers.items():
             apply = _watched_apply(name, optimizer, weights, sight)
             restore.callback(_override(optimizer, "apply", apply))
@@ -191,6 +216,53 @@ def _watched_call(
         return outputs
 
     return watched_call
+
+
+def _watched_norm(
+    name: str, call: Callable[..., Any], sight: Callable[[], Sight | None]
+) -> Callable[..., Any]:
+    def watched_norm(inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        seen = sight()
+        is_plain = kwargs.get("training") is True and kwargs.get("mask") is None
+        is_seen = seen is not None and is_plain and _is_numeric(inputs)
+        if seen is not None and is_seen and seen.reaches(name):
+            seen.norm_inputs[seen.number(name, "norm")] = (inputs, name)
+        return call(inputs, *args, **kwargs)
+
+    return watched_norm
+
+
+def _watched_outputs(
+    call: Callable[..., Any], sight: Callable[[], Sight | None]
+) -> Callable[..., Any]:
+    def watched_outputs(*args: Any, **kwargs: Any) -> Any:
+        outputs = call(*args, **kwargs)
+        seen = sight()
+        if seen is not None and seen.is_here:
+            seen.outputs += keras.tree.flatten(outputs)
+        return outputs
+
+    return watched_outputs
+
+
+def _watched_loss(
+    compute: Callable[..., Any], sight: Callable[[], Sight | None]
+) -> Callable[..., Any]:
+    def watched_loss(
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        loss = compute(x, y, y_pred, sample_weight, **kwargs)
+        seen = sight()
+        if seen is not None and seen.is_here:
+            of = [e for e in keras.tree.flatten((x, y, sample_weight)) if e is not None]
+            seen.losses.append((loss, of))
+        return loss
+
+    return watched_loss
 
 
 def _watched_apply(

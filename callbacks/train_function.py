@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from .twin import DATA_ENDS, ITERATORS, Rows, Twin, take_batch
+from .batches import DATA_ENDS, ITERATORS, take_batch
+from .twin import Rows, Twin
 
 
 class WatchedFunction:

@@ -1,19 +1,19 @@
 """The instrumented twin of a Keras model's training step, on TensorFlow."""
 
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import tensorflow as tf
 from keras import tree
 
-from . import probe
+from . import measures, probe
+from .activations import activation_of, unit_axis
+from .batches import without_optionals
+from .evaluation import LossEvaluation
 from .statistics import tensor_row
 
 Rows: TypeAlias = dict[str, Any]  # tag -> (replicas, row)
-
-ITERATORS = (tf.data.Iterator, tf.distribute.DistributedIterator)
-DATA_ENDS = (StopIteration, tf.errors.OutOfRangeError)
 
 
 class Twin:
@@ -41,6 +41,10 @@ class Twin:
         self._sample_size = sample_size
         self._thread = threading.local()  # replicas are traced in threads
         self._layers: dict[str, probe.Layer] | None = None
+        self._evaluation = LossEvaluation(model)
+        self.evaluates_next = (
+            False  # whether the next step shows the loss of both modes
+        )
 
     def is_of(self, train_function: Any) -> bool:
         """Whether the model was not compiled again since: it has the same function."""
@@ -53,22 +57,36 @@ class Twin:
         """
         model = self._model
         select = self._select
-        layers = {}
-        if "activations" in self._watch:
-            layers = probe.named_layers(model, select)
+        layers = probe.named_layers(model, select)
         if layers != self._layers:  # layers born in build() are missing in the trace
             self._layers = layers
+            self._norms = {}
+            if "batch_norm" in self._watch:
+                norms = probe.batch_norms(model, select)
+                self._norms = {name: layers[name] for name in norms}
             self._step = self._make_step(self._seen_step)
             self._unseen_step = self._make_step(
                 lambda batch: (self._model.train_step(batch), {}, {})
             )
+        evaluated = self._evaluated(batch)
         with probe.watched(
-            layers,
+            layers if "activations" in self._watch else {},
             probe.optimizers(model),
             lambda: probe.named_weights(model, select),
             lambda: getattr(self._thread, "sight", None),
+            self._norms,
+            model,
         ):
-            return self._step(batch)
+            logs, rows = self._step(batch)
+        return logs, {**rows, **evaluated}
+
+    def _evaluated(self, batch: Any) -> Rows:
+        """The batch's loss in evaluation mode, if that is wanted and can be had."""
+        wanted, self.evaluates_next = self.evaluates_next, False
+        if not wanted or "batch_norm" not in self._watch:
+            return {}
+        loss = self._evaluation(batch)
+        return {} if loss is None else {"loss/evaluated": loss}
 
     def unseen(self, batch: Any) -> Any:
         """The same training step, unwatched: its logs."""
@@ -100,10 +118,52 @@ class Twin:
             for path, scaled in sight.gradients.items()
             if wants_gradients
         }
-        return (
-            logs,
-            self._tried(lambda x: self._row(_aside(x, copies)), activations),
-            self._tried(lambda x: _unscaled(_aside(x[0], copies), x[1]), gradients),
+        rows = self._tried(lambda x: self._row(_aside(x, copies)), activations)
+        rows |= self._health(sight, copies) | self._moments(sight, copies)
+        rows |= self._loss(sight, batch, copies)
+        gradient = lambda x: _unscaled(_aside(x[0], copies), x[1])  # noqa: E731
+        return logs, rows, self._tried(gradient, gradients)
+
+    def _health(self, sight: probe.Sight, copies: dict[Any, Any]) -> Rows:
+        assert self._layers is not None
+        dead, saturated = {}, {}
+        for tag, (tensor, name) in sight.activations.items():
+            activation = activation_of(self._layers[name])
+            if name in sight.hidden:
+                continue
+            if activation in ("relu", "relu6"):
+                dead[f"health/dead_units/{tag}"] = tensor, unit_axis(self._layers[name])
+            is_output = any(tensor is output for output in sight.outputs)
+            if activation in measures.SATURATED and not is_output:
+                saturated[f"health/saturated/{tag}"] = tensor, activation
+        return self._tried(
+            lambda x: measures.active_row(_aside(x[0], copies), x[1]), dead
+        ) | self._tried(
+            lambda x: measures.saturated_row(_aside(x[0], copies), x[1]), saturated
+        )
+
+    def _moments(self, sight: probe.Sight, copies: dict[Any, Any]) -> Rows:
+        inputs = {
+            f"moments/{tag}": (tensor, self._norms[name])
+            for tag, (tensor, name) in sight.norm_inputs.items()
+            if name not in sight.hidden
+        }
+        return self._tried(
+            lambda x: measures.moments_row(_aside(x[0], copies), probe.axes(x[1])),
+            inputs,
+        )
+
+    def _loss(self, sight: probe.Sight, batch: Any, copies: dict[Any, Any]) -> Rows:
+        """The step's loss, if it is that of the batch as it came."""
+        if len(sight.losses) != 1:
+            return {}
+        ((loss, of),) = sight.losses
+        leaves = tree.flatten(batch)
+        if not all(any(x is leaf for leaf in leaves) for x in of):
+            return {}
+        return self._tried(
+            lambda x: tf.cast(_aside(x, copies), tf.float64)[None],
+            {"loss/trained": loss},
         )
 
     def _row(self, tensor: Any) -> Any:
@@ -141,7 +201,7 @@ class Twin:
 
         @tf.autograph.experimental.do_not_convert
         def unpack_and_step(batch: Any) -> tuple[Any, Rows]:
-            outputs: tuple[Any, Rows] = step(_without_optionals(batch))
+            outputs: tuple[Any, Rows] = step(without_optionals(batch))
             return outputs
 
         if model.run_eagerly:
@@ -149,12 +209,24 @@ class Twin:
         return tf.function(unpack_and_step, reduce_retracing=True)
 
 
-def weight_rows(weights: dict[str, Any], sample_size: int) -> Callable[[], Rows]:
-    """A function that summarizes the weights as they are when it is called."""
+def weight_rows(
+    weights: dict[str, Any], moving: Mapping[str, Sequence[Any]], sample_size: int
+) -> Callable[[], Rows]:
+    """A function that summarizes the weights as they are when it is called.
+
+    Those in `moving` it tells as they are, flat and one after the other: (1, n).
+    """
 
     def rows() -> Rows:
         values = {tag: tf.convert_to_tensor(x.value) for tag, x in weights.items()}
-        return {tag: tensor_row(x, sample_size)[None] for tag, x in values.items()}
+        whole = {
+            tag: tf.concat(
+                [tf.reshape(tf.cast(x.value, tf.float64), [-1]) for x in parts], axis=0
+            )
+            for tag, parts in moving.items()
+        }
+        summaries = {tag: tensor_row(x, sample_size) for tag, x in values.items()}
+        return {tag: row[None] for tag, row in {**summaries, **whole}.items()}
 
     return tf.function(rows, autograph=False)
 
@@ -207,29 +279,3 @@ def _aside(tensor: Any, copies: dict[Any, Any]) -> Any:
             attrs=attributes,
         )
     return copies[op].outputs[tensor.value_index]
-
-
-def take_batch(iterator: Any) -> Any:
-    """The next batch, None at the end of the data.
-
-    Of a `tf.data.Iterator` as an Optional, whose type says what the iterator's does:
-    not the size of this batch. With it, the step compiles to the same arithmetic as
-    Keras' own, which takes the batch from the iterator inside its graph; a batch of
-    known size does not (mean(x) becomes x * constant).
-    """
-    if isinstance(iterator, tf.data.Iterator):
-        optional = iterator.get_next_as_optional()
-        return optional if optional.has_value() else None
-    try:
-        return next(iterator)
-    except DATA_ENDS:
-        return None
-
-
-def _without_optionals(batch: Any) -> Any:
-    if isinstance(batch, tf.experimental.Optional):
-        batch = batch.get_value()
-    # Keras' data pipeline may say None by an Optional.
-    return tree.map_structure(
-        lambda x: None if isinstance(x, tf.experimental.Optional) else x, batch
-    )

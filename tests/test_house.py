@@ -45,16 +45,31 @@ MAY_IMPORT = {
     "picture": ("demo", "matplotlib numpy"),
     "callbacks": ("callbacks.monitor", ""),
     "callbacks.monitor": (
-        "callbacks.alerts callbacks.arguments callbacks.probe callbacks.statistics "
-        "callbacks.train_function callbacks.twin callbacks.writer",
-        "keras numpy tensorflow",
+        "callbacks.arguments callbacks.diagnostics callbacks.history callbacks.look "
+        "callbacks.probe callbacks.statistics callbacks.train_function callbacks.twin "
+        "callbacks.weight_samples callbacks.writer",
+        "keras numpy",
     ),
     "callbacks.arguments": ("", ""),
-    "callbacks.train_function": ("callbacks.twin", ""),
-    "callbacks.twin": ("callbacks.probe callbacks.statistics", "keras tensorflow"),
+    "callbacks.train_function": ("callbacks.batches callbacks.twin", ""),
+    "callbacks.twin": (
+        "callbacks.activations callbacks.batches callbacks.evaluation "
+        "callbacks.measures callbacks.probe callbacks.statistics",
+        "keras tensorflow",
+    ),
+    "callbacks.batches": ("", "keras tensorflow"),
+    "callbacks.evaluation": ("callbacks.batches callbacks.probe", "keras tensorflow"),
+    "callbacks.measures": ("", "tensorflow"),
+    "callbacks.activations": ("", "keras"),
     "callbacks.probe": ("", "keras"),
+    "callbacks.weight_samples": ("callbacks.statistics", "keras numpy tensorflow"),
+    "callbacks.diagnostics": ("", "numpy"),
+    "callbacks.look": (
+        "callbacks.diagnostics callbacks.statistics",
+        "numpy tensorflow",
+    ),
+    "callbacks.history": ("", ""),
     "callbacks.statistics": ("", "numpy tensorflow"),
-    "callbacks.alerts": ("callbacks.statistics", "numpy"),
     "callbacks.writer": ("callbacks.statistics", "numpy tensorboard"),
 }
 # Only a backend's own module may need the backend when it is imported.
@@ -175,6 +190,9 @@ def test_backend_is_imported_by_its_own_modules_only(module):
     }
     owners = {
         "kbn.kernels.tensorflow": {"tensorflow"},
+        "kbn.callbacks.batches": {"tensorflow"},
+        "kbn.callbacks.evaluation": {"tensorflow"},
+        "kbn.callbacks.measures": {"tensorflow"},
         "kbn.callbacks.twin": {"tensorflow"},
         "kbn.kernels.torch": {"torch"},
         "kbn.kernels.jax": {"jax"},

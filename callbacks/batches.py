@@ -1,0 +1,36 @@
+"""Batches out of the iterator that `fit` hands to its training function."""
+
+from typing import Any
+
+import tensorflow as tf
+from keras import tree
+
+ITERATORS = (tf.data.Iterator, tf.distribute.DistributedIterator)
+DATA_ENDS = (StopIteration, tf.errors.OutOfRangeError)
+
+
+def take_batch(iterator: Any) -> Any:
+    """The next batch, None at the end of the data.
+
+    Of a `tf.data.Iterator` as an Optional, whose type says what the iterator's does:
+    not the size of this batch. With it, the step compiles to the same arithmetic as
+    Keras' own, which takes the batch from the iterator inside its graph; a batch of
+    known size does not (mean(x) becomes x * constant).
+    """
+    if isinstance(iterator, tf.data.Iterator):
+        optional = iterator.get_next_as_optional()
+        return optional if optional.has_value() else None
+    try:
+        return next(iterator)
+    except DATA_ENDS:
+        return None
+
+
+def without_optionals(batch: Any) -> Any:
+    """What `take_batch` returned, as `train_step` takes it; inside a graph."""
+    if isinstance(batch, tf.experimental.Optional):
+        batch = batch.get_value()
+    # Keras' data pipeline may say None by an Optional.
+    return tree.map_structure(
+        lambda x: None if isinstance(x, tf.experimental.Optional) else x, batch
+    )

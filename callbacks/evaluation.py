@@ -1,0 +1,99 @@
+"""The loss of a batch in evaluation mode, seen without leaving a trace."""
+
+import inspect
+import logging
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from . import probe
+from .batches import without_optionals
+
+_log = logging.getLogger(__name__)
+
+DROPOUT = (
+    keras.layers.Dropout,
+    keras.layers.AlphaDropout,
+    keras.layers.GaussianDropout,
+    keras.layers.SpatialDropout1D,
+    keras.layers.SpatialDropout2D,
+    keras.layers.SpatialDropout3D,
+)
+# Kinds of nodes that write to state of their own, which no scope of Keras keeps back.
+_WRITES = ("Assign", "Resource", "Stateful", "LookupTable")
+_READS = {"ResourceGather", "ResourceGatherNd", "StatefulPartitionedCall"}
+
+
+class LossEvaluation:
+    """L = model.compute_loss(x, y, model(x, training=False)) of one batch.
+
+    A forward pass in a `keras.StatelessScope`, whence no metric, seed or moving
+    statistic of Keras comes out changed. A model that keeps state in other variables,
+    or that has no loss to compute, is left out, said once at debug level.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._is_possible = True
+        self._function: Any = None
+        # A user's own may be without this argument.
+        takes = inspect.signature(model.compute_loss).parameters
+        self._mode = {"training": False} if "training" in takes else {}
+
+    def __call__(self, batch: Any) -> Any:
+        """(replicas, 1) float64; None where it can not be had. `batch`: `take_batch`'s.
+
+        None also of a model without batch norm and dropout, and of one not yet built.
+        """
+        model = self._model
+        if not self._is_possible or not model.built or not has_modes(model):
+            return None
+        try:
+            if self._function is None:
+                function = tf.function(self._losses, reduce_retracing=True)
+                writes = writers(function.get_concrete_function(batch))
+                if writes:
+                    raise ValueError(f"its call changes state by {sorted(writes)}")
+                self._function = function
+            return self._function(batch)
+        except Exception as error:  # a training is not to fail for its statistics
+            self._is_possible = False
+            _log.debug(
+                "TrainingMonitor leaves out the loss gap of %r: %r", model.name, error
+            )
+            return None
+
+    @tf.autograph.experimental.do_not_convert
+    def _losses(self, batch: Any) -> Any:
+        strategy = self._model.distribute_strategy
+        batch = without_optionals(batch)
+        losses = strategy.run(self._replica_loss, args=(batch,))
+        return tf.stack(strategy.experimental_local_results(losses))
+
+    def _replica_loss(self, data: Any) -> Any:
+        model = self._model
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        # Regularizers ask the scope itself for their weights.
+        values = [(weight, weight.value) for weight in model.trainable_variables]
+        with keras.StatelessScope(values, collect_losses=True):
+            y_pred = model(x, training=False)
+            loss = model.compute_loss(x, y, y_pred, sample_weight, **self._mode)
+        return tf.cast(loss, tf.float64)[None]
+
+
+def has_modes(model: Any) -> bool:
+    """Whether the model has batch norm or dropout: layers that tell modes apart."""
+    layers = probe.named_layers(model).values()
+    return bool(probe.batch_norms(model)) or any(isinstance(x, DROPOUT) for x in layers)
+
+
+def writers(concrete_function: Any) -> set[str]:
+    """Types of the nodes in a traced function that write to variables or tables."""
+    graph = concrete_function.graph.as_graph_def()
+    nodes = [*graph.node, *(n for f in graph.library.function for n in f.node_def)]
+    return {
+        node.op
+        for node in nodes
+        if node.op.startswith(_WRITES) and node.op not in _READS
+    }
