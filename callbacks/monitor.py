@@ -25,9 +25,13 @@ class TrainingMonitor(keras.callbacks.Callback):
 
     As histograms: `weights/<path>`, `gradients/<path>` (unscaled, before clipping),
     `activations/<layer>`, and `batch_norm/<layer>/` with gamma, beta, moving_mean,
-    moving_variance. As scalars: `quantiles/.../` with p05, p50, p95 of the first three,
-    `gradient_norm/global`, `learning_rate`, `epoch/<metric>`, `epoch/val_<metric>`, and
-    `health/non_finite/...`, the number of NaN and Inf, where there were any.
+    moving_variance, batch_mean, batch_variance. As scalars, each with its formula and
+    guide values in `diagnostics`: `quantiles/<tag>/` with p05, p50, p95 of the first
+    three, `gradient_norm/global` and `gradient_norm/suggested_clip`,
+    `update_ratio/<path>`, `distance_from_init/<path>`, `batch_norm_gap/<layer>/` with
+    mean and variance, `health/dead_units/<layer>`, `health/saturated/<layer>`,
+    `health/non_finite/<tag>`, `loss_gap/train_eval` once an epoch, `loss_scale`,
+    `skipped_steps`, `learning_rate`, `epoch/<metric>` and `epoch/val_<metric>`.
 
     A look rides on a training step: it sees the batch, the activations and the
     gradients of that step, and the weights and moving statistics after it. The step in

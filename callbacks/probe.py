@@ -223,10 +223,10 @@ def _watched_norm(
 ) -> Callable[..., Any]:
     def watched_norm(inputs: Any, *args: Any, **kwargs: Any) -> Any:
         seen = sight()
-        is_plain = kwargs.get("training") is True and kwargs.get("mask") is None
-        is_seen = seen is not None and is_plain and _is_numeric(inputs)
-        if seen is not None and is_seen and seen.reaches(name):
-            seen.norm_inputs[seen.number(name, "norm")] = (inputs, name)
+        if seen is not None and _is_numeric(inputs) and seen.reaches(name):
+            tag = seen.number(name, "norm")
+            if kwargs.get("training") is True and kwargs.get("mask") is None:
+                seen.norm_inputs[tag] = (inputs, name)
         return call(inputs, *args, **kwargs)
 
     return watched_norm

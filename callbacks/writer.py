@@ -14,6 +14,7 @@ from tensorboard.plugins.scalar import metadata as scalar_metadata
 from tensorboard.summary.writer.record_writer import RecordWriter
 from tensorboard.util.tensor_util import make_tensor_proto
 
+from .diagnostics import describe
 from .statistics import Summary
 
 
@@ -81,7 +82,9 @@ class EventWriter:
     def _value(self, tag: str, proto: Any, plugin: Any) -> Any:
         value = summary_pb2.Summary.Value(tag=tag, tensor=proto)
         if tag not in self._described:
-            metadata = plugin.create_summary_metadata(display_name="", description="")
+            metadata = plugin.create_summary_metadata(
+                display_name="", description=describe(tag)
+            )
             metadata.data_class = (
                 summary_pb2.DATA_CLASS_SCALAR
                 if plugin is scalar_metadata

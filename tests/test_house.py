@@ -70,7 +70,10 @@ MAY_IMPORT = {
     ),
     "callbacks.history": ("", ""),
     "callbacks.statistics": ("", "numpy tensorflow"),
-    "callbacks.writer": ("callbacks.statistics", "numpy tensorboard"),
+    "callbacks.writer": (
+        "callbacks.diagnostics callbacks.statistics",
+        "numpy tensorboard",
+    ),
 }
 # Only a backend's own module may need the backend when it is imported.
 BACKENDS = {"tensorflow", "torch", "jax"}
