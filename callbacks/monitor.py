@@ -10,6 +10,8 @@ import numpy as np
 
 from . import arguments, diagnostics, look, probe, statistics
 from .history import History, StepCount
+from .hyperparameters import hyperparameter_values, hyperparameters
+from .layout import Layout
 from .look import Look
 from .weight_samples import Movement
 from .writer import EventWriter
@@ -32,6 +34,9 @@ class TrainingMonitor(keras.callbacks.Callback):
     mean and variance, `health/dead_units/<layer>`, `health/saturated/<layer>`,
     `health/non_finite/<tag>`, `loss_gap/train_eval` once an epoch, `loss_scale`,
     `skipped_steps`, `learning_rate`, `epoch/<metric>` and `epoch/val_<metric>`.
+
+    TensorBoard's Custom Scalars tab shows them as a dashboard, and its HParams tab
+    compares runs by optimizer, learning rate, batch norm and number of parameters.
 
     A look rides on a training step: it sees the batch, the activations and the
     gradients of that step, and the weights and moving statistics after it. The step in
@@ -81,6 +86,8 @@ class TrainingMonitor(keras.callbacks.Callback):
         self._movement = Movement(sample_size)
         self._steps = StepCount()
         self._history = History()
+        self._layout = Layout()
+        self._has_hyperparameters = False
         self._step = 0
         self._said: set[str] = set()
         if keras.backend.backend() != "tensorflow":
@@ -137,8 +144,12 @@ class TrainingMonitor(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Write the epoch's metrics and the learning rate."""
         scalars = {f"epoch/{k}": v for k, v in (logs or {}).items() if np.ndim(v) == 0}
+        metrics = [*scalars]
         scalars |= self._learning_rates() | self._loss_scales() | self._skipped_steps()
         self._write(self._iterations(), Look(scalars=scalars))
+        if not self._has_hyperparameters:
+            self._has_hyperparameters = True
+            self._try_to(lambda: self._tell_hyperparameters(metrics), "compare runs")
 
     def on_train_end(self, logs: Any = None) -> None:
         """Look at weights and batch norm once more, and leave the model as it was."""
@@ -310,10 +321,23 @@ class TrainingMonitor(keras.callbacks.Callback):
 
     def _write(self, step: int, seen: Look) -> None:
         self._history.add(step, seen.scalars)
+        self._try_to_write(
+            lambda: self._writer.write(step, seen.scalars, seen.histograms)
+        )
+        layout = self._layout.grown(seen.scalars)
+        if layout is not None:
+            self._try_to_write(lambda: self._writer.write_values(step, [layout]))
+
+    def _tell_hyperparameters(self, metrics: Sequence[str]) -> None:
+        known = hyperparameters(self.model, self.params or {})
+        values = hyperparameter_values(known, metrics)
+        self._try_to_write(lambda: self._writer.write_values(0, values))
+
+    def _try_to_write(self, write: Callable[[], None]) -> None:
         if not self._can_write:
             return
         try:
-            self._writer.write(step, seen.scalars, seen.histograms)
+            write()
         except Exception as error:  # whatever it is, it is no reason to lose a training
             self._can_write = False
             self._say(

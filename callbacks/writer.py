@@ -1,9 +1,9 @@
-"""(tag, step, Summary) -> event file: the only module that knows TensorBoard."""
+"""(tag, step, Summary) -> event file, as TensorBoard reads it."""
 
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,11 @@ class EventWriter:
         for value in fresh:
             self._last_step[value.tag] = step
             self._described.add(value.tag)
+
+    def write_values(self, step: int, values: Sequence[Any]) -> None:
+        """Append values that are complete: a layout, hyperparameters."""
+        summary = summary_pb2.Summary(value=values)
+        self._append(event_pb2.Event(step=step, summary=summary), mode="r+b")
 
     def _append(self, event: Any, mode: str) -> None:
         assert self._file is not None, "open() comes first"

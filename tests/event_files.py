@@ -6,15 +6,20 @@ import numpy as np
 from tensorboard.backend.event_processing import event_file_loader
 from tensorboard.util import tensor_util
 
+# Not seen in a training: how TensorBoard is to show it.
+SETTINGS = ("custom_scalars__config__", "_hparams_/")
+
 Log = dict[str, list[tuple[int, np.ndarray]]]
 
 
 def read_log(log_dir):
-    """{tag: [(step, value), ...]} of all event files, in the order of writing."""
+    """{tag: [(step, value), ...]} in the order of writing, without SETTINGS."""
     log: Log = {}
     for path in sorted(Path(log_dir).glob("events.out.tfevents.*")):
         for event in event_file_loader.EventFileLoader(str(path)).Load():
             for value in event.summary.value:
+                if value.tag.startswith(SETTINGS):
+                    continue
                 array = tensor_util.make_ndarray(value.tensor)
                 log.setdefault(value.tag, []).append((event.step, array))
     return log

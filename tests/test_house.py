@@ -45,8 +45,9 @@ MAY_IMPORT = {
     "picture": ("demo", "matplotlib numpy"),
     "callbacks": ("callbacks.monitor", ""),
     "callbacks.monitor": (
-        "callbacks.arguments callbacks.diagnostics callbacks.history callbacks.look "
-        "callbacks.probe callbacks.statistics callbacks.train_function callbacks.twin "
+        "callbacks.arguments callbacks.diagnostics callbacks.history "
+        "callbacks.hyperparameters callbacks.layout callbacks.look callbacks.probe "
+        "callbacks.statistics callbacks.train_function callbacks.twin "
         "callbacks.weight_samples callbacks.writer",
         "keras numpy",
     ),
@@ -69,6 +70,8 @@ MAY_IMPORT = {
         "numpy tensorflow",
     ),
     "callbacks.history": ("", ""),
+    "callbacks.hyperparameters": ("callbacks.probe", "keras numpy tensorboard"),
+    "callbacks.layout": ("", "tensorboard"),
     "callbacks.statistics": ("", "numpy tensorflow"),
     "callbacks.writer": (
         "callbacks.diagnostics callbacks.statistics",

@@ -1,0 +1,50 @@
+"""kbn.callbacks.hyperparameters: what the HParams tab compares runs by."""
+
+import keras
+import numpy as np
+import pytest
+import watched_models
+from kbn.callbacks.hyperparameters import hyperparameter_values, hyperparameters
+from keras import layers
+from tensorboard.plugins.hparams import metadata
+
+
+def test_what_is_known_of_a_model():
+    model, *_ = watched_models.kbn_layers(optimizer=keras.optimizers.Adam(0.3))
+    assert hyperparameters(model, {"epochs": 4, "steps": None, "verbose": 0}) == {
+        "batch_norm": True,
+        "batch_norm_kind": "kbn.BatchNormalization",
+        "parameters": model.count_params(),
+        "optimizer": "Adam",
+        "learning_rate": 0.3,
+        "epochs": 4,
+    }
+
+
+@pytest.mark.parametrize("norm", [layers.BatchNormalization, layers.LayerNormalization])
+def test_batch_norm_is_known_by_what_it_is(norm):
+    model = keras.Sequential([layers.Input((3,)), norm()])
+    inner = keras.optimizers.SGD(0.1)
+    model.compile(keras.optimizers.LossScaleOptimizer(inner), "mse")
+    known = hyperparameters(model, {})
+    is_batch_norm = norm is layers.BatchNormalization
+    kind = "keras.BatchNormalization" if is_batch_norm else "none"
+    assert (known["batch_norm"], known["batch_norm_kind"]) == (is_batch_norm, kind)
+    assert (known["optimizer"], known["learning_rate"]) == ("SGD", 0.1)
+
+
+def test_values_are_read_by_the_plugin():
+    known = {"batch_norm": True, "learning_rate": 0.1, "optimizer": "SGD"}
+    config, start = hyperparameter_values(known, ["epoch/loss", "epoch/val_loss"])
+    experiment = metadata.parse_experiment_plugin_data(
+        config.metadata.plugin_data.content
+    )
+    assert {info.name for info in experiment.hparam_infos} == known.keys()
+    metrics = [info.name.tag for info in experiment.metric_infos]
+    assert metrics == ["epoch/loss", "epoch/val_loss"]
+    session = metadata.parse_session_start_info_plugin_data(
+        start.metadata.plugin_data.content
+    )
+    assert session.hparams["batch_norm"].bool_value is True
+    assert session.hparams["optimizer"].string_value == "SGD"
+    np.testing.assert_equal(session.hparams["learning_rate"].number_value, 0.1)
