@@ -6,6 +6,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -22,6 +23,15 @@ FLAGS = [
     "--hide-scrollbars",
     "--remote-debugging-pipe",
 ]
+
+# Chromium reads from 3 and writes to 4.
+PLACE = """
+import fcntl, os, sys
+ends = [fcntl.fcntl(int(end), fcntl.F_DUPFD, 10) for end in sys.argv[1:3]]
+for place, end in zip((3, 4), ends):
+    os.dup2(end, place)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 # All text that the page shows, also inside of shadow roots, hidden parts left out.
 TEXT = """
@@ -43,7 +53,7 @@ TEXT = """
     if (inner) for (const child of inner.childNodes) visit(child);
     for (const child of node.childNodes) visit(child);
   };
-  visit(document.body);
+  if (document.body) visit(document.body);
   return seen.join("\\n");
 })()
 """
@@ -75,16 +85,12 @@ class Browser:
         read, self._out = os.pipe()
         self._in, write = os.pipe()
         os.set_blocking(self._in, False)
-
-        def place():  # Chromium reads from 3 and writes to 4
-            spare = [os.dup(read), os.dup(write)]
-            os.dup2(spare[0], 3)
-            os.dup2(spare[1], 4)
-
         self._process = subprocess.Popen(
-            [chromium(), *FLAGS, self._size, f"--user-data-dir={self._profile}"],
-            preexec_fn=place,
-            close_fds=False,
+            [
+                *(sys.executable, "-c", PLACE, str(read), str(write), chromium()),
+                *(*FLAGS, self._size, f"--user-data-dir={self._profile}"),
+            ],
+            pass_fds=(read, write),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
@@ -143,9 +149,14 @@ class Browser:
         """What the page shows, line by line."""
         return self.evaluate(TEXT)
 
-    def count(self, selector):
-        """How many elements match, also inside of shadow roots."""
-        return self.evaluate(f"{{{FIND} find({selector!r}).length}}")
+    def click(self, selector):
+        """Click the first element that matches, also inside of shadow roots."""
+        self.evaluate(f"{{{FIND} find({selector!r})[0].click();}}")
+
+    def drawn(self, chart, part):
+        """How many elements `chart` have a `part` inside, be it in a shadow root."""
+        inside = f"x => find({part!r}, x.shadowRoot || x).length"
+        return self.evaluate(f"{{{FIND} find({chart!r}).filter({inside}).length}}")
 
     def wait_for(self, condition, seconds=60):
         """Until the page shows what is wanted; the last text if it never does."""
