@@ -143,9 +143,9 @@ def second_order(normalize, x, dy, ddx):
     return outer.gradient(dx, x, ddx)
 
 
-@pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
+@pytest.mark.parametrize("mode", ["eager", "graph", "xla"])
 @pytest.mark.parametrize("mean", [0.0, 10.0, 1e3, 1e5])
-def test_second_order_is_that_of_float64(mean, graph):
+def test_second_order_is_that_of_float64(mean, mode):
     gamma, beta = tf.constant([0.5, 1.5, 2.0]), tf.constant([1.0, -1.0, 0.0])
     x, dy, ddx = data(40, 3, mean=mean), data(40, 3)[::-1], data(40, 3) ** 2
 
@@ -156,7 +156,9 @@ def test_second_order_is_that_of_float64(mean, graph):
         affine = tf.cast(gamma, "float64"), tf.cast(beta, "float64")
         return reference.normalize_batch(x, *affine, 1, EPSILON)[0]
 
-    run = tf.function(second_order) if graph else second_order
+    run = second_order
+    if mode != "eager":
+        run = tf.function(second_order, jit_compile=mode == "xla")
     got = run(ours, x, dy, ddx)
     wide = (tf.cast(v, "float64") for v in (x, dy, ddx))
     wanted = second_order(exact, *wide)

@@ -118,6 +118,23 @@ def switch(
     return then() if condition else otherwise()
 
 
+def is_ill_conditioned(mean: Tensor, variance: Tensor, epsilon: float) -> Tensor:
+    """Where `mean`, as a native op sums it, hides digits of the deviation. (C,)."""
+    return ops.logical_and(
+        ops.square(mean) > ILL_CONDITIONED * (variance + epsilon),
+        # A constant channel comes out right the first time.
+        variance > 1e-9 * epsilon,
+    )
+
+
+def elements_per_channel(x: Tensor, axis: int) -> Tensor:
+    """How many elements of `x` share an index along `axis`. (C,)."""
+    shape = ops.shape(x)
+    elements = math.prod(size for i, size in enumerate(shape) if i != axis)
+    wide = wide_dtype(x.dtype)
+    return ops.cast(ops.broadcast_to(elements, (shape[axis],)), wide)
+
+
 def where_present(beta: Tensor | None, count: Tensor) -> Tensor | None:
     """`beta`, with no gradient to the channels that had no element."""
     if beta is None:
@@ -150,7 +167,6 @@ def _moments(x: Tensor, axis: int, mask: Tensor | None) -> tuple[Tensor, Moments
     reduced = [i for i in range(len(x.shape)) if i != axis]
     shape = ops.shape(x)
     channels = shape[axis]
-    elements = math.prod(shape[i] for i in reduced)  # per channel
 
     def total(values: Tensor) -> Tensor:
         if mask is not None:
@@ -158,8 +174,9 @@ def _moments(x: Tensor, axis: int, mask: Tensor | None) -> tuple[Tensor, Moments
         return ops.sum(values, axis=reduced)
 
     if mask is None:
-        count = ops.cast(ops.broadcast_to(elements, (channels,)), x.dtype)
+        count = elements_per_channel(x, axis)
     else:
+        elements = math.prod(shape[i] for i in reduced)  # per channel
         mask_shape = ops.shape(mask)
         entries = math.prod(mask_shape[i] for i in reduced)
         # Integers: float32 would stop counting at 2**24.

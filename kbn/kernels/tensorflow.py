@@ -5,7 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from kbn.kernels import reference
+from kbn.kernels import reference, two_pass
 from kbn.kernels.reference import Moments, Tensor
 
 try:
@@ -27,10 +27,12 @@ def normalize_batch(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Normalize with the statistics of the batch; see `kbn.kernels`."""
     merge = _merge_replicas if synchronized and _replicas() > 1 else None
-    if mask is not None or merge is not None or not _fused_is_right(x, axis):
+    if mask is not None or merge is not None or not x.shape[axis]:
         return reference.normalize_batch(
             x, gamma, beta, axis, epsilon, mask, merge=merge
         )
+    if not _fused_is_right(x, axis):
+        return _compiled(x, gamma, beta, axis, epsilon)
     channels = x.shape[axis]
     # Tensors, not variables: a custom gradient refuses to read those by itself.
     gamma = tf.convert_to_tensor(tf.ones(channels) if gamma is None else gamma)
@@ -142,12 +144,7 @@ def _fused(
 
         first = run(image)
         pilot, spread = first[1], first[2]
-        ill = tf.reduce_any(
-            (tf.square(pilot) > reference.ILL_CONDITIONED * (spread + epsilon))
-            # A constant channel comes out right the first time.
-            & (spread > 1e-9 * epsilon)
-        )
-
+        ill = tf.reduce_any(reference.is_ill_conditioned(pilot, spread, epsilon))
         pilot = tf.cast(pilot, image.dtype)
 
         def again() -> list[Tensor]:
@@ -174,6 +171,29 @@ def _fused(
         return (y, mean, variance), gradient
 
     return normalize(image, gamma, beta)
+
+
+def _compiled(
+    x: Tensor, gamma: Tensor | None, beta: Tensor | None, axis: int, epsilon: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What XLA makes a fast loop of: one reduced axis, or one on either side."""
+    shape = tf.shape(x)
+    last = axis == len(x.shape) - 1
+    after = [] if last else [tf.reduce_prod(shape[axis + 1 :])]
+    rows = tf.reshape(x, [tf.reduce_prod(shape[:axis]), x.shape[axis], *after])
+    y, mean, variance, count = two_pass.normalize_batch(
+        rows, gamma, beta, 1, epsilon, choose=_corrected if _on_gpu() else tf.cond
+    )
+    return tf.ensure_shape(tf.reshape(y, shape), x.shape), mean, variance, count
+
+
+def _corrected(ill: Tensor, corrected: Any, plain: Any) -> Any:
+    """A GPU would have to wait for `ill`, and sums of one input cost it one pass."""
+    return corrected()
+
+
+def _on_gpu() -> bool:
+    return bool(tf.config.list_logical_devices("GPU"))
 
 
 def _replicas() -> int:
