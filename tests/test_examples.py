@@ -43,10 +43,61 @@ def check_from_pytorch(output, directory):
         assert difference < 20 * 1.2e-7 * largest
 
 
+def check_distributed(output, directory):
+    heading, *rows = output.splitlines()
+    assert heading.split()[-2:] == ["worker", "1"]
+    names = [row[:17].strip() for row in rows]
+    assert names[:1] == ["loss"]
+    assert {"gamma", "beta", "moving mean", "moving variance"} < set(names)
+    for row in rows:
+        size, first, second = map(float, row[17:].split())
+        assert first == second  # what the workers share is the same to the last bit
+        # 20 steps of float32; a bias before batch norm has no gradient but rounding.
+        assert first < 20 * 1.2e-7 * max(size, 1.0)
+
+
+def check_weight_distributions(output, directory):
+    start = {}
+    for run in ("without batch norm", "with batch norm"):
+        assert f"{run}: test accuracy " in output
+        logs = directory / "logs" / run.replace(" ", "_")
+        assert list(logs.glob("events.out.tfevents.*"))
+        part = output.partition(f"{run}: ")[2]
+        start[run] = re.findall(r"root mean square (\S+) to", part)[:2]
+    (weights, entering), (same_weights, normalized) = start.values()
+    assert weights == same_weights
+    assert normalized == "1.00" != entering
+    check_figure(directory / "weight_distributions.png")
+
+
+def check_why_batch_norm(output, directory):
+    table = [line.split(" | ") for line in output.splitlines() if line[:2] == "| "]
+    heading, *rows = table
+    assert heading[-1] == "here |"
+    verdicts = {row[0].removeprefix("| "): row[-1].removesuffix(" |") for row in rows}
+    assert set(verdicts.values()) <= {"yes", "not shown", "the reverse"}
+    # They need no training, or hardly any, and two seeds are enough.
+    for said in ("stops vanishing gradients", "can be undone by gamma and beta"):
+        assert verdicts[said] == "yes"
+    assert verdicts["evens out gradients of ReLUs"] == "the reverse"
+    readme = (ROOT / "README.md").read_text()
+    assert [row[:2] for row in rows if " | ".join(row[:2]) not in readme] == []
+    check_figure(directory / "why_batch_norm.png")
+
+
+def check_figure(path):
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert path.stat().st_size > 10_000
+
+
+ARGUMENTS = {"why_batch_norm": ["--quick"], "weight_distributions": ["--epochs", "1"]}
 # One check an example; an example without one fails.
 CHECKS = {
+    "distributed": check_distributed,
     "from_pytorch": check_from_pytorch,
     "quickstart": check_quickstart,
+    "weight_distributions": check_weight_distributions,
+    "why_batch_norm": check_why_batch_norm,
 }
 
 
@@ -58,11 +109,44 @@ def test_there_are_examples():
 def test_example_runs(example, tmp_path):
     if BACKEND != "tensorflow" and example.stem not in EVERY_BACKEND:
         pytest.skip("its extras are not installed there")
-    run = subprocess.run(
-        [sys.executable, str(example)], cwd=tmp_path, capture_output=True, text=True
-    )
+    command = [sys.executable, str(example), *ARGUMENTS.get(example.stem, [])]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     CHECKS[example.stem](run.stdout, tmp_path)
+
+
+MNIST = """
+import runpy, sys
+import keras
+import numpy as np
+
+def load_data():
+    if sys.argv[1] == "offline":
+        raise Exception("URL fetch failure")
+    x = np.random.default_rng(0).integers(0, 256, (4000, 28, 28), "uint8")
+    return (x, np.arange(4000) % 10), None
+
+keras.datasets.mnist.load_data = load_data
+example = runpy.run_path(sys.argv[2])
+x, y = example["load"]("mnist")
+print(x.shape, x.dtype, x.min(), x.max(), y.shape)
+"""
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="its extras are not installed")
+@pytest.mark.parametrize("network", ["online", "offline"])
+def test_why_batch_norm_takes_mnist_where_it_can(network):
+    example = str(ROOT / "examples" / "why_batch_norm.py")
+    command = [sys.executable, "-c", MNIST, network, example]
+    run = subprocess.run(command, capture_output=True, text=True)
+    if network == "online":
+        assert run.stdout == "(4000, 784) float32 0.0 1.0 (4000,)\n", run.stderr
+    else:
+        assert run.returncode == 1
+        assert run.stderr.splitlines()[-1] == (
+            "MNIST is not here (URL fetch failure). "
+            "Run with --dataset digits: no download."
+        )
 
 
 def test_readme_shows_the_quickstart():
