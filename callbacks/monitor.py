@@ -60,6 +60,16 @@ class TrainingMonitor(keras.callbacks.Callback):
     Raises:
         ValueError: An argument is not one of those, or the model is not compiled.
         OSError: When `fit` starts, if `log_dir` cannot be written.
+
+    Example:
+        >>> import keras, kbn, numpy as np
+        >>> model = keras.Sequential([keras.layers.Dense(8), kbn.BatchNorm()])
+        >>> model.compile("sgd", "mse")
+        >>> monitor = kbn.callbacks.TrainingMonitor("logs")
+        >>> x, y = np.ones((32, 4)), np.zeros((32, 8))
+        >>> _ = model.fit(x, y, callbacks=[monitor], verbose=0)
+
+        Then run `tensorboard --logdir logs`.
     """
 
     def __init__(
@@ -98,7 +108,18 @@ class TrainingMonitor(keras.callbacks.Callback):
 
     @property
     def history(self) -> dict[str, tuple[list[int], list[float]]]:
-        """{tag: (steps, values)} of every scalar, its last 10 000 values."""
+        """{tag: (steps, values)} of every scalar, its last 10 000 values.
+
+        Example:
+            >>> import keras, kbn, numpy as np
+            >>> model = keras.Sequential([keras.layers.Dense(1)])
+            >>> model.compile(keras.optimizers.SGD(0.5), "mse")
+            >>> monitor = kbn.callbacks.TrainingMonitor("logs")
+            >>> x, y = np.ones((32, 4)), np.zeros((32, 1))
+            >>> _ = model.fit(x, y, callbacks=[monitor], verbose=0)
+            >>> monitor.history["learning_rate"]
+            ([1], [0.5])
+        """
         return self._history.by_tag()
 
     # --- Keras calls these ---

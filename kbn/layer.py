@@ -206,7 +206,18 @@ class BatchNormalization(keras.layers.Layer):
         self.input_spec = keras.layers.InputSpec(ndim=len(input_shape), axes=sizes)
 
     def reset_running_stats(self) -> None:
-        """Set the moving statistics to what they were before any batch."""
+        """Set the moving statistics to what they were before any batch.
+
+        Example:
+            >>> import keras, kbn
+            >>> layer = kbn.BatchNorm(momentum=0.0)
+            >>> y = layer(keras.ops.full((4, 1), 5.0), training=True)
+            >>> layer.get_weights()[2]
+            array([5.], dtype=float32)
+            >>> layer.reset_running_stats()
+            >>> layer.get_weights()[2]
+            array([0.], dtype=float32)
+        """
         for name, initializer in self._running_initializers().items():
             weight = getattr(self, name)
             weight.assign(initializer(weight.shape, dtype=weight.dtype))

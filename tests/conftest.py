@@ -15,6 +15,7 @@ BACKEND = keras.backend.backend()  # an unknown one is an error here
 EVERY_BACKEND = {
     "test_defects.py",
     "test_distributed.py",
+    "test_documentation.py",
     "test_examples.py",
     "test_folding.py",
     "test_fuzz.py",

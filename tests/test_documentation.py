@@ -1,0 +1,69 @@
+"""Every public name has an example that runs, and a row in the README's API table."""
+
+import doctest
+import importlib.util
+import inspect
+import re
+from pathlib import Path
+
+import keras
+import pytest
+
+import kbn
+
+ROOT = Path(__file__).parents[1]
+HAS_MONITOR = importlib.util.find_spec("tensorboard") is not None
+
+
+def public_objects():
+    """{dotted name: object}: all that kbn gives, and what its classes add to Keras'."""
+    found = {
+        f"kbn.{name}": value
+        for name, value in vars(kbn).items()
+        if name[0] != "_" and getattr(value, "__module__", "").startswith("kbn")
+    }
+    if HAS_MONITOR:
+        monitor = kbn.callbacks.TrainingMonitor
+        assert kbn.callbacks.__all__ == ["TrainingMonitor"]
+        found["kbn.callbacks.TrainingMonitor"] = monitor
+    inherited = {*dir(keras.layers.BatchNormalization), *dir(keras.callbacks.Callback)}
+    for name, value in [*found.items()]:
+        if inspect.isclass(value) and name != "kbn.BatchNormalization":
+            found |= {
+                f"{name}.{attribute}": member
+                for attribute, member in vars(value).items()
+                if attribute[0] != "_" and attribute not in inherited
+            }
+    return found
+
+
+PUBLIC = public_objects()
+
+
+def test_public_objects_are_found():
+    assert PUBLIC["kbn.BatchNorm"] is PUBLIC["kbn.BatchNormalization"]
+    assert "kbn.BatchNorm.reset_running_stats" in PUBLIC
+    assert not {name for name in PUBLIC if "from_config" in name}
+    assert ("kbn.callbacks.TrainingMonitor.history" in PUBLIC) is HAS_MONITOR
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_docstring_example_runs(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    finder = doctest.DocTestFinder(recurse=False)
+    (example,) = finder.find(PUBLIC[name], name, globs={})
+    assert example.examples, "a public name needs an example"
+    failures = []
+    result = doctest.DocTestRunner().run(example, out=failures.append)
+    assert result.failed == 0, "".join(failures)
+
+
+def test_readme_table_has_every_public_name():
+    section = (ROOT / "README.md").read_text().partition("\n## The API\n")[2]
+    table = section.partition("\n## ")[0]
+    named = re.findall(r"^\| `([\w.]+)", table, re.MULTILINE)
+    assert len(set(named)) == len(named)
+    monitor = {name for name in named if name.startswith("kbn.callbacks")}
+    missing = set() if HAS_MONITOR else monitor
+    modules = {"kbn.callbacks", "kbn.__version__"}
+    assert set(named) - missing - modules == PUBLIC.keys()

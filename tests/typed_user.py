@@ -1,0 +1,20 @@
+"""What a user's mypy makes of an installed kbn; .ci/test-wheel runs it, --strict.
+
+An `ignore` that is not needed is an error there, so each of them is a mistake that mypy
+must find.
+"""
+
+from kbn.callbacks import TrainingMonitor
+
+import kbn
+
+layer: kbn.BatchNorm = kbn.BatchNormalization(axis=[1, 2], momentum=None, unbiased=True)
+layer.reset_running_stats()
+kbn.BatchNorm(momentum="high")  # type: ignore[arg-type]
+kbn.BatchNorm(-1, 0.99, 1e-3, True, True, virtual_batch_size="all")  # type: ignore[arg-type]
+
+monitor = TrainingMonitor("logs", log_freq=lambda step: step % 100 == 1, layers="dense")
+steps, values = monitor.history["learning_rate"]
+best: float = min(values)
+TrainingMonitor(log_freq=0.5)  # type: ignore[arg-type]
+TrainingMonitor(log_frequency="epoch")  # type: ignore[call-arg]
