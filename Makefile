@@ -15,7 +15,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 help:
 	@echo "make demo           train with and without batch norm, print a table, draw a picture"
 	@echo "make test           the whole suite on TensorFlow"
-	@echo "make test-backends  the layer's tests on JAX and on torch"
+	@echo "make test-backends  the layer and the monitor on JAX and on torch"
 	@echo "make lint           ruff and mypy"
 	@echo "make bench          the benchmarks"
 
@@ -48,11 +48,13 @@ $(VENV)/.has-%: $(PROJECT) | $(VENV)/bin/python
 	@$(VENV)/bin/python $(PIP) --editable '.[$*]' || { echo "$(UNREACHABLE)"; exit 1; }
 	@touch $@
 
-# kbn without its dependencies: TensorFlow must not be there.
+# kbn without its dependencies: TensorFlow must not be there. Of TensorBoard, only what
+# writes event files: --no-deps leaves its server's dependencies out.
 $(BACKENDS)/.has-test: $(PROJECT) | $(BACKENDS)/bin/python
 	@echo "installing jax and torch into $(BACKENDS) (this takes minutes once)"
 	@$(BACKENDS)/bin/python $(PIP) torch==2.13.0 && \
 	$(BACKENDS)/bin/python $(PIP) jax keras numpy pytest pytest-xdist hypothesis allpairspy && \
+	$(BACKENDS)/bin/python $(PIP) --no-deps tensorboard protobuf && \
 	$(BACKENDS)/bin/python $(PIP) --no-deps --editable . || { echo "$(UNREACHABLE)"; exit 1; }
 	@touch $@
 

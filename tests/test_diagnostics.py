@@ -185,17 +185,20 @@ def test_loss_gap_of_one_step(batch_norm, tmp_path):
     np.testing.assert_allclose(values(log, "loss_gap/train_eval"), gap, rtol=1e-4)
 
 
-@needs_tensorflow
+def array(weight):
+    return np.array(keras.ops.convert_to_numpy(weight), "f8")
+
+
 @pytest.mark.parametrize("sample_size", [65536, 16], ids=["whole", "sampled"])
 def test_updates_and_distances_over_two_fits(sample_size, tmp_path):
     model = network()
     x, y = batch()
     monitor = TrainingMonitor(tmp_path, sample_size=sample_size)
     kernels = [w for w in model.trainable_weights if len(w.shape) > 1]
-    states = [[np.asarray(w, "f8") for w in kernels]]
+    states = [[array(w) for w in kernels]]
     for _ in range(3):
         model.fit(x, y, batch_size=len(x), verbose=0, callbacks=[monitor])
-        states.append([np.asarray(w, "f8") for w in kernels])
+        states.append([array(w) for w in kernels])
     log = read_log(tmp_path)
 
     def ratio(new, old):
@@ -389,9 +392,10 @@ def test_batch_norm_with_a_mask_or_in_inference_is_left_out(tmp_path):
 # --- loss scales ---
 
 
-@needs_tensorflow
 @pytest.mark.parametrize("steps_per_execution", [1, 3])
 def test_skipped_steps_are_counted_all(steps_per_execution, tmp_path):
+    if steps_per_execution > 1 and keras.backend.backend() == "torch":
+        pytest.skip("Keras refuses it on torch")
     optimizer = keras.optimizers.LossScaleOptimizer(
         keras.optimizers.SGD(1e-4), initial_scale=2.0**127
     )
@@ -477,9 +481,8 @@ def test_loss_gap_is_left_out_where_the_step_changes_the_batch(tmp_path):
 # --- history ---
 
 
-@needs_tensorflow
 def test_history_is_what_was_written(tmp_path, monkeypatch):
-    model, x, y = watched_models.sequential(run_eagerly=True)
+    model, x, y = watched_models.sequential(run_eagerly=ON_TENSORFLOW)
     monkeypatch.setattr("kbn.callbacks.history.POINTS", 3)
     monitor, log = fit(model, tmp_path, x, y, epochs=5)
     history = monitor.history
@@ -489,6 +492,8 @@ def test_history_is_what_was_written(tmp_path, monkeypatch):
         looks, seen = history[tag]
         assert looks == steps(log, tag)[-3:]
         np.testing.assert_array_equal(np.float32(seen), values(log, tag)[-3:])
+    if not ON_TENSORFLOW:
+        return
     norms = values(log, "gradient_norm/global")
     clips = values(log, "gradient_norm/suggested_clip")
     expected = [np.quantile(norms[max(0, i - 3) : i + 1], 0.9) for i in range(5)]

@@ -704,6 +704,7 @@ def test_other_backends_log_what_they_can_and_say_the_rest(monitor, tmp_path, sa
     log = read_log(tmp_path)
     assert steps(log, "batch_norm/norm/moving_mean") == [1, 5, 8]
     assert steps(log, "epoch/val_loss") == [4, 8]
+    assert steps(log, "update_ratio/sequential/head/kernel") == [1, 5]
     for weight in model.weights:
         rows = log[f"weights/{weight.path}"][-1][1]
         array = keras.ops.convert_to_numpy(weight)
