@@ -1,0 +1,151 @@
+"""How long does a training step of a whole model take on kbn's layer and on Keras'?
+
+Prints, for ResNet50 and for a small CNN, the median time of a training step as `fit`
+runs it (graph mode, SGD), with Keras' batch norm, with kbn's, and with none at all; the
+ratio of the first two with its 95 % interval; and the share of the step that batch norm
+takes. The three models have the same weights and take turns. First the outputs of kbn's
+model are compared with those of Keras', in inference and in training.
+"""
+
+import os
+import sys
+from statistics import median
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+import reporting
+import timing
+
+import kbn
+
+CLASSES = 10
+
+
+def resnet50(size):
+    return keras.applications.ResNet50(
+        weights=None,
+        input_shape=(size, size, 3),
+        classes=CLASSES,
+        classifier_activation=None,
+    )
+
+
+def small_cnn(size):
+    layers = [keras.Input((size, size, 3))]
+    for filters in (32, 64, 128):
+        layers += [
+            keras.layers.Conv2D(filters, 3, padding="same", use_bias=False),
+            keras.layers.BatchNormalization(),
+            keras.layers.ReLU(),
+            keras.layers.MaxPooling2D(),
+        ]
+    layers += [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(CLASSES)]
+    return keras.Sequential(layers)
+
+
+# name: (model, side of the images, batch size)
+MODELS = {"ResNet50": (resnet50, 64, 16), "CNN of 3 convolutions": (small_cnn, 32, 64)}
+QUICK_MODELS = {"CNN of 3 convolutions": (small_cnn, 8, 4)}
+
+
+def with_layer(model, make):
+    """A copy of `model`, weights too, with `make(layer)` for each batch norm."""
+
+    def clone(layer):
+        if isinstance(layer, keras.layers.BatchNormalization):
+            return make(layer)
+        return type(layer).from_config(layer.get_config())
+
+    copy = keras.models.clone_model(model, clone_function=clone)
+    for old, new in zip(model.layers, copy.layers, strict=True):
+        if new.weights:
+            new.set_weights(old.get_weights())
+    return copy
+
+
+def variants(model):
+    """{name: the same model with that batch norm}."""
+    return {
+        "Keras": model,
+        "kbn": with_layer(
+            model, lambda layer: kbn.BatchNorm.from_config(layer.get_config())
+        ),
+        "none": with_layer(model, lambda layer: keras.layers.Identity(name=layer.name)),
+    }
+
+
+def difference(models, x):
+    """The largest of kbn's outputs from Keras', beside the largest output."""
+    worst = 0.0
+    for training in (False, True):
+        theirs, ours = (
+            np.asarray(models[name](x, training=training)) for name in ("Keras", "kbn")
+        )
+        worst = max(worst, np.abs(ours - theirs).max() / np.abs(theirs).max())
+    return worst
+
+
+def training_step(model):
+    import tensorflow as tf
+
+    model.compile(
+        keras.optimizers.SGD(1e-3),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        jit_compile=False,
+    )
+    model.optimizer.build(model.trainable_variables)
+    return tf.function(lambda x, y: model.train_step((x, y)))
+
+
+def main(arguments=None):
+    options = reporting.parser(__doc__).parse_args(arguments)
+    rounds = 2 if options.quick else 15
+    print(
+        f"{reporting.versions('tensorflow', 'keras')}, float32, graph mode; "
+        "milliseconds a step."
+    )
+    table = reporting.Table(
+        "model",
+        "batch",
+        "kbn",
+        "Keras",
+        "Keras / kbn",
+        "without batch norm",
+        "share of batch norm: kbn",
+        "Keras",
+        "outputs differ by",
+    )
+    rng = np.random.default_rng(0)
+    for name, (make, size, batch) in (
+        QUICK_MODELS if options.quick else MODELS
+    ).items():
+        keras.utils.set_random_seed(0)
+        models = variants(make(size))
+        x = keras.ops.convert_to_tensor(
+            rng.normal(size=(batch, size, size, 3)), "float32"
+        )
+        y = keras.ops.convert_to_tensor(rng.integers(0, CLASSES, batch))
+        differ = difference(models, x)
+        if not differ < 1e-3:
+            raise SystemExit(
+                f"{name}: kbn's outputs differ from Keras' by {differ:.1e}"
+            )
+        functions = {n: training_step(model) for n, model in models.items()}
+        times = timing.interleaved(functions, x, y, rounds=rounds, repeats=1)
+        bare = timing.ratio(times["none"], times["Keras"]).median
+        ours = timing.ratio(times["none"], times["kbn"]).median
+        table.row(
+            name,
+            f"{batch} x {size} x {size} x 3",
+            *(f"{median(times[n]):.1f}" for n in ("kbn", "Keras")),
+            f"**{timing.ratio(times['Keras'], times['kbn'])}**",
+            f"{median(times['none']):.1f}",
+            *(f"{1 - share:.0%}" for share in (ours, bare)),
+            f"{differ:.0e}",
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

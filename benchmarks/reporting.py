@@ -1,0 +1,77 @@
+"""How a benchmark says what it found: a Markdown table, and the limits it was held to.
+
+`results.py` reads both: the table from standard output, the limits from the file that
+BENCHMARK_LIMITS names, one JSON object a line.
+"""
+
+import argparse
+import json
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+
+def parser(doc):
+    """A command line whose help is the module's docstring; it knows `--quick`."""
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny sizes: that it runs, not how fast"
+    )
+    return parser
+
+
+def device():
+    """'2 cores of an AMD EPYC (x86_64)'."""
+    name = platform.processor() or "unnamed CPU"
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        fields = dict(
+            (part.strip() for part in line.split(":", 1))
+            for line in info.read_text().splitlines()
+            if ":" in line
+        )
+        name = fields.get("model name", name)
+    return f"{os.cpu_count()} cores of {name} ({platform.machine()})"
+
+
+def versions(*packages):
+    """'keras 3.15.1, torch 2.13.0+cpu'."""
+    return ", ".join(f"{package} {version(package)}" for package in packages)
+
+
+def name_of(shape):
+    return " x ".join(map(str, shape))
+
+
+class Table:
+    """A Markdown table, printed row by row as it is measured."""
+
+    def __init__(self, *columns):
+        print()
+        self.row(*columns)
+        print("|" + "---|" * len(columns))
+
+    def row(self, *cells):
+        """Print a row."""
+        print("| " + " | ".join(map(str, cells)) + " |", flush=True)
+
+
+def hold(what, limit, measured, verdict):
+    """Print a limit of the design, what was measured and whether that meets it.
+
+    verdict: "yes", "no" or another short phrase.
+    """
+    print(f"\n- {what}: {limit}; measured {measured}; met: {verdict}", flush=True)
+    if file := os.environ.get("BENCHMARK_LIMITS"):
+        row = {"what": what, "limit": limit, "measured": measured, "met": verdict}
+        with Path(file).open("a") as stream:
+            stream.write(json.dumps(row) + "\n")
+
+
+def verdict(met):
+    """One word for `met`, {name: whether it is met}; the names of those that miss."""
+    missed = [name for name, holds in met.items() if not holds]
+    return "no: " + ", ".join(missed) if missed else "yes"
