@@ -13,6 +13,8 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
 
 import keras
+import reporting
+import steps
 
 import kbn
 from tests.defects import BACKEND, DEFECTS, HERE, measure
@@ -44,33 +46,28 @@ def verdict(defect, theirs, ours):
     return "fixed"
 
 
-def print_table(rows):
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        print("  ".join(cells).rstrip())
-
-
-def main():
+def main(arguments=None):
+    reporting.parser(__doc__).parse_args(arguments)
     two_devices()
     keras.utils.set_random_seed(0)
-    rows = [("", f"on {BACKEND}", f"Keras {keras.__version__}", "kbn", "verdict")]
+    reporting.setting(steps.package())
+    table = reporting.Table("", "what", "Keras", "kbn", "verdict")
+    failed = 0
     for defect in HERE:
         theirs = measure(defect.probe, keras.layers.BatchNormalization)
         ours = measure(defect.probe, kbn.BatchNorm)
         phrase = verdict(defect, theirs, ours)
-        rows.append((defect.id, defect.what, theirs.seen, ours.seen, phrase))
-    print_table(rows)
-    failed = sum(row[-1] == "KBN HAS IT" for row in rows)
+        failed += phrase == "KBN HAS IT"
+        table.row(defect.id, defect.what, theirs.seen, ours.seen, phrase)
 
-    print("\nShared, and what holds all the same:")
+    print("\nShared, and what holds all the same:\n")
     for defect in HERE:
         if (shared := defect.shared) is None:
             continue
         finding = measure(shared.probe, kbn.BatchNorm)
         failed += finding.defective
         mark = "  FAILED" * finding.defective
-        print(f"{defect.id}  {shared.reason}; {shared.holds}: {finding.seen}{mark}")
+        print(f"- {defect.id}: {shared.reason}; {shared.holds}: {finding.seen}{mark}")
     elsewhere = " ".join(defect.id for defect in DEFECTS if defect not in HERE)
     if elsewhere:
         print(f"\nOn other backends only: {elsewhere}")

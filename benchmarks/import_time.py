@@ -51,7 +51,7 @@ def main(arguments=None):
             milliseconds, modules = in_fresh_process(statement, before)
             times[name].append(milliseconds)
             added[name] = modules
-    print(f"{reporting.versions('tensorflow', 'keras')}; milliseconds.")
+    reporting.setting("tensorflow", "milliseconds")
     table = reporting.Table(
         "statement", "median", "fastest", "slowest", "modules loaded"
     )

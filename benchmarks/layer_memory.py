@@ -99,9 +99,8 @@ def main(arguments=None):
     if options.measure:
         print(json.dumps(measure(*options.measure)))
         return
-    print(
-        f"{reporting.versions('tensorflow', 'keras')}, graph mode, {LAYERS} layers; "
-        "MiB (tensors of the input's size)."
+    reporting.setting(
+        "tensorflow", f"graph mode, {LAYERS} layers; MiB (tensors of the input's size)"
     )
     table = reporting.Table(
         "shape",

@@ -70,10 +70,7 @@ def main(arguments=None):
     effort = (
         {"rounds": 2, "repeats": 1} if options.quick else {"rounds": 21, "repeats": 5}
     )
-    print(
-        f"{steps.package()}, {reporting.versions('keras')}, float32, {mode}; "
-        "milliseconds (copies)."
-    )
+    reporting.setting(steps.package(), f"float32, {mode}; milliseconds (copies)")
     side = ("kbn", "Keras", "Keras / kbn")
     table = reporting.Table(
         "shape", "copy", *(f"{kind}: {s}" for kind in KINDS.values() for s in side)

@@ -102,10 +102,7 @@ def training_step(model):
 def main(arguments=None):
     options = reporting.parser(__doc__).parse_args(arguments)
     rounds = 2 if options.quick else 15
-    print(
-        f"{reporting.versions('tensorflow', 'keras')}, float32, graph mode; "
-        "milliseconds a step."
-    )
+    reporting.setting("tensorflow", "float32, graph mode; milliseconds")
     table = reporting.Table(
         "model",
         "batch",

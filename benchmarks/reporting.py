@@ -1,7 +1,7 @@
 """How a benchmark says what it found: a Markdown table, and the limits it was held to.
 
 `results.py` reads both: the table from standard output, the limits from the file that
-BENCHMARK_LIMITS names, one JSON object a line.
+BENCHMARK_LIMITS names, one JSON list a line.
 """
 
 import argparse
@@ -23,8 +23,19 @@ def parser(doc):
     return parser
 
 
+def setting(backend, *more):
+    """Print on what was measured: device, versions, and what else matters.
+
+    backend: a package, or its name and version.
+    """
+    if " " not in backend:
+        backend = f"{backend} {version(backend)}"
+    parts = (device(), backend, f"keras {version('keras')}", *more)
+    print(", ".join(parts) + ".", flush=True)
+
+
 def device():
-    """'2 cores of an AMD EPYC (x86_64)'."""
+    """'2 cores of AMD EPYC (x86_64)'."""
     name = platform.processor() or "unnamed CPU"
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -35,11 +46,6 @@ def device():
         )
         name = fields.get("model name", name)
     return f"{os.cpu_count()} cores of {name} ({platform.machine()})"
-
-
-def versions(*packages):
-    """'keras 3.15.1, torch 2.13.0+cpu'."""
-    return ", ".join(f"{package} {version(package)}" for package in packages)
 
 
 def name_of(shape):
@@ -56,19 +62,22 @@ class Table:
 
     def row(self, *cells):
         """Print a row."""
-        print("| " + " | ".join(map(str, cells)) + " |", flush=True)
+        print(
+            "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |",
+            flush=True,
+        )
 
 
 def hold(what, limit, measured, verdict):
-    """Print a limit of the design, what was measured and whether that meets it.
+    """Say a limit of the design, what was measured and whether that meets it.
 
     verdict: "yes", "no" or another short phrase.
     """
-    print(f"\n- {what}: {limit}; measured {measured}; met: {verdict}", flush=True)
     if file := os.environ.get("BENCHMARK_LIMITS"):
-        row = {"what": what, "limit": limit, "measured": measured, "met": verdict}
         with Path(file).open("a") as stream:
-            stream.write(json.dumps(row) + "\n")
+            stream.write(json.dumps([what, limit, measured, verdict]) + "\n")
+    else:
+        print(f"\n{what}: {limit}; measured {measured}; met: {verdict}", flush=True)
 
 
 def verdict(met):

@@ -95,10 +95,7 @@ def main(arguments=None):
     effort = (
         {"rounds": 2, "repeats": 1} if options.quick else {"rounds": 15, "repeats": 3}
     )
-    print(
-        f"{reporting.versions('tensorflow', 'keras')}, float32, graph mode; "
-        "milliseconds."
-    )
+    reporting.setting("tensorflow", "float32, graph mode; milliseconds")
     table = reporting.Table("grows", "shape", "kbn", "Keras", "copy", "Keras / kbn")
     found = {}
     for what, shapes in (QUICK_SIZES if options.quick else SIZES).items():

@@ -1,0 +1,185 @@
+"""Runs all benchmarks and writes what they print into RESULTS.md beside this file.
+
+First come the limits of the design, each with what was measured, then `remarks.md`,
+which says why what is missed is missed, then every benchmark's own output. What README
+shows of them is brought up to date. A benchmark that fails makes this fail, at the end:
+what the others measured is written all the same.
+
+JAX and torch are measured with `.venv-backends/bin/python`, where that exists.
+
+    python benchmarks/results.py [--under "taskset --cpu-list 0,1"]
+"""
+
+import argparse
+import ast
+import json
+import os
+import platform
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import reporting
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+BACKENDS = ROOT / ".venv-backends" / "bin" / "python"
+RESULTS, README = HERE / "RESULTS.md", ROOT / "README.md"
+NOT_RUN = "Not run: there is no `.venv-backends` (`make test-backends` makes it)."
+
+
+class Benchmark(NamedTuple):
+    """A script, its arguments and the backend it runs on."""
+
+    script: str
+    arguments: str = ""
+    backend: str = "tensorflow"
+
+    @property
+    def command(self):
+        """As one would type it."""
+        own = "" if self.backend == "tensorflow" else f"KERAS_BACKEND={self.backend} "
+        return f"{own}python benchmarks/{self.script} {self.arguments}".strip()
+
+    @property
+    def question(self):
+        """The first line of the script's docstring."""
+        tree = ast.parse((HERE / self.script).read_text())
+        return ast.get_docstring(tree).splitlines()[0]
+
+
+BENCHMARKS = [
+    Benchmark("layer_speed.py"),
+    Benchmark("layer_speed.py", "xla"),
+    Benchmark("layer_speed.py", backend="torch"),
+    Benchmark("layer_speed.py", backend="jax"),
+    Benchmark("layer_memory.py"),
+    Benchmark("model_step.py"),
+    Benchmark("scaling.py", "--png docs/scaling.png"),
+    Benchmark("import_time.py"),
+    Benchmark("monitor_cost.py"),
+    Benchmark("passes.py"),
+    Benchmark("passes.py", "xla"),
+    Benchmark("passes.py", backend="torch"),
+    Benchmark("passes.py", backend="jax"),
+    Benchmark("accuracy.py"),
+    Benchmark("accuracy.py", backend="torch"),
+    Benchmark("accuracy.py", backend="jax"),
+    Benchmark("defects.py"),
+]
+BENCHMARKS = [b for b in BENCHMARKS if (HERE / b.script).exists()]
+
+
+def run(benchmark, under):
+    """What it printed, the limits it held, and whether it failed; prints along."""
+    python = sys.executable if benchmark.backend == "tensorflow" else str(BACKENDS)
+    if not Path(python).exists():
+        print(NOT_RUN)
+        return NOT_RUN, [], False
+    with tempfile.TemporaryDirectory() as directory:
+        limits = Path(directory) / "limits"
+        environment = {
+            **os.environ,
+            "KERAS_BACKEND": benchmark.backend,
+            "BENCHMARK_LIMITS": str(limits),
+            # No GPU: its results would need tables of their own.
+            "CUDA_VISIBLE_DEVICES": "",
+            "JAX_PLATFORMS": "cpu",
+        }
+        script = str(HERE / benchmark.script)
+        command = [*under, python, script, *benchmark.arguments.split()]
+        lines = []
+        with subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
+        ) as process:
+            for line in process.stdout:
+                print(line, end="", flush=True)
+                lines.append(line)
+        found = limits.read_text().splitlines() if limits.exists() else []
+    output = "".join(lines).strip()
+    if not re.search(r"^\|", output, re.MULTILINE):
+        output = f"```\n{output}\n```"
+    if process.returncode:
+        output += f"\n\n**Failed** with exit status {process.returncode}."
+    return output, [json.loads(line) for line in found], process.returncode != 0
+
+
+def markdown(outputs, limits):
+    """The text of RESULTS.md. outputs: {Benchmark: what it printed}."""
+    lines = [
+        "# Results",
+        "",
+        f"Written by `make bench` on {reporting.device()}, {platform.system()}, Python "
+        f"{platform.python_version()}. Nothing was run on a GPU.",
+        "",
+        "## The numbers of the design",
+        "",
+        "| what | limit | measured | met |",
+        "|---|---|---|---|",
+        *("| " + " | ".join(row) + " |" for row in limits),
+        "",
+        (HERE / "remarks.md").read_text().strip(),
+    ]
+    headings = set()
+    for benchmark, output in outputs.items():
+        if benchmark.question not in headings:
+            lines += ["", f"## {benchmark.question}"]
+            headings.add(benchmark.question)
+        lines += ["", f"`{benchmark.command}`", "", output]
+    return "\n".join(lines) + "\n"
+
+
+def quoted(readme, results):
+    """`readme` with every block that it takes from RESULTS.md as it is there.
+
+    A block stands between `<!-- RESULTS: command -->` and `<!-- end -->`.
+    """
+
+    def block(match):
+        section = results.partition(f"\n`{match[1]}`\n\n")[2]
+        output = re.split(r"\n\n(?=## |`.*`\n)", section)[0].strip()
+        if not output:
+            raise ValueError(f"RESULTS.md has no output of `{match[1]}`")
+        return f"<!-- RESULTS: {match[1]} -->\n{output}\n<!-- end -->"
+
+    return re.sub(
+        r"<!-- RESULTS: (.*?) -->\n.*?<!-- end -->", block, readme, flags=re.DOTALL
+    )
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--under",
+        type=shlex.split,
+        default=[],
+        metavar="COMMAND",
+        help="a command that runs each benchmark, such as taskset or nice",
+    )
+    options = parser.parse_args(arguments)
+    outputs, limits, failed = {}, [], []
+    for number, benchmark in enumerate(BENCHMARKS, 1):
+        print(f"\n[{number}/{len(BENCHMARKS)}] {benchmark.command}\n", flush=True)
+        start = time.perf_counter()
+        outputs[benchmark], held, failure = run(benchmark, options.under)
+        limits += held
+        failed += [benchmark.command] * failure
+        print(f"\n{time.perf_counter() - start:.0f} s", flush=True)
+    RESULTS.write_text(markdown(outputs, limits))
+    print(f"\nWritten: {RESULTS.relative_to(ROOT)}")
+    for command in failed:
+        print(f"Failed: {command}")
+    if not failed:
+        README.write_text(quoted(README.read_text(), RESULTS.read_text()))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
