@@ -17,7 +17,7 @@ help:
 	@echo "make test           the whole suite on TensorFlow"
 	@echo "make test-backends  the layer and the monitor on JAX and on torch"
 	@echo "make lint           ruff and mypy"
-	@echo "make bench          the benchmarks"
+	@echo "make bench          all benchmarks (a quarter of an hour), into benchmarks/RESULTS.md"
 
 demo: $(VENV)/.has-demo
 	$(VENV)/bin/kbn demo
@@ -30,10 +30,9 @@ lint: $(VENV)/.has-dev
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-bench: $(VENV)/.has-test
-	$(VENV)/bin/python benchmarks/layer_speed.py
-	$(VENV)/bin/python benchmarks/accuracy.py
-	$(VENV)/bin/python benchmarks/defects.py
+# UNDER="taskset --cpu-list 0,1" runs each benchmark under that command.
+bench: $(VENV)/.has-test $(BACKENDS)/.has-test
+	$(VENV)/bin/python benchmarks/results.py --under "$(UNDER)"
 
 test-backends: $(BACKENDS)/.has-test
 	KERAS_BACKEND=jax $(BACKENDS)/bin/python -m pytest --numprocesses 2

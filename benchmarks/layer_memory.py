@@ -24,7 +24,7 @@ import reporting
 LAYERS = 10
 # Powers of two: the allocator rounds nothing. 32 MiB in float32.
 SHAPES = [(32, 64, 64, 64), (8192, 1024)]
-QUICK_SHAPES = [(8, 16, 16, 16)]
+QUICK_SHAPES = [(64, 32, 32, 16)]
 # policy: at most this share of Keras' memory
 LIMITS = {"float32": 1.0, "mixed_bfloat16": 0.7, "mixed_float16": None}
 

@@ -4,7 +4,7 @@ Prints a Markdown table: the mean and the range over the seeds of the final accu
 the test digits, the mean number of steps to 95 % over the seeds that got there, and how
 many those were.
 
-    python benchmarks/learning_rates.py [--seeds N] [--epochs N]
+    python benchmarks/learning_rates.py [--seeds N] [--epochs N] [--rates R R ...]
 """
 
 import argparse
@@ -21,11 +21,12 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--rates", type=float, nargs="+", default=LEARNING_RATES)
     options = parser.parse_args()
     side = "test accuracy | steps to 95 % (seeds)"
     print(f"| learning rate | without: {side} | with batch norm: {side} |")
     print("|---|---|---|---|---|")
-    for rate in LEARNING_RATES:
+    for rate in options.rates:
         cells = [f"{rate:g}"]
         for batch_norm in (False, True):
             cells += summarize(measure(rate, batch_norm, options))

@@ -1,0 +1,195 @@
+"""Every benchmark runs at its smallest size, and README shows what RESULTS.md has."""
+
+import importlib
+import json
+import re
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import keras
+import pytest
+
+if keras.backend.backend() != "tensorflow":
+    pytest.skip("the benchmarks run themselves there", allow_module_level=True)
+
+ROOT = Path(__file__).parents[1]
+HERE = ROOT / "benchmarks"
+# What each prints when it is run with these arguments; one without a row fails.
+RUNS = [
+    ("accuracy", ["--quick"], r"\| eager \| up to a million \| 1e\+06 \| \d"),
+    ("import_time", ["--quick"], r"Added to what Keras loads: `kbn`, .*`kbn.layer`"),
+    ("layer_memory", ["--quick"], r"\| 64 x 32 x 32 x 16 \| float32 \| \d"),
+    ("layer_speed", ["--quick"], r"\| 6 x 5 x 4 x 3 \| \d"),
+    (
+        "layer_speed",
+        ["--quick", "xla"],
+        r"float32, XLA; .*\n\n.*\n.*\n\| 6 x 5 x 4 x 3",
+    ),
+    (
+        "learning_rates",
+        ["--seeds", "1", "--epochs", "1", "--rates", "1"],
+        r"\| 1 \| \d.*%",
+    ),
+    ("model_step", ["--quick"], r"\| CNN of 3 convolutions \| 4 x 8 x 8 x 3 \| \d"),
+    ("passes", ["--quick"], r"\| kbn \| \*\*\d+.\d passes\*\*"),
+    ("passes", ["--quick", "xla"], r"\| Keras \| \*\*\d+.\d passes\*\*"),
+    ("scaling", ["--quick"], r"\| channels: slope \| all sizes \| \*\*-?\d"),
+]
+# Modules of the benchmarks, and what is run by other tests.
+OTHERS = {"hlo", "reporting", "results", "steps", "timing"}
+OTHERS |= {"defects"}  # its probes: test_defects.py
+OTHERS |= {"monitor_cost"}
+
+
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch):
+    monkeypatch.syspath_prepend(HERE)
+
+
+def test_every_benchmark_is_run():
+    scripts = {path.stem for path in HERE.glob("*.py")}
+    assert scripts - OTHERS == {name for name, *_ in RUNS}
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "shows"),
+    RUNS,
+    ids=[" ".join([name, *arguments]) for name, arguments, _ in RUNS],
+)
+def test_benchmark_runs(name, arguments, shows, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
+    assert not importlib.import_module(name).main()
+    assert re.search(shows, capsys.readouterr().out)
+
+
+def test_scaling_draws(tmp_path):
+    png = tmp_path / "scaling.png"
+    importlib.import_module("scaling").main(["--quick", "--png", str(png)])
+    assert png.read_bytes()[:4] == b"\x89PNG"
+
+
+HLO = """
+%fused (param_0: f32[8,4], param_1: f32[4]) -> f32[8,4] {
+  %param_0 = f32[8,4]{1,0} parameter(0)
+  %param_1 = f32[4]{0} parameter(1)
+  %b = f32[8,4]{1,0} broadcast(%param_1), dimensions={1}
+  ROOT %add.1 = f32[8,4]{1,0} add(%param_0, %b)
+}
+
+%first (param_0.1: f32[8,4]) -> f32[4] {
+  %param_0.1 = f32[8,4]{1,0} parameter(0)
+  %slice.1 = f32[1,4]{1,0} slice(%param_0.1), slice={[0:1], [0:4]}
+  ROOT %bitcast.1 = f32[4]{0} bitcast(%slice.1)
+}
+
+%rare (p: f32[8,4]) -> f32[8,4] {
+  %p = f32[8,4]{1,0} parameter(0)
+  %copy.1 = f32[8,4]{1,0} copy(%p)
+  ROOT %copy.2 = f32[8,4]{1,0} copy(%copy.1)
+}
+
+%ordinary (q: f32[8,4]) -> f32[8,4] {
+  ROOT %q = f32[8,4]{1,0} parameter(0)
+}
+
+ENTRY %main (x: f32[8,4], flag: pred[]) -> (f32[8,4], f32[8,4]) {
+  %x = f32[8,4]{1,0} parameter(0)
+  %flag = pred[] parameter(1)
+  %row = f32[4]{0} fusion(%x), kind=kLoop, calls=%first
+  %sum.3 = f32[8,4]{1,0} fusion(%x, %row), kind=kLoop, calls=%fused, metadata={op_name="jit(f)/add"}
+  %y = f32[8,4]{1,0} conditional(%flag, %sum.3, %sum.3), true_computation=%rare, false_computation=%ordinary
+  ROOT %both = (f32[8,4]{1,0}, f32[8,4]{1,0}) tuple(%sum.3, %y)
+}
+"""  # noqa: E501
+
+
+def test_passes_of_a_compiled_program_are_its_operands_and_results():
+    hlo = importlib.import_module("hlo")
+    # A slice of one row in eight; x, the row and the result; the conditional is free.
+    assert hlo.passes(HLO, 32) == [("row", 0.125, 0.125), ("sum (add)", 1.125, 1.0)]
+
+
+def test_text_that_is_no_program_is_refused():
+    with pytest.raises(ValueError, match="no ENTRY computation in HLO text"):
+        importlib.import_module("hlo").passes("HloModule empty", 32)
+
+
+def test_ratio_of_two_lists_is_that_of_their_rounds():
+    timing = importlib.import_module("timing")
+    ratio = timing.ratio([2, 40, 6], [1, 10, 2])
+    assert ratio == (3, 2, 4)
+    assert str(ratio) == "3.00 (2.00 to 4.00)"
+    sure = timing.ratio(range(100, 200), [100] * 100)
+    assert 1 < sure.low < sure.median == 1.495 < sure.high < 1.99
+
+
+@pytest.mark.parametrize(
+    ("limit", "verdict"),
+    [
+        ({"at_most": 3}, "yes"),
+        ({"at_most": 2.5}, "within noise: b"),
+        ({"at_most": 1.5}, "no: b"),
+        ({"at_least": 0.5}, "yes"),
+        ({"at_least": 1.5}, "within noise: a"),
+        ({"at_least": 2.5}, "no: a"),
+    ],
+)
+def test_limit_is_judged_by_the_median_and_its_interval(limit, verdict):
+    timing = importlib.import_module("timing")
+    ratios = {"a": timing.Ratio(1, 0.5, 2), "b": timing.Ratio(3, 2, 4)}
+    assert timing.judge(ratios, **limit) == verdict
+
+
+def fake_benchmark(tmp_path, script):
+    """A benchmark of one file, run by this Python."""
+    (tmp_path / "fake.py").write_text(script)
+    results = importlib.import_module("results")
+    return results.run(
+        SimpleNamespace(
+            script=str(tmp_path / "fake.py"), arguments="", backend="tensorflow"
+        ),
+        under=[],
+    )
+
+
+def test_results_keep_what_a_failing_benchmark_measured(tmp_path):
+    output, limits, failed = fake_benchmark(
+        tmp_path,
+        "import json, os\n"
+        "print('| a |')\n"
+        "with open(os.environ['BENCHMARK_LIMITS'], 'a') as file:\n"
+        "    file.write(json.dumps(['speed', 'at most 5', '7', 'no: a']) + '\\n')\n"
+        "raise SystemExit(3)",
+    )
+    assert output == "| a |\n\n**Failed** with exit status 3."
+    assert limits == [["speed", "at most 5", "7", "no: a"]]
+    assert failed
+
+
+def test_limits_go_to_the_file_that_results_reads(tmp_path, monkeypatch, capsys):
+    reporting = importlib.import_module("reporting")
+    monkeypatch.setenv("BENCHMARK_LIMITS", str(tmp_path / "limits"))
+    reporting.hold(
+        "speed", "at most 5", "7", reporting.verdict({"a": True, "b": False})
+    )
+    row = json.loads((tmp_path / "limits").read_text())
+    assert row == ["speed", "at most 5", "7", "no: b"]
+    assert capsys.readouterr().out == ""
+
+
+def test_readme_shows_the_tables_of_results():
+    results = importlib.import_module("results")
+    readme = results.README.read_text()
+    assert readme.count("<!-- RESULTS: ") >= 4
+    assert results.quoted(readme, results.RESULTS.read_text()) == readme
+
+
+def test_table_that_results_lacks_is_refused():
+    quoted = importlib.import_module("results").quoted
+    text = "<!-- RESULTS: python a.py -->\nold\n<!-- end -->"
+    section = "\n## What?\n\n`python a.py`\n\nof a\n\n| 1 |\n\n`python b.py`\n\n| 2 |\n"
+    shown = text.replace("old", "of a\n\n| 1 |")
+    assert quoted(text, section) == shown
+    with pytest.raises(ValueError, match=r"no output of `python a\.py`"):
+        quoted(text, "## What?")
