@@ -101,12 +101,12 @@ def main(arguments=None):
                 met[mode] = all(a <= c for a, _, c in rows)
                 largest.append(ours)
                 cells = (f"{value:.1e}" for row in rows for value in row)
-                table.row(mode, group, f"{mean:.0e}", *cells)
+                table.row(mode, group, f"{mean:g}", *cells)
             missed += list(met.values()).count(False)
             y, variance, gradient = np.max(largest, axis=0)
             or_keras = " or Keras' own" if shapes is LARGE_SHAPES else ""
             reporting.hold(
-                f"error at mean {mean:.0e}, {group} elements a channel, "
+                f"error at mean {mean:g}, {group} elements a channel, "
                 f"{steps.BACKEND}: output, variance, gradient",
                 f"at most {limit:.0e}, {limit:.0e}, {gradient_limit:.0e}{or_keras}",
                 f"{y:.1e}, {variance:.1e}, {gradient:.1e}",

@@ -44,7 +44,7 @@ def in_fresh_process(statement, before):
 
 def main(arguments=None):
     options = reporting.parser(__doc__).parse_args(arguments)
-    rounds, imports = 7, IMPORTS
+    rounds, imports = 5, IMPORTS
     if options.quick:
         rounds, imports = 1, {OVER_KERAS: IMPORTS[OVER_KERAS]}
     times = {name: [] for name in imports}
