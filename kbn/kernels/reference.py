@@ -187,7 +187,7 @@ def _moments(x: Tensor, axis: int, mask: Tensor | None) -> tuple[Tensor, Moments
     size = at_least_one(count)
     # An element of the batch is within sqrt(N) deviations of the mean: sums of what is
     # left after it hold hundreds of times more digits, and under XLA cost nothing.
-    start = ops.stop_gradient(_an_element(x, reduced, mask, count))
+    start = ops.stop_gradient(an_element(x, axis, mask))
     pilot = start + ops.stop_gradient(total(x - along(start, axis, x))) / size
     centred = x - along(pilot, axis, x)
     offset = total(centred) / size
@@ -196,18 +196,16 @@ def _moments(x: Tensor, axis: int, mask: Tensor | None) -> tuple[Tensor, Moments
     return centred, Moments(count, pilot, offset, ops.relu(scatter))
 
 
-def _an_element(
-    x: Tensor, reduced: list[int], mask: Tensor | None, count: Tensor
-) -> Tensor:
+def an_element(x: Tensor, axis: int, mask: Tensor | None = None) -> Tensor:
     """Some element that counts, of each channel; 0 where there is none. (C,)."""
+    reduced = [i for i in range(len(x.shape)) if i != axis]
     if mask is None:
         first = tuple(
             slice(0, 1) if i in reduced else slice(None) for i in range(len(x.shape))
         )
         return ops.sum(x[first], axis=reduced)
-    candidates = ops.where(mask, x, -math.inf)
-    largest = ops.max(candidates, axis=reduced, initial=-math.inf)
-    return ops.where(count > 0, largest, 0)
+    largest = ops.max(ops.where(mask, x, -math.inf), axis=reduced, initial=-math.inf)
+    return ops.where(largest > -math.inf, largest, 0)
 
 
 def along(values: Tensor, axis: int, x: Tensor) -> Tensor:

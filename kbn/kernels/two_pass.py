@@ -64,10 +64,14 @@ def normalize_batch(
             return ops.zeros_like(pilot), total(ops.square(from_pilot())) / size
 
         def corrected() -> Pair:
-            # The pilot is off by what summing and rounding a large mean took from it.
-            offset = total(from_pilot()) / size
-            scatter = total(ops.square(from_pilot()))
-            return offset, ops.relu(scatter / size - ops.square(offset))
+            # Summing a large mean took many deviations from the pilot: again, from an
+            # element, which is within sqrt(N) of them; what that took, once more.
+            start = reference.an_element(x, axis)
+            nearer = start + total(x - along(start, axis, x)) / size
+            centred = x - along(nearer, axis, x)
+            rest = total(centred) / size
+            variance = total(ops.square(centred)) / size - ops.square(rest)
+            return (nearer - pilot) + rest, ops.relu(variance)
 
         first = plain()
         ill = ops.any(reference.is_ill_conditioned(pilot, first[1], epsilon))
