@@ -2,12 +2,14 @@
 PYTHON ?= python3
 VENV := .venv
 BACKENDS := .venv-backends
+WHEEL := .venv-wheel
+OLDEST := .venv-oldest
 PROJECT := pyproject.toml setup.cfg constraints.txt
 UNREACHABLE := kbn: installing failed (see above); if the package index cannot be reached, connect to it or set PIP_INDEX_URL to a mirror, then run make again.
 PIP := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help demo test lint bench test-backends clean
+.PHONY: help demo test lint bench test-backends test-wheel test-oldest clean
 .DELETE_ON_ERROR:
 .PRECIOUS: %/bin/python
 .NOTPARALLEL: # two targets must not install into one environment at once
@@ -16,6 +18,8 @@ help:
 	@echo "make demo           train with and without batch norm, print a table, draw a picture"
 	@echo "make test           the whole suite on TensorFlow"
 	@echo "make test-backends  the layer and the monitor on JAX and on torch"
+	@echo "make test-wheel     the suite on the built wheel, outside of the checkout"
+	@echo "make test-oldest    the suite on the oldest versions that kbn supports"
 	@echo "make lint           ruff and mypy"
 	@echo "make bench          all benchmarks (a quarter of an hour), into benchmarks/RESULTS.md"
 
@@ -38,8 +42,14 @@ test-backends: $(BACKENDS)/.has-test
 	KERAS_BACKEND=jax $(BACKENDS)/bin/python -m pytest --numprocesses 2
 	KERAS_BACKEND=torch $(BACKENDS)/bin/python -m pytest --numprocesses 2
 
+test-wheel: $(VENV)/.has-dev | $(WHEEL)/bin/python
+	.ci/test-wheel $(VENV)/bin/python $(WHEEL)/bin/python
+
+test-oldest: $(OLDEST)/.has-test
+	$(OLDEST)/bin/python -m pytest --numprocesses 2
+
 clean:
-	rm -rf $(VENV) $(BACKENDS) build dist *.egg-info kbn-demo
+	rm -rf $(VENV) $(BACKENDS) $(WHEEL) $(OLDEST) build dist *.egg-info kbn-demo
 
 # One stamp an extra: a newcomer's `make demo` does not wait for mypy.
 $(VENV)/.has-%: $(PROJECT) | $(VENV)/bin/python
@@ -55,6 +65,12 @@ $(BACKENDS)/.has-test: $(PROJECT) | $(BACKENDS)/bin/python
 	$(BACKENDS)/bin/python $(PIP) jax keras numpy pytest pytest-xdist hypothesis allpairspy && \
 	$(BACKENDS)/bin/python $(PIP) --no-deps tensorboard protobuf && \
 	$(BACKENDS)/bin/python $(PIP) --no-deps --editable . || { echo "$(UNREACHABLE)"; exit 1; }
+	@touch $@
+
+$(OLDEST)/.has-test: $(PROJECT) constraints-oldest.txt | $(OLDEST)/bin/python
+	@echo "installing TensorFlow and Keras as old as can be into $(OLDEST) (this takes minutes once)"
+	@$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --constraint constraints-oldest.txt --editable '.[test]' || { echo "$(UNREACHABLE)"; exit 1; }
 	@touch $@
 
 %/bin/python:
