@@ -92,7 +92,7 @@ class TrainingMonitor(keras.callbacks.Callback):
         self._wrapper: Any = None
         self._twin: Any = None
         self._applied = ["optimizer"]
-        self._weight_rows: tuple[list[Any], Any] = ([], None)
+        self._weight_rows: tuple[Any, Any] = (None, None)
         self._movement = Movement(sample_size)
         self._steps = StepCount()
         self._history = History()

@@ -234,8 +234,10 @@ def test_layers_selects_activations_weights_and_batch_norm(tmp_path):
 
 
 @needs_tensorflow
-@pytest.mark.parametrize("watch", [("weights",), ("gradients", "batch_norm"), ()])
-def test_watch_selects(watch, tmp_path):
+@pytest.mark.parametrize(
+    "watch", [("weights",), ("activations",), ("gradients", "batch_norm"), ()]
+)
+def test_watch_selects(watch, tmp_path, said):
     train("sequential", [TrainingMonitor(tmp_path, watch=watch)], epochs=1, **EAGER)
     kinds = {tag.split("/")[0] for tag in read_log(tmp_path)}
     of = {
@@ -246,6 +248,7 @@ def test_watch_selects(watch, tmp_path):
     }
     expected = set(watch).union(*(of[what] for what in watch))
     assert kinds == expected | {"epoch", "learning_rate"}
+    assert said() == []
 
 
 @needs_tensorflow

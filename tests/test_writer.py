@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from event_files import read_log, steps, values
+from kbn.callbacks.layout import Layout
 from kbn.callbacks.statistics import summarize
 from kbn.callbacks.writer import EventWriter
 from tensorboard.backend.event_processing import event_accumulator, event_file_loader
@@ -66,6 +67,15 @@ def test_a_tag_has_one_value_per_step(writer):
     writer.write(6, {"a": 3}, {})
     log = read_log(writer.log_dir)
     assert log == {"a": [(5, 1), (6, 3)], "b": [(5, 1)], "c": [(5, 2)]}
+
+
+def test_complete_values_are_appended_as_they_are(writer):
+    layout = Layout()
+    writer.write_values(3, [layout.grown(["epoch/loss"])])
+    writer.write_values(9, [layout.grown(["epoch/auc"])])
+    accumulator = load(writer)
+    (tag,) = accumulator.PluginTagToContent("custom_scalars")
+    assert [event.step for event in accumulator.Tensors(tag)] == [3, 9]
 
 
 def test_files_are_read_in_the_order_of_writing(writer, monkeypatch):
