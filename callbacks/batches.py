@@ -10,12 +10,9 @@ DATA_ENDS = (StopIteration, tf.errors.OutOfRangeError)
 
 
 def take_batch(iterator: Any) -> Any:
-    """The next batch, None at the end of the data.
+    """The next batch, None at the end of the data; of a `tf.data.Iterator` an Optional.
 
-    Of a `tf.data.Iterator` as an Optional, whose type says what the iterator's does:
-    not the size of this batch. With it, the step compiles to the same arithmetic as
-    Keras' own, which takes the batch from the iterator inside its graph; a batch of
-    known size does not (mean(x) becomes x * constant).
+    Trying has no side effect, as it would have in Keras' own step.
     """
     if isinstance(iterator, tf.data.Iterator):
         optional = iterator.get_next_as_optional()
@@ -24,6 +21,17 @@ def take_batch(iterator: Any) -> Any:
         return next(iterator)
     except DATA_ENDS:
         return None
+
+
+def batch_spec(iterator: Any) -> Any:
+    """The type of what `take_batch` returns: the iterator's, not that of one batch.
+
+    With it, the step compiles to the same arithmetic as Keras' own, which takes the
+    batch from the iterator inside its graph; a batch of known size does not (mean(x)
+    becomes x * constant).
+    """
+    spec = iterator.element_spec
+    return tf.OptionalSpec(spec) if isinstance(iterator, tf.data.Iterator) else spec
 
 
 def without_optionals(batch: Any) -> Any:

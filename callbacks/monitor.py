@@ -90,6 +90,7 @@ class TrainingMonitor(keras.callbacks.Callback):
         self._writer = EventWriter(log_dir)
         self._schedule = every(log_freq) if isinstance(log_freq, int) else log_freq
         self._wrapper: Any = None
+        self._watcher: Any = None
         self._twin: Any = None
         self._applied = ["optimizer"]
         self._weight_rows: tuple[Any, Any] = (None, None)
@@ -192,7 +193,7 @@ class TrainingMonitor(keras.callbacks.Callback):
         """`_is_due`, asked right before the step; if so, notes what will change."""
         is_due = self._is_due(steps)
         # The twin looks after its first step; without one, a look is after them all.
-        sees_one = steps == 1 or getattr(self._wrapper, "twin", None) is not None
+        sees_one = steps == 1 or getattr(self._watcher, "twin", None) is not None
         if is_due and sees_one:
             self._try_to(self._note_weights, "read the weights")
         return is_due
@@ -228,7 +229,7 @@ class TrainingMonitor(keras.callbacks.Callback):
             found, measures = look.split(look.read_back(rows))
         else:
             found = {
-                tag: statistics.summarize(_array(weight), self.sample_size)
+                tag: statistics.summarize(probe.to_numpy(weight), self.sample_size)
                 for tag, weight in weights.items()
             }
             measures = moved
@@ -287,7 +288,7 @@ class TrainingMonitor(keras.callbacks.Callback):
         applied = [*self._optimizers().values()]
         if not applied:
             return self._step
-        return int(_array(applied[0].iterations))
+        return int(probe.to_numpy(applied[0].iterations))
 
     def _optimizers(self) -> dict[str, Any]:
         """Those that the last look saw applied."""
@@ -296,14 +297,14 @@ class TrainingMonitor(keras.callbacks.Callback):
 
     def _learning_rates(self) -> dict[str, float]:
         rates = {
-            name: float(_array(optimizer.learning_rate))
+            name: float(probe.to_numpy(optimizer.learning_rate))
             for name, optimizer in self._optimizers().items()
         }
         return self._named("learning_rate", rates)
 
     def _loss_scales(self) -> dict[str, float]:
         scales = {
-            name: float(_array(optimizer.dynamic_scale))
+            name: float(probe.to_numpy(optimizer.dynamic_scale))
             for name, optimizer in self._loss_scaled().items()
             if optimizer.built
         }
@@ -311,7 +312,7 @@ class TrainingMonitor(keras.callbacks.Callback):
 
     def _skipped_steps(self) -> dict[str, float]:
         skipped = {
-            name: self._steps.skipped(name, int(_array(optimizer.iterations)))
+            name: self._steps.skipped(name, int(probe.to_numpy(optimizer.iterations)))
             for name, optimizer in self._loss_scaled().items()
             if not optimizer.inner_optimizer.gradient_accumulation_steps
         }
@@ -320,7 +321,7 @@ class TrainingMonitor(keras.callbacks.Callback):
 
     def _applied_steps(self) -> dict[str, int]:
         found = probe.optimizers(self.model)
-        return {name: int(_array(x.iterations)) for name, x in found.items()}
+        return {name: int(probe.to_numpy(x.iterations)) for name, x in found.items()}
 
     def _loss_scaled(self) -> dict[str, Any]:
         kind = keras.optimizers.LossScaleOptimizer
@@ -373,36 +374,37 @@ class TrainingMonitor(keras.callbacks.Callback):
             _log.warning("TrainingMonitor %s", message)
 
     def _wrap(self, model: Any) -> None:
-        from .train_function import WatchedFunction
-        from .twin import Twin
+        from .train_function import Watcher, stand_in
 
         self._unwrap()
-        self._wrapper = WatchedFunction(model, self._begins, self._look, self._say)
+        self._wrapper = stand_in(model)
+        twin = self._twin_of(model, self._wrapper.original)
+        self._watcher = Watcher(self._begins, self._look, self._say, twin)
+        self._wrapper.watchers.append(self._watcher)
+
+    def _twin_of(self, model: Any, original: Any) -> Any:
+        from .twin import Twin
+
         if not {"gradients", "activations", "batch_norm"} & set(self.watch):
-            return
+            return None
         if type(model).make_train_function is not keras.Model.make_train_function:
             self._say(
                 f"cannot see gradients and activations of {model.name!r}, because "
                 f"{type(model).__name__} has its own make_train_function: it logs "
                 "metrics, weights and batch norm. Override train_step instead."
             )
-            return
+            return None
         # Kept over several fits: a twin is expensive to trace.
-        original = self._wrapper.original
         if self._twin is None or not self._twin.is_of(original):
             size = self.sample_size
             self._twin = Twin(model, original, self.watch, self.layers, size)
-        self._wrapper.twin = self._twin
         self._twin.evaluates_next = True
+        return self._twin
 
     def _unwrap(self) -> None:
         if self._wrapper is not None:
-            self._wrapper.remove()
+            self._wrapper.remove(self._watcher)
             self._wrapper = None
-
-
-def _array(tensor: Any) -> Any:
-    return keras.ops.convert_to_numpy(tensor)
 
 
 def every(steps: int) -> Schedule:

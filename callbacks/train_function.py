@@ -1,101 +1,129 @@
 """What stands in for `model.train_function` while a fit is watched."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-from .batches import DATA_ENDS, ITERATORS, take_batch
+from .batches import DATA_ENDS, ITERATORS, batch_spec, take_batch
 from .twin import Rows, Twin
+
+
+@dataclass(eq=False)
+class Watcher:
+    """One monitor, as the stand-in knows it.
+
+    `is_due(steps)` is asked once per call; `look(rows, applied)` is told, after a step,
+    what `twin` saw of it. Without a twin, it looks at what can be had from outside.
+    """
+
+    is_due: Callable[[int], bool]
+    look: Callable[[Rows, list[str]], None]
+    say: Callable[[str], None]
+    twin: Twin | None = None
 
 
 class WatchedFunction:
     """Stands in for `model.train_function` while one `fit` runs.
 
-    A step that is not due is the original, one Python call later. `is_due(steps)` is
-    asked once per call; `look(rows, applied)` is told what the twin saw, after a step.
+    One for all monitors of that fit. A step that is not due for any is the original,
+    one Python call later; one that is due for several is one step that all look at.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        is_due: Callable[[int], bool],
-        look: Callable[[Rows, list[str]], None],
-        say: Callable[[str], None],
-    ) -> None:
-        self.original = model.train_function
-        while isinstance(self.original, WatchedFunction) and self.original.is_over:
-            self.original = self.original.original
-        self.twin: Twin | None = None
+    def __init__(self, model: Any, original: Any) -> None:
+        self.original = original
+        self.watchers: list[Watcher] = []
         self._model = model
-        self._is_due = is_due
-        self._look = look
-        self._say = say
-        self._removed = False
         self._fit = _current_fit(model)
         model.train_function = self
 
     @property
     def is_over(self) -> bool:
         """Whether its fit has ended, be it by an exception in some other callback."""
-        return self._removed or _current_fit(self._model) is not self._fit
+        return not self.watchers or _current_fit(self._model) is not self._fit
 
-    def remove(self) -> None:
-        """Leave the model as it was before."""
-        self._removed = True
-        if self._model.train_function is self:
+    def remove(self, watcher: Watcher) -> None:
+        """Forget a watcher; without any, leave the model as it was before."""
+        if watcher in self.watchers:
+            self.watchers.remove(watcher)
+        if not self.watchers and self._model.train_function is self:
             self._model.train_function = self.original
 
     def __call__(self, iterator: Any) -> Any:
         """Train as the original does."""
         if self.is_over:
-            self.remove()
+            self._remove_all()
         # `train_on_batch` calls with a generator: it is no step of this fit.
-        if self._removed or not isinstance(iterator, ITERATORS):
+        if not self.watchers or not isinstance(iterator, ITERATORS):
             return self.original(iterator)
         try:
-            if not self._is_due(self._model.steps_per_execution):
-                return self.original(iterator)
-            return self._watched_step(iterator)
+            steps = self._model.steps_per_execution
+            due = [watcher for watcher in self.watchers if watcher.is_due(steps)]
+            return self._watched_step(iterator, due) if due else self.original(iterator)
         except DATA_ENDS:
             raise
         except BaseException:
-            self.remove()
+            self._remove_all()
             raise
 
-    def _watched_step(self, iterator: Any) -> Any:
-        if self.twin is None:
+    def _remove_all(self) -> None:
+        for watcher in list(self.watchers):
+            self.remove(watcher)
+
+    def _watched_step(self, iterator: Any, due: list[Watcher]) -> Any:
+        twins = [watcher.twin for watcher in due if watcher.twin is not None]
+        if not twins:
             logs = self.original(iterator)
-            self._look({}, [])
+            for watcher in due:
+                watcher.look({}, [])
             return logs
+        step = twins[0].step_with(twins[1:])
+        step.prepare(batch_spec(iterator))
         batch = take_batch(iterator)
         if batch is None:
             # The original has to see the end itself: tried on an exhausted iterator, it
             # still advances the seeds of dropout.
             return self.original(iterator)
-        twin = self.twin
-        logs, rows = twin(batch)
-        self._tell_what_is_hidden(twin, rows)
-        self._look(rows, twin.applied)
+        logs, seen = step(batch)
+        rows = dict(zip(twins, seen, strict=True))
+        blind = [watcher for watcher in due if watcher.twin is None]
+        for watcher in due:
+            if watcher.twin is not None:
+                twin = watcher.twin
+                self._tell_what_is_hidden(watcher, twin, rows[twin])
+                watcher.look(rows[twin], twin.applied)
         for _ in range(self._model.steps_per_execution - 1):
             batch = take_batch(iterator)
             if batch is None:
                 break
-            logs = twin.unseen(batch)
+            logs = step.unseen(batch)
+        for watcher in blind:  # as after the original: when all the steps are done
+            watcher.look({}, [])
         return logs
 
-    def _tell_what_is_hidden(self, twin: Twin, rows: Rows) -> None:
+    def _tell_what_is_hidden(self, watcher: Watcher, twin: Twin, rows: Rows) -> None:
         if not rows and not twin.applied:
-            self.twin = None
-            self._say(
+            watcher.twin = None
+            watcher.say(
                 f"sees no gradients and activations of {self._model.name!r}: its "
                 "train_step keeps them in a tf.function of its own. It logs metrics, "
                 "weights and batch norm; without that decorator it logs all."
             )
         elif twin.hidden:
-            self._say(
+            watcher.say(
                 f"cannot see all of {self._model.name!r}: tensors inside loops, "
                 "conditions and nested functions cannot leave them. It leaves out "
                 f"{', '.join(sorted(twin.hidden))}."
             )
+
+
+def stand_in(model: Any) -> WatchedFunction:
+    """The one of the fit that runs, put in place if there is none."""
+    current = model.train_function
+    while isinstance(current, WatchedFunction) and current.is_over:
+        current = current.original
+    if isinstance(current, WatchedFunction):
+        return current
+    return WatchedFunction(model, current)
 
 
 def _current_fit(model: Any) -> Any:

@@ -1,7 +1,8 @@
 """The instrumented twin of a Keras model's training step, on TensorFlow."""
 
+import contextlib
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import tensorflow as tf
@@ -17,12 +18,7 @@ Rows: TypeAlias = dict[str, Any]  # tag -> (replicas, row)
 
 
 class Twin:
-    """Trains on one batch as the model would, and tells what it saw.
-
-    A second `tf.function` of the same `model.train_step`, compiled as the model's own
-    is: real batch, real gradients (unscaled, before clipping), real updates. Layers and
-    optimizers are overridden only while it runs.
-    """
+    """What one monitor wants to see of a model's training steps, and sees of each."""
 
     def __init__(
         self,
@@ -34,53 +30,52 @@ class Twin:
     ) -> None:
         self.hidden: set[str] = set()
         self.applied: list[str] = []
-        self._model = model
+        # Whether the next step shows the loss of both modes.
+        self.evaluates_next = False
+        self.model = model
         self._train_function = train_function
         self._watch = watch
         self._select = select
         self._sample_size = sample_size
         self._thread = threading.local()  # replicas are traced in threads
-        self._layers: dict[str, probe.Layer] | None = None
+        self._layers: dict[str, probe.Layer] = {}
+        self._norms: dict[str, probe.Layer] = {}
         self._evaluation = LossEvaluation(model)
-        self.evaluates_next = (
-            False  # whether the next step shows the loss of both modes
-        )
+        self._steps: dict[tuple[int, ...], TwinStep] = {}
 
     def is_of(self, train_function: Any) -> bool:
         """Whether the model was not compiled again since: it has the same function."""
         return self._train_function is train_function
 
-    def __call__(self, batch: Any) -> tuple[Any, Rows]:
-        """The logs of the training step, and a row per tensor that it showed.
+    def step_with(self, others: Sequence["Twin"]) -> "TwinStep":
+        """The step that this twin and others look at; kept, for it is dear to trace."""
+        twins = [self, *others]
+        key = tuple(id(twin) for twin in twins)
+        if key not in self._steps:
+            self._steps[key] = TwinStep(twins)
+        return self._steps[key]
 
-        `batch` is what `take_batch` returned.
-        """
-        model = self._model
-        select = self._select
-        layers = probe.named_layers(model, select)
-        if layers != self._layers:  # layers born in build() are missing in the trace
-            self._layers = layers
-            self._norms = {}
-            if "batch_norm" in self._watch:
-                norms = probe.batch_norms(model, select)
-                self._norms = {name: layers[name] for name in norms}
-            self._step = self._make_step(self._seen_step)
-            self._unseen_step = self._make_step(
-                lambda batch: (self._model.train_step(batch), {}, {})
-            )
-        evaluated = self._evaluated(batch)
-        with probe.watched(
-            layers if "activations" in self._watch else {},
-            probe.optimizers(model),
-            lambda: probe.named_weights(model, select),
+    def find_layers(self) -> dict[str, probe.Layer]:
+        """The layers as they are now, for the next trace to watch."""
+        self._layers = probe.named_layers(self.model, self._select)
+        self._norms = {}
+        if "batch_norm" in self._watch:
+            norms = probe.batch_norms(self.model, self._select)
+            self._norms = {name: self._layers[name] for name in norms}
+        return self._layers
+
+    def watching(self) -> contextlib.AbstractContextManager[None]:
+        """Layers and optimizers overridden, to note what they do between `begin`s."""
+        return probe.watched(
+            self._layers if "activations" in self._watch else {},
+            probe.optimizers(self.model),
+            lambda: probe.named_weights(self.model, self._select),
             lambda: getattr(self._thread, "sight", None),
             self._norms,
-            model,
-        ):
-            logs, rows = self._step(batch)
-        return logs, {**rows, **evaluated}
+            self.model,
+        )
 
-    def _evaluated(self, batch: Any) -> Rows:
+    def evaluated(self, batch: Any) -> Rows:
         """The batch's loss in evaluation mode, if that is wanted and can be had."""
         wanted, self.evaluates_next = self.evaluates_next, False
         if not wanted or "batch_norm" not in self._watch:
@@ -88,18 +83,17 @@ class Twin:
         loss = self._evaluation(batch)
         return {} if loss is None else {"loss/evaluated": loss}
 
-    def unseen(self, batch: Any) -> Any:
-        """The same training step, unwatched: its logs."""
-        return self._unseen_step(batch)[0]
-
-    def _seen_step(self, batch: Any) -> tuple[Any, Rows, dict[str, Any]]:
-        """On one replica: logs, rows of activations, its share of the gradients."""
-        sight = probe.Sight(_graph)
-        self._thread.sight = sight
+    @contextlib.contextmanager
+    def sight(self) -> Iterator[probe.Sight]:
+        """Where to note what this replica's thread does meanwhile."""
+        self._thread.sight = probe.Sight(_graph)
         try:
-            logs = self._model.train_step(batch)
+            yield self._thread.sight
         finally:
             self._thread.sight = None
+
+    def rows(self, sight: probe.Sight, batch: Any) -> tuple[Rows, dict[str, Any]]:
+        """On one replica: rows of what was seen, and its share of the gradients."""
         self.hidden |= sight.hidden
         self.applied = self.applied or sight.applied
         wants_gradients = "gradients" in self._watch
@@ -122,10 +116,16 @@ class Twin:
         rows |= self._health(sight, copies) | self._moments(sight, copies)
         rows |= self._loss(sight, batch, copies)
         gradient = lambda x: _unscaled(_aside(x[0], copies), x[1])  # noqa: E731
-        return logs, rows, self._tried(gradient, gradients)
+        return rows, self._tried(gradient, gradients)
+
+    def whole_rows(self, parts: dict[str, Any]) -> Rows:
+        """Rows of the gradients, of which each replica has that of its batch's part."""
+        strategy = self.model.distribute_strategy
+        return self._tried(
+            lambda x: self._row(strategy.reduce("SUM", x, None))[None], parts
+        )
 
     def _health(self, sight: probe.Sight, copies: dict[Any, Any]) -> Rows:
-        assert self._layers is not None
         dead, saturated = {}, {}
         for tag, (tensor, name) in sight.activations.items():
             activation = activation_of(self._layers[name])
@@ -178,35 +178,97 @@ class Twin:
                 self.hidden.add(f"{tag} ({error!r})")
         return made
 
-    def _make_step(self, replica_step: Any) -> Callable[[Any], tuple[Any, Rows]]:
+
+class TwinStep:
+    """Trains on one batch as the model would, and tells each twin what it saw.
+
+    A second `tf.function` of the same `model.train_step`, compiled as the model's own
+    is: real batch, real gradients (unscaled, before clipping), real updates. Layers and
+    optimizers are overridden only while it runs. However many look, it trains once.
+    """
+
+    def __init__(self, twins: Sequence[Twin]) -> None:
+        self._twins = twins
+        self._model = twins[0].model
+        self._known: Any = None
+
+    def prepare(self, spec: Any) -> None:
+        """Trace for batches of this spec, before the first of them is taken.
+
+        As Keras does, and for the same bits: layers draw the seeds of their weights
+        when they are built, so in the trace, and data that shuffle draw theirs when
+        they are asked for a batch, all from the same generator.
+        """
+        # Layers born in build() are missing in the trace.
+        known = [twin.find_layers() for twin in self._twins], spec
+        if known == self._known:
+            return
+        self._known = known
+        self._step = self._make_step(self._seen_step, spec)
+        self._unseen_step = self._make_step(
+            lambda batch: (self._model.train_step(batch), []), spec
+        )
+        if not self._model.run_eagerly:
+            with self._watching():
+                self._step.get_concrete_function()
+
+    def __call__(self, batch: Any) -> tuple[Any, list[Rows]]:
+        """The logs of the training step; for each twin, a row per tensor that it saw.
+
+        `batch` is what `take_batch` returned.
+        """
+        evaluated = [twin.evaluated(batch) for twin in self._twins]
+        with self._watching():
+            logs, seen = self._step(batch)
+        return logs, [{**a, **b} for a, b in zip(seen, evaluated, strict=True)]
+
+    def unseen(self, batch: Any) -> Any:
+        """The same training step, unwatched: its logs."""
+        return self._unseen_step(batch)[0]
+
+    @contextlib.contextmanager
+    def _watching(self) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            for twin in self._twins:
+                stack.enter_context(twin.watching())
+            yield
+
+    def _seen_step(self, batch: Any) -> tuple[Any, list[Any]]:
+        """On one replica: the logs, and what each twin tells of it."""
+        with contextlib.ExitStack() as stack:
+            sights = [stack.enter_context(twin.sight()) for twin in self._twins]
+            logs = self._model.train_step(batch)
+        pairs = zip(self._twins, sights, strict=True)
+        return logs, [twin.rows(sight, batch) for twin, sight in pairs]
+
+    def _make_step(self, replica_step: Any, spec: Any) -> Any:
         """The step on all replicas, compiled as Keras would compile it."""
         model = self._model
         strategy = model.distribute_strategy
 
         @tf.autograph.experimental.do_not_convert
-        def step(batch: Any) -> tuple[Any, Rows]:
-            logs, rows, parts = strategy.run(replica_step, args=(batch,))
+        def step(batch: Any) -> tuple[Any, list[Rows]]:
+            logs, seen = strategy.run(replica_step, args=(batch,))
             replicas = strategy.experimental_local_results
             logs = tree.map_structure(lambda x: _mean(replicas(x)), logs)
-            # Each replica's gradient is that of its part of the batch.
-            wholes = self._tried(
-                lambda x: self._row(strategy.reduce("SUM", x, None))[None], parts
-            )
-            rows = {tag: tf.stack(replicas(row)) for tag, row in rows.items()}
-            return logs, rows | wholes
+            return logs, [
+                {tag: tf.stack(replicas(row)) for tag, row in rows.items()}
+                | twin.whole_rows(parts)
+                for twin, (rows, parts) in zip(self._twins, seen, strict=False)
+            ]
 
         if not model.run_eagerly:
             jit = model.jit_compile
             step = tf.function(step, reduce_retracing=True, jit_compile=jit)
 
         @tf.autograph.experimental.do_not_convert
-        def unpack_and_step(batch: Any) -> tuple[Any, Rows]:
-            outputs: tuple[Any, Rows] = step(without_optionals(batch))
+        def unpack_and_step(batch: Any) -> tuple[Any, list[Rows]]:
+            outputs: tuple[Any, list[Rows]] = step(without_optionals(batch))
             return outputs
 
         if model.run_eagerly:
             return unpack_and_step
-        return tf.function(unpack_and_step, reduce_retracing=True)
+        return tf.function(unpack_and_step, input_signature=[spec])
 
 
 def weight_rows(

@@ -13,6 +13,7 @@ BACKEND = keras.backend.backend()  # an unknown one is an error here
 
 # What is run on every backend; the rest needs TensorFlow.
 EVERY_BACKEND = {
+    "test_capture.py",
     "test_defects.py",
     "test_distributed.py",
     "test_documentation.py",
@@ -79,12 +80,16 @@ def pytest_terminal_summary(terminalreporter):
     reports = [
         r for key in ("passed", "failed") for r in terminalreporter.getreports(key)
     ]
+    recorded = [pair for report in reports for pair in report.user_properties]
+    write_parity(terminalreporter, [v for name, v in recorded if name == "parity"])
+    verdicts = [value for name, value in recorded if name == "transparency"]
+    write_transparency(terminalreporter, verdicts)
+
+
+def write_parity(terminalreporter, records):
     rows = {}
-    for report in reports:
-        for name, value in report.user_properties:
-            if name == "parity":
-                dtype, quantity, *errors = value
-                rows.setdefault((dtype, quantity), []).append(errors)
+    for dtype, quantity, *errors in records:
+        rows.setdefault((dtype, quantity), []).append(errors)
     if not rows:
         return
     terminalreporter.section(f"parity on {BACKEND}: worst relative error to float64")
@@ -99,6 +104,16 @@ def pytest_terminal_summary(terminalreporter):
             f"{dtype:10}{quantity:16}{len(errors):8}{ours:10.1e}"
             f"{len(shared):14}{same:10.1e}{theirs:10.1e}"
         )
+
+
+def write_transparency(terminalreporter, verdicts):
+    """How many trainings a monitor left as they were: see test_transparency.py."""
+    if not verdicts:
+        return
+    kinds = ("bit-identical", "bounded", "failing", "that Keras cannot train")
+    counts = ", ".join(f"{verdicts.count(kind)} {kind}" for kind in kinds)
+    terminalreporter.section("transparency")
+    terminalreporter.line(f"transparency: {len(verdicts)} cases, {counts}")
 
 
 hypothesis.settings.register_profile(

@@ -323,109 +323,36 @@ def test_a_layer_born_in_build_is_seen_from_the_second_look_on(monitor, tmp_path
     assert steps(log, "weights/subclassed/lazy/born_late/bias") == [1, 5, 8]
 
 
-# --- watching changes nothing ---
-
-
-def sgd(**options):
-    return lambda: {"optimizer": keras.optimizers.SGD(0.1, **options)}
-
-
-TRANSPARENT = {
-    **{kind: (kind, dict, {}, {}) for kind in watched_models.KINDS},
-    "xla": ("dropout", lambda: {"jit_compile": True}, {}, {}),
-    "eager": ("dropout", lambda: {"run_eagerly": True}, {}, {}),
-    "eager-subclassed": ("subclassed", lambda: {"run_eagerly": True}, {}, {}),
-    "steps_per_execution": ("dropout", lambda: {"steps_per_execution": 2}, {}, {}),
-    "steps_per_execution-3": ("sequential", lambda: {"steps_per_execution": 3}, {}, {}),
-    "adam": ("unbuilt", lambda: {"optimizer": "adam"}, {}, {}),
-    "clipnorm": ("residual", sgd(clipnorm=0.1, weight_decay=0.01), {}, {}),
-    "ema": ("sequential", sgd(use_ema=True, ema_overwrite_frequency=3), {}, {}),
-    "accumulation": ("sequential", sgd(gradient_accumulation_steps=2), {}, {}),
-    "every-step": ("dropout", dict, {"log_freq": 1}, {}),
-    "every-second-step": ("sequential", dict, {"log_freq": 2}, {}),
-    "function": ("sequential", dict, {"log_freq": lambda step: step % 3 == 2}, {}),
-    "weights-only": ("dropout", dict, {"watch": ("weights",), "log_freq": 2}, {}),
-    "validation": ("dropout", dict, {}, {"validation_split": 0.3}),
-    "class-weight": ("sequential", dict, {}, {"class_weight": {0: 1.0, 1: 2.0, 2: 3}}),
-}
+# --- watching changes nothing: see also test_transparency.py ---
 
 
 @needs_tensorflow
-@pytest.mark.parametrize("case", TRANSPARENT.values(), ids=TRANSPARENT.keys())
-def test_watching_changes_no_bit(case, tmp_path):
-    kind, options, arguments, fit = case
-    monitor = TrainingMonitor(tmp_path, **arguments)
-    free, expected = train(kind, [], fit=fit, **options())
-    model, history = train(kind, [monitor], fit=fit, **options())
-    for weight, other in zip(model.variables, free.variables, strict=True):
-        np.testing.assert_array_equal(weight, other, err_msg=weight.path)
-    assert history == expected
-    looked_at = {tag.split("/")[0] for tag in read_log(tmp_path)}
-    assert {*monitor.watch} - {"batch_norm"} <= looked_at
-
-
-@needs_tensorflow
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
-def test_watching_changes_no_bit_in_mixed_precision(policy, tmp_path):
-    keras.config.set_dtype_policy(policy)
-    free, expected = train("sequential")
-    model, history = train("sequential", [TrainingMonitor(tmp_path)])
-    assert history == expected
-    for weight, other in zip(model.get_weights(), free.get_weights(), strict=True):
-        np.testing.assert_array_equal(weight, other)
-    assert {"activations/norm", "gradient_norm/global"} <= set(read_log(tmp_path))
-
-
-@needs_tensorflow
-@pytest.mark.filterwarnings("ignore:Your input ran out of data")  # Keras, either way
-@pytest.mark.parametrize("source", ["generator", "unknown-length"])
-def test_watching_changes_no_bit_whatever_the_data_are(source, tmp_path):
-    import tensorflow as tf
-
-    def data(x, y):
-        if source == "generator":
-            starts = range(0, ROWS, BATCH)
-            return ((x[i : i + BATCH], y[i : i + BATCH]) for i in [*starts, *starts])
-        whole = tf.data.Dataset.from_tensor_slices((x, y)).batch(BATCH)
-        return whole.filter(lambda x, y: True)
-
-    results = []
-    for callbacks in ([], [TrainingMonitor(tmp_path)]):
-        keras.utils.set_random_seed(0)
-        model, x, y = watched_models.dropout()
-        limit = {"steps_per_epoch": STEPS} if source == "generator" else {}
-        fit = {"epochs": 2, "verbose": 0, "shuffle": False, **limit}
-        history = model.fit(data(x, y), callbacks=callbacks, **fit)
-        results.append((model.get_weights(), history.history))
-    for weight, other in zip(results[0][0], results[1][0], strict=True):
-        np.testing.assert_array_equal(weight, other)
-    assert results[0][1] == results[1][1]
-    # Keras tries a step more at the end of data of unknown length: its iterations
-    # advance with it, watched or not.
-    looks = steps(read_log(tmp_path), "activations/head")
-    assert looks in ([1, STEPS + 1], [1, STEPS + 2])
-
-
-@needs_tensorflow
-def test_watching_changes_no_bit_under_a_mirrored_strategy(tmp_path, said):
+def test_two_replicas_are_one_summary_and_one_gradient(monitor, tmp_path, said):
     from tests.replicas import two_replicas
 
-    results = []
-    for callbacks in ([], [TrainingMonitor(tmp_path)]):
-        keras.utils.set_random_seed(0)
-        with two_replicas().scope():
-            model, x, y = watched_models.sequential()
-        fit = {"epochs": 2, "batch_size": BATCH, "verbose": 0, "shuffle": False}
-        history = model.fit(x, y, callbacks=callbacks, **fit)
-        results.append((model.get_weights(), history.history))
-    for weight, other in zip(results[0][0], results[1][0], strict=True):
-        np.testing.assert_array_equal(weight, other)
-    assert results[0][1] == results[1][1]
+    with two_replicas().scope():
+        model, x, y = watched_models.sequential()
+    model.fit(x, y, batch_size=BATCH, verbose=0, callbacks=[monitor])
     assert said() == []
     log = read_log(tmp_path)
     # Both replicas' halves of the batch, and one gradient: that of the whole batch.
     assert count(log["activations/hidden"][0][1]) == BATCH * 8
     assert count(log[f"gradients/{model.weights[0].path}"][0][1]) == 6 * 8
+
+
+@needs_tensorflow
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")  # Keras, either way
+def test_the_end_of_data_of_unknown_length_is_no_look(monitor, tmp_path):
+    import tensorflow as tf
+
+    model, x, y = watched_models.dropout()
+    whole = tf.data.Dataset.from_tensor_slices((x, y)).batch(BATCH)
+    data = whole.filter(lambda x, y: True)
+    model.fit(data, epochs=2, shuffle=False, verbose=0, callbacks=[monitor])
+    # Keras tries a step more at the end of data of unknown length: its iterations
+    # advance with it, watched or not.
+    looks = steps(read_log(tmp_path), "activations/head")
+    assert looks in ([1, STEPS + 1], [1, STEPS + 2])
 
 
 @needs_tensorflow

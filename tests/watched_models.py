@@ -179,9 +179,9 @@ class CustomStep(keras.Model):
     def train_step(self, data):
         import tensorflow as tf
 
-        x, y = data
+        x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
         with tf.GradientTape() as tape:
-            loss = self.compute_loss(x, y, self(x, training=True)) * 2.0
+            loss = self.compute_loss(x, y, self(x, training=True), weight) * 2.0
         gradients = tape.gradient(loss, self.trainable_variables)
         self.optimizer.apply(gradients, self.trainable_variables)
         return {"loss": loss}
@@ -211,9 +211,10 @@ class Gan(keras.Model):
     def call(self, x):
         return self.discriminator(x)
 
-    def train_step(self, x):
+    def train_step(self, data):
         import tensorflow as tf
 
+        x, *_ = keras.utils.unpack_x_y_sample_weight(data)
         noise = keras.random.normal((tf.shape(x)[0], 2), seed=self.noise)
         with tf.GradientTape() as tape:
             real = self.discriminator(x, training=True)
@@ -237,6 +238,49 @@ def gan(**options):
     return model, rows(6), None
 
 
+class Repeated(layers.Layer):
+    """A layer inside a loop: what it gives cannot leave the loop's graph."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.body = layers.Dense(6, activation="tanh", name="body")
+
+    def build(self, shape):
+        self.body.build(shape)
+
+    def call(self, x):
+        return keras.ops.fori_loop(0, 3, lambda _, x: self.body(x) + x, x)
+
+
+def looped(**options):
+    inputs = keras.Input((6,))
+    x = layers.Dropout(0.2, name="dropout")(Repeated(name="repeated")(inputs))
+    return compiled(keras.Model(inputs, head(x)), **options), rows(6), classes()
+
+
+class InFunction(layers.Layer):
+    """A `tf.function` of its own inside: a graph in the graph of the training step."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.inner = layers.Dense(5, name="inner")
+
+    def build(self, shape):
+        import tensorflow as tf
+
+        self.inner.build(shape)
+        self.function = tf.function(self.inner)
+
+    def call(self, x):
+        return self.function(x)
+
+
+def function_layer(**options):
+    inputs = keras.Input((6,))
+    x = InFunction(name="in_function")(inputs)
+    return compiled(keras.Model(inputs, head(x)), **options), rows(6), classes()
+
+
 KINDS = {
     kind.__name__: kind
     for kind in (
@@ -249,6 +293,8 @@ KINDS = {
         nested_and_shared,
         two_outputs,
         recurrent,
+        looped,
+        function_layer,
         subclassed,
         custom_train_step,
         gan,

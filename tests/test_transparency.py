@@ -1,0 +1,168 @@
+"""Watching changes no bit: the matrix of `transparency.py`, with and without a monitor.
+
+Every weight, moving statistic, seed, metric and optimizer variable, on every replica,
+and the history of the losses are compared by their bits after two epochs from one seed.
+Where they are not the same, `transparency.BOUNDED` has the bound and the reason.
+"""
+
+import contextlib
+import logging
+
+import keras
+import numpy as np
+import pytest
+
+if keras.backend.backend() != "tensorflow":
+    pytest.skip("the other backends have no twin", allow_module_level=True)
+
+import tensorflow as tf
+from kbn.callbacks import TrainingMonitor, probe
+
+from tests import transparency, watched_models
+from tests.event_files import read_log
+from tests.replicas import two_replicas
+from tests.transparency import Case
+from tests.watched_models import BATCH, ROWS
+
+STEPS = -(-ROWS // BATCH)  # per epoch, the last one short
+CASES = transparency.cases()
+# Keras' own, watched or not: of unknown-length data, and of the end of a generator.
+pytestmark = pytest.mark.filterwarnings("ignore:Your input ran out of data")
+
+
+class Batches(keras.utils.PyDataset):
+    def __init__(self, batches):
+        super().__init__()
+        self.batches = batches
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __getitem__(self, index):
+        return self.batches[index]
+
+
+def data_arguments(data, x, y):
+    """The arguments of `fit` that say what to train on."""
+    x_tuple = tuple(x) if isinstance(x, list) else x
+    arrays = x if y is None else (x_tuple, y)
+    whole = tf.data.Dataset.from_tensor_slices(arrays).batch(BATCH)
+    batches = list(whole.as_numpy_iterator())
+    once = {"shuffle": False}  # not that Keras could
+    in_arrays = {"x": x, "y": y, "batch_size": BATCH}
+    weight = np.linspace(0.5, 2, ROWS).astype("float32")
+    return {
+        "arrays": lambda: in_arrays,
+        "generator": lambda: {
+            "x": (batch for batch in [*batches, *batches]),
+            "steps_per_epoch": STEPS,
+            **once,
+        },
+        "py-dataset": lambda: {"x": Batches(batches)},
+        "unknown-length": lambda: {"x": whole.filter(lambda *_: True), **once},
+        "validation": lambda: {**in_arrays, "validation_split": 0.3},
+        "class-weight": lambda: {**in_arrays, "class_weight": {0: 1.0, 1: 2.0, 2: 3.0}},
+        "sample-weight": lambda: {
+            **in_arrays,
+            "sample_weight": {name: weight for name in y}
+            if isinstance(y, dict)
+            else weight,
+        },
+    }[data]()
+
+
+def train(case, callbacks):
+    """The state of everything after two epochs, and the history."""
+    keras.backend.clear_session(free_memory=False)
+    keras.utils.set_random_seed(0)
+    keras.config.set_dtype_policy(case.precision)
+    is_mirrored = case.execution.startswith("mirrored")
+    scope = two_replicas().scope() if is_mirrored else contextlib.nullcontext()
+    with scope:
+        model, x, y = watched_models.KINDS[case.kind](
+            optimizer=transparency.OPTIMIZERS[case.optimizer](),
+            **transparency.EXECUTIONS[case.execution],
+        )
+    arguments = data_arguments(case.data, x, y)
+    history = model.fit(**arguments, epochs=2, verbose=0, callbacks=callbacks)
+    return state(model), history.history
+
+
+def state(model):
+    """{path: array} of every variable, on every replica."""
+    variables = [*model.variables, *model.metrics_variables]
+    for optimizer in probe.optimizers(model).values():
+        variables += optimizer.variables
+    arrays = {}
+    for number, variable in enumerate(variables):
+        value = variable.value
+        is_spread = isinstance(value, tf.distribute.DistributedValues)
+        for replica, one in enumerate(value.values if is_spread else [value]):
+            path = f"{number}: {variable.path}, replica {replica}"
+            arrays[path] = keras.ops.convert_to_numpy(one)
+    return arrays
+
+
+def assert_same_bits(array, expected, path=""):
+    array, expected = np.atleast_1d(array), np.atleast_1d(expected)
+    bits = f"u{array.dtype.itemsize}"  # as values, -0.0 equals 0.0
+    np.testing.assert_array_equal(array.view(bits), expected.view(bits), err_msg=path)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_watching_changes_no_bit(case, tmp_path, record_property, caplog):
+    caplog.set_level(logging.ERROR, "kbn.callbacks")  # test_monitor: what it says
+    verdict = "failing"
+    try:
+        monitor = TrainingMonitor(tmp_path, **transparency.LOOKS[case.looks])
+        refusal = transparency.refusal(case)
+        if refusal:
+            for callbacks in ([], [monitor]):
+                with pytest.raises(refusal.error, match=rf"(?s){refusal.message}"):
+                    train(case, callbacks)
+            verdict = "that Keras cannot train"
+            return
+        expected, losses = train(case, [])
+        arrays, watched_losses = train(case, [monitor])
+        arrays |= {name: np.array(x) for name, x in watched_losses.items()}
+        expected |= {name: np.array(x) for name, x in losses.items()}
+        bound = transparency.bound(case)
+        assert arrays.keys() == expected.keys()
+        for path, array in arrays.items():
+            if bound is None:
+                assert_same_bits(array, expected[path], path)
+            else:
+                limit = bound.limit * np.abs(expected[path]).max(initial=0)
+                np.testing.assert_allclose(array, expected[path], rtol=0, atol=limit)
+        looked_at = {tag.split("/")[0] for tag in read_log(tmp_path)}
+        assert {*monitor.watch} - {"batch_norm"} <= looked_at
+        verdict = "bounded" if bound else "bit-identical"
+    finally:
+        record_property("transparency", verdict)
+
+
+def test_the_matrix_meets_every_pair_of_modes():
+    assert {case.kind for case in CASES} == set(watched_models.KINDS)
+    levels = [
+        ("graph", "eager", "steps-2", "steps-3", "mirrored"),
+        transparency.PRECISIONS,
+        tuple(transparency.OPTIMIZERS),
+        transparency.DATA,
+        tuple(transparency.LOOKS),
+    ]
+    trained = [case for case in CASES if not transparency.refusal(case)]
+    for i, one in enumerate(levels):
+        for j, other in enumerate(levels[:i]):
+            met = {(case[j + 1], case[i + 1]) for case in trained}
+            missed = {(a, b) for a in other for b in one} - met
+            assert missed <= {("mirrored", "accumulation")}  # Keras cannot
+
+
+def test_a_difference_of_one_bit_is_found():
+    array = np.array([0.0, 1.0], "float32")
+    assert_same_bits(array, array.copy())
+    with pytest.raises(AssertionError):
+        assert_same_bits(array, np.array([-0.0, 1.0], "float32"))
+    with pytest.raises(AssertionError):
+        assert_same_bits(array, np.nextafter(array, 2))
+    assert Case("gan", "eager", data="generator").__str__() == "gan-eager-generator"

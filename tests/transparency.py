@@ -1,0 +1,203 @@
+"""The matrix of trainings that a monitor must not change, as data.
+
+A case is a kind of model and one level of each factor: how the step is executed, in
+which precision, by which optimizer, on which data, and how the monitor looks.
+
+`KBN_TRANSPARENCY=full` runs every kind in every mode, not only the chosen cases.
+"""
+
+import os
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+from allpairspy import AllPairs
+
+from tests import watched_models
+
+
+def sgd(**options):
+    return keras.optimizers.SGD(0.1, momentum=0.9, **options)
+
+
+EXECUTIONS = {
+    "graph": {},
+    "xla": {"jit_compile": True},
+    "eager": {"run_eagerly": True},
+    "steps-2": {"steps_per_execution": 2},
+    "steps-3": {"steps_per_execution": 3},  # the last call of an epoch is a short one
+    "mirrored": {},
+    "xla-steps-2": {"jit_compile": True, "steps_per_execution": 2},
+    "eager-steps-2": {"run_eagerly": True, "steps_per_execution": 2},
+    "mirrored-eager": {"run_eagerly": True},
+    "mirrored-steps-2": {"steps_per_execution": 2},
+    "mirrored-xla": {"jit_compile": True},
+}
+PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")  # float16 scales the loss
+OPTIMIZERS = {
+    "momentum": sgd,
+    "adam": lambda: keras.optimizers.Adam(0.01),
+    "clipnorm": lambda: sgd(clipnorm=0.1, weight_decay=0.01),
+    "global-clipnorm": lambda: sgd(global_clipnorm=0.1),
+    "ema": lambda: sgd(use_ema=True, ema_overwrite_frequency=3),
+    "accumulation": lambda: sgd(gradient_accumulation_steps=2),
+    "loss-scale": lambda: keras.optimizers.LossScaleOptimizer(sgd(), 256.0),
+    "static-scale": lambda: sgd(loss_scale_factor=64.0),
+}
+DATA = (
+    "arrays",
+    "generator",
+    "py-dataset",
+    "unknown-length",
+    "validation",
+    "class-weight",
+    "sample-weight",
+)
+LOOKS = {
+    "epoch": {},
+    "every-step": {"log_freq": 1},
+    "every-second": {"log_freq": 2},
+    "function": {"log_freq": lambda step: step % 3 == 2},
+    "weights-only": {"watch": ("weights",), "log_freq": 2},
+    "gradients-only": {"watch": ("gradients",)},
+}
+
+
+class Case(NamedTuple):
+    kind: str
+    execution: str = "graph"
+    precision: str = "float32"
+    optimizer: str = "momentum"
+    data: str = "arrays"
+    looks: str = "epoch"
+
+    def __str__(self):
+        plain = Case(self.kind)
+        return "-".join(
+            level
+            for level, usual in zip(self, plain, strict=True)
+            if level != usual or level == self.kind
+        )
+
+
+class Refusal(NamedTuple):
+    """A combination that Keras cannot train, watched or not, and how it says so."""
+
+    where: dict[str, str]
+    error: type[Exception]
+    message: str
+
+
+_INVALID = tf.errors.InvalidArgumentError
+KERAS_CANNOT = [
+    # A tensor of one replica's graph is asked for in another's.
+    Refusal({"execution": "mirrored-steps-2"}, _INVALID, "cond/.*Placeholder"),
+    Refusal({"kind": "gan", "execution": "mirrored"}, _INVALID, "cond/.*Placeholder"),
+    # One compiled function cannot reach the variables of two devices.
+    Refusal({"execution": "mirrored-xla"}, _INVALID, "tfvariable_on_a_different"),
+    # The gradient of a loop whose length is not known to XLA.
+    Refusal({"kind": "looped", "execution": "xla"}, _INVALID, "accumulator"),
+    Refusal({"kind": "looped", "execution": "xla-steps-2"}, _INVALID, "accumulator"),
+    # Conditions on gradients that are summed over replicas; sparse ones divided.
+    Refusal(
+        {"execution": "mirrored", "optimizer": "accumulation"},
+        RuntimeError,
+        "merge_call",
+    ),
+    Refusal(
+        {"kind": "recurrent", "optimizer": "static-scale"}, TypeError, "IndexedSlices"
+    ),
+    Refusal({"kind": "two_outputs", "data": "class-weight"}, ValueError, "single out"),
+    # This one has no target and no loss of its own to evaluate.
+    Refusal({"kind": "gan", "data": "class-weight"}, IndexError, "out of range"),
+    Refusal({"kind": "gan", "data": "validation"}, ValueError, "No loss to compute"),
+]
+
+
+class Bound(NamedTuple):
+    """A combination that is not bit-identical: the largest difference, and why."""
+
+    where: dict[str, str]
+    limit: float  # of any element, beside the largest of its variable
+    reason: str
+
+
+BFLOAT16 = 2.0**-8  # its rounding
+BOUNDED = [
+    Bound(
+        {
+            "kind": "two_outputs",
+            "execution": "steps-2",
+            "precision": "mixed_bfloat16",
+            "optimizer": "static-scale",
+        },
+        BFLOAT16,
+        "single roundings to bfloat16 of the scaled gradients that meet below the two "
+        "outputs: Grappler orders them differently in the loop of Keras' own step",
+    ),
+]
+
+
+def bound(case):
+    return next((b for b in BOUNDED if meets(b.where, case)), None)
+
+
+def meets(where, case):
+    return all(getattr(case, name) == level for name, level in where.items())
+
+
+def refusal(case):
+    return next((r for r in KERAS_CANNOT if meets(r.where, case)), None)
+
+
+def is_trained_by_keras(execution, **levels) -> bool:
+    """Whether a plain model trains with these."""
+    return refusal(Case("sequential", execution, **levels)) is None
+
+
+def interplay() -> Iterator[Case]:
+    """Every pair of levels of the factors at least once; each kind gets its share."""
+    usual = ["eager", "graph", "steps-2", "steps-3"]
+    rows = [*AllPairs([usual, PRECISIONS, [*OPTIMIZERS], DATA, [*LOOKS]])]
+    # Slow, and not with every optimizer: each level of the others once or twice.
+    applied = [x for x in OPTIMIZERS if is_trained_by_keras("mirrored", optimizer=x)]
+    for number in range(len(OPTIMIZERS)):
+        levels = [x[number % len(x)] for x in (PRECISIONS, applied, DATA, [*LOOKS])]
+        rows.append(["mirrored", *levels])
+    # XLA compiles for seconds: it meets a few of the others.
+    few = [["adam", "accumulation"], ["arrays", "unknown-length"], ["every-second"]]
+    rows += [*AllPairs([["xla"], PRECISIONS[:2], *few])]
+    uses: dict[tuple[str, str], int] = {}
+    for levels in rows:
+        # The kind that was met least, first of all in this way of execution.
+        def met(kind, execution=levels[0]):
+            everywhere = sum(n for (k, _), n in uses.items() if k == kind)
+            return uses.get((kind, execution), 0), everywhere
+
+        cases = [Case(kind, *levels) for kind in watched_models.KINDS]
+        kind = min((case.kind for case in cases if not refusal(case)), key=met)
+        uses[kind, levels[0]] = uses.get((kind, levels[0]), 0) + 1
+        yield Case(kind, *levels)
+
+
+def every_kind_in_every_mode() -> Iterator[Case]:
+    """The full product of the kinds and the levels of one factor at a time."""
+    for kind in watched_models.KINDS:
+        yield Case(kind)
+        factors = (EXECUTIONS, PRECISIONS, OPTIMIZERS, DATA, LOOKS)
+        for name, levels in zip(Case._fields[1:], factors, strict=True):
+            for level in list(levels)[1:]:
+                yield Case(kind, **{name: level})
+
+
+def cases() -> list[Case]:
+    """Those to run, in an order that is the same in every process."""
+    found = [*interplay()]
+    if os.environ.get("KBN_TRANSPARENCY") == "full":
+        found += every_kind_in_every_mode()
+    else:
+        kinds = list(watched_models.KINDS)
+        for r in KERAS_CANNOT:
+            found.append(Case(**{"kind": kinds[0], **r.where}))
+    return list(dict.fromkeys(found))
