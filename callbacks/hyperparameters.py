@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import keras
 import numpy as np
 from tensorboard.plugins.hparams import summary_v2
 
@@ -24,7 +23,7 @@ def hyperparameters(
         "parameters": sum(int(np.prod(w.shape)) for w in model.weights),
     }
     if inner is not None:
-        rate = keras.ops.convert_to_numpy(optimizer.learning_rate)
+        rate = probe.to_numpy(optimizer.learning_rate)
         known |= {
             "optimizer": type(inner).__name__,
             # Of a float32, the digits that somebody wrote.

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import keras
+import numpy as np
 
 Layer: TypeAlias = Any  # keras.Operation: layers, and operations such as keras.ops.relu
 Variable: TypeAlias = Any
@@ -118,6 +119,14 @@ def unique_names(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     return named
 
 
+def to_numpy(tensor: Any) -> Any:
+    """A variable or tensor as an array."""
+    if keras.backend.backend() == "tensorflow":
+        # np.array(tf.Variable), in convert_to_numpy, warns: TensorFlow 2.21, NumPy 2.4.
+        return np.asarray(tensor)
+    return keras.ops.convert_to_numpy(tensor)
+
+
 class Sight:
     """What one training step showed: tensors by name, and the optimizers it applied."""
 
@@ -207,8 +216,10 @@ def _watched_call(
     def watched_call(*args: Any, **kwargs: Any) -> Any:
         outputs = call(*args, **kwargs)
         seen = sight()
-        if seen is not None and seen.reaches(name):
-            tensors = [x for x in keras.tree.flatten(outputs) if _is_numeric(x)]
+        if seen is None:
+            return outputs
+        tensors = [x for x in keras.tree.flatten(outputs) if _is_numeric(x)]
+        if tensors and seen.reaches(name):
             tag = seen.number(name)
             for index, tensor in enumerate(tensors):
                 part = f"{tag}/{index}" if len(tensors) > 1 else tag
@@ -306,8 +317,11 @@ def _loss_scale(optimizer: Any) -> Any:
 
 
 def _is_numeric(x: Any) -> bool:
-    # Sparse and ragged tensors, which have `values`, have no shape to look at.
-    if not keras.ops.is_tensor(x) or hasattr(x, "values"):
+    # Sparse and ragged tensors, which have `values`, have no shape to look at; on torch
+    # all tensors have them, as a method, and those of Keras' builds nothing in them.
+    if not keras.ops.is_tensor(x) or getattr(x, "is_meta", False):
         return False
-    dtype = getattr(x.dtype, "name", str(x.dtype))
+    if not callable(getattr(x, "values", len)):
+        return False
+    dtype = getattr(x.dtype, "name", str(x.dtype)).removeprefix("torch.")
     return dtype.startswith(("float", "bfloat", "int", "uint"))

@@ -12,10 +12,10 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str) -> Any:
     """Import kbn.callbacks at its first use, so that `import kbn` stays cheap."""
-    if name != "callbacks":
+    if name not in ("callbacks", "capture"):
         raise AttributeError(f"module 'kbn' has no attribute {name!r}")
     try:
-        return importlib.import_module("kbn.callbacks")
+        callbacks = importlib.import_module("kbn.callbacks")
     except ModuleNotFoundError as error:
         if error.name != "kbn.callbacks":
             raise
@@ -24,3 +24,6 @@ def __getattr__(name: str) -> Any:
             "checkout that is not installed. Run `pip install -e .` in it, or "
             "start Python outside of it to use the installed wheel."
         ) from error
+    if name == "callbacks":
+        return callbacks
+    return importlib.import_module("kbn.callbacks.capture").capture

@@ -26,6 +26,7 @@ def public_objects():
         monitor = kbn.callbacks.TrainingMonitor
         assert kbn.callbacks.__all__ == ["TrainingMonitor"]
         found["kbn.callbacks.TrainingMonitor"] = monitor
+        found["kbn.capture"] = kbn.capture
     inherited = {*dir(keras.layers.BatchNormalization), *dir(keras.callbacks.Callback)}
     for name, value in [*found.items()]:
         if inspect.isclass(value) and name != "kbn.BatchNormalization":
@@ -63,7 +64,7 @@ def test_readme_table_has_every_public_name():
     table = section.partition("\n## ")[0]
     named = re.findall(r"^\| `([\w.]+)", table, re.MULTILINE)
     assert len(set(named)) == len(named)
-    monitor = {name for name in named if name.startswith("kbn.callbacks")}
+    monitor = {name for name in named if name.startswith(("kbn.callbacks", "kbn.cap"))}
     missing = set() if HAS_MONITOR else monitor
     modules = {"kbn.callbacks", "kbn.__version__"}
     assert set(named) - missing - modules == PUBLIC.keys()
