@@ -41,7 +41,8 @@ class TrainingMonitor(keras.callbacks.Callback):
     A look rides on a training step: it sees the batch, the activations and the
     gradients of that step, and the weights and moving statistics after it. The step in
     TensorBoard is the optimizer's `iterations`, so that it goes on over a second `fit`.
-    Watching changes nothing: the trained weights are those of an unwatched training.
+    Watching changes nothing: the trained weights are those of an unwatched training,
+    to the last bit; under `mixed_bfloat16`, to its rounding.
 
     On JAX and torch it logs metrics, weights and batch norm; gradients and activations
     need TensorFlow.

@@ -132,7 +132,7 @@ def test_watching_changes_no_bit(case, tmp_path, record_property, caplog):
             if bound is None:
                 assert_same_bits(array, expected[path], path)
             else:
-                limit = bound.limit * np.abs(expected[path]).max(initial=0)
+                limit = bound.limit * np.abs(expected[path]).max(initial=1)
                 np.testing.assert_allclose(array, expected[path], rtol=0, atol=limit)
         looked_at = {tag.split("/")[0] for tag in read_log(tmp_path)}
         assert {*monitor.watch} - {"batch_norm"} <= looked_at
