@@ -105,6 +105,7 @@ KERAS_CANNOT = [
         RuntimeError,
         "merge_call",
     ),
+    Refusal({"execution": "mirrored", "optimizer": "ema"}, RuntimeError, "merge_call"),
     Refusal(
         {"kind": "recurrent", "optimizer": "static-scale"}, TypeError, "IndexedSlices"
     ),
