@@ -6,12 +6,15 @@ shows of them is brought up to date. A benchmark that fails makes this fail, at 
 what the others measured is written all the same.
 
 JAX and torch are measured with `.venv-backends/bin/python`, where that exists.
+`--resume` goes on where a run was interrupted: what was measured of the same code is
+not measured again.
 
-    python benchmarks/results.py [--under "taskset --cpu-list 0,1"]
+    python benchmarks/results.py [--under "taskset --cpu-list 0,1"] [--resume]
 """
 
 import argparse
 import ast
+import hashlib
 import json
 import os
 import platform
@@ -29,6 +32,7 @@ import reporting
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 BACKENDS = ROOT / ".venv-backends" / "bin" / "python"
+KEPT = ROOT / "build" / "benchmarks"
 RESULTS, README = HERE / "RESULTS.md", ROOT / "README.md"
 NOT_RUN = "Not run: there is no `.venv-backends` (`make test-backends` makes it)."
 
@@ -109,6 +113,17 @@ def run(benchmark, under):
     return output, [json.loads(line) for line in found], process.returncode != 0
 
 
+def kept(benchmark):
+    """The file that keeps what `benchmark` measured of the code as it is."""
+    digest = hashlib.sha256()
+    shared = ("hlo.py", "reporting.py", "steps.py", "timing.py")
+    sources = [HERE / name for name in (*shared, benchmark.script)]
+    for path in [*sorted((ROOT / "kbn").rglob("*.py")), *sources]:
+        digest.update(path.read_bytes())
+    name = re.sub(r"\W+", "-", benchmark.command)
+    return KEPT / f"{name}-{digest.hexdigest()[:16]}.json"
+
+
 def markdown(outputs, limits):
     """The text of RESULTS.md. outputs: {Benchmark: what it printed}."""
     lines = [
@@ -163,12 +178,22 @@ def main(arguments=None):
         metavar="COMMAND",
         help="a command that runs each benchmark, such as taskset or nice",
     )
+    parser.add_argument("--resume", action="store_true", help="see above")
     options = parser.parse_args(arguments)
     outputs, limits, failed = {}, [], []
+    KEPT.mkdir(parents=True, exist_ok=True)
     for number, benchmark in enumerate(BENCHMARKS, 1):
         print(f"\n[{number}/{len(BENCHMARKS)}] {benchmark.command}\n", flush=True)
         start = time.perf_counter()
-        outputs[benchmark], held, failure = run(benchmark, options.under)
+        file = kept(benchmark)
+        if options.resume and file.exists():
+            outputs[benchmark], held = json.loads(file.read_text())
+            print(f"measured before: {file.relative_to(ROOT)}")
+            failure = False
+        else:
+            outputs[benchmark], held, failure = run(benchmark, options.under)
+            if not failure and outputs[benchmark] != NOT_RUN:
+                file.write_text(json.dumps([outputs[benchmark], held]))
         limits += held
         failed += [benchmark.command] * failure
         print(f"\n{time.perf_counter() - start:.0f} s", flush=True)
