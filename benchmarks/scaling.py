@@ -60,7 +60,10 @@ def draw(found, png):
     from matplotlib.ticker import FuncFormatter
 
     figure, panels = plt.subplots(1, 2, figsize=(9, 3.8), sharey=True)
-    fixed = {"batch": "28 x 28 x 64", "channels": "32 x 28 x 28"}
+    labels = {
+        "batch": "batch (examples of 28 x 28 x 64)",
+        "channels": "channels (of 32 x 28 x 28 elements)",
+    }
     for panel, (what, by_size) in zip(panels, found.items(), strict=True):
         sizes = list(by_size)
         for name, colour in COLOURS.items():
@@ -70,11 +73,10 @@ def draw(found, png):
         panel.set_xscale("log", base=2)
         panel.set_yscale("log")
         panel.set_xticks(sizes, map(str, sizes))
-        unit = "examples" if what == "batch" else "channels"
-        panel.set_xlabel(f"{what} ({unit}; {fixed[what]} each)")
+        panel.set_xlabel(labels[what])
         panel.yaxis.set_major_formatter(FuncFormatter(lambda ms, _: f"{ms:g}"))
         panel.grid(which="both", alpha=0.25)
-        panel.legend(fontsize=9)
+        panel.legend(fontsize=9, title="slope of the larger half", title_fontsize=9)
     panels[0].set_ylabel("training step of the layer (ms)")
     figure.suptitle("Batch norm's training step, TensorFlow in graph mode, CPU")
     figure.tight_layout()

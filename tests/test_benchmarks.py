@@ -1,4 +1,4 @@
-"""Every benchmark runs at its smallest size; the arithmetic of their tables."""
+"""Every benchmark runs at its smallest size, and README shows what RESULTS.md has."""
 
 import importlib
 import json
@@ -176,6 +176,13 @@ def test_limits_go_to_the_file_that_results_reads(tmp_path, monkeypatch, capsys)
     row = json.loads((tmp_path / "limits").read_text())
     assert row == ["speed", "at most 5", "7", "no: b"]
     assert capsys.readouterr().out == ""
+
+
+def test_readme_shows_the_tables_of_results():
+    results = importlib.import_module("results")
+    readme = results.README.read_text()
+    assert readme.count("<!-- RESULTS: ") >= 4
+    assert results.quoted(readme, results.RESULTS.read_text()) == readme
 
 
 def test_table_that_results_lacks_is_refused():
