@@ -1,4 +1,4 @@
-"""What a training leaves in memory: its scalars, and how many steps it tried."""
+"""What a training leaves in memory: its scalars."""
 
 from collections import deque
 from collections.abc import Mapping
@@ -29,38 +29,3 @@ class History:
             tag: ([step for step, _ in points], self.values(tag))
             for tag, points in self._points.items()
         }
-
-
-class StepCount:
-    """How many steps `fit` tried, and how many of them an optimizer did not apply."""
-
-    def __init__(self) -> None:
-        self._skipped: dict[str, int] = {}  # in all fits so far
-        self.begin_fit(None, {})
-
-    def begin_fit(self, steps: int | None, applied: Mapping[str, int]) -> None:
-        """`steps` of an epoch, None if unknown; `applied` so far by each optimizer."""
-        self._steps = steps
-        self._applied = dict(applied)
-        self._before = dict(self._skipped)
-        self._tried = self._in_epoch = 0
-
-    def begin_epoch(self) -> None:
-        """Another epoch of `fit`."""
-        self._tried += self._in_epoch
-        self._in_epoch = 0
-
-    def add(self, steps: int) -> None:
-        """A call of so many steps; the last call of an epoch may be cut short."""
-        self._in_epoch += steps
-        if self._steps is not None:
-            self._in_epoch = min(self._in_epoch, self._steps)
-
-    def skipped(self, optimizer: str, applied: int) -> int | None:
-        """Steps of this optimizer that were tried and not applied; None: unknown."""
-        if self._steps is None or optimizer not in self._applied:
-            return None
-        tried = self._tried + self._in_epoch
-        skipped = tried - (applied - self._applied[optimizer])
-        self._skipped[optimizer] = self._before.get(optimizer, 0) + skipped
-        return self._skipped[optimizer]

@@ -8,12 +8,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from . import arguments, diagnostics, look, probe, statistics
-from .history import History, StepCount
+from . import arguments, diagnostics
+from .history import History
 from .hyperparameters import hyperparameter_values, hyperparameters
 from .layout import Layout
 from .look import Look
-from .weight_samples import Movement
+from .optimizer_scalars import OptimizerScalars
+from .weights import Weights
 from .writer import EventWriter
 
 # Logged, not warned: under `python -W error` a warning would end the training.
@@ -93,10 +94,8 @@ class TrainingMonitor(keras.callbacks.Callback):
         self._wrapper: Any = None
         self._watcher: Any = None
         self._twin: Any = None
-        self._applied = ["optimizer"]
-        self._weight_rows: tuple[Any, Any] = (None, None)
-        self._movement = Movement(sample_size)
-        self._steps = StepCount()
+        self._weights = Weights(self.watch, layers, sample_size)
+        self._optimizers = OptimizerScalars()
         self._history = History()
         self._layout = Layout()
         self._has_hyperparameters = False
@@ -144,7 +143,7 @@ class TrainingMonitor(keras.callbacks.Callback):
             ) from error
         self._can_write = True
         self._epoch_begins = False
-        self._steps.begin_fit((self.params or {}).get("steps"), self._applied_steps())
+        self._optimizers.begin_fit(model, (self.params or {}).get("steps"))
         if model.built:
             self._try_to(self._note_weights, "read the weights")
         if keras.backend.backend() == "tensorflow":
@@ -160,7 +159,7 @@ class TrainingMonitor(keras.callbacks.Callback):
         """Make the first step of the epoch due."""
         self._epoch_begins = True
         self._step = self._iterations()
-        self._steps.begin_epoch()
+        self._optimizers.steps.begin_epoch()
         if self._twin is not None:
             self._twin.evaluates_next = True
 
@@ -168,7 +167,7 @@ class TrainingMonitor(keras.callbacks.Callback):
         """Write the epoch's metrics and the learning rate."""
         scalars = {f"epoch/{k}": v for k, v in (logs or {}).items() if np.ndim(v) == 0}
         metrics = [*scalars]
-        scalars |= self._learning_rates() | self._loss_scales() | self._skipped_steps()
+        scalars |= self._optimizers.read(self.model, after_each_step=True)
         self._write(self._iterations(), Look(scalars=scalars))
         if not self._has_hyperparameters:
             self._has_hyperparameters = True
@@ -185,7 +184,7 @@ class TrainingMonitor(keras.callbacks.Callback):
         """Whether to look in the next call of so many steps; counts them."""
         first = self._step + 1
         self._step += steps
-        self._steps.add(steps)
+        self._optimizers.steps.add(steps)
         if isinstance(self._schedule, str):
             return self._epoch_begins
         return any(map(self._schedule, range(first, first + steps)))
@@ -209,34 +208,15 @@ class TrainingMonitor(keras.callbacks.Callback):
     def _look(self, rows: dict[str, Any], applied: Sequence[str] = ()) -> None:
         """Write the rows that a twin saw, and weights and batch norm as they are."""
         self._epoch_begins = False
-        self._applied = list(applied) or self._applied
+        self._optimizers.saw_applied(applied)
         step = self._step = self._iterations()
         seen = Look()
         self._try_to(lambda: self._see(rows, seen), f"summarize step {step}")
         self._write(step, seen)
 
     def _see(self, rows: dict[str, Any], seen: Look) -> None:
-        weights, same = self._weights()
-        moving: dict[str, list[Any]] = {}
-        if "batch_norm" in self.watch:
-            norms = probe.batch_norms(self.model, self.layers)
-            moving = {
-                f"moving/{layer}": [parts["moving_mean"], parts["moving_variance"]]
-                for layer, parts in norms.items()
-            }
-        moved = self._movement.rows(self._moving_weights())
-        if keras.backend.backend() == "tensorflow":
-            rows = {**rows, **self._rows_of(weights, moving), **moved}
-            found, measures = look.split(look.read_back(rows))
-        else:
-            found = {
-                tag: statistics.summarize(probe.to_numpy(weight), self.sample_size)
-                for tag, weight in weights.items()
-            }
-            measures = moved
-        seen.add_summaries(
-            {**found, **{alias: found[tag] for alias, tag in same.items()}}
-        )
+        summaries, measures = self._weights.read(self.model, rows)
+        seen.add_summaries(summaries)
         seen.add_measures(measures)
         if "gradient_norm/global" in seen.scalars:
             past = self._history.values("gradient_norm/global")
@@ -244,95 +224,14 @@ class TrainingMonitor(keras.callbacks.Callback):
             clip = diagnostics.suggested_clip([*past, now])
             if clip is not None:
                 seen.scalars["gradient_norm/suggested_clip"] = clip
-        seen.scalars |= self._learning_rates() | self._loss_scales()
-        if getattr(self.model, "steps_per_execution", 1) == 1:
-            seen.scalars |= self._skipped_steps()
+        each = getattr(self.model, "steps_per_execution", 1) == 1
+        seen.scalars |= self._optimizers.read(self.model, after_each_step=each)
 
     def _note_weights(self) -> None:
-        self._movement.before_step(self._moving_weights())
-
-    def _moving_weights(self) -> dict[str, Any]:
-        """Trainable weights of two and more dimensions."""
-        if "weights" not in self.watch:
-            return {}
-        named = probe.named_weights(self.model, self.layers)
-        return {k: w for k, w in named.items() if w.trainable and len(w.shape) > 1}
-
-    def _weights(self) -> tuple[dict[str, Any], dict[str, str]]:
-        """Variables to look at by tag, and tags that mean the same variable."""
-        tags: dict[str, Any] = {}
-        if "weights" in self.watch:
-            named = probe.named_weights(self.model, self.layers)
-            tags |= {f"weights/{path}": weight for path, weight in named.items()}
-        if "batch_norm" in self.watch:
-            for layer, parts in probe.batch_norms(self.model, self.layers).items():
-                tags |= {f"batch_norm/{layer}/{k}": v for k, v in parts.items()}
-        first: dict[int, str] = {}
-        for tag, weight in tags.items():
-            first.setdefault(id(weight), tag)
-        same = {tag: first[id(w)] for tag, w in tags.items() if first[id(w)] != tag}
-        return {k: v for k, v in tags.items() if k not in same}, same
-
-    def _rows_of(
-        self, weights: dict[str, Any], moving: dict[str, list[Any]]
-    ) -> dict[str, Any]:
-        from .twin import weight_rows
-
-        # By identity: variables compare their values.
-        key = [*((tag, id(weight)) for tag, weight in weights.items()), *moving]
-        if self._weight_rows[0] != key:
-            self._weight_rows = key, weight_rows(weights, moving, self.sample_size)
-        rows: dict[str, Any] = self._weight_rows[1]()
-        return rows
+        self._weights.before_step(self.model)
 
     def _iterations(self) -> int:
-        applied = [*self._optimizers().values()]
-        if not applied:
-            return self._step
-        return int(probe.to_numpy(applied[0].iterations))
-
-    def _optimizers(self) -> dict[str, Any]:
-        """Those that the last look saw applied."""
-        found = probe.optimizers(self.model)
-        return {k: found[k] for k in self._applied if k in found} or found
-
-    def _learning_rates(self) -> dict[str, float]:
-        rates = {
-            name: float(probe.to_numpy(optimizer.learning_rate))
-            for name, optimizer in self._optimizers().items()
-        }
-        return self._named("learning_rate", rates)
-
-    def _loss_scales(self) -> dict[str, float]:
-        scales = {
-            name: float(probe.to_numpy(optimizer.dynamic_scale))
-            for name, optimizer in self._loss_scaled().items()
-            if optimizer.built
-        }
-        return self._named("loss_scale", scales)
-
-    def _skipped_steps(self) -> dict[str, float]:
-        skipped = {
-            name: self._steps.skipped(name, int(probe.to_numpy(optimizer.iterations)))
-            for name, optimizer in self._loss_scaled().items()
-            if not optimizer.inner_optimizer.gradient_accumulation_steps
-        }
-        known = {k: float(v) for k, v in skipped.items() if v is not None}
-        return self._named("skipped_steps", known)
-
-    def _applied_steps(self) -> dict[str, int]:
-        found = probe.optimizers(self.model)
-        return {name: int(probe.to_numpy(x.iterations)) for name, x in found.items()}
-
-    def _loss_scaled(self) -> dict[str, Any]:
-        kind = keras.optimizers.LossScaleOptimizer
-        return {k: x for k, x in self._optimizers().items() if isinstance(x, kind)}
-
-    def _named(self, tag: str, by_optimizer: dict[str, float]) -> dict[str, float]:
-        """`tag`, or `tag`/<optimizer> where there are several."""
-        if len(self._optimizers()) > 1:
-            return {f"{tag}/{name}": value for name, value in by_optimizer.items()}
-        return dict(zip([tag], by_optimizer.values(), strict=False))
+        return self._optimizers.iterations(self.model, otherwise=self._step)
 
     # --- telling ---
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import tensorflow as tf
@@ -10,6 +10,7 @@ from keras import tree
 
 from . import measures, probe
 from .activations import activation_of, unit_axis
+from .aside import aside
 from .batches import without_optionals
 from .evaluation import LossEvaluation
 from .statistics import tensor_row
@@ -112,10 +113,10 @@ class Twin:
             for path, scaled in sight.gradients.items()
             if wants_gradients
         }
-        rows = self._tried(lambda x: self._row(_aside(x, copies)), activations)
+        rows = self._tried(lambda x: self._row(aside(x, copies)), activations)
         rows |= self._health(sight, copies) | self._moments(sight, copies)
         rows |= self._loss(sight, batch, copies)
-        gradient = lambda x: _unscaled(_aside(x[0], copies), x[1])  # noqa: E731
+        gradient = lambda x: _unscaled(aside(x[0], copies), x[1])  # noqa: E731
         return rows, self._tried(gradient, gradients)
 
     def whole_rows(self, parts: dict[str, Any]) -> Rows:
@@ -137,9 +138,9 @@ class Twin:
             if activation in measures.SATURATED and not is_output:
                 saturated[f"health/saturated/{tag}"] = tensor, activation
         return self._tried(
-            lambda x: measures.active_row(_aside(x[0], copies), x[1]), dead
+            lambda x: measures.active_row(aside(x[0], copies), x[1]), dead
         ) | self._tried(
-            lambda x: measures.saturated_row(_aside(x[0], copies), x[1]), saturated
+            lambda x: measures.saturated_row(aside(x[0], copies), x[1]), saturated
         )
 
     def _moments(self, sight: probe.Sight, copies: dict[Any, Any]) -> Rows:
@@ -149,7 +150,7 @@ class Twin:
             if name not in sight.hidden
         }
         return self._tried(
-            lambda x: measures.moments_row(_aside(x[0], copies), probe.axes(x[1])),
+            lambda x: measures.moments_row(aside(x[0], copies), probe.axes(x[1])),
             inputs,
         )
 
@@ -162,7 +163,7 @@ class Twin:
         if not all(any(x is leaf for leaf in leaves) for x in of):
             return {}
         return self._tried(
-            lambda x: tf.cast(_aside(x, copies), tf.float64)[None],
+            lambda x: tf.cast(aside(x, copies), tf.float64)[None],
             {"loss/trained": loss},
         )
 
@@ -271,28 +272,6 @@ class TwinStep:
         return tf.function(unpack_and_step, input_signature=[spec])
 
 
-def weight_rows(
-    weights: dict[str, Any], moving: Mapping[str, Sequence[Any]], sample_size: int
-) -> Callable[[], Rows]:
-    """A function that summarizes the weights as they are when it is called.
-
-    Those in `moving` it tells as they are, flat and one after the other: (1, n).
-    """
-
-    def rows() -> Rows:
-        values = {tag: tf.convert_to_tensor(x.value) for tag, x in weights.items()}
-        whole = {
-            tag: tf.concat(
-                [tf.reshape(tf.cast(x.value, tf.float64), [-1]) for x in parts], axis=0
-            )
-            for tag, parts in moving.items()
-        }
-        summaries = {tag: tensor_row(x, sample_size) for tag, x in values.items()}
-        return {tag: row[None] for tag, row in {**summaries, **whole}.items()}
-
-    return tf.function(rows, autograph=False)
-
-
 def _graph() -> Any:
     return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
 
@@ -306,38 +285,3 @@ def _unscaled(gradient: Any, scale: Any) -> Any:
     if scale is None:
         return gradient
     return tf.cast(gradient, tf.float32) / tf.cast(scale, tf.float32)
-
-
-# What Grappler reorders: chains of sums and of products, across changes of shape.
-_REORDERED = {"Add", "AddN", "AddV2", "Identity", "Mul", "Neg", "Reshape", "Sub"}
-
-
-def _aside(tensor: Any, copies: dict[Any, Any]) -> Any:
-    """The same value, computed once more where reading it would change the training.
-
-    Grappler turns learning_rate * (a * b) into (learning_rate * a) * b, in other bits,
-    if nobody else reads a * b. So that the twin trains with the same bits as Keras'
-    own step, a * b is computed again for the reader, with an attribute that keeps
-    Grappler from finding the two equal. `copies`: those already made, by operation.
-    """
-    if isinstance(tensor, tf.IndexedSlices):
-        # An embedding's gradient: the rows that were looked up, some repeatedly.
-        return tf.scatter_nd(
-            _aside(tensor.indices, copies)[:, None],
-            _aside(tensor.values, copies),
-            tf.cast(tensor.dense_shape, tensor.indices.dtype),
-        )
-    if tf.executing_eagerly() or tensor.op.type not in _REORDERED:
-        return tensor
-    op = tensor.op
-    if op not in copies:
-        attributes = {name: op.node_def.attr[name] for name in op.node_def.attr}
-        attributes["_kbn_aside"] = tf.compat.v1.AttrValue(b=True)
-        copies[op] = op.graph.create_op(
-            op.type,
-            [_aside(x, copies) for x in op.inputs],
-            [x.dtype for x in op.outputs],
-            name="kbn_aside",
-            attrs=attributes,
-        )
-    return copies[op].outputs[tensor.value_index]

@@ -50,25 +50,31 @@ MAY_IMPORT = {
     "callbacks": ("callbacks.monitor", ""),
     "callbacks.monitor": (
         "callbacks.arguments callbacks.diagnostics callbacks.history "
-        "callbacks.hyperparameters callbacks.layout callbacks.look callbacks.probe "
-        "callbacks.statistics callbacks.train_function callbacks.twin "
-        "callbacks.weight_samples callbacks.writer",
+        "callbacks.hyperparameters callbacks.layout callbacks.look "
+        "callbacks.optimizer_scalars callbacks.train_function callbacks.twin "
+        "callbacks.weights callbacks.writer",
         "keras numpy",
     ),
     "callbacks.arguments": ("", ""),
     "callbacks.capture": ("callbacks.arguments callbacks.probe", "keras tensorflow"),
     "callbacks.train_function": ("callbacks.batches callbacks.twin", ""),
     "callbacks.twin": (
-        "callbacks.activations callbacks.batches callbacks.evaluation "
+        "callbacks.activations callbacks.aside callbacks.batches callbacks.evaluation "
         "callbacks.measures callbacks.probe callbacks.statistics",
         "keras tensorflow",
     ),
+    "callbacks.aside": ("", "tensorflow"),
     "callbacks.batches": ("", "keras tensorflow"),
     "callbacks.evaluation": ("callbacks.batches callbacks.probe", "keras tensorflow"),
     "callbacks.measures": ("", "tensorflow"),
     "callbacks.activations": ("", "keras"),
     "callbacks.probe": ("", "keras numpy"),
     "callbacks.weight_samples": ("callbacks.statistics", "keras numpy tensorflow"),
+    "callbacks.weights": (
+        "callbacks.look callbacks.probe callbacks.statistics callbacks.weight_samples",
+        "keras tensorflow",
+    ),
+    "callbacks.optimizer_scalars": ("callbacks.probe", "keras"),
     "callbacks.diagnostics": ("", "numpy"),
     "callbacks.look": (
         "callbacks.diagnostics callbacks.statistics",
@@ -201,6 +207,7 @@ def test_backend_is_imported_by_its_own_modules_only(module):
     }
     owners = {
         "kbn.kernels.tensorflow": {"tensorflow"},
+        "kbn.callbacks.aside": {"tensorflow"},
         "kbn.callbacks.batches": {"tensorflow"},
         "kbn.callbacks.evaluation": {"tensorflow"},
         "kbn.callbacks.measures": {"tensorflow"},

@@ -1,0 +1,107 @@
+"""The weights and the batch norms of a model, as they are at a look."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import keras
+
+from . import look, probe, statistics
+from .statistics import Summary, tensor_row
+from .weight_samples import Movement
+
+
+class Weights:
+    """What a monitor reads of the weights: histograms, and how far they moved."""
+
+    def __init__(
+        self, watch: Collection[str], select: probe.Select, sample_size: int
+    ) -> None:
+        self._watch = watch
+        self._select = select
+        self._sample_size = sample_size
+        self._movement = Movement(sample_size)
+        self._rows: tuple[list[Any] | None, Any] = (None, None)
+
+    def before_step(self, model: Any) -> None:
+        """Note the weights as they are, for a `read` after the step."""
+        self._movement.before_step(self._moving(model))
+
+    def read(
+        self, model: Any, rows: Mapping[str, Any]
+    ) -> tuple[dict[str, Summary], dict[str, Any]]:
+        """Summaries and measures by tag, those of a twin's `rows` among them."""
+        tags = self._by_tag(model)
+        first: dict[int, str] = {}
+        for tag, weight in tags.items():
+            first.setdefault(id(weight), tag)
+        # Tags that mean the same variable: it is read once.
+        same = {tag: first[id(w)] for tag, w in tags.items() if first[id(w)] != tag}
+        weights = {tag: weight for tag, weight in tags.items() if tag not in same}
+        moved = self._movement.rows(self._moving(model))
+        if keras.backend.backend() == "tensorflow":
+            found, measures = look.split(
+                look.read_back({**rows, **self._rows_of(model, weights), **moved})
+            )
+        else:
+            measures = moved
+            found = {
+                tag: statistics.summarize(probe.to_numpy(weight), self._sample_size)
+                for tag, weight in weights.items()
+            }
+        return {**found, **{alias: found[tag] for alias, tag in same.items()}}, measures
+
+    def _by_tag(self, model: Any) -> dict[str, Any]:
+        tags: dict[str, Any] = {}
+        if "weights" in self._watch:
+            named = probe.named_weights(model, self._select)
+            tags |= {f"weights/{path}": weight for path, weight in named.items()}
+        for layer, parts in self._batch_norms(model).items():
+            tags |= {f"batch_norm/{layer}/{k}": v for k, v in parts.items()}
+        return tags
+
+    def _batch_norms(self, model: Any) -> dict[str, dict[str, Any]]:
+        if "batch_norm" not in self._watch:
+            return {}
+        return probe.batch_norms(model, self._select)
+
+    def _moving(self, model: Any) -> dict[str, Any]:
+        """Trainable weights of two and more dimensions."""
+        if "weights" not in self._watch:
+            return {}
+        named = probe.named_weights(model, self._select)
+        return {k: w for k, w in named.items() if w.trainable and len(w.shape) > 1}
+
+    def _rows_of(self, model: Any, weights: dict[str, Any]) -> dict[str, Any]:
+        moving = {
+            f"moving/{layer}": [parts["moving_mean"], parts["moving_variance"]]
+            for layer, parts in self._batch_norms(model).items()
+        }
+        # By identity: variables compare their values.
+        key = [*((tag, id(weight)) for tag, weight in weights.items()), *moving]
+        if self._rows[0] != key:
+            self._rows = key, weight_rows(weights, moving, self._sample_size)
+        rows: dict[str, Any] = self._rows[1]()
+        return rows
+
+
+def weight_rows(
+    weights: dict[str, Any], moving: Mapping[str, Sequence[Any]], sample_size: int
+) -> Callable[[], dict[str, Any]]:
+    """A function that summarizes the weights as they are when it is called.
+
+    Those in `moving` it tells as they are, flat and one after the other: (1, n).
+    """
+    import tensorflow as tf
+
+    def rows() -> dict[str, Any]:
+        values = {tag: tf.convert_to_tensor(x.value) for tag, x in weights.items()}
+        whole = {
+            tag: tf.concat(
+                [tf.reshape(tf.cast(x.value, tf.float64), [-1]) for x in parts], axis=0
+            )
+            for tag, parts in moving.items()
+        }
+        summaries = {tag: tensor_row(x, sample_size) for tag, x in values.items()}
+        return {tag: row[None] for tag, row in {**summaries, **whole}.items()}
+
+    return tf.function(rows, autograph=False)
