@@ -31,8 +31,9 @@ class Look:
             if summary.non_finite:
                 self.scalars[f"health/non_finite/{tag}"] = float(summary.non_finite)
             if summary.count and not tag.startswith("batch_norm/"):
-                for name, share in QUANTILES.items():
-                    self.scalars[f"quantiles/{tag}/{name}"] = summary.quantile(share)
+                values = summary.quantiles([*QUANTILES.values()]).tolist()
+                for name, value in zip(QUANTILES, values, strict=True):
+                    self.scalars[f"quantiles/{tag}/{name}"] = value
         # Those of a second application in the same step are named gradients/...#1.
         norms = [
             summary.norm
@@ -88,15 +89,20 @@ def read_back(rows: Mapping[str, Any]) -> dict[str, Array]:
     """TensorFlow's rows, (replicas, n) each, in one transfer from the device."""
     import tensorflow as tf
 
-    if not rows:
+    # Those of one width together: a hundred reshapes take longer than most of them.
+    widths: dict[int, list[str]] = {}
+    for tag, row in rows.items():
+        widths.setdefault(int(row.shape[1]), []).append(tag)
+    if not widths:
         return {}
-    flat = tf.concat([tf.reshape(row, [-1]) for row in rows.values()], axis=0).numpy()
-    ends = np.cumsum([row.shape.num_elements() for row in rows.values()])
-    parts = np.split(flat, ends[:-1])
-    return {
-        tag: part.reshape(row.shape)
-        for (tag, row), part in zip(rows.items(), parts, strict=True)
-    }
+    groups = [tf.concat([rows[tag] for tag in tags], 0) for tags in widths.values()]
+    flat = tf.concat([tf.reshape(group, [-1]) for group in groups], 0).numpy()
+    arrays = {}
+    for width, tags in widths.items():
+        for tag in tags:
+            size = int(rows[tag].shape[0]) * width
+            arrays[tag], flat = flat[:size].reshape(-1, width), flat[size:]
+    return {tag: arrays[tag] for tag in rows}
 
 
 def split(arrays: Arrays) -> tuple[dict[str, Summary], dict[str, Array]]:

@@ -64,13 +64,16 @@ class Summary:
             rows[:, 2] = sampled * (self.count / self.bins.sum())
         return rows
 
-    def quantile(self, share: float) -> float:
-        """Value below which `share` of the finite elements lie; exact within a bin."""
+    def quantiles(self, shares: Sequence[float]) -> Array:
+        """Values below which each share of the finite elements lies.
+
+        Exact within a bin; NaN where nothing is finite.
+        """
         if not self.count or not self.bins.any():
-            return math.nan
+            return np.full(len(shares), math.nan)
         below = np.concatenate([[0.0], np.cumsum(self.bins) / self.bins.sum()])
         edges = np.linspace(self.minimum, self.maximum, BINS + 1)
-        return float(np.interp(share, below, edges))
+        return np.interp(shares, below, edges)
 
 
 def summarize(array: Array, sample_size: int) -> Summary:

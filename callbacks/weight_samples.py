@@ -34,11 +34,12 @@ class Movement:
         before, self._before = self._before, {}
         initial = {path: sample for path, (_, sample) in self._initial.items()}
         kinds = {"update_ratio": before, "distance_from_init": initial}
+        now = self._samples.take()
         return {
             f"{kind}/{path}": row
-            for kind, samples in kinds.items()
-            if samples
-            for path, row in self._samples.compare(samples).items()
+            for kind, earlier in kinds.items()
+            if earlier
+            for path, row in self._samples.compare(now, earlier).items()
         }
 
     def _meet(self, weights: Mapping[str, Any]) -> None:
@@ -80,11 +81,13 @@ class WeightSamples:
         """A sample of each weight as it is now, by path."""
         return dict(zip(self.weights, self._take(), strict=True))
 
-    def compare(self, before: Mapping[str, Sample]) -> dict[str, Any]:
+    def compare(
+        self, now: Mapping[str, Sample], before: Mapping[str, Sample]
+    ) -> dict[str, Any]:
         """(1, 2) float64 by path: sum((now - before)^2) and sum(before^2)."""
-        old = [before[path] for path in self.weights]
-        rows = self._compare(self._take(), old) if old else []
-        return {path: row[None] for path, row in zip(self.weights, rows, strict=True)}
+        pairs = [[samples[path] for path in self.weights] for samples in (now, before)]
+        rows = self._compare(*pairs) if self.weights else []
+        return dict(zip(self.weights, rows, strict=True))
 
     def _samples(self) -> list[Any]:
         flat = keras.ops.reshape
@@ -101,7 +104,7 @@ def _in_numpy(samples: Any) -> Any:
 
 def _compare_in_numpy(now: Sequence[Any], before: Sequence[Any]) -> list[Any]:
     return [
-        np.array([np.sum((a - b) ** 2), np.sum(b**2)])
+        np.array([[np.sum((a - b) ** 2), np.sum(b**2)]])
         for a, b in (
             (np.asarray(a, np.float64), np.asarray(b, np.float64))
             for a, b in zip(now, before, strict=True)
@@ -112,16 +115,15 @@ def _compare_in_numpy(now: Sequence[Any], before: Sequence[Any]) -> list[Any]:
 def _in_tensorflow(samples: Any) -> tuple[Any, Any]:
     import tensorflow as tf
 
+    def squares(x: Any) -> Any:
+        return 2 * tf.cast(tf.nn.l2_loss(x), tf.float64)
+
     def compare(now: Sequence[Any], before: Sequence[Any]) -> Any:
         pairs = [
-            (tf.cast(a, tf.float64), tf.cast(b, tf.float64))
+            (tf.cast(a, wide), tf.cast(b, wide))
             for a, b in zip(now, before, strict=True)
+            for wide in [tf.float64 if a.dtype == tf.float64 else tf.float32]
         ]
-        return tf.stack(
-            [
-                tf.stack([tf.reduce_sum((a - b) ** 2), tf.reduce_sum(b**2)])
-                for a, b in pairs
-            ]
-        )
+        return [tf.stack([squares(a - b), squares(b)])[None] for a, b in pairs]
 
     return tf.function(samples, autograph=False), tf.function(compare, autograph=False)

@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from tensorboard.compat.proto import event_pb2, summary_pb2
+from tensorboard.compat.proto import event_pb2, summary_pb2, tensor_pb2, types_pb2
 from tensorboard.plugins.histogram import metadata as histogram_metadata
 from tensorboard.plugins.scalar import metadata as scalar_metadata
-from tensorboard.summary.writer.record_writer import RecordWriter
 from tensorboard.util.tensor_util import make_tensor_proto
 
 from .diagnostics import describe
+from .records import framed
 from .statistics import Summary
 
 
@@ -72,12 +71,15 @@ class EventWriter:
         event.wall_time = time.time()
         # "r+b" rather than "ab": a file that vanished is an error, not a new file
         # without the version record that makes it an event file.
+        record = framed(event.SerializeToString())
         with self._file.open(mode) as file:
             file.seek(0, os.SEEK_END)
-            RecordWriter(file).write(event.SerializeToString())
+            file.write(record)
 
     def _scalar(self, tag: str, value: float) -> Any:
-        proto = make_tensor_proto(np.float32(value))
+        # A third of the time of `make_tensor_proto`, and there are hundreds of them.
+        proto = tensor_pb2.TensorProto(dtype=types_pb2.DT_FLOAT, float_val=[value])
+        proto.tensor_shape.SetInParent()
         return self._value(tag, proto, scalar_metadata)
 
     def _histogram(self, tag: str, summary: Summary) -> Any:

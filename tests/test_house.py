@@ -84,8 +84,9 @@ MAY_IMPORT = {
     "callbacks.hyperparameters": ("callbacks.probe", "keras numpy tensorboard"),
     "callbacks.layout": ("", "tensorboard"),
     "callbacks.statistics": ("", "numpy tensorflow"),
+    "callbacks.records": ("", "tensorboard"),
     "callbacks.writer": (
-        "callbacks.diagnostics callbacks.statistics",
+        "callbacks.diagnostics callbacks.records callbacks.statistics",
         "numpy tensorboard",
     ),
 }

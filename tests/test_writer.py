@@ -1,12 +1,16 @@
-"""kbn.callbacks.writer: event files that TensorBoard reads."""
+"""kbn.callbacks.writer and records: event files that TensorBoard reads."""
+
+import io
 
 import numpy as np
 import pytest
 from event_files import read_log, steps, values
 from kbn.callbacks.layout import Layout
+from kbn.callbacks.records import framed
 from kbn.callbacks.statistics import summarize
 from kbn.callbacks.writer import EventWriter
 from tensorboard.backend.event_processing import event_accumulator, event_file_loader
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 ARRAY = np.random.default_rng(0).normal(size=(50, 4))
 
@@ -122,3 +126,12 @@ def test_a_file_in_the_way_is_an_error(tmp_path):
     (tmp_path / "logs").write_text("not a directory")
     with pytest.raises(OSError, match="logs"):
         EventWriter(tmp_path / "logs").open()
+
+
+@pytest.mark.parametrize("size", [0, 1, 7, 100_000])
+def test_records_are_those_of_tensorboard(size):
+    data = np.random.default_rng(size).bytes(size)
+    wanted = io.BytesIO()
+    RecordWriter(wanted).write(data)
+    assert framed(data) == wanted.getvalue()
+    assert framed(data) == wanted.getvalue()  # nothing of the first is left
