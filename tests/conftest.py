@@ -15,15 +15,22 @@ BACKEND = keras.backend.backend()  # an unknown one is an error here
 EVERY_BACKEND = {
     "test_capture.py",
     "test_defects.py",
+    "test_diagnostics.py",
     "test_distributed.py",
     "test_documentation.py",
     "test_examples.py",
     "test_folding.py",
     "test_fuzz.py",
+    "test_hyperparameters.py",
     "test_layer.py",
+    "test_layout.py",
+    "test_monitor.py",
     "test_moving_average.py",
     "test_oracle.py",
     "test_parity.py",
+    "test_probe.py",
+    "test_statistics.py",
+    "test_writer.py",
 }
 
 
