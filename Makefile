@@ -21,7 +21,7 @@ help:
 	@echo "make test-wheel     the suite on the built wheel, outside of the checkout"
 	@echo "make test-oldest    the suite on the oldest versions that kbn supports"
 	@echo "make lint           ruff and mypy"
-	@echo "make bench          all benchmarks (a quarter of an hour), into benchmarks/RESULTS.md"
+	@echo "make bench          all benchmarks, each under two minutes, into benchmarks/RESULTS.md"
 
 demo: $(VENV)/.has-demo
 	$(VENV)/bin/kbn demo

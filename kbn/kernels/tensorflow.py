@@ -176,7 +176,10 @@ def _fused(
 def _compiled(
     x: Tensor, gamma: Tensor | None, beta: Tensor | None, axis: int, epsilon: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What XLA makes a fast loop of: one reduced axis, or one on either side."""
+    """For XLA and for float64: one reduced axis, or one on either side.
+
+    XLA sums those fast, and several axes on one side not.
+    """
     shape = tf.shape(x)
     last = axis == len(x.shape) - 1
     after = [] if last else [tf.reduce_prod(shape[axis + 1 :])]

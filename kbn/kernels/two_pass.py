@@ -20,7 +20,7 @@ def normalize_batch(
     beta: Tensor | None,
     axis: int,
     epsilon: float,
-    choose: Choice = ops.cond,
+    choose: Choice,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Normalize with the statistics of the batch; see `kbn.kernels`.
 
