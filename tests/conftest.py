@@ -30,6 +30,7 @@ EVERY_BACKEND = {
     "test_parity.py",
     "test_probe.py",
     "test_statistics.py",
+    "test_transformations.py",
     "test_writer.py",
 }
 
@@ -91,6 +92,8 @@ def pytest_terminal_summary(terminalreporter):
     write_parity(terminalreporter, [v for name, v in recorded if name == "parity"])
     verdicts = [value for name, value in recorded if name == "transparency"]
     write_transparency(terminalreporter, verdicts)
+    rows = [value for name, value in recorded if name == "transformation"]
+    write_transformations(terminalreporter, rows)
 
 
 def write_parity(terminalreporter, records):
@@ -121,6 +124,17 @@ def write_transparency(terminalreporter, verdicts):
     counts = ", ".join(f"{verdicts.count(kind)} {kind}" for kind in kinds)
     terminalreporter.section("transparency")
     terminalreporter.line(f"transparency: {len(verdicts)} cases, {counts}")
+
+
+def write_transformations(terminalreporter, rows):
+    """What is wrapped around the layer, and with whose it works."""
+    if not rows:
+        return
+    terminalreporter.section(f"transformations on {BACKEND}")
+    words = {True: "works", False: "fails"}
+    for name, theirs, ours in rows:
+        line = f"{name:70} Keras {words[theirs]}, kbn {words[ours]}"
+        terminalreporter.line(line)
 
 
 hypothesis.settings.register_profile(

@@ -1,0 +1,31 @@
+"""Whatever Keras' layer survives, ours survives, with the same numbers."""
+
+import keras
+import numpy as np
+import pytest
+
+import kbn
+from tests import transformations
+
+
+@pytest.mark.parametrize("row", transformations.rows(), ids=lambda row: row.name)
+def test_transformation_works_where_keras_works(row, record_property):
+    verdict = transformations.judge(row, kbn.BatchNorm)
+    theirs_works, ours_works = verdict.survives
+    record_property("transformation", (row.name, theirs_works, ours_works))
+    if not theirs_works:
+        pytest.skip(f"Keras' layer: {verdict.theirs!r}; ours: {ours_works}")
+    if not ours_works:
+        raise AssertionError(f"only ours fails: {row.name}") from verdict.ours
+    keras.tree.assert_same_structure(verdict.theirs, verdict.ours)
+    for ours, theirs in zip(
+        keras.tree.flatten(verdict.ours),
+        keras.tree.flatten(verdict.theirs),
+        strict=True,
+    ):
+        largest = np.max(np.abs(theirs), initial=1e-30)
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=row.within * largest)
+
+
+def test_table_has_rows():
+    assert len(transformations.rows()) > 20

@@ -1,0 +1,82 @@
+"""What people wrap around a layer: a table of transformations, a module a backend.
+
+A row is a function that takes the layer's class, Keras' or ours, does with it what its
+name says, and returns the numbers that a user would see: arrays, nested as it likes.
+"""
+
+import importlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+
+BACKEND = keras.backend.backend()
+
+
+class Row(NamedTuple):
+    """One transformation; `within` is how far the numbers of two layers may differ.
+
+    Relative to the largest number of an array. The default is for float32.
+    """
+
+    name: str
+    run: Callable[[type], Any]
+    within: float
+
+
+class Table(list[Row]):
+    """Rows in their order; `row` adds the function that it decorates."""
+
+    def row(self, name: str, within: float = 2e-5) -> Callable[[Any], Any]:
+        assert name not in {row.name for row in self}, f"{name} stands there already"
+
+        def add(run):
+            self.append(Row(name, run, within))
+            return run
+
+        return add
+
+
+class Verdict(NamedTuple):
+    """What came of a row with each layer: its numbers, or the exception."""
+
+    row: Row
+    theirs: Any
+    ours: Any
+
+    @property
+    def survives(self):
+        """(Keras' layer, ours)."""
+        return tuple(not isinstance(x, Exception) for x in (self.theirs, self.ours))
+
+
+def rows():
+    """Those of the backend of this run."""
+    return importlib.import_module(f"tests.transformations_{BACKEND}").TABLE
+
+
+def judge(row, ours):
+    """The row with Keras' layer, and with `ours`."""
+    return Verdict(row, _tried(row, keras.layers.BatchNormalization), _tried(row, ours))
+
+
+def draw(shape, seed=0, dtype="float32"):
+    """Numbers of mean 0.5 and deviation 1.5, as NumPy has them."""
+    rng = np.random.default_rng(seed)
+    return rng.normal(0.5, 1.5, size=shape).astype(dtype)
+
+
+def _tried(row, layer_class):
+    keras.backend.clear_session(free_memory=False)
+    keras.utils.set_random_seed(0)
+    try:
+        return keras.tree.map_structure(_as_array, row.run(layer_class))
+    except Exception as error:  # which one is what the table tells
+        return error
+
+
+def _as_array(value):
+    if hasattr(value, "detach"):  # torch
+        value = value.detach()
+    return np.asarray(keras.ops.convert_to_numpy(value), "f8")
