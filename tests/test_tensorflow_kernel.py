@@ -1,5 +1,7 @@
 """The TensorFlow kernel: where the fused op serves, and where it must not."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -32,11 +34,109 @@ def train(x, axis=-1, **options):
     return kernel.normalize_batch(x, None, None, axis, EPSILON, **options)
 
 
+BIG = {2: (50_000, 4), 3: (500, 8, 50), 4: (50, 4, 8, 125), 5: (50, 4, 8, 5, 25)}
+
+
 @pytest.mark.parametrize("axis", [1, -1])
-@pytest.mark.parametrize("rank", [2, 3, 4, 5, 6])
-def test_every_rank_and_axis_takes_the_fused_op(rank, axis):
-    x = data(*[3] * rank)
+@pytest.mark.parametrize("rank", BIG)
+def test_every_rank_and_axis_takes_the_fused_op_when_large(rank, axis):
+    x = tf.zeros(BIG[rank])
+    assert tf.size(x) > kernel.SMALL
     assert "FusedBatchNormV3" in operations(lambda x: train(x, axis)[0], x)
+
+
+@pytest.mark.parametrize("axis", [1, -1])
+@pytest.mark.parametrize("shape", [(6, 3), (4, 5, 3), (2, 3, 4, 5), (2, 3, 2, 3, 2)])
+def test_small_tensors_take_the_formula_without_a_condition(shape, axis):
+    found = operations(lambda x: train(x, axis)[0], data(*shape))
+    assert not {"FusedBatchNormV3", "If", "StatelessIf"} & found
+
+
+def plan(shape, dtype="float32", axis=-1):
+    """The ways that a function of inputs of this shape may take."""
+    plans = []
+
+    def step(x):
+        plans.append(kernel._plan(x, axis % len(shape)))
+        return x
+
+    tf.function(step).get_concrete_function(tf.TensorSpec(shape, dtype))
+    return plans[0]
+
+
+@pytest.mark.parametrize(
+    ("shape", "ways"),
+    [
+        ((32, 64), ["formula"]),
+        ((2048, 64), ["formula"]),  # 2^17 elements
+        ((2049, 64), ["fused"]),
+        ((64, 56, 56, 64), ["fused"]),  # 200 704 elements a channel
+        ((32, 112, 112, 64), ["tall"]),
+        ((2**16, 4), ["fused"]),
+        ((2**16 + 1, 4), ["tall"]),
+        ((2**17, 1), ["formula"]),
+        ((2**24, 1), ["tall"]),
+        ((0, 4), ["guarded"]),
+        ((None, 4), ["formula", "fused", "tall"]),
+        ((None, 512, 512), ["fused", "tall"]),
+        ((None, 512, 512, 3), ["tall"]),
+        ((None, 0, 4), ["guarded"]),
+    ],
+    ids=str,
+)
+def test_size_decides_which_way_is_taken(shape, ways):
+    assert plan(shape) == tuple(ways)
+
+
+# The same batch takes the same way whether its size is known or not.
+@pytest.mark.parametrize("shape", [(0, 8), (1, 8), (500, 8), (20_000, 8), (300_000, 8)])
+@pytest.mark.parametrize("mean", [0.0, 1e4])
+def test_unknown_sizes_give_the_same_numbers(shape, mean):
+    x = data(*shape, mean=mean)
+
+    def step(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y, *statistics = train(x)
+            loss = tf.reduce_sum(y**3)
+        return [y, *statistics[:2], tape.gradient(loss, x)]
+
+    known = tf.function(step).get_concrete_function(x)(x)
+    unknown = tf.function(step, input_signature=[tf.TensorSpec((None, 8))])(x)
+    for one, other in zip(known, unknown, strict=True):
+        np.testing.assert_allclose(
+            one, other, atol=1e-6 * np.max(np.abs(one), initial=1)
+        )
+
+
+@pytest.mark.parametrize(
+    ("power", "channels"),
+    [*itertools.product([14, 16, 18], [1, 3, 16, 64]), (20, 16), (20, 1), (22, 1)],
+)
+def test_sums_of_any_length_keep_their_digits(power, channels):
+    x = data(2**power, channels)
+    gamma, beta = tf.ones(x.shape[1]), tf.zeros(x.shape[1])
+    with tf.GradientTape() as tape:
+        tape.watch([gamma, beta])
+        y, mean, variance, _ = kernel.normalize_batch(x, gamma, beta, 1, EPSILON)
+    dy = tf.cast(x > 0, "float32")
+    dgamma, dbeta = tape.gradient(y, [gamma, beta], dy)
+    wide = x.numpy().astype("f8")
+    exact = wide.var(0)
+    np.testing.assert_allclose(variance, exact, rtol=2e-5)
+    np.testing.assert_allclose(mean, wide.mean(0), atol=2e-6)
+    z = (wide - wide.mean(0)) / np.sqrt(exact + EPSILON)
+    np.testing.assert_allclose(dgamma, (z * dy).sum(0), rtol=1e-4)
+    np.testing.assert_allclose(dbeta, dy.numpy().sum(0, dtype="f8"), rtol=1e-4)
+
+
+def test_rows_left_over_by_the_groups_count():
+    x = tf.concat([data(200_705, 8), data(37, 8, mean=50.0)], 0)
+    assert plan(tuple(x.shape)) == ("tall",)
+    _, mean, variance, _ = train(x)
+    wide = x.numpy().astype("f8")
+    np.testing.assert_allclose(mean, wide.mean(0), atol=1e-6)
+    np.testing.assert_allclose(variance, wide.var(0), rtol=2e-5)
 
 
 @pytest.mark.parametrize(
@@ -54,9 +154,12 @@ def test_what_the_fused_op_cannot_do_takes_the_formula(x, options):
 
 
 def test_sixteen_bits_are_read_as_they_are():
-    x = data(4, 5, 6, 3, dtype="bfloat16")
-    graph = tf.function(lambda x: train(x)[0]).get_concrete_function(x).graph
+    x = data(40, 50, 60, 3, dtype="bfloat16")
+    assert plan(tuple(x.shape), x.dtype) == ("fused",)
+    traced = kernel._traced(("fused",), 4, 3, x.dtype, EPSILON)
+    graph = traced.get_concrete_function().graph
     casts = [op for op in graph.get_operations() if op.type == "Cast"]
+    assert casts
     assert all(op.outputs[0].shape.rank <= 1 for op in casts)
 
 
@@ -76,9 +179,9 @@ def test_xla_never_sees_the_fused_op(mean):
 
 
 def test_function_traced_earlier_escapes_the_guard_but_stays_right_near_zero():
-    """A graph does not know who calls it: documented in `_fused_is_right`."""
+    """A graph does not know who calls it: documented in `_under_xla`."""
     inner = tf.function(lambda x: train(x)[0])
-    x = data(64, 8, mean=1.0)
+    x = data(20_000, 8, mean=1.0)
     inner(x)  # traced outside of XLA, with the fused op in it
     y = tf.function(inner, jit_compile=True)(x)
     exact = oracle.normalize(x, 1.0, 0.0, -1, EPSILON, np.ones(x.shape)).y
@@ -87,7 +190,7 @@ def test_function_traced_earlier_escapes_the_guard_but_stays_right_near_zero():
 
 def test_without_the_private_guard_graphs_take_the_formula(monkeypatch):
     monkeypatch.setattr(kernel, "GraphOrParentsInXlaContext", None)
-    x = data(8, 4)
+    x = data(40_000, 4)
     assert "FusedBatchNormV3" not in operations(lambda x: train(x)[0], x)
     np.testing.assert_allclose(
         tf.function(lambda x: train(x)[0])(x), train(x)[0], atol=1e-6
@@ -115,7 +218,8 @@ def test_empty_batch_has_no_statistics_and_no_gradient(mode, shape):
         step = tf.function(step, jit_compile=mode == "xla")
     y, mean, variance, count, dx, dgamma, dbeta = step(tf.zeros(shape))
     assert y.shape == dx.shape == shape
-    for value in (mean, variance, count, dgamma, dbeta):
+    assert count == 0
+    for value in (mean, variance, dgamma, dbeta):
         np.testing.assert_array_equal(value, np.zeros(4))
 
 
@@ -123,7 +227,7 @@ def test_one_element_has_no_variance():
     y, mean, variance, count = train(data(1, 4, mean=3.0))
     np.testing.assert_array_equal(y, np.zeros((1, 4)))
     np.testing.assert_array_equal(variance, np.zeros(4))
-    np.testing.assert_array_equal(count, np.ones(4))
+    assert count == 1
     np.testing.assert_array_equal(mean, data(1, 4, mean=3.0)[0])
 
 
@@ -176,6 +280,9 @@ def test_forward_mode_is_right_or_raises():
     np.testing.assert_allclose(jvp, central, atol=2e-3)
 
 
+FUSED = 20_000, 8  # too large for the formula
+
+
 def rerun(x):
     """Whether the ill-conditioned branch was taken: it changes y's last digits."""
     image = tf.reshape(x, (-1, 1, 1, x.shape[-1]))
@@ -194,12 +301,12 @@ def rerun(x):
 @pytest.mark.parametrize(
     ("x", "expected"),
     [
-        (data(4096, 8), False),
-        (data(4096, 8, mean=25.0), False),
-        (tf.nn.relu(data(4096, 8)), False),
-        (tf.ones((4096, 8)) * 5.0, False),  # a constant channel is no reason
-        (data(4096, 8, mean=100.0), True),
-        (data(4096, 8, mean=1e6), True),
+        (data(*FUSED), False),
+        (data(*FUSED, mean=25.0), False),
+        (tf.nn.relu(data(*FUSED)), False),
+        (tf.ones(FUSED) * 4.0, False),  # a constant channel is no reason
+        (data(*FUSED, mean=100.0), True),
+        (data(*FUSED, mean=1e6), True),
     ],
     ids=["ordinary", "25-deviations", "relu", "constant", "100", "1e6"],
 )
@@ -208,21 +315,30 @@ def test_only_ill_conditioned_batches_run_twice(x, expected):
 
 
 def test_one_ill_conditioned_channel_is_enough():
-    x = tf.concat([data(4096, 7), data(4096, 1, mean=1e5)], axis=1)
+    x = tf.concat([data(20_000, 7), data(20_000, 1, mean=1e5)], axis=1)
     exact = oracle.normalize(x, 1.0, 0.0, -1, EPSILON, np.ones(x.shape)).y
     np.testing.assert_allclose(train(x)[0], exact, atol=2e-5)
 
 
-@pytest.mark.parametrize("shape", [(4, 5, 6, 3), (4, 3)])
-def test_inference_of_rank_four_is_fused(shape):
+@pytest.mark.parametrize(
+    ("shape", "fused"),
+    [
+        ((4, 5, 6, 3), False),
+        ((8, 28, 28, 128), False),
+        ((32, 56, 56, 64), True),
+        ((None, 56, 56, 64), False),
+        ((6_422_528, 3), False),  # TFLite folds no reshape
+    ],
+)
+def test_inference_of_large_images_is_fused(shape, fused):
     def infer(x):
-        statistics = tf.zeros(3), tf.ones(3)
+        statistics = tf.zeros(shape[-1]), tf.ones(shape[-1])
         return kernel.normalize_fixed(
             x, *statistics, None, None, len(shape) - 1, EPSILON
         )
 
-    found = operations(infer, data(*shape))
-    assert ("FusedBatchNormV3" in found) == (len(shape) == 4)
+    found = operations(infer, tf.TensorSpec(shape))
+    assert ("FusedBatchNormV3" in found) == fused
 
 
 # tf.lite says that it will move to a package of its own: TensorFlow 2.21.

@@ -1,22 +1,751 @@
 """Transformations of TensorFlow; see `tests.transformations`."""
 
+import copy
+import pickle
+import tempfile
+import threading
+
+import keras
+import numpy as np
 import tensorflow as tf
 
 from tests.transformations import Table, draw
 
 TABLE = Table()
+SHAPE = (6, 3)
+BOTH = {"training": True, "inference": False}
 
 
-@TABLE.row("tf.vectorized_map of a gradient, training")
+def built(layer_class, shape=SHAPE, **arguments):
+    """A layer whose weights are not those it starts with."""
+    layer = layer_class(**arguments)
+    layer.build(shape)
+    start = draw((4, shape[layer.axis]), seed=7)
+    layer.set_weights([*np.abs(start[:2]), start[2], 1 + np.abs(start[3])])
+    return layer
+
+
+def statistics(layer):
+    return [tf.identity(v.value) for v in layer.non_trainable_variables]
+
+
+def weights(layer):
+    return [v.value for v in layer.trainable_variables]
+
+
+def cubed(layer, training, x, **options):
+    return tf.reduce_sum(layer(x, training=training, **options) ** 3)
+
+
+def gradients(layer, training, x, **options):
+    """Of a loss, in x and the weights."""
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        loss = cubed(layer, training, x, **options)
+    return tape.gradient(loss, [x, *weights(layer)])
+
+
+def both(name, **options):
+    """Two rows of one function, which takes `training` last."""
+
+    def add(run):
+        for mode, training in BOTH.items():
+            TABLE.row(f"{name}, {mode}", **options)(
+                lambda layer_class, training=training: run(layer_class, training)
+            )
+        return run
+
+    return add
+
+
+# --- graphs ---
+
+SIZES = {
+    "known": SHAPE,
+    "unknown batch": (None, 3),
+    "unknown sizes": (None, None, 4, 3),
+}
+
+
+def example(shape):
+    return tf.constant(draw([n or 5 for n in shape]))
+
+
+for _name, _shape in SIZES.items():
+    for _jit in (False, True):
+
+        @both(f"tf.function{' under XLA' if _jit else ''}, {_name}")
+        def _(layer_class, training, shape=_shape, jit=_jit):
+            layer = built(layer_class, shape)
+            spec = tf.TensorSpec(shape)
+            step = tf.function(
+                lambda x: gradients(layer, training, x),
+                input_signature=[spec],
+                jit_compile=jit,
+            )
+            return step(example(shape)), statistics(layer)
+
+    @both(f"traced first, compiled by XLA later, {_name}")
+    def _(layer_class, training, shape=_shape):
+        layer = built(layer_class, shape)
+        inner = tf.function(
+            lambda x: gradients(layer, training, x),
+            input_signature=[tf.TensorSpec(shape)],
+        )
+        inner.get_concrete_function()
+        return tf.function(inner, jit_compile=True)(example(shape))
+
+    @both(f"persistent tape traced first, compiled later, {_name}")
+    def _(layer_class, training, shape=_shape):
+        layer = built(layer_class, shape)
+
+        @tf.function(input_signature=[tf.TensorSpec(shape)])
+        def inner(x):
+            with tf.GradientTape(persistent=True) as tape:
+                tape.watch(x)
+                y = layer(x, training=training)
+                losses = tf.reduce_sum(y**3), tf.reduce_sum(y**4)
+            return [tape.gradient(loss, [x, *weights(layer)]) for loss in losses]
+
+        inner.get_concrete_function()
+        return tf.function(inner, jit_compile=True)(example(shape))
+
+    @both(f"tf.vectorized_map of a gradient, {_name}")
+    def _(layer_class, training, shape=_shape):
+        layer = built(layer_class, shape)
+        x = tf.stack([example(shape), 2 * example(shape) + 1])
+        one = tf.function(
+            lambda x: gradients(layer, training, x)[0],
+            input_signature=[tf.TensorSpec(shape)],
+        )
+        return tf.vectorized_map(one, x)
+
+    @both(f"jacobian, {_name}")
+    def _(layer_class, training, shape=_shape):
+        layer = built(layer_class, shape)
+
+        @tf.function(input_signature=[tf.TensorSpec(shape)])
+        def jacobian(x):
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                y = layer(x, training=training)
+                few = tf.reshape(y, (-1,))[:4]
+            return tape.jacobian(few, x)
+
+        return jacobian(example(shape))
+
+    @both(f"forward mode, {_name}")
+    def _(layer_class, training, shape=_shape):
+        layer, x = built(layer_class, shape), example(shape)
+
+        @tf.function(input_signature=[tf.TensorSpec(shape)])
+        def pushed(x):
+            with tf.autodiff.ForwardAccumulator(x, tf.sin(x)) as accumulator:
+                y = layer(x, training=training)
+            return accumulator.jvp(y)
+
+        return pushed(x)
+
+
+@both("eager gradient")
+def _(layer_class, training):
+    layer = built(layer_class)
+    return gradients(layer, training, example(SHAPE)), statistics(layer)
+
+
+@both("eager forward mode")
+def _(layer_class, training):
+    layer, x = built(layer_class), example(SHAPE)
+    with tf.autodiff.ForwardAccumulator(x, tf.sin(x)) as accumulator:
+        y = layer(x, training=training)
+    return accumulator.jvp(y)
+
+
+@both("forward mode over the weights")
+def _(layer_class, training):
+    layer, x = built(layer_class), example(SHAPE)
+    gamma = weights(layer)[0]
+    with tf.autodiff.ForwardAccumulator(gamma, tf.ones_like(gamma)) as accumulator:
+        y = layer(x, training=training)
+    return accumulator.jvp(y)
+
+
+@both("eager persistent tape")
+def _(layer_class, training):
+    layer, x = built(layer_class), example(SHAPE)
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(x)
+        y = layer(x, training=training)
+        losses = tf.reduce_sum(y**3), tf.reduce_sum(y**4)
+    return [tape.gradient(loss, [x, *weights(layer)]) for loss in losses]
+
+
+@both("jacobian without pfor")
+def _(layer_class, training):
+    layer, x = built(layer_class), example(SHAPE)
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(x)
+        y = layer(x, training=training)
+    return tape.jacobian(y, x, experimental_use_pfor=False)
+
+
+@both("batch_jacobian")
+def _(layer_class, training):
+    layer, x = built(layer_class), example(SHAPE)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = layer(x, training=training) * x  # without x, 0 in training
+    return tape.batch_jacobian(y, x)
+
+
+@both("jacobian in the weights")
+def _(layer_class, training):
+    layer, x = built(layer_class), example(SHAPE)
+    with tf.GradientTape() as tape:
+        y = layer(x, training=training)
+    return tape.jacobian(y, weights(layer))
+
+
+@TABLE.row("second order in the weights")
 def _(layer_class):
-    x = tf.constant(draw((4, 6, 3)))
-    layer = layer_class()
-    layer.build((6, 3))
+    layer, x = built(layer_class), example(SHAPE)
+    with tf.GradientTape() as outer:
+        with tf.GradientTape() as inner:
+            loss = cubed(layer, True, x)
+        first = inner.gradient(loss, weights(layer))
+        norm = tf.add_n([tf.reduce_sum(g**2) for g in first])
+    return outer.gradient(norm, weights(layer))
 
-    def gradient(x):
+
+@TABLE.row("second order in x, inference")
+def _(layer_class):
+    layer, x = built(layer_class), example(SHAPE)
+    with tf.GradientTape() as outer:
+        outer.watch(x)
+        first = gradients(layer, False, x)[0]
+    return outer.jacobian(first, x)
+
+
+@both("forward over reverse")
+def _(layer_class, training):
+    if training:  # D32: Keras' own is wrong in x
+        layer, x = built(layer_class), example(SHAPE)
+        gamma = weights(layer)[0]
+        with tf.autodiff.ForwardAccumulator(gamma, tf.ones_like(gamma)) as accumulator:
+            first = gradients(layer, True, x)[1]
+        return accumulator.jvp(first)
+    layer, x = built(layer_class), example(SHAPE)
+    with tf.autodiff.ForwardAccumulator(x, tf.ones_like(x)) as accumulator:
+        first = gradients(layer, False, x)[0]
+    return accumulator.jvp(first)
+
+
+@both("tf.map_fn of a gradient")
+def _(layer_class, training):
+    layer = built(layer_class)
+    x = tf.constant(draw((4, *SHAPE)))
+    return tf.map_fn(lambda x: gradients(layer, training, x)[0], x), statistics(layer)
+
+
+@both("tf.scan, gradient through it")
+def _(layer_class, training):
+    layer, x = built(layer_class), example(SHAPE)
+
+    @tf.function
+    def step(x):
         with tf.GradientTape() as tape:
             tape.watch(x)
-            loss = tf.reduce_sum(layer(x, training=True) ** 3)
-        return tape.gradient(loss, x)
+            y = tf.scan(lambda y, i: layer(y, training=training) + i, tf.range(3.0), x)
+            loss = tf.reduce_sum(y**3)
+        return tape.gradient(loss, [x, *weights(layer)])
 
-    return tf.vectorized_map(gradient, x)
+    return step(x)
+
+
+@both("tf.while_loop, gradient through it")
+def _(layer_class, training):
+    layer, x = built(layer_class), example(SHAPE)
+
+    @tf.function
+    def step(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = x
+            for _ in tf.range(3):
+                y = layer(y, training=training) * 1.5
+            loss = tf.reduce_sum(y**3)
+        return tape.gradient(loss, [x, *weights(layer)])
+
+    return step(x), statistics(layer)
+
+
+@both("tf.cond, gradient through it")
+def _(layer_class, training):
+    layer, x = built(layer_class), example(SHAPE)
+
+    @tf.function
+    def step(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = tf.cond(
+                tf.reduce_sum(x) > 0, lambda: layer(x, training=training), lambda: x
+            )
+            loss = tf.reduce_sum(y**3)
+        return tape.gradient(loss, [x, *weights(layer)])
+
+    return step(x), statistics(layer)
+
+
+@both("tf.switch_case")
+def _(layer_class, training):
+    layer, x = built(layer_class), example(SHAPE)
+    step = tf.function(
+        lambda x, i: tf.switch_case(i, [lambda: x, lambda: layer(x, training=training)])
+    )
+    return step(x, tf.constant(1))
+
+
+@both("tf.recompute_grad")
+def _(layer_class, training):
+    layer, x = built(layer_class), example(SHAPE)
+    again = tf.recompute_grad(lambda x: layer(x, training=training))
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        loss = tf.reduce_sum(again(x) ** 3)
+    return tape.gradient(loss, x)
+
+
+@both("tf.custom_gradient around it")
+def _(layer_class, training):
+    layer, x = built(layer_class), example(SHAPE)
+
+    @tf.custom_gradient
+    def doubled(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x, training=training)
+
+        def gradient(dy, variables=None):
+            return 2 * tape.gradient(y, x, dy), [None] * len(variables or [])
+
+        return y, gradient
+
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        loss = tf.reduce_sum(doubled(x) ** 3)
+    return tape.gradient(loss, x)
+
+
+@both("stop_recording inside a tape")
+def _(layer_class, training):
+    layer, x = built(layer_class), example(SHAPE)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        with tape.stop_recording():
+            scale = tf.reduce_sum(layer(x, training=training))
+        loss = scale * cubed(layer, training, x)
+    return tape.gradient(loss, x)
+
+
+@both("run_functions_eagerly")
+def _(layer_class, training):
+    layer, x = built(layer_class), example(SHAPE)
+    tf.config.run_functions_eagerly(True)
+    try:
+        return tf.function(lambda x: gradients(layer, training, x))(x)
+    finally:
+        tf.config.run_functions_eagerly(False)
+
+
+@both("tf.data map and Python threads at once")
+def _(layer_class, training):
+    layer, x = built(layer_class), example(SHAPE)
+    layer(x, training=False)
+    found = [None] * 4
+
+    def work(i):
+        found[i] = layer(x * (i + 1.0), training=False)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    data = tf.data.Dataset.from_tensors(x).map(lambda x: layer(x, training=training))
+    return found, next(iter(data))
+
+
+@both("a graph of TensorFlow 1")
+def _(layer_class, training):
+    v1 = tf.compat.v1
+    with tf.Graph().as_default(), v1.Session() as session:
+        layer = layer_class()
+        x = v1.placeholder("float32", (None, 3))
+        y = layer(x, training=training)
+        gradient = v1.gradients(tf.reduce_sum(y**3), x)
+        session.run(v1.global_variables_initializer())
+        return [
+            tf.constant(v) for v in session.run([y, *gradient], {x: example(SHAPE)})
+        ]
+
+
+@both("tf.compat.v1.wrap_function")
+def _(layer_class, training):
+    layer, x = built(layer_class), example(SHAPE)
+    wrapped = tf.compat.v1.wrap_function(
+        lambda x: layer(x, training=training), [tf.TensorSpec((None, 3))]
+    )
+    return wrapped(x)
+
+
+# --- checks ---
+
+
+@both("enable_check_numerics")
+def _(layer_class, training):
+    return [
+        checked(built(layer_class), training, **({"mask": mask} if masked else {}))
+        for masked, mask in [(False, None), (True, np.arange(6) % 3 > 0)]
+    ]
+
+
+@TABLE.row("enable_check_numerics with renorm")
+def _(layer_class):
+    layer = layer_class(renorm=True, renorm_clipping={"rmax": 2.0, "dmax": 1.0})
+    layer.build(SHAPE)
+    return checked(layer, True)
+
+
+@TABLE.row("enable_check_numerics with renorm that is not clipped")
+def _(layer_class):
+    layer = layer_class(renorm=True)
+    layer.build(SHAPE)
+    return checked(layer, True)
+
+
+@TABLE.row("enable_check_numerics, one row, a function of unknown batch")
+def _(layer_class):
+    return checked(built(layer_class), True, tf.constant(draw((1, 3))))
+
+
+def checked(layer, training, x=None, **options):
+    x = example(SHAPE) if x is None else x
+    tf.debugging.enable_check_numerics()
+    try:
+        step = tf.function(lambda x: gradients(layer, training, x, **options))
+        return gradients(layer, training, x, **options), step(x)
+    finally:
+        tf.debugging.disable_check_numerics()
+
+
+@both("enable_dump_debug_info off, tf.debugging.assert in between")
+def _(layer_class, training):
+    layer, x = built(layer_class), example(SHAPE)
+
+    @tf.function
+    def step(x):
+        y = layer(x, training=training)
+        tf.debugging.assert_all_finite(y, "y")
+        return y
+
+    return step(x)
+
+
+@both("enable_op_determinism")
+def _(layer_class, training):
+    layer, x = built(layer_class), example(SHAPE)
+    tf.config.experimental.enable_op_determinism()
+    try:
+        return gradients(layer, training, x)
+    finally:
+        from tensorflow.python.framework import config
+
+        config.disable_op_determinism()
+
+
+# --- inputs ---
+
+
+@both("ragged inputs")
+def _(layer_class, training):
+    layer = built(layer_class, (None, None, 3))
+    flat = tf.constant(draw((7, 3)))
+    x = tf.RaggedTensor.from_row_lengths(flat, [2, 4, 1])
+    return layer(x, training=training).flat_values, statistics(layer)
+
+
+@both("ragged inputs in a tf.function")
+def _(layer_class, training):
+    layer = built(layer_class, (None, None, 3))
+    flat = tf.constant(draw((7, 3)))
+    step = tf.function(
+        lambda flat: (
+            layer(
+                tf.RaggedTensor.from_row_lengths(flat, [2, 4, 1]), training=training
+            ).flat_values
+        )
+    )
+    return step(flat)
+
+
+@both("sparse inputs")
+def _(layer_class, training):
+    layer = built(layer_class)
+    return layer(tf.sparse.from_dense(example(SHAPE)), training=training)
+
+
+@both("NumPy, lists and integers")
+def _(layer_class, training):
+    layer, x = built(layer_class), draw(SHAPE)
+    return [layer(v, training=training) for v in (x, np.int32(x))]
+
+
+@both("tf.Variable as inputs")
+def _(layer_class, training):
+    layer, x = built(layer_class), tf.Variable(example(SHAPE))
+    with tf.GradientTape() as tape:
+        loss = cubed(layer, training, x)
+    return tape.gradient(loss, x)
+
+
+@both("training as a tensor of a function's input, cond around", within=1e-4)
+def _(layer_class, training):
+    layer, x = built(layer_class), example(SHAPE)
+    step = tf.function(
+        lambda x, flag: tf.cond(
+            flag,
+            lambda: layer(x, training=True),
+            lambda: layer(x, training=False),
+        )
+    )
+    return step(x, tf.constant(training))
+
+
+# --- export and copies ---
+
+
+def pooled(values):
+    """As one array, so that gradients that ought to be 0 are judged with the others."""
+    return np.concatenate([np.ravel(v) for v in values])
+
+
+def network(layer_class, shape=(3,)):
+    model = keras.Sequential([keras.Input(shape), keras.layers.Dense(3), layer_class()])
+    for i, v in enumerate(model.variables):
+        v.assign(1 + np.abs(draw(v.shape, seed=i)))
+    return model
+
+
+@TABLE.row("SavedModel")
+def _(layer_class):
+    model, x = network(layer_class), draw(SHAPE)
+    with tempfile.TemporaryDirectory() as folder:
+        model.export(folder, verbose=False)
+        return tf.saved_model.load(folder).serve(x)
+
+
+@TABLE.row("SavedModel with a training step in it")
+def _(layer_class):
+    model, x = network(layer_class), example(SHAPE)
+
+    class Module(tf.Module):
+        def __init__(self):
+            super().__init__()
+            self.values = [v.value for v in model.variables]
+
+        @tf.function(input_signature=[tf.TensorSpec((None, 3))])
+        def train(self, x):
+            with tf.GradientTape() as tape:
+                y = model(x, training=True)
+                loss = tf.reduce_sum(y**3)
+            slopes = tape.gradient(loss, [v.value for v in model.trainable_variables])
+            for variable, slope in zip(model.trainable_variables, slopes, strict=True):
+                variable.value.assign_sub(1e-3 * slope)
+            return y
+
+    with tempfile.TemporaryDirectory() as folder:
+        tf.saved_model.save(Module(), folder)
+        loaded = tf.saved_model.load(folder)
+        return [loaded.train(x) for _ in range(3)]
+
+
+@both("TFLite")
+def _(layer_class, training):
+    model, x = network(layer_class), draw(SHAPE)
+    step = tf.function(
+        lambda x: model(x, training=training), input_signature=[tf.TensorSpec((6, 3))]
+    )
+    converter = tf.lite.TFLiteConverter.from_concrete_functions(
+        [step.get_concrete_function()], model
+    )
+    converter.target_spec.supported_ops = [
+        tf.lite.OpsSet.TFLITE_BUILTINS,
+        tf.lite.OpsSet.SELECT_TF_OPS,
+    ]
+    converter.experimental_enable_resource_variables = True
+    run = tf.lite.Interpreter(model_content=converter.convert()).get_signature_runner()
+    return list(run(x=x).values())
+
+
+@both("frozen graph")
+def _(layer_class, training):
+    from tensorflow.python.framework import convert_to_constants
+
+    layer, x = built(layer_class), example(SHAPE)
+    step = tf.function(
+        lambda x: layer(x, training=False), input_signature=[tf.TensorSpec((None, 3))]
+    )
+    frozen = convert_to_constants.convert_variables_to_constants_v2(
+        step.get_concrete_function()
+    )
+    return frozen(x)
+
+
+@TABLE.row("deepcopy and pickle")
+def _(layer_class):
+    model, x = network(layer_class), draw(SHAPE)
+    model(x, training=True)
+    copies = [copy.deepcopy(model), pickle.loads(pickle.dumps(model))]
+    return [c(x, training=t) for c in copies for t in (True, False)]
+
+
+@TABLE.row("tf.train.Checkpoint")
+def _(layer_class):
+    models = [network(layer_class) for _ in range(2)]
+    x = draw(SHAPE)
+    models[0](x, training=True)
+    with tempfile.TemporaryDirectory() as folder:
+        path = tf.train.Checkpoint(model=models[0]).write(folder + "/c")
+        tf.train.Checkpoint(model=models[1]).read(path)
+    return models[1](x)
+
+
+@both("keras.models.clone_model")
+def _(layer_class, training):
+    model = network(layer_class)
+    clone = keras.models.clone_model(model)
+    clone.set_weights(model.get_weights())
+    return clone(draw(SHAPE), training=training)
+
+
+@TABLE.row("quantize int8")
+def _(layer_class):
+    model = network(layer_class)
+    model.quantize("int8")
+    return model(draw(SHAPE))
+
+
+@TABLE.row("LoRA", within=1e-3)
+def _(layer_class):
+    model = network(layer_class)
+    model.layers[0].enable_lora(2)
+    model.compile("sgd", "mse")
+    model.fit(draw((32, 3)), draw((32, 3), 1), shuffle=False, verbose=0)
+    return pooled(model.get_weights()[2:])
+
+
+# --- training loops ---
+
+FITS = {
+    "graph": {},
+    "eager": {"run_eagerly": True},
+    "XLA": {"jit_compile": True},
+    "three steps an execution": {"steps_per_execution": 3},
+}
+POLICIES = ["float32", "mixed_bfloat16", "float64"]
+
+for _fit, _options in FITS.items():
+
+    @TABLE.row(f"fit, {_fit}", within=1e-4)
+    def _(layer_class, options=_options):
+        model = network(layer_class)
+        model.compile(keras.optimizers.SGD(0.01), "mse", **options)
+        model.fit(
+            draw((40, 3)), draw((40, 3), 1), batch_size=16, shuffle=False, verbose=0
+        )
+        return pooled(model.get_weights()), model.evaluate(
+            draw((40, 3)), draw((40, 3), 1), verbose=0
+        )
+
+
+for _policy in POLICIES:
+
+    @TABLE.row(f"fit, {_policy}", within=3e-2 if "16" in _policy else 1e-4)
+    def _(layer_class, policy=_policy):
+        keras.config.set_dtype_policy(policy)
+        try:
+            model = network(layer_class)
+        finally:
+            keras.config.set_dtype_policy("float32")
+        model.compile(keras.optimizers.SGD(0.01), "mse")
+        model.fit(draw((32, 3)), draw((32, 3), 1), shuffle=False, verbose=0)
+        return pooled(model.get_weights())
+
+
+OPTIMIZERS = ["adam", "adamw", "adafactor", "lion", "lamb", "muon", "ftrl", "rmsprop"]
+
+for _optimizer in OPTIMIZERS:
+
+    @TABLE.row(f"fit with {_optimizer}, one channel", within=1e-2)
+    def _(layer_class, optimizer=_optimizer):
+        model = keras.Sequential(
+            [keras.Input((3,)), keras.layers.Dense(1), layer_class()]
+        )
+        model.set_weights([1 + np.abs(draw(w.shape)) for w in model.get_weights()])
+        model.compile(optimizer, "mse")
+        model.fit(draw((32, 3)), draw((32, 1), 1), shuffle=False, verbose=0)
+        return pooled(model.get_weights())
+
+
+STRATEGIES = {
+    "MirroredStrategy of one": lambda: tf.distribute.MirroredStrategy(["CPU:0"]),
+    "OneDeviceStrategy": lambda: tf.distribute.OneDeviceStrategy("CPU:0"),
+    "CentralStorageStrategy": lambda: tf.distribute.experimental.CentralStorageStrategy(
+        ["CPU:0"]
+    ),
+}
+
+for _name, _strategy in STRATEGIES.items():
+
+    @TABLE.row(f"fit, {_name}", within=1e-4)
+    def _(layer_class, strategy=_strategy):
+        with strategy().scope():
+            model = network(layer_class)
+            model.compile(keras.optimizers.SGD(0.01), "mse")
+        model.fit(draw((32, 3)), draw((32, 3), 1), shuffle=False, verbose=0)
+        return pooled(model.get_weights())
+
+
+@both("keras.remat")
+def _(layer_class, training):
+    layer, x = built(layer_class), example(SHAPE)
+    again = keras.remat(lambda x: layer(x, training=training))
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        loss = tf.reduce_sum(again(x) ** 3)
+    return tape.gradient(loss, x)
+
+
+@both("TimeDistributed")
+def _(layer_class, training):
+    wrapped = keras.layers.TimeDistributed(layer_class())
+    return wrapped(draw((4, 3, 5)), training=training)
+
+
+@both("stateless_call")
+def _(layer_class, training):
+    layer = built(layer_class)
+    values = [
+        [v.value for v in variables]
+        for variables in (layer.trainable_variables, layer.non_trainable_variables)
+    ]
+    return layer.stateless_call(*values, example(SHAPE), training=training)
+
+
+@both("a stack of layers of many shapes")
+def _(layer_class, training):
+    found = []
+    for shape in [(4, 3), (4, 5, 3), (2, 4, 5, 3), (2, 2, 2, 2, 3), (1, 3), (0, 3)]:
+        layer = built(layer_class, shape)
+        found.append(gradients(layer, training, tf.constant(draw(shape)))[0])
+    return found

@@ -49,6 +49,10 @@ def normalize_batch(
     synchronized: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | int]:
     """Normalize with the statistics of the batch; see `kbn.kernels`."""
+    if isinstance(x, tf.RaggedTensor):
+        flat, axis = _flat(x, axis)
+        y, *rest = normalize_batch(flat, gamma, beta, axis, epsilon, mask, synchronized)
+        return x.with_flat_values(y), *rest
     merge = _merge_replicas if synchronized and _replicas() > 1 else None
     channels = x.shape[axis]
     if mask is not None or merge is not None or not channels:
@@ -56,8 +60,8 @@ def normalize_batch(
             x, gamma, beta, axis, epsilon, mask, merge=merge
         )
     wide = tf.float64 if x.dtype == tf.float64 else tf.float32
-    gamma = tf.ones(channels, wide) if gamma is None else gamma
-    beta = tf.zeros(channels, wide) if beta is None else beta
+    gamma = tf.ones(channels, wide) if gamma is None else _sized(gamma, channels)
+    beta = tf.zeros(channels, wide) if beta is None else _sized(beta, channels)
     if _under_xla():
         y, *statistics, count = _compiled(x, gamma, beta, axis, epsilon)
     else:
@@ -83,6 +87,10 @@ def normalize_fixed(
     epsilon: float,
 ) -> Tensor:
     """Normalize with given statistics; see `kbn.kernels`."""
+    if isinstance(x, tf.RaggedTensor):
+        flat, axis = _flat(x, axis)
+        y = normalize_fixed(flat, mean, variance, gamma, beta, axis, epsilon)
+        return x.with_flat_values(y)
     given = x, mean, variance, gamma, beta, axis, epsilon
     if x.dtype == tf.float64 or _under_xla():
         return reference.normalize_fixed(*given)
@@ -99,6 +107,24 @@ def normalize_fixed(
         is_training=False,
     )
     return y
+
+
+def _sized(weight: Tensor, channels: int) -> Tensor:
+    """`weight`, whose gradient has a known shape: that of a traced function has none."""
+    if tf.executing_eagerly():
+        return weight
+    return tf.ensure_shape(weight, (channels,))
+
+
+def _flat(x: tf.RaggedTensor, axis: int) -> tuple[Tensor, int]:
+    """The elements of a ragged tensor, row after row, and where `axis` is of them."""
+    if axis <= x.ragged_rank:
+        raise ValueError(
+            f"BatchNorm received ragged inputs of shape {tuple(x.shape)} with their "
+            f"channels on axis {axis}. The channels' axis must come after the ragged "
+            f"ones, so from {x.ragged_rank + 1} on."
+        )
+    return x.flat_values, axis - x.ragged_rank
 
 
 def _under_xla() -> bool:
@@ -205,14 +231,13 @@ class _BySize:
         )
 
     def _is_small(self, x: Tensor, gamma: Tensor) -> Tensor:
-        limit: Any = SMALL
-        if self._name != "formula":
-            channels = tf.size(gamma, tf.int64)
-            limit = tf.maximum(_tall(channels) * channels, SMALL)
-        # From 1 to the limit, by one comparison: 0 wraps to the largest number.
-        return tf.bitcast(tf.size(x, tf.int64) - 1, tf.uint64) < tf.cast(
-            limit, tf.uint64
-        )
+        size = tf.size(x, tf.int64)
+        if self._name == "formula":
+            # From 1 to the limit, by one comparison: 0 wraps to the largest number.
+            limit = tf.constant(SMALL, tf.uint64)
+            return tf.bitcast(size - 1, tf.uint64) < limit
+        channels = tf.size(gamma, tf.int64)
+        return size <= tf.maximum(_tall(channels) * channels, SMALL)
 
 
 def _compiled(
