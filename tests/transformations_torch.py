@@ -8,11 +8,14 @@ is called without state, as Keras has it.
 import contextlib
 import copy
 import io
+import os
 import pickle
+import tempfile
 import threading
 import warnings
 
 import keras
+import pytest
 import torch
 from torch.autograd import forward_ad
 from torch.nn.utils import parametrizations, prune
@@ -40,6 +43,12 @@ def both(name, within=2e-5):
         return function
 
     return add
+
+
+def compiles(name, within=2e-5):
+    """Rows that call a C++ compiler for half a minute: in the long profile only."""
+    long = os.environ.get("HYPOTHESIS_PROFILE") == "long"
+    return both(name, within) if long else lambda function: function
 
 
 def tensor(shape=SHAPE, seed=0, grad=False):
@@ -94,6 +103,15 @@ def images(layer_class, training=None):
     return keras.Model(inputs, keras.layers.Flatten()(y))
 
 
+def together(values):
+    """As one array: a gradient that ought to be 0 is noise of the others' size."""
+    return torch.cat([torch.as_tensor(v).detach().flatten() for v in values])
+
+
+def gradients(module):
+    return together(p.grad for p in module.parameters() if p.grad is not None)
+
+
 class Call(torch.nn.Module):
     """A layer as a module with one input."""
 
@@ -140,7 +158,7 @@ def _(layer_class, training):
     loss = (layer(x, training=training) ** 3).sum()
     (dx,) = torch.autograd.grad(loss, x, create_graph=True)
     ((dx.norm(dim=1) - 1) ** 2).sum().backward()
-    return [dx, x.grad, [v.value.grad for v in layer.trainable_variables]]
+    return [dx, x.grad, together(v.value.grad for v in layer.trainable_variables)]
 
 
 @both("gradient penalty of few channels", within=1e-4)
@@ -150,7 +168,7 @@ def _(layer_class, training):
     loss = (layer(x, training=training) ** 3).mean()
     (dx,) = torch.autograd.grad(loss, x, create_graph=True)
     (2048 * (dx**2).sum()).backward()
-    return [dx, x.grad, [v.value.grad for v in layer.trainable_variables]]
+    return [dx, x.grad, together(v.value.grad for v in layer.trainable_variables)]
 
 
 @both("gradgradcheck of the layer without state")
@@ -209,6 +227,7 @@ def _(layer_class, training):
 
 @both("checkpoint, not reentrant")
 def _(layer_class, training):
+    """Without the statistics: Keras' layer counts the batch twice, ours once."""
     layer = built(layer_class)
 
     def call(x, training):
@@ -216,7 +235,7 @@ def _(layer_class, training):
             lambda x: layer(x, training=training), x, use_reentrant=False
         )
 
-    return outcome(layer, tensor(grad=True), training, call)
+    return outcome(layer, tensor(grad=True), training, call)[:3]
 
 
 @both("keras.remat, inputs' gradient")
@@ -495,8 +514,8 @@ def _(layer_class, training):
     torch.manual_seed(0)
     layer = Call(built(layer_class, (6, 5)), training)
     module = torch.nn.Sequential(torch.nn.Linear(4, 5), layer, torch.nn.ReLU())
-    module(tensor((6, 4))).sum().backward()
-    return [p.grad for p in module.parameters() if p.grad is not None]
+    (module(tensor((6, 4))) ** 3).sum().backward()
+    return gradients(module)
 
 
 @both("parametrized neighbour (weight_norm)")
@@ -512,8 +531,8 @@ def _(layer_class, training):
     model = network(layer_class, training)
     model.layers[1].enable_lora(2)
     y = model(tensor((6, 4)))
-    y.sum().backward()
-    return [y, *(p.grad for p in model.parameters() if p.grad is not None)]
+    (y**3).sum().backward()
+    return [y, gradients(model)]
 
 
 @both("dynamic quantization of a neighbour", 0.05)
@@ -548,7 +567,7 @@ def _(layer_class, training):
     model = network(layer_class, training)
     model.compile("sgd", "mse")
     model.fit(draw((32, 4)), draw((32, 2), 1), batch_size=8, verbose=0, shuffle=False)
-    return model.get_weights()
+    return together(model.get_weights())
 
 
 # torch.func.
@@ -867,15 +886,15 @@ def compiled(backend, **options):
 both("torch.compile(fullgraph), eager")(compiled("eager", fullgraph=True))
 both("torch.compile(fullgraph), aot_eager")(compiled("aot_eager", fullgraph=True))
 both("torch.compile, aot_eager, dynamic")(compiled("aot_eager", dynamic=True))
-both("torch.compile(fullgraph), inductor")(compiled("inductor", fullgraph=True))
+compiles("torch.compile(fullgraph), inductor")(compiled("inductor", fullgraph=True))
 
 
-@both("torch.compile of an image model, several batch sizes")
+@both("torch.compile of images, several batch sizes")
 def _(layer_class, training):
-    model = images(layer_class, training)
+    module = Call(built(layer_class, (2, 5, 4, 3)), training)
     with compiler():
-        call = torch.compile(model, backend="aot_eager")
-        return [call(tensor((n, 5, 4, 2))) for n in (2, 3, 5)]
+        call = torch.compile(module, backend="eager")
+        return [call(tensor((n, 5, 4, 3))) for n in (2, 3, 5)]
 
 
 @both("torch.compile of a gradient")
@@ -890,14 +909,14 @@ def _(layer_class, training):
         return grad(tensor(), weights)
 
 
-@both("compile(jit_compile=True) and fit", 1e-4)
+@compiles("compile(jit_compile=True) and fit", 1e-4)
 def _(layer_class, training):
     model = network(layer_class, training)
     with compiler():
         model.compile("sgd", "mse", jit_compile=True)
         x, y = draw((16, 4)), draw((16, 2), 1)
         model.fit(x, y, batch_size=8, verbose=0, shuffle=False)
-    return model.get_weights()
+    return together(model.get_weights())
 
 
 def exported(strict):
@@ -936,7 +955,7 @@ def _(layer_class, training):
         return program.run_decompositions().module()(tensor())
 
 
-@both("AOTInductor")
+@compiles("AOTInductor")
 def _(layer_class, training):
     with compiler():
         module = Call(built(layer_class), training).eval()
@@ -956,3 +975,64 @@ def _(layer_class, training):
             lambda x: x + 1,
             (tensor(),),
         )
+
+
+def onnx(export, x):
+    """What the ONNX program of `export(path)` says of `x`."""
+    runtime = pytest.importorskip("onnxruntime", reason="ONNX is not installed")
+    pytest.importorskip("onnxscript", reason="ONNX is not installed")
+    with compiler(), tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/model.onnx"
+        export(path)
+        session = runtime.InferenceSession(path)
+        (name,) = (one.name for one in session.get_inputs())
+        return session.run(None, {name: x.numpy()})
+
+
+@both("torch.onnx.export")
+def _(layer_class, training):
+    module, x = Call(built(layer_class), training).eval(), tensor()
+    return onnx(lambda path: torch.onnx.export(module, (x,), path, dynamo=True), x)
+
+
+@both("torch.onnx.export, any batch size")
+def _(layer_class, training):
+    module = Call(built(layer_class), training).eval()
+    batch = torch.export.Dim("batch")
+
+    def export(path):
+        torch.onnx.export(
+            module, (tensor(),), path, dynamo=True, dynamic_shapes=({0: batch},)
+        )
+
+    return onnx(export, tensor((9, 3)))
+
+
+@TABLE.row("model.export to ONNX, inference")
+def _(layer_class):
+    model = images(layer_class)
+    x = tensor((2, 5, 4, 2))
+
+    def export(path):
+        model.export(path, format="onnx", verbose=False)
+
+    return onnx(export, x)
+
+
+@TABLE.row("model.export to torch, inference")
+def _(layer_class):
+    model = network(layer_class)
+    with compiler(), tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/model.pt2"
+        model.export(path, format="torch", verbose=False)
+        return torch.export.load(path).module()(tensor((5, 4)))
+
+
+@TABLE.row("torch.export saved and loaded, inference")
+def _(layer_class):
+    with compiler():
+        module = Call(built(layer_class), False)
+        file = io.BytesIO()
+        torch.export.save(torch.export.export(module, (tensor(),)), file)
+        file.seek(0)
+        return torch.export.load(file).module()(tensor())
