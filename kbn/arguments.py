@@ -89,14 +89,18 @@ def canonical_axes(axis: int | list[int], shape: Shape) -> list[int]:
     """`axis` as axes counted from the front, in their order in `shape`."""
     rank = len(shape)
     given = axis if isinstance(axis, list) else [axis]
-    received = f"BatchNorm(axis={axis}) received inputs of shape {tuple(shape)}"
+
+    def received() -> str:
+        # Only for an error: torch.jit.trace warns when a traced size becomes text.
+        return f"BatchNorm(axis={axis}) received inputs of shape {tuple(shape)}"
+
     if not all(-rank <= one < rank for one in given):
         raise ValueError(
-            f"{received}, whose axes are {-rank} to {rank - 1}. Did you mean axis=-1?"
+            f"{received()}, whose axes are {-rank} to {rank - 1}. Did you mean axis=-1?"
         )
     axes = sorted(one % rank for one in given)
     if len(set(axes)) < len(axes):
-        raise ValueError(f"{received}: it names one of their axes twice.")
+        raise ValueError(f"{received()}: it names one of their axes twice.")
     return axes
 
 

@@ -109,4 +109,4 @@ def update(
         value = ops.cast(value, old.dtype)
     if len(old.shape) > 1:
         value, enters = ops.reshape(value, old.shape), ops.reshape(enters, old.shape)
-    variable.assign(ops.where(enters, old * keep + value * take, old))
+    variable.assign(kernels.where(enters, old * keep + value * take, old))

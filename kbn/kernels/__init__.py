@@ -33,11 +33,14 @@ it was given.
 `switch(condition, then, otherwise)` returns `then()` or `otherwise()`.
 
 `read(variable)` returns the value of a Keras variable, read once.
+
+`where(condition, x, y)` takes `x` or `y`, tensors of one dtype, element by element.
 """
 
 import keras
 
 if keras.backend.backend() == "tensorflow":
+    from kbn.kernels.reference import where
     from kbn.kernels.tensorflow import (
         average_replicas,
         normalize_batch,
@@ -47,10 +50,16 @@ if keras.backend.backend() == "tensorflow":
     )
 elif keras.backend.backend() == "jax":
     from kbn.kernels.jax import normalize_batch
-    from kbn.kernels.reference import average_replicas, normalize_fixed, read, switch
+    from kbn.kernels.reference import (
+        average_replicas,
+        normalize_fixed,
+        read,
+        switch,
+        where,
+    )
 elif keras.backend.backend() == "torch":
     from kbn.kernels.reference import average_replicas, read, switch
-    from kbn.kernels.torch import normalize_batch, normalize_fixed
+    from kbn.kernels.torch import normalize_batch, normalize_fixed, where
 else:
     from kbn.kernels.reference import (
         average_replicas,
@@ -58,6 +67,14 @@ else:
         normalize_fixed,
         read,
         switch,
+        where,
     )
 
-__all__ = ["average_replicas", "normalize_batch", "normalize_fixed", "read", "switch"]
+__all__ = [
+    "average_replicas",
+    "normalize_batch",
+    "normalize_fixed",
+    "read",
+    "switch",
+    "where",
+]

@@ -118,6 +118,11 @@ def read(variable: Any) -> Tensor:
     return variable.value
 
 
+def where(condition: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """`x` where `condition`, else `y`."""
+    return ops.where(condition, x, y)
+
+
 def switch(
     condition: Any, then: Callable[[], Tensor], otherwise: Callable[[], Tensor]
 ) -> Tensor:
