@@ -113,19 +113,35 @@ def test_hessian_is_that_of_float64(mean):
     assert np.linalg.norm(got - wanted) / np.linalg.norm(wanted) < 1e-4
 
 
-def test_forward_mode_raises_but_with_a_mask():
-    x, tangent = data(16, 3), data(16, 3)[::-1]
-    with pytest.raises(TypeError, match="forward-mode"):
-        jax.jvp(lambda x: train(x)[0], (x,), (tangent,))
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("mean", [0.0, 1e2, 1e4])
+def test_forward_mode_is_that_of_float64(mean, masked):
+    x, tangent = data(40, 3, mean=mean), data(40, 3)[::-1]
+    gamma, beta = jnp.array([0.5, 1.5, 2.0]), jnp.array([1.0, -1.0, 0.0])
+    mask = (jnp.arange(40) < 30)[:, None] if masked else None
 
-    def masked(x):
-        everywhere = jnp.ones((16, 1), bool)
-        return kernel.normalize_batch(x, None, None, 1, EPSILON, mask=everywhere)[0]
+    def ours(x, gamma, beta):
+        return train(x, -1, gamma, beta, mask=mask)[0][:30]
 
-    slope = jax.jvp(masked, (x,), (tangent,))[1]
-    step = 1e-3
-    central = (masked(x + step * tangent) - masked(x - step * tangent)) / (2 * step)
-    np.testing.assert_allclose(slope, central, atol=2e-3)
+    def formula(x, gamma, beta):
+        return exact(x[:30] if masked else x, gamma, beta)[:30]
+
+    inputs, directions = (x, gamma, beta), (tangent, beta, gamma)
+    got = jax.device_get(jax.jvp(ours, inputs, directions))
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda v: np.asarray(v, "f8"), (inputs, directions))
+        wanted = jax.device_get(jax.jvp(formula, *wide))
+    for mine, right in zip(got, wanted, strict=True):
+        assert np.linalg.norm(mine - right) / np.linalg.norm(right) < 1e-5
+
+
+def test_forward_mode_and_reverse_mode_agree():
+    x = data(5, 2, mean=10.0)
+    def y(x):
+        return train(x)[0]
+
+    forward, reverse = jax.jacfwd(y)(x), jax.jacrev(y)(x)
+    np.testing.assert_allclose(forward, reverse, atol=1e-5)
 
 
 def test_vmap_is_a_loop():

@@ -42,8 +42,8 @@ if keras.backend.backend() == "tensorflow":
         switch,
     )
 elif keras.backend.backend() == "jax":
-    from kbn.kernels.jax import normalize_batch
-    from kbn.kernels.reference import average_replicas, normalize_fixed, switch
+    from kbn.kernels.jax import normalize_batch, normalize_fixed
+    from kbn.kernels.reference import average_replicas, switch
 elif keras.backend.backend() == "torch":
     from kbn.kernels.reference import average_replicas, switch
     from kbn.kernels.torch import normalize_batch, normalize_fixed
