@@ -137,6 +137,7 @@ def test_forward_mode_is_that_of_float64(mean, masked):
 
 def test_forward_mode_and_reverse_mode_agree():
     x = data(5, 2, mean=10.0)
+
     def y(x):
         return train(x)[0]
 
