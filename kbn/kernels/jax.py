@@ -98,39 +98,18 @@ def normalize_fixed(
 def _moments(x: Tensor, mask: Tensor | None, size: Tensor, axis: int) -> Triple:
     """Pilot, offset and variance: the mean is pilot + offset. (C,) each.
 
-    The pilot is a constant to the derivative, as it may be: the variance is that from
-    the mean, whatever the pilot. `size` is the number of elements of a channel, not 0.
+    The pilot is an element of the batch, and a constant to the derivative. `size` is
+    the number of elements of a channel, not 0.
     """
-
-    def mean(values: Tensor) -> Tensor:
-        return _total(values, mask, axis) / size
-
-    def settled(values: Tensor) -> Tensor:
-        """Without the last bit, so that XLA may compute them twice.
-
-        It does, into each loop that reads them, and rounds a division or a fused
-        multiply-add there as it likes: a pilot of 1e4 would be two, 1e-3 apart.
-        """
-        bits = jnp.finfo(x.dtype)
-        return lax.reduce_precision(values, bits.nexp, bits.nmant - 1)
-
-    if mask is None:
-        # An element of the batch is within sqrt(N) deviations of the mean: sums of
-        # what is left after it hold hundreds of times more digits.
-        first = [slice(None) if i == axis else slice(0, 1) for i in range(x.ndim)]
-        start = _total(x[tuple(first)], None, axis)
-        rest = settled(mean(x - _along(start, axis, x)))
-        pilot = start + rest
-        offset = rest - (pilot - start)  # what the pilot's rounding took
-        centred = x - _along(pilot, axis, x)
-    else:
-        # The first element may be one that does not count: a second sum instead.
-        pilot = settled(mean(x))
-        centred = x - _along(pilot, axis, x)
-        offset = mean(centred)
-    # centred: E[x^2] - E[x]^2 of x itself loses every digit once |mean| >> std
-    variance = mean(jnp.square(centred)) - jnp.square(offset)
-    return pilot, offset, jnp.maximum(variance, 0)
+    # An element is within sqrt(N) deviations of the mean, most often within three: what
+    # is left after it has its digits, whatever the mean. An offset from a rounded mean
+    # would do, did XLA not compute that anew, and round it anew, in each of its loops.
+    pilot = _an_element(x, mask, axis)
+    from_pilot = x - _along(pilot, axis, x)
+    offset = _total(from_pilot, mask, axis) / size
+    # centred: E[x^2] - E[x]^2 loses every digit once |mean| >> std
+    centred = from_pilot - _along(offset, axis, x)
+    return pilot, offset, _total(jnp.square(centred), mask, axis) / size
 
 
 @functools.partial(_moments.defjvp, symbolic_zeros=True)
@@ -142,7 +121,8 @@ def _moments_jvp(axis: int, primals: Any, tangents: Any) -> tuple[Triple, Triple
     """
     x, mask, size = primals
     dx = tangents[0]
-    pilot, offset, variance = found = _moments(x, mask, size, axis)
+    found = _moments(x, mask, size, axis)
+    pilot, offset, _ = found
     zero = jnp.zeros_like(pilot)
     if isinstance(dx, SymbolicZero):
         return found, (zero, zero, zero)
@@ -152,6 +132,18 @@ def _moments_jvp(axis: int, primals: Any, tangents: Any) -> tuple[Triple, Triple
     doffset = _total(dx, mask, axis) / size
     product = _total(centred * dx, mask, axis) / size
     return found, (zero, doffset, 2 * (product - offset * doffset))
+
+
+def _an_element(x: Tensor, mask: Tensor | None, axis: int) -> Tensor:
+    """Some element that counts, of each channel; 0 where there is none. (C,)."""
+    others = _others(axis, x)
+    if mask is not None:
+        largest = jnp.max(x, others, where=mask, initial=-jnp.inf)
+        return jnp.where(largest > -jnp.inf, largest, 0)
+    if 0 in x.shape:
+        return jnp.zeros(x.shape[axis], x.dtype)
+    first = [slice(None) if i == axis else slice(0, 1) for i in range(x.ndim)]
+    return lax.squeeze(x[tuple(first)], others)
 
 
 def _total(values: Tensor, mask: Tensor | None, axis: int) -> Tensor:
