@@ -113,32 +113,28 @@ def channel_sizes(axis: int | list[int], shape: Shape) -> list[int]:
     return known
 
 
-def aligned_mask(mask: Tensor, shape: Shape, axes: list[int]) -> Tensor:
+def aligned_mask(mask: Tensor, shape: Shape) -> Tensor:
     """`mask` as booleans of the rank of the inputs that broadcast to their `shape`.
 
-    A mask of the inputs' rank stays as it is. The dimensions of a lower rank are the
-    leading ones of the inputs that are not in `axes`, as (batch, time) of (batch, time,
-    C) and of (batch, C, time).
+    The mask's dimensions are the inputs' leading ones: a (batch, time) mask of (batch,
+    time, C) becomes (batch, time, 1).
     """
-    rank, given = len(shape), len(mask.shape)
-    others = [i for i in range(rank) if i not in axes]
-    place = others[:given] if given < rank else list(range(rank))
-    sizes = dict(zip(place, tuple(mask.shape), strict=False))
-    if len(place) < given or any(
-        None not in (size, shape[i]) and size not in (1, shape[i])
-        for i, size in sizes.items()
+    given = tuple(mask.shape)
+    missing = len(shape) - len(given)
+    if missing < 0 or any(
+        None not in (size, full) and size not in (1, full)
+        for size, full in zip(given, shape, strict=False)
     ):
         raise ValueError(
-            f"BatchNorm received a mask of shape {tuple(mask.shape)} for inputs of "
-            f"shape {tuple(shape)} with their channels on {axes}. A mask "
-            "broadcasts to the inputs, or has the sizes of their leading axes without "
-            "the channels'."
+            f"BatchNorm received a mask of shape {given} for inputs of shape "
+            f"{tuple(shape)}. The mask's dimensions are the leading ones of the "
+            "inputs, each of their size or 1: (batch, time) for inputs of (batch, "
+            "time, C), (batch, 1, time) for inputs of (batch, C, time)."
         )
     mask = ops.cast(mask, "bool")
-    if given == rank:
+    if not missing:
         return mask
-    actual = dict(zip(place, ops.shape(mask), strict=True))
-    return ops.reshape(mask, [actual.get(i, 1) for i in range(rank)])
+    return ops.reshape(mask, (*ops.shape(mask), *[1] * missing))
 
 
 def _number(value: Any) -> float:

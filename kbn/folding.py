@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from keras import ops
 
+from kbn import kernels
 from kbn.arguments import Tensor
 
 
@@ -26,7 +27,9 @@ class Folded(NamedTuple):
         """A weight of C elements, in its own shape, as (K,)."""
         if values is None:
             return None
-        flat = ops.reshape(values, (-1,))
+        flat = kernels.read(values)
+        if len(flat.shape) != 1:
+            flat = ops.reshape(flat, (-1,))
         if isinstance(self.groups, int) and self.groups == 1:
             return flat
         shape = (self.groups, flat.shape[0])

@@ -70,12 +70,15 @@ class BatchNormalization(keras.layers.Layer):
         inputs: Any rank from 1, of shape (..., C, ...) with C at `axis`, not None.
         training: Whether to use (and track) the statistics of the batch; a bool, 0 or
             1, None, or in a `tf.function` a boolean tensor.
-        mask: Optional booleans, True where an element counts. Of the rank of `inputs`:
-            broadcast to them. Of lower rank: its dimensions are the leading ones of
-            `inputs` that are not `axis`, such as (batch, time).
+        mask: Optional booleans (or numbers: not 0 means True), True where an element
+            counts. Its dimensions are the leading ones of `inputs`, the channels'
+            axis among them, and it broadcasts over the rest: (batch, time) covers
+            (batch, time, C). For inputs (batch, C, time) give (batch, 1, time). In
+            inference a mask is ignored, whatever its shape.
 
     Raises:
-        ValueError: An argument, the inputs' shape or the mask's shape is out of range.
+        ValueError: An argument, the inputs' shape or, in training, the mask's shape is
+            out of range.
 
     Weights, each of shape (C,): gamma, beta, moving_mean, moving_variance; with renorm
     moving_stddev, renorm_mean, renorm_stddev; with momentum=None num_batches_tracked,
@@ -233,8 +236,6 @@ class BatchNormalization(keras.layers.Layer):
         """Normalize `inputs`; see the class."""
         x = self._prepared(inputs)
         axes = arguments.canonical_axes(self.axis, x.shape)
-        if mask is not None:
-            mask = arguments.aligned_mask(mask, x.shape, axes)
         if self.trainable and training is not None:
             y = kernels.switch(
                 training,
@@ -243,7 +244,7 @@ class BatchNormalization(keras.layers.Layer):
             )
         else:
             y = self._infer(x, axes)
-        return ops.cast(y, self.compute_dtype)
+        return _cast(y, self.compute_dtype)
 
     def rematerialized_call(self, layer_call: Any, *args: Any, **kwargs: Any) -> Any:
         """`layer_call` itself: run again, it would count the batch twice."""
@@ -319,23 +320,23 @@ class BatchNormalization(keras.layers.Layer):
     def _prepared(self, inputs: Tensor) -> Tensor:
         """The inputs in the compute dtype, or as wide as the statistics."""
         x = ops.convert_to_tensor(inputs)
-        if keras.backend.standardize_dtype(x.dtype) == self.compute_dtype:
+        given = keras.backend.standardize_dtype(x.dtype)
+        if given == self.compute_dtype:
             return x
-        return ops.cast(x, wide_dtype(self.compute_dtype))
+        return _cast(x, wide_dtype(self.compute_dtype))
 
     def _infer(self, x: Tensor, axes: list[int]) -> Tensor:
         folded = folding.fold(x, None, axes)
-        gamma, beta = folded.tiled(self.gamma), folded.tiled(self.beta)
-        mean, variance = (
-            folded.tiled(self.moving_mean),
-            folded.tiled(self.moving_variance),
-        )
+        weights = self.moving_mean, self.moving_variance, self.gamma, self.beta
+        mean, variance, gamma, beta = map(folded.tiled, weights)
         y = kernels.normalize_fixed(
             folded.x, mean, variance, gamma, beta, folded.axis, self.epsilon
         )
         return folded.unfold(y)
 
     def _train(self, x: Tensor, mask: Tensor | None, axes: list[int]) -> Tensor:
+        if mask is not None:
+            mask = arguments.aligned_mask(mask, x.shape)
         folded = folding.fold(x, mask, axes, self.virtual_batch_size)
         x, mask, axis = folded.x, folded.mask, folded.axis
         gamma, beta = folded.tiled(self.gamma), folded.tiled(self.beta)
@@ -361,3 +362,10 @@ class BatchNormalization(keras.layers.Layer):
             )
         moving_average.track(self, mean, variance, count)
         return folded.unfold(y)
+
+
+def _cast(x: Tensor, dtype: str) -> Tensor:
+    """`x` in `dtype`. In eager mode `ops.cast` costs a call that changes nothing."""
+    if keras.backend.standardize_dtype(x.dtype) == dtype:
+        return x
+    return ops.cast(x, dtype)

@@ -1,7 +1,7 @@
 """What enters the moving statistics, and when nothing may: decided here alone.
 
-Nothing enters of a channel without elements, whose statistics are none, and nothing
-that is NaN or infinite, which would stay in the average for ever.
+Skips channels that are empty, and those whose statistics are NaN or infinite, which
+would stay in the average for ever.
 """
 
 import math
@@ -15,29 +15,32 @@ from kbn.kernels.reference import at_least_one
 
 
 class Entry(NamedTuple):
-    """What a batch says of each channel; all of shape (C,).
+    """What a batch says of each channel; all of shape (C,), but for `count`.
 
-    `biased` and `tracked` are its variance, the latter as it is to be tracked.
-    `weight` is the number of elements that speak, 0 where nothing may enter.
+    `biased` and `tracked` are its variance, the latter as it is to be tracked. `count`
+    is the number of elements, an int where all channels have the same; `enters` tells
+    the channels that move.
     """
 
     mean: Tensor
     biased: Tensor
     tracked: Tensor
-    weight: Tensor
+    count: Tensor
+    enters: Tensor
 
 
 def entry(
-    mean: Tensor, variance: Tensor, count: Tensor, channels: int, unbiased: bool
+    mean: Tensor, variance: Tensor, count: Tensor | int, channels: int, unbiased: bool
 ) -> Entry:
     """The statistics of a batch, pooled over its G virtual batches.
 
-    mean, variance, count: (G * C,), the variance biased. Each group counts by its
-    elements. The unbiased variance divides by the elements less one for each group;
-    where no group has two, there is none.
+    mean, variance: (G * C,), the variance biased; count: (G * C,), or an int for all.
+    Each group counts by its elements. The unbiased variance divides by the elements
+    less one for each group; where no group has two, there is none.
     """
-    groups: Tensor | float = 1.0
+    groups: Tensor | int = 1
     if mean.shape[0] != channels:
+        count = count * ops.ones_like(mean)
         count, mean, variance = (
             ops.reshape(values, (-1, channels)) for values in (count, mean, variance)
         )
@@ -45,21 +48,30 @@ def entry(
         groups = ops.sum(ops.cast(count > 0, count.dtype), axis=0)
         count = ops.sum(count, axis=0)
         mean, variance = (v / at_least_one(count) for v in (mean, variance))
-    tracked = variance * count / (count - groups) if unbiased else variance
-    may = ops.isfinite(mean + tracked)
-    weight = ops.where(may, count, ops.zeros_like(count))
-    return Entry(mean, variance, tracked, weight)
+    tracked = variance
+    freedom = count
+    if unbiased:
+        freedom = count - groups
+        tracked = variance * (count / at_least_one(freedom))
+    # The mean too, then: a NaN, an infinity or an overflow in it reaches the variance.
+    enters = ops.isfinite(tracked)
+    if not isinstance(freedom, int):
+        enters = ops.logical_and(enters, freedom > 0)
+    elif freedom <= 0:
+        enters = ops.zeros_like(enters)
+    return Entry(mean, variance, tracked, count, enters)
 
 
-def track(layer: Any, mean: Tensor, variance: Tensor, count: Tensor) -> None:
+def track(layer: Any, mean: Tensor, variance: Tensor, count: Tensor | int) -> None:
     """Move the statistics of `layer` by those of a batch, each of shape (G * C,)."""
     channels = math.prod(layer.moving_mean.shape)
     batch = entry(mean, variance, count, channels, layer.unbiased)
     if not layer.synchronized:
         own = [batch.mean, batch.biased, batch.tracked]
-        (mean, biased, tracked), weight = kernels.average_replicas(own, batch.weight)
-        batch = Entry(mean, biased, tracked, weight)
-    enters = batch.weight > 0
+        values, enters = kernels.average_replicas(own, batch.count, batch.enters)
+        mean, biased, tracked = values
+        batch = Entry(mean, biased, tracked, batch.count, enters)
+    enters = batch.enters
     if layer.momentum is None:
         layer.num_batches_tracked.assign_add(ops.cast(ops.any(enters), "int32"))
         batches = ops.cast(layer.num_batches_tracked, batch.mean.dtype)
@@ -92,8 +104,9 @@ def update(
     value, enters: (C,); the variable has C elements. Where `enters` is False it keeps
     its own, bit for bit.
     """
-    old = ops.convert_to_tensor(variable)
-    value = ops.cast(value, old.dtype)
+    old = kernels.read(variable)
+    if value.dtype != old.dtype:
+        value = ops.cast(value, old.dtype)
     if len(old.shape) > 1:
         value, enters = ops.reshape(value, old.shape), ops.reshape(enters, old.shape)
     variable.assign(ops.where(enters, old * keep + value * take, old))

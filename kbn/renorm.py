@@ -14,7 +14,7 @@ from kbn.kernels.reference import along
 def correction(
     mean: Tensor,
     variance: Tensor,
-    count: Tensor,
+    count: Tensor | int,
     renorm_mean: Tensor,
     renorm_stddev: Tensor,
     epsilon: float,
@@ -26,14 +26,15 @@ def correction(
     (`count` is 0) has nothing to correct.
     """
     # Early in training the average may still be near 0.
-    reference = _within(renorm_stddev, math.sqrt(epsilon), math.inf)
+    reference = _within(renorm_stddev, math.sqrt(epsilon))
     rmin, rmax, dmax = (clipping.get(key) for key in ("rmin", "rmax", "dmax"))
-    r = ops.sqrt(variance + epsilon) / reference
-    r = _within(r, rmin or 0, math.inf if rmax is None else rmax)
+    r = _within(ops.sqrt(variance + epsilon) / reference, rmin or 0, rmax)
     d = (mean - renorm_mean) / reference
     if dmax is not None:
         d = _within(d, -dmax, dmax)
-    return ops.stop_gradient(r), ops.stop_gradient(ops.where(count > 0, d, 0))
+    if not (isinstance(count, int) and count > 0):
+        d = ops.where(count > 0, d, ops.zeros_like(d))
+    return ops.stop_gradient(r), ops.stop_gradient(d)
 
 
 def corrected(
@@ -53,8 +54,11 @@ def corrected(
     return normal * along(slope, axis, normal) + along(shift, axis, normal)
 
 
-def _within(values: Tensor, low: float, high: float) -> Tensor:
+def _within(values: Tensor, low: float, high: float | None = None) -> Tensor:
     """`values` clipped. Keras' own `clip` rounds the bounds to float32 on torch."""
-    lowest, highest = ops.zeros_like(values) + low, ops.zeros_like(values) + high
+    lowest = ops.zeros_like(values) + low
     values = ops.where(values < lowest, lowest, values)
+    if high is None:
+        return values
+    highest = ops.zeros_like(values) + high
     return ops.where(values > highest, highest, values)

@@ -101,14 +101,11 @@ class Case:
     def keras_can(self):
         """Whether Keras' layer computes this at all, or means the same by it.
 
-        Its mask has the inputs' rank less one and belongs to the last axis (D11, D12);
-        on torch it computes float64 in float32 (D17).
+        Its mask has the inputs' rank less one (D12); on torch it computes float64 in
+        float32 (D17).
         """
-        last = self.axis % len(self.shape) == len(self.shape) - 1
         wide_torch = BACKEND == "torch" and self.policy == "float64"
-        return (self.mask is None or (self.mask == "leading" and last)) and not (
-            wide_torch
-        )
+        return self.mask != "broadcast" and not wide_torch
 
     def draw(self, steps):
         """The inputs, float64 but rounded to the layer's compute dtype."""
@@ -130,9 +127,8 @@ class Case:
     def _draw_mask(self, rng):
         if self.mask is None:
             return None
-        axis = self.axis % len(self.shape)
         if self.mask == "leading":
-            shape = tuple(n for i, n in enumerate(self.shape) if i != axis)
+            shape = self.shape[:-1]
         else:  # of the inputs' rank, with every other size 1
             shape = tuple(n if i % 2 == 0 else 1 for i, n in enumerate(self.shape))
         mask = rng.random(shape) < 0.7
@@ -143,7 +139,7 @@ class Case:
         """`mask` in the inputs' rank, for the oracle."""
         if mask is None or self.mask == "broadcast":
             return mask
-        return np.expand_dims(mask, self.axis % len(self.shape))
+        return mask[..., None]
 
 
 def rounded(values, dtype):

@@ -164,9 +164,9 @@ def mask_of_one_channel(cls):
 
 
 def mask_of_time_channels_first(cls):
-    """x (N, C, T) with a mask (N, T), C equal to T and not."""
-    square = attempt(mask_error, cls, (2, 4, 4), (2, 4), 1, lift=lambda m: m[:, None])
-    other = attempt(mask_error, cls, (2, 4, 6), (2, 6), 1, lift=lambda m: m[:, None])
+    """x (N, C, T) with a mask (N, 1, T), C equal to T and not."""
+    square = attempt(mask_error, cls, (2, 4, 4), (2, 1, 4), 1, lift=lambda m: m)
+    other = attempt(mask_error, cls, (2, 4, 6), (2, 1, 6), 1, lift=lambda m: m)
     return worst(1e-6, C_equals_T=square, C_differs=other)
 
 

@@ -83,7 +83,7 @@ DEFECTS = [
     Defect(8, "one NaN or Inf stays for ever", numbers.non_finite_batch),
     Defect(9, "statistics of a skipped step", numbers.skipped_step),
     Defect(10, "mask with one channel", numbers.mask_of_one_channel),
-    Defect(11, "mask (N, T) of (N, C, T)", numbers.mask_of_time_channels_first),
+    Defect(11, "mask over time of (N, C, T)", numbers.mask_of_time_channels_first),
     Defect(12, "mask that broadcasts", numbers.mask_that_broadcasts),
     Defect(13, "mask of weights", numbers.mask_weights),
     Defect(14, "float32 cast to float16: inf", numbers.float32_into_float16),

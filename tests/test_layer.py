@@ -96,17 +96,55 @@ def test_what_cannot_be_is_refused(arguments, shape, message):
         kbn.BatchNorm(**arguments).build(shape)
 
 
-@pytest.mark.parametrize(
-    ("mask", "axis"),
-    [((4,), -1), ((3, 7), -1), ((3, 4, 2), -1), ((3, 4, 5, 1), -1), ((3, 4), 1)],
-)
-@pytest.mark.parametrize("training", [True, False])
-def test_mask_that_does_not_fit_is_refused(mask, axis, training):
+MISFITS = [(4,), (3, 7), (3, 4, 2), (3, 4, 5, 1), (4, 3), (0,), (3, 1, 4)]
+
+
+@pytest.mark.parametrize("mask", MISFITS)
+@pytest.mark.parametrize("axis", [-1, 1, 0])
+def test_mask_that_does_not_fit_is_refused_in_training(mask, axis):
     shape = f"mask of shape {mask} for inputs of shape (3, 4, 5)"
     with pytest.raises(ValueError, match=re.escape(shape)):
         kbn.BatchNorm(axis=axis)(
-            data(3, 4, 5), training=training, mask=ops.ones(mask, "bool")
+            data(3, 4, 5), training=True, mask=ops.ones(mask, "bool")
         )
+
+
+@pytest.mark.parametrize("mask", [*MISFITS, (3,), (3, 4), (3, 1, 5)])
+@pytest.mark.parametrize("frozen", [False, True], ids=["inference", "frozen"])
+def test_mask_is_ignored_where_no_batch_is_measured(mask, frozen):
+    x, layer = data(3, 4, 5), kbn.BatchNorm()
+    layer.trainable = not frozen
+    y = layer(x, training=frozen, mask=ops.zeros(mask, "bool"))
+    np.testing.assert_array_equal(array(y), array(layer(x, training=False)))
+
+
+@pytest.mark.parametrize("axis", [-1, 1, 0, [0, 2]])
+@pytest.mark.parametrize("size", ["full", "one"])
+@pytest.mark.parametrize("rank", [0, 1, 2, 3])
+def test_mask_lies_on_the_leading_axes_of_the_inputs(axis, size, rank):
+    x = array(data(3, 4, 5))
+    shape = x.shape[:rank] if size == "full" else (1,) * rank
+    mask = np.random.default_rng(1).random(shape) < 0.7
+    layer = kbn.BatchNorm(axis=axis, momentum=0.0)
+    layer(x.astype("f4"), training=True, mask=ops.convert_to_tensor(mask))
+    full = np.broadcast_to(mask.reshape(shape + (1,) * (3 - rank)), x.shape)
+    axes = [axis % 3] if isinstance(axis, int) else axis
+    others = tuple(i for i in range(3) if i not in axes)
+    count = full.sum(others, keepdims=True)
+    sums = np.where(full, x, 0).sum(others, keepdims=True)
+    mean = np.where(count > 0, sums / np.maximum(count, 1), 0)  # 0: as it started
+    np.testing.assert_allclose(
+        array(layer.moving_mean.value).ravel(), mean.ravel(), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_mask_of_numbers_says_present_where_it_is_not_zero():
+    x, numbers = data(4, 3), ops.convert_to_tensor([0.0, 0.5, -1.0, 2.0])
+    told = [kbn.BatchNorm(), kbn.BatchNorm()]
+    for layer, mask in zip(told, [numbers, ops.not_equal(numbers, 0)], strict=True):
+        layer(x, training=True, mask=mask)
+    for one, other in zip(*(layer.get_weights() for layer in told), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_inputs_of_another_rank_are_refused():

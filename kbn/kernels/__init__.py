@@ -17,19 +17,22 @@ same formula with given statistics, and serves inference.
   element counts. `y` is computed at masked positions too.
 - `mean`, `variance`: (C,), float32 or wider; the variance is the biased one. They
   carry no gradient.
-- `count`: (C,), how many elements entered; where it is 0, mean and variance are 0
+- `count`: how many elements entered; an int where every channel has the same and it is
+  known, else a tensor that broadcasts to (C,). Where it is 0, mean and variance are 0
   and no gradient flows.
 - `synchronized`: the statistics are those of all replicas together.
 
 `y` is differentiable to second order in x, gamma and beta. No weights, momentum or
 validation in here.
 
-`average_replicas(values, weight)` returns the mean of each of `values` over the
-replicas, by their `weight`, and the total weight; all of shape (C,). A value of weight
-0 is left out, NaN or not. Where a backend trains one replica, or where no collective
-is allowed, it returns what it was given.
+`average_replicas(values, count, enters)` returns the mean of each of `values`, (C,),
+over the replicas where it `enters`, by their `count`, and where any of them entered.
+Where a backend trains one replica, or where no collective is allowed, it returns what
+it was given.
 
 `switch(condition, then, otherwise)` returns `then()` or `otherwise()`.
+
+`read(variable)` returns the value of a Keras variable, read once.
 """
 
 import keras
@@ -39,20 +42,22 @@ if keras.backend.backend() == "tensorflow":
         average_replicas,
         normalize_batch,
         normalize_fixed,
+        read,
         switch,
     )
 elif keras.backend.backend() == "jax":
     from kbn.kernels.jax import normalize_batch, normalize_fixed
-    from kbn.kernels.reference import average_replicas, switch
+    from kbn.kernels.reference import average_replicas, read, switch
 elif keras.backend.backend() == "torch":
-    from kbn.kernels.reference import average_replicas, switch
+    from kbn.kernels.reference import average_replicas, read, switch
     from kbn.kernels.torch import normalize_batch, normalize_fixed
 else:
     from kbn.kernels.reference import (
         average_replicas,
         normalize_batch,
         normalize_fixed,
+        read,
         switch,
     )
 
-__all__ = ["average_replicas", "normalize_batch", "normalize_fixed", "switch"]
+__all__ = ["average_replicas", "normalize_batch", "normalize_fixed", "read", "switch"]

@@ -23,7 +23,7 @@ def normalize_batch(
     epsilon: float,
     mask: Tensor | None = None,
     synchronized: bool = False,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor | int]:
     """Normalize with the statistics of the batch; see `kbn.kernels`.
 
     Under `jit` a sharded batch is one array, whose statistics are global already. In
@@ -31,7 +31,12 @@ def normalize_batch(
     mesh axes that are mapped.
     """
     mapped = jax.sharding.get_abstract_mesh().manual_axes if synchronized else ()
-    return _normalize_batch(x, gamma, beta, mask, axis, epsilon, tuple(mapped))
+    y, mean, variance, count = _normalize_batch(
+        x, gamma, beta, mask, axis, epsilon, tuple(mapped)
+    )
+    elements = _elements(x, axis)
+    known = mask is None and not mapped and isinstance(elements, int)
+    return y, mean, variance, elements if known else count
 
 
 # Compiled where nobody else does, so that a call without jit is one program from a
@@ -68,7 +73,7 @@ def _normalize_batch(
         shift = shift + beta
     y = (x - _along(pilot, axis, x)) * _along(scale, axis, x) + _along(shift, axis, x)
     mean, variance = lax.stop_gradient((pilot + offset, variance))
-    return y.astype(dtype), mean, variance, jnp.broadcast_to(count, mean.shape)
+    return y.astype(dtype), mean, variance, count
 
 
 @functools.partial(jax.jit, static_argnums=(5, 6))

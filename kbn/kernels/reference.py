@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 from keras import ops
 
 Tensor = Any
@@ -49,7 +50,8 @@ def normalize_batch(
     x = ops.cast(x, wide_dtype(dtype))
     centred, moments = _moments(x, axis, mask)
     if merge is not None:
-        moments = merge(moments)
+        count = moments.count * ops.ones_like(moments.pilot)
+        moments = merge(moments._replace(count=count))
     count, pilot, offset, scatter = moments
     variance = scatter / at_least_one(count)
     scale = ops.rsqrt(variance + epsilon)
@@ -105,10 +107,15 @@ def merged(own: Moments, rows: Tensor) -> Moments:
 
 
 def average_replicas(
-    values: list[Tensor], weight: Tensor
+    values: list[Tensor], count: Tensor | int, enters: Tensor
 ) -> tuple[list[Tensor], Tensor]:
     """There is one replica; see `kbn.kernels`."""
-    return values, weight
+    return values, enters
+
+
+def read(variable: Any) -> Tensor:
+    """The value of a Keras variable."""
+    return variable.value
 
 
 def switch(
@@ -127,23 +134,30 @@ def is_ill_conditioned(mean: Tensor, variance: Tensor, epsilon: float) -> Tensor
     )
 
 
-def elements_per_channel(x: Tensor, axis: int) -> Tensor:
-    """How many elements of `x` share an index along `axis`. (C,)."""
-    shape = ops.shape(x)
-    elements = math.prod(size for i, size in enumerate(shape) if i != axis)
-    wide = wide_dtype(x.dtype)
-    return ops.cast(ops.broadcast_to(elements, (shape[axis],)), wide)
+def elements_per_channel(x: Tensor, axis: int) -> Tensor | int:
+    """How many elements of `x` share an index along `axis`; an int where it is known.
+
+    Else a scalar of the statistics' dtype.
+    """
+    elements = math.prod(n for i, n in enumerate(ops.shape(x)) if i != axis)
+    return (
+        elements
+        if isinstance(elements, int)
+        else ops.cast(elements, wide_dtype(x.dtype))
+    )
 
 
-def where_present(beta: Tensor | None, count: Tensor) -> Tensor | None:
+def where_present(beta: Tensor | None, count: Tensor | int) -> Tensor | None:
     """`beta`, with no gradient to the channels that had no element."""
-    if beta is None:
-        return None
+    if beta is None or (isinstance(count, int) and count > 0):
+        return beta
     return ops.where(count > 0, beta, ops.stop_gradient(beta))
 
 
-def at_least_one(count: Tensor) -> Tensor:
+def at_least_one(count: Tensor | int) -> Tensor | int:
     """A divisor. Not `ops.maximum`, which answers float32 for float64 on torch."""
+    if isinstance(count, int):
+        return max(count, 1)
     return ops.where(count > 0, count, ops.ones_like(count))
 
 
@@ -204,8 +218,10 @@ def an_element(x: Tensor, axis: int, mask: Tensor | None = None) -> Tensor:
             slice(0, 1) if i in reduced else slice(None) for i in range(len(x.shape))
         )
         return ops.sum(x[first], axis=reduced)
-    largest = ops.max(ops.where(mask, x, -math.inf), axis=reduced, initial=-math.inf)
-    return ops.where(largest > -math.inf, largest, 0)
+    # Not -inf, which TensorFlow's enable_check_numerics takes for a mistake.
+    lowest = float(np.finfo(keras.backend.standardize_dtype(x.dtype)).min)
+    largest = ops.max(ops.where(mask, x, lowest), axis=reduced, initial=lowest)
+    return ops.where(largest > lowest, largest, 0)
 
 
 def along(values: Tensor, axis: int, x: Tensor) -> Tensor:

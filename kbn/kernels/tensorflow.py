@@ -1,12 +1,16 @@
-"""Batch normalization on TensorFlow: the fused op, where it is right."""
+"""Batch normalization on TensorFlow: which way of computing it, and when."""
 
+import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
-from kbn.kernels import reference, two_pass
+from kbn.kernels import reference, tensorflow_formula
 from kbn.kernels.reference import Moments, Tensor
+from kbn.kernels.tensorflow_formula import Formula, GuardedFormula, differentiable
+from kbn.kernels.tensorflow_fused import Fused, FusedOnGpu, FusedTall
 
 try:
     # Private, TensorFlow 2.21; tf_keras decides in the same way. There is no public
@@ -14,6 +18,25 @@ try:
     from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 except ImportError:
     GraphOrParentsInXlaContext = None
+
+
+# Elements of a tensor up to which the formula takes less time than the fused op, in
+# training: measured on two cores, with TensorFlow's oneDNN ops and without.
+SMALL = 2**17
+# Elements up to which multiplying and adding takes less time than the fused op, in
+# inference: the op cannot write into its input's buffer, and they can.
+SMALL_FIXED = 2**21
+# Elements per channel from which the fused op's sums lose the sixth digit. Of fewer
+# channels than LANES, it adds up one element after the other.
+TALL, TALL_NARROW, LANES = 200_704, 2**16, 8
+
+WAYS = {
+    "formula": Formula,
+    "guarded": GuardedFormula,
+    "fused": Fused,
+    "tall": FusedTall,
+    "gpu": FusedOnGpu,
+}
 
 
 def normalize_batch(
@@ -24,23 +47,30 @@ def normalize_batch(
     epsilon: float,
     mask: Tensor | None = None,
     synchronized: bool = False,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor | int]:
     """Normalize with the statistics of the batch; see `kbn.kernels`."""
     merge = _merge_replicas if synchronized and _replicas() > 1 else None
-    if mask is not None or merge is not None or not x.shape[axis]:
+    channels = x.shape[axis]
+    if mask is not None or merge is not None or not channels:
         return reference.normalize_batch(
             x, gamma, beta, axis, epsilon, mask, merge=merge
         )
-    if not _fused_is_right(x, axis):
-        return _compiled(x, gamma, beta, axis, epsilon)
-    channels = x.shape[axis]
-    # Tensors, not variables: a custom gradient refuses to read those by itself.
-    gamma = tf.convert_to_tensor(tf.ones(channels) if gamma is None else gamma)
-    beta = tf.convert_to_tensor(tf.zeros(channels) if beta is None else beta)
-    image, restore = _as_image(x, axis)
-    y, mean, variance = _fused(image, gamma, beta, epsilon)
-    count = tf.fill((channels,), tf.cast(tf.size(image) // channels, mean.dtype))
-    return restore(y), tf.stop_gradient(mean), tf.stop_gradient(variance), count
+    wide = tf.float64 if x.dtype == tf.float64 else tf.float32
+    gamma = tf.ones(channels, wide) if gamma is None else gamma
+    beta = tf.zeros(channels, wide) if beta is None else beta
+    if _under_xla():
+        y, *statistics, count = _compiled(x, gamma, beta, axis, epsilon)
+    else:
+        traced = _traced(_plan(x, axis), len(x.shape), axis, x.dtype, epsilon)
+        y, *statistics, count = traced(x, gamma, beta)
+    if not tf.executing_eagerly():
+        y.set_shape(x.shape)
+        for values in statistics:
+            values.set_shape((channels,))
+    mean, variance = (tf.stop_gradient(values) for values in statistics)
+    if x.shape.is_fully_defined():
+        count = x.shape.num_elements() // channels
+    return y, mean, variance, count
 
 
 def normalize_fixed(
@@ -53,146 +83,156 @@ def normalize_fixed(
     epsilon: float,
 ) -> Tensor:
     """Normalize with given statistics; see `kbn.kernels`."""
-    if not _fused_is_right(x, axis):
-        return reference.normalize_fixed(x, mean, variance, gamma, beta, axis, epsilon)
-    if len(x.shape) == 4 and axis == 3:
-        y, *_ = tf.raw_ops.FusedBatchNormV3(
-            x=x,
-            scale=tf.ones_like(mean) if gamma is None else gamma,
-            offset=tf.zeros_like(mean) if beta is None else beta,
-            mean=mean,
-            variance=variance,
-            epsilon=epsilon,
-            is_training=False,
-        )
-        return y
-    # One multiply and one add, in Keras' order: TFLite folds them into the layer
-    # before, which it cannot across the reshape that the fused op would need.
-    scale = tf.math.rsqrt(variance + epsilon)
-    scale = scale if gamma is None else scale * gamma
-    shift = -mean * scale if beta is None else beta - mean * scale
-    wide = tf.cast(x, mean.dtype)
-    y = wide * reference.along(scale, axis, x) + reference.along(shift, axis, x)
-    return tf.cast(y, x.dtype)
-
-
-def _fused_is_right(x: Tensor, axis: int) -> bool:
-    """Whether the fused op computes this input, and computes it rightly.
-
-    It knows no float64, and no channel axis that is empty or of unknown size. XLA
-    expands it to E[x^2] - E[x]^2, which is NaN from a mean of 1000 deviations on; a
-    function that was traced before and is called in a compiled one escapes this check.
-    """
-    if x.dtype == tf.float64 or not x.shape[axis]:
-        return False
-    return tf.executing_eagerly() or not _under_xla()
+    given = x, mean, variance, gamma, beta, axis, epsilon
+    if x.dtype == tf.float64 or _under_xla():
+        return reference.normalize_fixed(*given)
+    is_image = len(x.shape) == 4 and axis == 3 and x.shape[3]
+    if not is_image or _known_elements(x) <= SMALL_FIXED:
+        return tensorflow_formula.normalize_fixed(*given)
+    y, *_ = tf.raw_ops.FusedBatchNormV3(
+        x=x,
+        scale=tf.ones_like(mean) if gamma is None else gamma,
+        offset=tf.zeros_like(mean) if beta is None else beta,
+        mean=mean,
+        variance=variance,
+        epsilon=epsilon,
+        is_training=False,
+    )
+    return y
 
 
 def _under_xla() -> bool:
+    """Whether the graph that is being built is compiled by XLA.
+
+    It expands the fused op to E[x^2] - E[x]^2, which is NaN from a mean of 1000
+    deviations on. A function that was traced before and is then called in a compiled
+    one escapes this.
+    """
+    if tf.executing_eagerly():
+        return False
     if GraphOrParentsInXlaContext is None:
         return True
     return bool(GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()))
 
 
-def _as_image(x: Tensor, axis: int) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """`x` with four axes and the channels last, and the way back.
+def _plan(x: Tensor, axis: int) -> tuple[str, ...]:
+    """Which ways may have to compute `x`, by its size.
 
-    Two transposes beside NHWC are faster than the op's own NCHW on a CPU.
+    One where its size is known; else those that a larger size may lead to, in order.
     """
-    rank = len(x.shape)
-    order = [i for i in range(rank) if i != axis] + [axis]
-    last = x if axis == rank - 1 else tf.transpose(x, order)
-    # [N, 1, 1, C], not [1, N, 1, C]: the op splits its work along the first axis.
-    image = last if rank == 4 else tf.reshape(last, (-1, 1, 1, x.shape[axis]))
-
-    def restore(y: Tensor) -> Tensor:
-        y = y if rank == 4 else tf.reshape(y, tf.shape(last))
-        if axis != rank - 1:
-            y = tf.transpose(y, [order.index(i) for i in range(rank)])
-        return tf.ensure_shape(y, x.shape)
-
-    return image, restore
+    if x.dtype == tf.float64:
+        return ("guarded",)
+    if _on_gpu():
+        return ("gpu",)
+    elements = _known_elements(x)
+    if not elements:
+        return ("guarded",)
+    tall = _tall(x.shape[axis]) * x.shape[axis]
+    limits = {"formula": SMALL, "fused": max(SMALL, tall), "tall": math.inf}
+    plan = tuple(name for name, limit in limits.items() if elements <= limit)
+    return plan[:1] if x.shape.is_fully_defined() else plan
 
 
-def _fused(
-    image: Tensor, gamma: Tensor, beta: Tensor, epsilon: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The fused op and its gradient, run again on the centred input where it must be.
+def _tall(channels: Any) -> Any:
+    """Elements per channel from which the fused op's sums are too long."""
+    if isinstance(channels, int):
+        return TALL if channels >= LANES else TALL_NARROW
+    return tf.where(
+        channels >= LANES,
+        tf.constant(TALL, channels.dtype),
+        tf.constant(TALL_NARROW, channels.dtype),
+    )
 
-    image: (N, H, W, C). Returns y, mean and the biased variance.
+
+def _known_elements(x: Tensor) -> int:
+    """The elements of `x`, as if every size that is not known were 1."""
+    return math.prod(size for size in x.shape if size is not None)
+
+
+@functools.cache
+def _traced(
+    plan: tuple[str, ...], rank: int, axis: int, dtype: Any, epsilon: float
+) -> Any:
+    """`function(x, gamma, beta)` that returns y, mean and the biased variance.
+
+    A `tf.function` that is traced once for all sizes: fifty layers add fifty calls to a
+    graph, not fifty copies, and in eager mode a call is one op.
+    """
+    *smaller, largest = plan
+    way = WAYS[largest](rank, axis, epsilon)
+    for name in reversed(smaller):
+        way = _BySize(name, WAYS[name](rank, axis, epsilon), way)
+    return _function(way, rank, dtype)
+
+
+def _function(way: Any, rank: int, dtype: Any) -> Any:
+    wide = tf.float64 if dtype == tf.float64 else tf.float32
+    weight = tf.TensorSpec((None,), wide)
+    return tf.function(
+        differentiable(way.forward, way.backward),
+        input_signature=[tf.TensorSpec((None,) * rank, dtype), weight, weight],
+        autograph=False,
+    )
+
+
+class _BySize:
+    """One way for tensors up to some size, another for larger ones, and for empty ones.
+
+    The larger one is a function that is called, not inlined: all that it adds to the
+    graph of a small tensor is one op that does not run.
     """
 
-    @tf.custom_gradient
-    def normalize(image: Tensor, gamma: Tensor, beta: Tensor) -> Any:
-        elements = tf.cast(tf.reduce_prod(tf.shape(image)[:3]), tf.float32)
-        # The op gives the unbiased variance, and NaN for an empty batch.
-        debias = tf.math.divide_no_nan(elements - 1, elements)
+    def __init__(self, name: str, small: Any, large: Any) -> None:
+        self._name, self._small = name, small
+        called = {"autograph": False, "experimental_attributes": {"_noinline": True}}
+        self._large_forward = tf.function(large.forward, **called)
+        self._large_backward = tf.function(large.backward, **called)
 
-        def run(image: Tensor) -> list[Tensor]:
-            y, mean, unbiased, *reserve = tf.raw_ops.FusedBatchNormV3(
-                x=image,
-                scale=gamma,
-                offset=beta,
-                mean=tf.constant([], tf.float32),
-                variance=tf.constant([], tf.float32),
-                epsilon=epsilon,
-                is_training=True,
-            )
-            variance = tf.math.multiply_no_nan(unbiased, debias)
-            mean = tf.math.multiply_no_nan(mean, tf.sign(elements))
-            return [y, mean, variance, *reserve[:3]]
+    def forward(self, x: Tensor, gamma: Tensor, *others: Tensor) -> Any:
+        """Those of the way that the size of `x` decides for."""
+        return tf.cond(
+            self._is_small(x, gamma),
+            lambda: self._small.forward(x, gamma, *others),
+            lambda: self._large_forward(x, gamma, *others),
+        )
 
-        first = run(image)
-        pilot, spread = first[1], first[2]
-        ill = tf.reduce_any(reference.is_ill_conditioned(pilot, spread, epsilon))
-        pilot = tf.cast(pilot, image.dtype)
+    def backward(self, x: Tensor, gamma: Tensor, *others: Tensor) -> Any:
+        """Those of the way that the size of `x` decides for."""
+        return tf.cond(
+            self._is_small(x, gamma),
+            lambda: self._small.backward(x, gamma, *others),
+            lambda: self._large_backward(x, gamma, *others),
+        )
 
-        def again() -> list[Tensor]:
-            y, mean, *rest = run(image - pilot)
-            return [y, tf.cast(pilot, mean.dtype) + mean, *rest]
-
-        y, mean, variance, *reserve = tf.cond(ill, again, lambda: first)
-
-        def gradient(dy: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            # y does not change when x is shifted, so neither do its derivatives.
-            shifted = tf.cond(ill, lambda: image - pilot, lambda: image)
-            dx, dgamma, dbeta, *_ = tf.raw_ops.FusedBatchNormGradV3(
-                y_backprop=dy,
-                x=shifted,
-                scale=gamma,
-                reserve_space_1=reserve[0],
-                reserve_space_2=reserve[1],
-                reserve_space_3=reserve[2],
-                epsilon=epsilon,
-                is_training=True,
-            )
-            return dx, dgamma, dbeta
-
-        return (y, mean, variance), gradient
-
-    return normalize(image, gamma, beta)
+    def _is_small(self, x: Tensor, gamma: Tensor) -> Tensor:
+        limit: Any = SMALL
+        if self._name != "formula":
+            channels = tf.size(gamma, tf.int64)
+            limit = tf.maximum(_tall(channels) * channels, SMALL)
+        # From 1 to the limit, by one comparison: 0 wraps to the largest number.
+        return tf.bitcast(tf.size(x, tf.int64) - 1, tf.uint64) < tf.cast(
+            limit, tf.uint64
+        )
 
 
 def _compiled(
-    x: Tensor, gamma: Tensor | None, beta: Tensor | None, axis: int, epsilon: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """For XLA and for float64: one reduced axis, or one on either side.
+    x: Tensor, gamma: Tensor, beta: Tensor, axis: int, epsilon: float
+) -> tuple[Tensor, ...]:
+    """For XLA: one reduced axis, or one on either side.
 
-    XLA sums those fast, and several axes on one side not.
+    It sums those fast, and several axes on one side not.
     """
     shape = tf.shape(x)
     last = axis == len(x.shape) - 1
     after = [] if last else [tf.reduce_prod(shape[axis + 1 :])]
     rows = tf.reshape(x, [tf.reduce_prod(shape[:axis]), x.shape[axis], *after])
-    y, mean, variance, count = two_pass.normalize_batch(
-        rows, gamma, beta, 1, epsilon, choose=_corrected if _on_gpu() else tf.cond
-    )
-    return tf.ensure_shape(tf.reshape(y, shape), x.shape), mean, variance, count
+    y, *rest = _compiled_rows(len(rows.shape), x.dtype, epsilon)(rows, gamma, beta)
+    return tf.reshape(y, shape), *rest
 
 
-def _corrected(ill: Tensor, corrected: Any, plain: Any) -> Any:
-    """A GPU would have to wait for `ill`, and sums of one input cost it one pass."""
-    return corrected()
+@functools.cache
+def _compiled_rows(rank: int, dtype: Any, epsilon: float) -> Any:
+    return _function(GuardedFormula(rank, 1, epsilon), rank, dtype)
 
 
 def _on_gpu() -> bool:
@@ -220,13 +260,14 @@ def _merge_replicas(own: Moments) -> Moments:
 
 
 def average_replicas(
-    values: list[Tensor], weight: Tensor
+    values: list[Tensor], count: Tensor | int, enters: Tensor
 ) -> tuple[list[Tensor], Tensor]:
-    """The mean over the replicas by weight, by one all-reduce; see `kbn.kernels`."""
+    """The mean over the replicas by count, by one all-reduce; see `kbn.kernels`."""
     context = tf.distribute.get_replica_context()
     if _replicas() == 1 or context is None:
-        return values, weight
-    weighted = [tf.where(weight > 0, value * weight, 0) for value in values]
+        return values, enters
+    weight = tf.where(enters, tf.cast(count, values[0].dtype), 0)
+    weighted = [tf.where(enters, value * weight, 0) for value in values]
     try:
         *sums, total = tf.unstack(
             context.all_reduce(
@@ -238,8 +279,13 @@ def average_replicas(
         # TensorFlow 2.21 says so before anything is done.
         if "merge_call" not in str(error):
             raise
-        return values, weight
-    return [tf.math.divide_no_nan(value, total) for value in sums], total
+        return values, enters
+    return [tf.math.divide_no_nan(value, total) for value in sums], total > 0
+
+
+def read(variable: Any) -> Tensor:
+    """The value of a Keras variable: as such, it would be read anew by each user."""
+    return tf.convert_to_tensor(variable.value)
 
 
 def switch(

@@ -93,7 +93,11 @@ def normalize_batch(
         return (y, pilot + offset, variance), gradient
 
     # Tensors, not variables: a custom gradient refuses to read those by itself.
-    gamma = ops.convert_to_tensor(ops.ones_like(count) if gamma is None else gamma)
-    beta = ops.convert_to_tensor(ops.zeros_like(count) if beta is None else beta)
+    gamma = ops.convert_to_tensor(
+        ops.ones(x.shape[axis], wide) if gamma is None else gamma
+    )
+    beta = ops.convert_to_tensor(
+        ops.zeros(x.shape[axis], wide) if beta is None else beta
+    )
     y, mean, variance = normalize(x, gamma, beta)
     return y, ops.stop_gradient(mean), ops.stop_gradient(variance), count
