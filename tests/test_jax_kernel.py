@@ -1,10 +1,12 @@
 """The JAX kernel: the formula, and derivatives that XLA makes as fast as by hand."""
 
 import jax
+import keras
 import numpy as np
 import pytest
 from jax import numpy as jnp
 
+import kbn
 from kbn.kernels import jax as kernel
 from tests import oracle
 
@@ -58,7 +60,7 @@ def test_one_element_has_no_variance(mean):
 def test_statistics_are_biased_and_carry_no_gradient():
     x = data(8, 4)
     np.testing.assert_allclose(train(x)[2], np.var(x, 0), rtol=1e-6)
-    gradient = jax.grad(lambda x: sum(v.sum() for v in train(x)[1:]))(x)
+    gradient = jax.grad(lambda x: sum(v.sum() for v in train(x)[1:3]))(x)
     np.testing.assert_array_equal(gradient, np.zeros((8, 4)))
 
 
@@ -159,7 +161,72 @@ def test_sixteen_bits_have_wide_statistics_and_narrow_gradients(dtype):
     )
     (dx,) = pullback(y)
     assert y.dtype == dx.dtype == dtype
-    assert {v.dtype for v in statistics} == {jnp.dtype("float32")}
+    assert {v.dtype for v in statistics[:2]} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
+def test_calls_without_jit_compile_once(training):
+    """Nothing new is compiled, or kept, after the first call of a shape."""
+    compiled = []
+    event = "/jax/core/compile/backend_compile_duration"
+    layer = kbn.BatchNorm()
+    x = data(7, 3)
+
+    def step(x):
+        y, pullback = jax.vjp(lambda x: layer(x, training=training), x)
+        return layer(x, training=training), pullback(y)
+
+    jax.block_until_ready(step(x))
+
+    def listen(name, *_, **__):
+        if name == event:
+            compiled.append(name)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        jax.block_until_ready(step(data(9, 3)))  # another shape: the listener hears
+        assert compiled
+        compiled.clear()
+        for _ in range(3):
+            jax.block_until_ready(step(x))
+        assert not compiled
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
+@pytest.mark.parametrize("depth", [1, 4])
+def test_program_is_no_longer_than_that_of_keras(depth):
+    """Instructions that XLA makes of a chain of layers, and what it is given."""
+
+    def lengths(layer_class):
+        layers = [layer_class() for _ in range(depth)]
+        for layer in layers:
+            layer.build((64, 8))
+        weights, fixed = (
+            [[v.value for v in variables] for variables in kinds]
+            for kinds in (
+                [layer.trainable_variables for layer in layers],
+                [layer.non_trainable_variables for layer in layers],
+            )
+        )
+
+        def chain(x, weights):
+            moved = []
+            for layer, own, other in zip(layers, weights, fixed, strict=True):
+                x, after = layer.stateless_call(own, other, x, training=True)
+                moved.append(after)
+            return x, moved
+
+        def step(x, weights):
+            y, pullback, moved = jax.vjp(chain, x, weights, has_aux=True)
+            return y, pullback(y), moved
+
+        lowered = jax.jit(step).lower(data(64, 8), weights)
+        texts = lowered.as_text(), lowered.compile().as_text()
+        return np.array([text.count(" = ") for text in texts])
+
+    theirs = lengths(keras.layers.BatchNormalization)
+    assert (lengths(kbn.BatchNorm) <= 1.1 * theirs).all()
 
 
 @pytest.mark.parametrize("size", [65536, 99991])
@@ -170,3 +237,13 @@ def test_long_sums_keep_their_digits(size):
     np.testing.assert_allclose(mean, wanted.mean, rtol=1e-5)
     np.testing.assert_allclose(variance[1], wanted.variance[1], rtol=1e-4)
     np.testing.assert_allclose(y, wanted.y, atol=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(2**20, 1), (2**22, 1), (2**18, 16)])
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "jit"])
+def test_any_number_of_elements_keeps_the_variance(shape, compiled):
+    x = jnp.asarray(np.random.default_rng(0).standard_normal(shape, "f4"))
+    _, mean, variance, _ = (jax.jit(train) if compiled else train)(x)
+    wide = np.asarray(x, "f8")
+    np.testing.assert_allclose(mean, wide.mean(0), atol=1e-6)
+    np.testing.assert_allclose(variance, wide.var(0), rtol=1e-6)
