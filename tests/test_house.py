@@ -42,7 +42,7 @@ MAY_IMPORT = {
         "tensorflow",
     ),
     "kernels.torch": ("kernels.reference", "torch"),
-    "kernels.jax": ("kernels kernels.reference kernels.two_pass", "jax"),
+    "kernels.jax": ("kernels.reference", "jax"),
     "surgery": ("layer", "keras numpy"),
     "__main__": ("kbn demo picture", "keras rich"),
     "demo": ("kbn", "keras numpy sklearn"),

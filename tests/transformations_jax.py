@@ -1,28 +1,783 @@
-"""Transformations of JAX; see `tests.transformations`."""
+"""Transformations of JAX; see `tests.transformations`.
+
+Most rows are about one function of a layer, `y = f(weights, x)`, in training and in
+inference; they come from one list, `BOTH`.
+"""
+
+import copy
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import jax
 import jax.numpy as jnp
+import keras
+import numpy as np
+from jax import export
+from jax.experimental import checkify, jet
+from jax.sharding import NamedSharding, PartitionSpec
 
 from tests.transformations import Table, draw
 
 TABLE = Table()
+BATCH, EVERYWHERE = PartitionSpec("batch"), PartitionSpec()
 
 
-def pure(layer_class, shape, **arguments):
-    """`function(x, weights, training) -> (y, moved)` of a new layer; its weights."""
-    layer = layer_class(**arguments)
-    layer.build(shape)
-    fixed = [v.value for v in layer.non_trainable_variables]
+class Pure:
+    """A new layer as functions: (weights, x) to y, to (y, moved), to a loss."""
 
-    def function(x, weights, training=True):
-        return layer.stateless_call(weights, fixed, x, training=training)
+    def __init__(self, layer_class, shape, training, **arguments):
+        self.layer = layer_class(**arguments)
+        self.layer.build(shape)
+        self.training = training
+        self.fixed = [v.value for v in self.layer.non_trainable_variables]
+        rng = np.random.default_rng(1)
+        self.weights = [
+            jnp.asarray(v.value + rng.normal(0, 0.3, v.shape), v.dtype)
+            for v in self.layer.trainable_variables
+        ]
 
-    return function, [v.value for v in layer.trainable_variables]
+    def step(self, weights, x, fixed=None, **call):
+        fixed = self.fixed if fixed is None else fixed
+        return self.layer.stateless_call(
+            weights, fixed, x, training=self.training, **call
+        )
+
+    def y(self, weights, x, **call):
+        return self.step(weights, x, **call)[0]
+
+    def loss(self, weights, x, **call):
+        y = self.y(weights, x, **call)
+        return jnp.sum(y.astype(jnp.promote_types(y.dtype, "float32")) ** 3)
+
+    def gradient(self, weights, x, **call):
+        return jax.grad(self.loss, (0, 1))(weights, x, **call)
 
 
-@TABLE.row("gradient of a jitted loss, training")
+def both(name, shape=(6, 3), within=2e-5, stack=0, x64=False, **arguments):
+    """Two rows, in training and in inference, of a function of (Pure, x).
+
+    `stack` leading axes of x are not the layer's. With `x64` the numbers are float64.
+    """
+
+    def add(run):
+        for training in (True, False):
+
+            def row(layer_class, training=training):
+                x = draw(shape, dtype="float64" if x64 else "float32")
+                own = {**arguments, "dtype": "float64"} if x64 else arguments
+                with jax.enable_x64(x64):
+                    f = Pure(layer_class, shape[stack:], training, **own)
+                    return run(f, jnp.asarray(x))
+
+            kind = "training" if training else "inference"
+            TABLE.row(f"{name}, {kind}", within)(row)
+        return run
+
+    return add
+
+
+def tangents(tree):
+    return jax.tree.map(lambda v: jnp.cos(3 * v), tree)
+
+
+def mesh():
+    auto = (jax.sharding.AxisType.Auto,)
+    return jax.make_mesh((2,), ("batch",), axis_types=auto)
+
+
+# --- Gradients and jit
+
+
+@both("gradient without jit")
+def _(f, x):
+    return f.gradient(f.weights, x)
+
+
+@both("gradient of a jitted loss")
+def _(f, x):
+    return jax.grad(jax.jit(f.loss), (0, 1))(f.weights, x)
+
+
+@both("jit of a gradient")
+def _(f, x):
+    return jax.jit(f.gradient)(f.weights, x)
+
+
+@both("jit in jit, value_and_grad with moved statistics")
+def _(f, x):
+    @jax.jit
+    def step(w, x):
+        inner = jax.jit(f.step)
+
+        def loss(w, x):
+            y, moved = inner(w, x)
+            return jnp.sum(y**3), moved
+
+        return jax.value_and_grad(loss, has_aux=True)(w, x)
+
+    return step(f.weights, x)
+
+
+@both("gradient of the inputs alone")
+def _(f, x):
+    return jax.grad(f.loss, 1)(f.weights, x)
+
+
+@both("gradient of the weights alone")
+def _(f, x):
+    return jax.jit(jax.grad(f.loss))(f.weights, x)
+
+
+@both("gradient of an image batch with axis 1", shape=(2, 3, 4, 4), axis=1)
+def _(f, x):
+    return jax.jit(f.gradient)(f.weights, x)
+
+
+@both("gradient under mixed_bfloat16", within=2e-2, dtype="mixed_bfloat16")
+def _(f, x):
+    return jax.jit(f.gradient)(f.weights, x.astype("bfloat16"))
+
+
+@both("gradient without gamma and beta", center=False, scale=False)
+def _(f, x):
+    return jax.grad(jax.jit(f.loss), 1)(f.weights, x)
+
+
+@both("jit with static arguments and donation")
+def _(f, x):
+    @partial(jax.jit, static_argnames="power", donate_argnums=1)
+    def powers(w, x, power):
+        return f.y(w, x) ** power
+
+    return powers(f.weights, x + 0, power=2)
+
+
+@both("lower, compile and call ahead of time")
+def _(f, x):
+    return jax.jit(f.gradient).lower(f.weights, x).compile()(f.weights, x)
+
+
+@both("eval_shape and make_jaxpr")
+def _(f, x):
+    closed = jax.make_jaxpr(f.gradient)(f.weights, x)
+    shapes = jax.eval_shape(f.step, f.weights, x)
+    flat = jax.core.eval_jaxpr(
+        closed.jaxpr, closed.consts, *jax.tree.leaves((f.weights, x))
+    )
+    return flat, [jnp.zeros(s.shape, s.dtype) for s in jax.tree.leaves(shapes)]
+
+
+# --- Forward mode, Jacobians, higher order
+
+
+@both("jvp")
+def _(f, x):
+    at = (f.weights, x)
+    return jax.jvp(f.y, at, tangents(at))
+
+
+@both("jvp in the inputs, under jit")
+def _(f, x):
+    return jax.jit(lambda x, t: jax.jvp(partial(f.y, f.weights), (x,), (t,)))(
+        x, tangents(x)
+    )
+
+
+@both("linearize")
+def _(f, x):
+    y, linear = jax.linearize(f.y, f.weights, x)
+    return y, linear(*tangents((f.weights, x)))
+
+
+@both("linear_transpose of a linearized layer")
+def _(f, x):
+    y, linear = jax.linearize(partial(f.y, f.weights), x)
+    return jax.linear_transpose(linear, x)(jnp.sin(y))
+
+
+@both("jacfwd and jacrev")
+def _(f, x):
+    return [
+        jac(partial(f.y, f.weights))(x) for jac in (jax.jacfwd, jax.jacrev)
+    ] + jax.jacfwd(f.y)(f.weights, x)
+
+
+@both("hessian", shape=(5, 2), within=1e-7, x64=True)
+def _(f, x):
+    return jax.hessian(f.loss, (0, 1))(f.weights, x)
+
+
+@both("gradient of a gradient (gradient penalty)", within=1e-7, x64=True)
+def _(f, x):
+    def penalty(w, x):
+        return jnp.mean((jnp.linalg.norm(jax.grad(f.loss, 1)(w, x)) - 1) ** 2)
+
+    return jax.jit(jax.grad(penalty, (0, 1)))(f.weights, x)
+
+
+@both("Hessian-vector product, forward over reverse", within=1e-7, x64=True)
+def _(f, x):
+    at = (f.weights, x)
+    return jax.jvp(jax.grad(f.loss, (0, 1)), at, tangents(at))
+
+
+@both("Hessian-vector product, reverse over forward", within=1e-7, x64=True)
+def _(f, x):
+    def slope(x):
+        return jax.jvp(partial(f.loss, f.weights), (x,), (tangents(x),))[1]
+
+    return jax.grad(slope)(x)
+
+
+@both("third derivative", shape=(4, 1), within=1e-7, x64=True)
+def _(f, x):
+    return jax.jit(jax.jacfwd(jax.hessian(partial(f.loss, f.weights))))(x)
+
+
+# JAX 0.10.2 takes no jet of a custom_jvp, jax.nn.relu among them: so not in training.
+@TABLE.row("jet (Taylor mode), inference")
 def _(layer_class):
-    x = draw((6, 3))
-    function, weights = pure(layer_class, x.shape)
-    loss = jax.jit(lambda w, x: jnp.sum(function(x, w)[0] ** 3))
-    return jax.grad(loss, (0, 1))(weights, x)
+    x = jnp.asarray(draw((6, 3)))
+    f = Pure(layer_class, x.shape, training=False)
+    series = [[tangents(x), jnp.zeros_like(x)]]
+    return jet.jet(partial(f.y, f.weights), (x,), series)
+
+
+@both("custom_vjp around the layer")
+def _(f, x):
+    clipped = jax.custom_vjp(f.y)
+    clipped.defvjp(
+        lambda w, x: jax.vjp(f.y, w, x),
+        lambda pull, dy: pull(jnp.clip(dy, -1, 1)),
+    )
+    return jax.grad(lambda w, x: jnp.sum(clipped(w, x) ** 3), (0, 1))(f.weights, x)
+
+
+@both("custom_jvp around the layer")
+def _(f, x):
+    doubled = jax.custom_jvp(partial(f.y, f.weights))
+
+    @doubled.defjvp
+    def _(primals, directions):
+        y, dy = jax.jvp(partial(f.y, f.weights), primals, directions)
+        return y, 2 * dy
+
+    return jax.grad(lambda x: jnp.sum(doubled(x) ** 3))(x)
+
+
+@both("implicit differentiation (custom_root)", within=1e-7, x64=True)
+def _(f, x):
+    def root(shift):
+        return jax.lax.custom_root(
+            lambda s: jnp.mean(f.y(f.weights, x) * s) - shift - s,
+            jnp.float32(0),
+            lambda g, s: s - g(s) / jax.grad(g)(s),
+            lambda g, y: y / g(jnp.float32(1)),
+        )
+
+    return root(jnp.float32(1)), jax.grad(root)(jnp.float32(1))
+
+
+# --- Control flow
+
+
+@both("gradient through scan", shape=(4, 6, 3), stack=1)
+def _(f, xs):
+    def loss(w, xs):
+        def body(fixed, x):
+            y, fixed = f.step(w, x, fixed)
+            return fixed, jnp.sum(y**3)
+
+        moved, losses = jax.lax.scan(body, f.fixed, xs)
+        return jnp.sum(losses), moved
+
+    return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(f.weights, xs)
+
+
+@both("gradient through scan over stacked layers")
+def _(f, x):
+    stack = [jnp.stack([w, w * 0.5, w + 1]) for w in f.weights]
+
+    def loss(stack, x):
+        y, moved = jax.lax.scan(lambda x, w: f.step(w, x), x, stack)
+        return jnp.sum(y**3), moved
+
+    return jax.grad(loss, (0, 1), has_aux=True)(stack, x)
+
+
+@both("forward mode through scan", shape=(4, 6, 3), stack=1)
+def _(f, xs):
+    def last(w, xs):
+        return jax.lax.scan(lambda c, x: (c + f.y(w, x), None), 0 * xs[0], xs)[0]
+
+    return jax.jvp(last, (f.weights, xs), tangents((f.weights, xs)))
+
+
+@both("gradient through cond and switch")
+def _(f, x):
+    def loss(w, x, which):
+        y = jax.lax.cond(which > 0, f.y, lambda w, x: x, w, x)
+        branches = [f.y, lambda w, x: x, lambda w, x: 2 * f.y(w, x)]
+        return jnp.sum(y**3) + jnp.sum(jax.lax.switch(which, branches, w, x) ** 2)
+
+    run = jax.jit(jax.grad(loss, (0, 1)))
+    return [run(f.weights, x, which) for which in (0, 1, 2)]
+
+
+@both("while_loop, and forward mode through it")
+def _(f, x):
+    def run(x):
+        return jax.lax.while_loop(
+            lambda c: c[0] < 3, lambda c: (c[0] + 1, f.y(f.weights, c[1])), (0, x)
+        )[1]
+
+    return run(x), jax.jvp(run, (x,), (tangents(x),))
+
+
+@both("gradient through fori_loop")
+def _(f, x):
+    def loss(w, x):
+        return jnp.sum(jax.lax.fori_loop(0, 3, lambda _, x: f.y(w, x), x) ** 3)
+
+    return jax.grad(loss, (0, 1))(f.weights, x)
+
+
+@both("gradient through map", shape=(4, 6, 3), stack=1)
+def _(f, xs):
+    return jax.grad(lambda w: jnp.sum(jax.lax.map(partial(f.loss, w), xs)))(f.weights)
+
+
+@both("gradient through associative_scan", shape=(4, 6, 3), stack=1)
+def _(f, xs):
+    def loss(w, xs):
+        return jnp.sum(
+            jax.lax.associative_scan(lambda a, b: jax.vmap(partial(f.y, w))(a + b), xs)
+            ** 2
+        )
+
+    return jax.jit(jax.grad(loss, (0, 1)))(f.weights, xs)
+
+
+# --- Rematerialization
+
+
+def _remat_row(policy):
+    @both(f"gradient through checkpoint, {policy}")
+    def _(f, x):
+        how = {} if policy == "no policy" else {"policy": POLICIES[policy]}
+
+        def block(w, x):
+            x = jax.ad_checkpoint.checkpoint_name(x @ jnp.eye(x.shape[-1]), "dense")
+            return jnp.tanh(f.y(w, x))
+
+        block = jax.checkpoint(block, **how)
+        return jax.jit(jax.grad(lambda w, x: jnp.sum(block(w, x) ** 3), (0, 1)))(
+            f.weights, x
+        )
+
+
+POLICIES = {
+    "dots_saveable": jax.checkpoint_policies.dots_saveable,
+    "nothing_saveable": jax.checkpoint_policies.nothing_saveable,
+    "everything_saveable": jax.checkpoint_policies.everything_saveable,
+    "save_only_these_names": jax.checkpoint_policies.save_only_these_names("dense"),
+}
+for _policy in ("no policy", *POLICIES):
+    _remat_row(_policy)
+
+
+@both("gradient through a scan of checkpoints, without jit", shape=(4, 6, 3), stack=1)
+def _(f, xs):
+    def loss(w, xs):
+        body = jax.checkpoint(lambda c, x: (c + f.loss(w, x), None), prevent_cse=False)
+        return jax.lax.scan(body, jnp.float32(0), xs)[0]
+
+    return jax.grad(loss, (0, 1))(f.weights, xs)
+
+
+@both("gradient through keras.remat")
+def _(f, x):
+    y = keras.remat(f.y)
+    return jax.grad(lambda w, x: jnp.sum(y(w, x) ** 3), (0, 1))(f.weights, x)
+
+
+# --- Batching and devices
+
+
+@both("vmap over an ensemble", shape=(4, 6, 3), stack=1)
+def _(f, xs):
+    many = [jnp.stack([w, w * 0.5, w + 1, w - 1]) for w in f.weights]
+    return jax.vmap(f.step)(many, xs), jax.jit(jax.vmap(f.gradient))(many, xs)
+
+
+@both("vmap over weights alone")
+def _(f, x):
+    many = [jnp.stack([w, w * 0.5]) for w in f.weights]
+    return jax.vmap(f.gradient, (0, None))(many, x)
+
+
+@both("vmap over the last axis, and twice", shape=(5, 2, 2, 2))
+def _(f, xs):
+    one = partial(f.y, f.weights)
+    return jax.vmap(jax.vmap(one, -1, -1), -1, -1)(xs)
+
+
+@both("per-example gradients", shape=(4, 3))
+def _(f, x):
+    return jax.vmap(f.gradient, (None, 0))(f.weights, x[:, None])
+
+
+@both("Jacobian of a vmap, vmap of a jvp", shape=(2, 5, 2), stack=1)
+def _(f, xs):
+    one = partial(f.y, f.weights)
+    push = jax.vmap(lambda x: jax.jvp(one, (x,), (tangents(x),)))
+    return jax.jacrev(jax.vmap(one))(xs), push(xs)
+
+
+@both("vmap with spmd_axis_name, under jit and a mesh", shape=(2, 6, 3), stack=1)
+def _(f, xs):
+    run = jax.vmap(f.gradient, (None, 0), spmd_axis_name="batch")
+    with jax.set_mesh(mesh()):
+        return jax.jit(run)(f.weights, xs)
+
+
+@both("pmap of a gradient", shape=(2, 6, 3), stack=1)
+def _(f, xs):
+    return jax.pmap(f.gradient, in_axes=(None, 0))(f.weights, xs)
+
+
+@both("gradient of a pmap", shape=(2, 6, 3), stack=1)
+def _(f, xs):
+    run = jax.pmap(f.y, in_axes=(None, 0))
+    return jax.grad(lambda w, xs: jnp.sum(run(w, xs) ** 3), (0, 1))(f.weights, xs)
+
+
+@both("jit of sharded inputs")
+def _(f, x):
+    x = jax.device_put(x, NamedSharding(mesh(), BATCH))
+    return jax.jit(f.step)(f.weights, x), jax.jit(f.gradient)(f.weights, x)
+
+
+def _shard_map_rows(check_vma):
+    vma = "" if check_vma else ", check_vma=False"
+    wrap = partial(jax.shard_map, check_vma=check_vma)
+
+    @both(f"gradient inside shard_map{vma}")
+    def _(f, x):
+        def step(w, x):
+            dw, dx = f.gradient(w, x)
+            # With check_vma the gradient of what is replicated is summed by JAX.
+            return (dw if check_vma else jax.lax.psum(dw, "batch")), dx
+
+        specs = {"in_specs": (EVERYWHERE, BATCH), "out_specs": (EVERYWHERE, BATCH)}
+        return jax.jit(wrap(step, mesh=mesh(), **specs))(f.weights, x)
+
+    @both(f"gradient of shard_map, and its jvp{vma}")
+    def _(f, x):
+        specs = {"in_specs": (EVERYWHERE, BATCH), "out_specs": BATCH}
+        run = wrap(f.y, mesh=mesh(), **specs)
+        at = (f.weights, x)
+        return (
+            jax.grad(lambda w, x: jnp.sum(run(w, x) ** 3), (0, 1))(*at),
+            jax.jvp(run, at, tangents(at)),
+        )
+
+
+for _check in (True, False):
+    _shard_map_rows(_check)
+
+
+@both("scan with a checkpoint in shard_map", shape=(4, 6, 3), stack=1)
+def _(f, xs):
+    def loss(w, xs):
+        body = jax.checkpoint(lambda c, x: (c, f.loss(w, x)))
+        return jax.lax.psum(jnp.sum(jax.lax.scan(body, 0, xs)[1]), "batch")
+
+    specs = {"in_specs": (EVERYWHERE, PartitionSpec(None, "batch"))}
+    run = jax.shard_map(loss, mesh=mesh(), out_specs=EVERYWHERE, **specs)
+    return jax.jit(jax.grad(run, (0, 1)))(f.weights, xs)
+
+
+# --- Export and serialization
+
+
+@both("jax.export, with its gradient")
+def _(f, x):
+    exported = export.export(jax.jit(f.y))(f.weights, x)
+    loss = jax.jit(lambda w, x: jnp.sum(exported.call(w, x) ** 3))
+    return jax.grad(loss, (0, 1))(f.weights, x)
+
+
+@both("jax.export with a symbolic batch")
+def _(f, x):
+    return _exported(f.step, f.weights, x, "b, 3")
+
+
+@both("jax.export with symbolic images", shape=(2, 4, 4, 3))
+def _(f, x):
+    return _exported(f.gradient, f.weights, x, "b, h, w, 3")
+
+
+def _exported(function, weights, x, symbolic):
+    spec = jax.ShapeDtypeStruct(export.symbolic_shape(symbolic), x.dtype)
+    exported = export.export(jax.jit(function))(weights, spec)
+    return [exported.call(weights, v) for v in (x, jnp.concatenate([x, 2 * x]))]
+
+
+@both("deepcopy and pickle of the layer")
+def _(f, x):
+    results = []
+    for layer in (copy.deepcopy(f.layer), pickle.loads(pickle.dumps(f.layer))):
+        results += [layer(x, training=f.training), layer.get_weights()]
+    return results
+
+
+@both("threads")
+def _(f, x):
+    with ThreadPoolExecutor(4) as pool:
+        eager = list(pool.map(lambda k: f.gradient(f.weights, x * k), range(1, 5)))
+        run = jax.jit(f.gradient)
+        return eager, list(pool.map(lambda k: run(f.weights, x * k), range(1, 5)))
+
+
+# --- What JAX can be told to check
+
+
+def _checked(name, context, **options):
+    @both(name, **options)
+    def _(f, x):
+        w = f.weights
+        with context():
+            return jax.jit(f.gradient)(w, x), f.step(w, x)
+
+
+_checked("debug_nans", lambda: jax.debug_nans(True))
+_checked("debug_infs", lambda: jax.debug_infs(True))
+_checked("checking_leaks", jax.checking_leaks)
+_checked("enable_checks", lambda: jax.enable_checks(True))
+_checked("disable_jit", jax.disable_jit)
+_checked("numpy_rank_promotion raises", lambda: jax.numpy_rank_promotion("raise"))
+_checked("numpy_dtype_promotion is strict", lambda: jax.numpy_dtype_promotion("strict"))
+_checked("float64", lambda: jax.enable_x64(True))
+
+
+@both("float64 throughout", within=1e-9, x64=True)
+def _(f, x):
+    return jax.jit(f.gradient)(f.weights, x)
+
+
+@both("debug_nans with a constant channel and one row", shape=(1, 3))
+def _(f, x):
+    with jax.debug_nans(True):
+        return f.gradient(f.weights, x), jax.jit(f.gradient)(f.weights, 0 * x)
+
+
+@both("checkify")
+def _(f, x):
+    checked = checkify.checkify(f.gradient, errors=checkify.float_checks)
+    error, found = jax.jit(checked)(f.weights, x)
+    error.throw()
+    return found
+
+
+@both("transfer_guard")
+def _(f, x):
+    run = jax.jit(f.gradient)
+    run(f.weights, x)
+    with jax.transfer_guard("disallow"):
+        return run(f.weights, x)
+
+
+@both("debug.callback and named_scope around")
+def _(f, x):
+    seen = []
+
+    @jax.jit
+    def run(w, x):
+        with jax.named_scope("norm"):
+            y = f.y(w, x)
+        jax.debug.callback(lambda v: seen.append(np.asarray(v)), y.sum())
+        return y
+
+    y = run(f.weights, x)
+    jax.effects_barrier()
+    assert len(seen) == 1
+    return y
+
+
+# --- Masks, renorm and other routes through the layer
+
+
+def _masked(wrap):
+    def run(f, x):
+        mask = jnp.arange(x.shape[1]) < jnp.array([[2], [4], [1]])
+        return wrap(partial(f.step, mask=mask), partial(f.gradient, mask=mask), f, x)
+
+    return run
+
+
+MASKED = {
+    "eager": lambda step, grad, f, x: (step(f.weights, x), grad(f.weights, x)),
+    "jit": lambda step, grad, f, x: jax.jit(grad)(f.weights, x),
+    "vmap": lambda step, grad, f, x: jax.vmap(grad, (None, 0))(
+        f.weights, jnp.stack([x, 2 * x])
+    ),
+    "jvp": lambda step, grad, f, x: jax.jvp(
+        lambda w, x: step(w, x)[0], (f.weights, x), tangents((f.weights, x))
+    ),
+    "hessian": lambda step, grad, f, x: jax.jit(jax.jacfwd(grad, 1))(f.weights, x),
+    "checkpoint": lambda step, grad, f, x: jax.grad(
+        jax.checkpoint(lambda x: jnp.sum(step(f.weights, x)[0] ** 3))
+    )(x),
+    "scan": lambda step, grad, f, x: jax.lax.scan(
+        lambda c, x: (c, grad(f.weights, x)), 0, jnp.stack([x, 2 * x])
+    ),
+    "debug_nans": lambda step, grad, f, x: _without_nans(grad, f.weights, x),
+}
+for _name, _wrap in MASKED.items():
+    both(f"mask: {_name}", shape=(3, 4, 2), within=1e-4)(_masked(_wrap))
+
+
+def _without_nans(function, *arguments):
+    with jax.debug_nans(True):
+        return function(*arguments), jax.jit(function)(*arguments)
+
+
+@both("renorm: gradient through scan", shape=(4, 6, 3), stack=1, renorm=True)
+def _(f, xs):
+    def loss(w, xs):
+        def body(fixed, x):
+            y, fixed = f.step(w, x, fixed)
+            return fixed, jnp.sum(y**3)
+
+        moved, losses = jax.lax.scan(body, f.fixed, xs)
+        return jnp.sum(losses), moved
+
+    return jax.grad(loss, (0, 1), has_aux=True)(f.weights, xs)
+
+
+@both("renorm: jvp and vmap", shape=(2, 6, 3), stack=1, renorm=True)
+def _(f, xs):
+    one = partial(f.y, f.weights)
+    return jax.vmap(lambda x: jax.jvp(one, (x,), (tangents(x),)))(xs)
+
+
+# --- Keras' own ways
+
+
+def _network(layer_class):
+    keras.utils.set_random_seed(0)
+    return keras.Sequential(
+        [
+            keras.Input((4,)),
+            # Without a bias: its gradient is 0 before batch norm, up to noise.
+            keras.layers.Dense(3, use_bias=False),
+            layer_class(),
+            keras.layers.Dense(1),
+        ]
+    )
+
+
+def _fit(model, **how):
+    model.compile("sgd", "mse", **how)
+    x = draw((16, 4))
+    model.fit(x, x[:, :1], batch_size=8, epochs=2, verbose=0, shuffle=False)
+    return model.get_weights(), model.predict(x, verbose=0)
+
+
+for _jit in (True, False):
+
+    @TABLE.row(f"model.fit, jit_compile={_jit}", within=1e-4)
+    def _(layer_class, jit_compile=_jit):
+        return _fit(_network(layer_class), jit_compile=jit_compile)
+
+
+@TABLE.row("model.fit, run_eagerly", within=1e-4)
+def _(layer_class):
+    return _fit(_network(layer_class), run_eagerly=True)
+
+
+@TABLE.row("model.fit under DataParallel", within=1e-4)
+def _(layer_class):
+    keras.distribution.set_distribution(
+        keras.distribution.DataParallel(devices=["cpu:0", "cpu:1"])
+    )
+    try:
+        return _fit(_network(layer_class))
+    finally:
+        keras.distribution.set_distribution(None)
+
+
+@TABLE.row("model.fit with a dynamic loss scale under mixed_float16", within=2e-2)
+def _(layer_class):
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        return _fit(_network(layer_class))
+    finally:
+        keras.config.set_dtype_policy(policy)
+
+
+@TABLE.row("model.fit with LoRA in the layers beside", within=1e-4)
+def _(layer_class):
+    model = _network(layer_class)
+    model.layers[0].enable_lora(2)
+    return _fit(model)
+
+
+@TABLE.row("model.quantize of the layers beside", within=1e-4)
+def _(layer_class):
+    model = _network(layer_class)
+    for layer in (model.layers[0], model.layers[-1]):
+        layer.quantize("int8")
+    return model.predict(draw((8, 4)), verbose=0)
+
+
+@TABLE.row("stateless_call of a model, gradient under jit", within=1e-4)
+def _(layer_class):
+    model = _network(layer_class)
+    values = [[v.value for v in kind] for kind in _kinds(model)]
+
+    def loss(trainable, fixed, x):
+        y, moved = model.stateless_call(trainable, fixed, x, training=True)
+        return jnp.sum(y**2), moved
+
+    return jax.jit(jax.grad(loss, has_aux=True))(*values, jnp.asarray(draw((8, 4))))
+
+
+def _kinds(model):
+    return model.trainable_variables, model.non_trainable_variables
+
+
+@TABLE.row("keras.RematScope around a model", within=1e-4)
+def _(layer_class):
+    with keras.RematScope(mode="full"):
+        model = _network(layer_class)
+    return _fit(model)
+
+
+@TABLE.row("TimeDistributed, under jit", within=1e-4)
+def _(layer_class):
+    layer = keras.layers.TimeDistributed(layer_class())
+    x = jnp.asarray(draw((4, 5, 3)))
+    layer.build(x.shape)
+    values = [[v.value for v in kind] for kind in _kinds(layer)]
+    run = jax.jit(lambda x: layer.stateless_call(*values, x, training=False)[0])
+    return run(x)
+
+
+@TABLE.row("keras.ops.scan, cond, map and vectorized_map")
+def _(layer_class):
+    xs = jnp.asarray(draw((4, 6, 3)))
+    f = Pure(layer_class, (6, 3), True)
+
+    def one(x):
+        return f.y(f.weights, x)
+
+    return (
+        keras.ops.scan(lambda c, x: (c + one(x), one(x)), jnp.zeros((6, 3)), xs),
+        keras.ops.cond(jnp.bool_(True), lambda: one(xs[0]), lambda: xs[0]),
+        keras.ops.map(one, xs),
+        keras.ops.vectorized_map(one, xs),
+    )

@@ -49,14 +49,8 @@ if keras.backend.backend() == "tensorflow":
         switch,
     )
 elif keras.backend.backend() == "jax":
-    from kbn.kernels.jax import normalize_batch
-    from kbn.kernels.reference import (
-        average_replicas,
-        normalize_fixed,
-        read,
-        switch,
-        where,
-    )
+    from kbn.kernels.jax import normalize_batch, normalize_fixed
+    from kbn.kernels.reference import average_replicas, read, switch, where
 elif keras.backend.backend() == "torch":
     from kbn.kernels.reference import average_replicas, read, switch
     from kbn.kernels.torch import normalize_batch, normalize_fixed, where

@@ -110,7 +110,7 @@ def normalize_fixed(
 
 
 def _sized(weight: Tensor, channels: int) -> Tensor:
-    """`weight`, whose gradient has a known shape: that of a traced function has none."""
+    """`weight`, for a gradient of known shape: a traced function gives it none."""
     if tf.executing_eagerly():
         return weight
     return tf.ensure_shape(weight, (channels,))
