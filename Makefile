@@ -35,7 +35,7 @@ lint: $(VENV)/.has-dev
 	$(VENV)/bin/mypy
 
 # UNDER="taskset --cpu-list 0,1" runs each benchmark under that command.
-bench: $(VENV)/.has-test $(BACKENDS)/.has-test
+bench: $(VENV)/.has-bench $(BACKENDS)/.has-test
 	$(VENV)/bin/python benchmarks/results.py --under "$(UNDER)"
 
 test-backends: $(BACKENDS)/.has-test

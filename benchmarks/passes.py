@@ -67,7 +67,7 @@ def tensorflow_ops(layer, x, dy):
     from tensorflow.python.eager import context
     from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
-    train, _ = steps.functions(layer)
+    train, _ = steps.functions([layer], x.shape)
     context.enable_run_metadata()
     train(x, dy)
     # Before it there may be those that made variables.
@@ -161,13 +161,15 @@ def tensorflow_sizes(partition, layer):
 
 
 def xla_ops(layer, x, dy):
-    train, _ = steps.functions(layer, xla=True)
+    train, _ = steps.functions([layer], x.shape, "XLA")
     text = train.experimental_get_compiler_ir(x, dy)(stage="optimized_hlo")
     return [Op(*row, None) for row in hlo.passes(text, prod(x.shape))]
 
 
 def jax_ops(layer, x, dy):
-    text = steps.jax_step(layer).lower(x, dy).compile().as_text()
+    import jax
+
+    text = steps.jax_step([layer], jax.jit).lower(x, dy).compile().as_text()
     return [Op(*row, None) for row in hlo.passes(text, prod(x.shape))]
 
 
@@ -197,7 +199,7 @@ def torch_ops(layer, x, dy):
                 ops.append(Op(name, reads, elements(result) / x.numel(), milliseconds))
             return result
 
-    train, _ = steps.functions(layer)
+    train, _ = steps.functions([layer], x.shape)
     recorded = []
     for _ in range(PROFILED_STEPS):
         ops = []
@@ -215,7 +217,7 @@ def main(arguments=None):
     parser.add_argument("xla", nargs="?", choices=["xla"], help="TensorFlow under XLA")
     options = parser.parse_args(arguments)
     xla = options.xla is not None
-    mode = steps.mode(xla)
+    mode = "XLA" if xla else steps.FIRST
     shape = QUICK_SHAPE if options.quick else SHAPE
     effort = (
         {"rounds": 2, "repeats": 1} if options.quick else {"rounds": 15, "repeats": 5}
@@ -228,7 +230,7 @@ def main(arguments=None):
     ops = {}
     for name, layer in layers.items():
         layer.build(shape)
-        functions[name], _ = steps.functions(layer, xla)
+        functions[name], _ = steps.functions([layer], shape, mode)
         ops[name] = find(layer, x, dy)
     times = timing.interleaved(functions, x, dy, **effort)
     reporting.setting(steps.package(), f"float32, {mode}, {reporting.name_of(shape)}")

@@ -59,9 +59,12 @@ class Benchmark(NamedTuple):
 
 BENCHMARKS = [
     Benchmark("layer_speed.py"),
+    Benchmark("layer_speed.py", "unknown"),
     Benchmark("layer_speed.py", "xla"),
+    Benchmark("layer_speed.py", "eager"),
     Benchmark("layer_speed.py", backend="torch"),
     Benchmark("layer_speed.py", backend="jax"),
+    Benchmark("layer_speed.py", "eager", backend="jax"),
     Benchmark("layer_memory.py"),
     Benchmark("model_step.py"),
     Benchmark("scaling.py", "--png docs/scaling.png"),
@@ -74,6 +77,9 @@ BENCHMARKS = [
     Benchmark("accuracy.py"),
     Benchmark("accuracy.py", backend="torch"),
     Benchmark("accuracy.py", backend="jax"),
+    Benchmark("long_sums.py", "--png docs/long_sums.png"),
+    Benchmark("long_sums.py", backend="torch"),
+    Benchmark("long_sums.py", backend="jax"),
     Benchmark("defects.py"),
 ]
 BENCHMARKS = [b for b in BENCHMARKS if (HERE / b.script).exists()]

@@ -40,7 +40,7 @@ def measure(shape, **effort):
     functions = {}
     for name, layer in layers.items():
         layer.build(shape)
-        functions[name], _ = steps.functions(layer)
+        functions[name], _ = steps.functions([layer], shape)
     functions["copy"] = steps.copy()
     times = timing.interleaved(functions, *steps.tensors(shape), **effort)
     return {name: median(values) for name, values in times.items()}

@@ -1,5 +1,6 @@
 """Times of functions that take turns, and how sure their ratio is."""
 
+import random
 import time
 from math import floor, sqrt
 from statistics import median
@@ -10,14 +11,16 @@ def interleaved(functions, *arguments, rounds, repeats):
     """{name: milliseconds of one call, one value a round}.
 
     functions: {name: function}. They take turns, so that the machine's noise meets all
-    of them alike. Two calls of each come first, unmeasured.
+    of them alike, each round in another order: what ran before leaves its traces in the
+    caches. Two calls of each come first, unmeasured.
     """
     times = {name: [] for name in functions}
+    order = random.Random(0)
     for function in functions.values():
         for _ in range(2):
             function(*arguments)
     for _ in range(rounds):
-        for name, function in functions.items():
+        for name, function in order.sample([*functions.items()], len(functions)):
             start = time.perf_counter()
             for _ in range(repeats):
                 function(*arguments)

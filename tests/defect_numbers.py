@@ -366,3 +366,37 @@ def keras_2_config(cls):
         return f"config {type(layer).__name__}", True
     layer.build((2, 3, 3, 4))
     return "config taken", layer.gamma.shape != (4,)
+
+
+# --- derivatives
+
+
+def second_derivatives(cls):
+    """The Hessian of sum(y^3) in x, beside central differences of the oracle's dx."""
+    import tensorflow as tf
+
+    layer = cls(dtype="float64", momentum=0.0)
+    layer.build((6, 3))
+    gamma, beta = np.array([1.0, 2.0, 0.5]), np.array([0.5, -1.0, 0.0])
+    layer.gamma.assign(gamma)
+    layer.beta.assign(beta)
+    x = normal(6, 3, dtype="float64")
+    inputs = tf.constant(x)
+    with tf.GradientTape() as outer:
+        outer.watch(inputs)
+        with tf.GradientTape() as inner:
+            inner.watch(inputs)
+            loss = tf.reduce_sum(layer(inputs, training=True) ** 3)
+        dx = inner.gradient(loss, inputs)
+    hessian = outer.jacobian(dx, inputs).numpy().reshape(18, 18)
+
+    def slope(x):
+        settings = x, gamma, beta, -1, 1e-3
+        y = oracle.normalize(*settings, np.zeros(x.shape)).y
+        return oracle.normalize(*settings, 3 * y**2).dx.ravel()
+
+    step = 1e-5
+    wanted = np.empty((18, 18))
+    for i, one in enumerate(np.eye(18).reshape(18, 6, 3) * step):
+        wanted[:, i] = (slope(x + one) - slope(x - one)) / (2 * step)
+    return worst(1e-3, of_the_hessian=error(hessian, wanted))

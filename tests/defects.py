@@ -106,6 +106,7 @@ DEFECTS = [
     Defect(29, "inputs of rank 1", numbers.rank_1, (P,)),
     Defect(30, "Keras 2 config; training a tensor", training.keras_2_habits),
     Defect(31, "synchronized on JAX", training.synchronized_on_jax, (J,), (J,)),
+    Defect(32, "second derivatives in x", numbers.second_derivatives, (T,), (T,)),
 ]
 HERE = [defect for defect in DEFECTS if BACKEND in defect.probed]
 

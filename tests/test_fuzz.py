@@ -64,7 +64,7 @@ def situations(draw, wild):
     given = {"axis": axis, **draw(st.fixed_dictionaries({}, optional=SOUND))}
     if 0 in axes:
         given.pop("virtual_batch_size", None)
-    mask = draw(masks(shape, axes))
+    mask = draw(masks(shape))
     if wild:
         name = draw(st.sampled_from([*WILD, "mask"]))
         if name == "mask":
@@ -75,32 +75,22 @@ def situations(draw, wild):
 
 
 @st.composite
-def masks(draw, shape, axes):
+def masks(draw, shape):
     """None, or a mask that fits, of any rank."""
-    kind = draw(st.sampled_from(["none", "leading", "broadcast"]))
-    if kind == "none":
+    if draw(st.booleans()):
         return None
-    kept = [i for i in range(len(shape)) if i not in axes]
-    if kind == "leading":
-        kept = kept[: draw(st.integers(0, len(kept)))]
-    else:
-        kept = range(len(shape))
-    size = [draw(st.sampled_from([1, shape[i], shape[i]])) for i in kept]
+    rank = draw(st.integers(0, len(shape)))
+    size = [draw(st.sampled_from([1, n, n])) for n in shape[:rank]]
     share = draw(st.sampled_from([0.0, 0.5, 1.0]))
-    return np.random.default_rng(len(size)).random(size) < share
+    return np.asarray(np.random.default_rng(rank).random(size) < share)
 
 
-def aligned(mask, shape, axes):
-    """The mask at the full shape, by the rule of the layer's docstring."""
+def aligned(mask, shape):
+    """The mask at the full shape: its dimensions are the leading ones."""
     if mask is None:
         return np.ones(shape, bool)
-    if mask.ndim < len(shape):
-        others = [i for i in range(len(shape)) if i not in axes]
-        size = [1] * len(shape)
-        for i, n in zip(others, mask.shape, strict=False):
-            size[i] = n
-        mask = mask.reshape(size)
-    return np.broadcast_to(mask, shape)
+    rest = [1] * (len(shape) - mask.ndim)
+    return np.broadcast_to(mask.reshape([*mask.shape, *rest]), shape)
 
 
 def expected(layer, x, mask):
@@ -108,7 +98,7 @@ def expected(layer, x, mask):
     axes = sorted(a % x.ndim for a in np.atleast_1d(layer.axis))
     order = [i for i in range(x.ndim) if i not in axes] + axes
     channels = int(np.prod([x.shape[i] for i in axes]))
-    mask = aligned(mask, x.shape, axes)
+    mask = aligned(mask, x.shape)
     y = np.zeros(x.shape)
     state = oracle.State(channels, layer.epsilon, 0.0, layer.renorm_clipping)
     if not layer.renorm:

@@ -700,9 +700,6 @@ for _optimizer in OPTIMIZERS:
 STRATEGIES = {
     "MirroredStrategy of one": lambda: tf.distribute.MirroredStrategy(["CPU:0"]),
     "OneDeviceStrategy": lambda: tf.distribute.OneDeviceStrategy("CPU:0"),
-    "CentralStorageStrategy": lambda: tf.distribute.experimental.CentralStorageStrategy(
-        ["CPU:0"]
-    ),
 }
 
 for _name, _strategy in STRATEGIES.items():
