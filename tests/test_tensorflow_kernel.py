@@ -126,7 +126,7 @@ def test_sums_of_any_length_keep_their_digits(power, channels):
     np.testing.assert_allclose(variance, exact, rtol=2e-5)
     np.testing.assert_allclose(mean, wide.mean(0), atol=2e-6)
     z = (wide - wide.mean(0)) / np.sqrt(exact + EPSILON)
-    np.testing.assert_allclose(dgamma, (z * dy).sum(0), rtol=1e-4)
+    np.testing.assert_allclose(dgamma, (z * dy.numpy()).sum(0), rtol=1e-4)
     np.testing.assert_allclose(dbeta, dy.numpy().sum(0, dtype="f8"), rtol=1e-4)
 
 
@@ -154,7 +154,7 @@ def test_what_the_fused_op_cannot_do_takes_the_formula(x, options):
 
 
 def test_sixteen_bits_are_read_as_they_are():
-    x = data(40, 50, 60, 3, dtype="bfloat16")
+    x = data(40, 40, 30, 3, dtype="bfloat16")
     assert plan(tuple(x.shape), x.dtype) == ("fused",)
     traced = kernel._traced(("fused",), 4, 3, x.dtype, EPSILON)
     graph = traced.get_concrete_function().graph
