@@ -46,6 +46,12 @@ def check(
         refuse("sample_size", sample_size, "sample_size must be an integer from 1.")
 
 
+def listed(watch: Any) -> Any:
+    """A generator as a tuple, to be read more than once; a string stays one."""
+    is_list = isinstance(watch, Iterable) and not isinstance(watch, str)
+    return tuple(watch) if is_list else watch
+
+
 def _is_count(value: Any) -> bool:
     """Whether it is an integer from 1, Python's or NumPy's."""
     is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)

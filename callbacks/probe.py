@@ -35,7 +35,7 @@ def named_layers(model: Any, select: Select = None) -> dict[str, Layer]:
     found: dict[int, Layer] = {}
 
     def visit(parent: Layer) -> None:
-        for child in _children(parent):
+        for child in children(parent):
             if id(child) not in found and child is not model:
                 found[id(child)] = child
                 visit(child)
@@ -67,7 +67,8 @@ def _items(thing: Any, name: str) -> list[Any]:
     return list(listed) if isinstance(listed, list | tuple) else []
 
 
-def _children(parent: Layer) -> list[Layer]:
+def children(parent: Layer) -> list[Layer]:
+    """The layers and operations that a layer or model holds."""
     if attribute(parent, LAYERS) is None:
         layers = [v for k, v in vars(parent).items() if not k.startswith("_")]
         layers += _items(parent, "layers")
