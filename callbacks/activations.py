@@ -3,6 +3,7 @@
 from typing import Any
 
 import keras
+import numpy as np
 
 from .probe import attribute
 
@@ -44,7 +45,8 @@ def activation_of(layer: Any) -> str | None:
         # keras.activations.relu with a slope hides in a lambda: another name.
         name = attribute(attribute(layer, "activation"), "__name__")
         return name if isinstance(name, str) else None
-    if attribute(layer, "negative_slope") not in (None, 0):
+    slope = attribute(layer, "negative_slope")
+    if slope is not None and np.any(slope):
         return None
     if isinstance(layer, keras.layers.ReLU):
         return "relu"

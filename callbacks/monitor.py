@@ -3,7 +3,6 @@
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +95,7 @@ class TrainingMonitor(keras.callbacks.Callback):
         self.layers = layers
         self.sample_size = int(sample_size)
         self._schedule: Any = log_freq
-        if isinstance(log_freq, Integral):
+        if not isinstance(log_freq, str) and not callable(log_freq):
             self._schedule = every(int(log_freq))
         self._runs = Runs(log_dir)
         self._run: Run | None = None

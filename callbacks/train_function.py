@@ -65,7 +65,7 @@ class WatchedFunction:
         if not self.watchers or self._is_fit > is_fit:
             return self.original(iterator)
         if self._traced is None:
-            self._traced = Traced(self._model, self.original)
+            self._traced = Traced(self._model, self.original, iterator)
         steps = self._model.steps_per_execution if is_fit else 1
         try:
             due = [watcher for watcher in self.watchers if watcher.is_due(steps)]

@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from . import probe
+from .batches import ITERATORS
 
 
 class Traced:
@@ -18,7 +19,8 @@ class Traced:
     has a second trace of the same training step.
     """
 
-    def __init__(self, model: Any, original: Any) -> None:
+    def __init__(self, model: Any, original: Any, iterator: Any) -> None:
+        """Before its first call of a `fit`, with this iterator."""
         self._model = model
         self._original = original
         self._is_traced = True
@@ -26,10 +28,15 @@ class Traced:
         functions = _functions(original)
         if not functions:  # run eagerly: as things are at each step
             return
-        self._is_traced = any(x.experimental_get_tracing_count() for x in functions)
-        if original not in _KNOWN:
-            _KNOWN[original] = self._first_state()
-        self._state = _KNOWN[original]
+        self._is_traced = any(map(_traces, functions))
+        spec = getattr(iterator, "element_spec", None)
+        known = _KNOWN.setdefault(original, [])
+        for other, state in known:
+            if other == spec:
+                self._state = state
+                return
+        self._state = self._first_state(functions, iterator)
+        known.append((spec, self._state))
 
     def call(self, iterator: Any) -> Any:
         """Call it; its first call is in the state that it is known to have."""
@@ -53,12 +60,19 @@ class Traced:
         finally:
             now.put_in_force()
 
-    def _first_state(self) -> "Trainable":
+    def _first_state(self, functions: list[Any], iterator: Any) -> "Trainable":
         """As it is now, or as it was compiled, whichever the optimizer was built for.
 
-        Before the first trace, as it is now.
+        Before the first trace for such an iterator, as it is now.
         """
         now = Trainable(self._model)
+        if self._is_traced and isinstance(iterator, ITERATORS):
+            # Of the two, the one that takes the iterator. Its trace is due anyway.
+            outer = max(functions, key=lambda x: x.python_function.__name__ == OUTER)
+            before = _traces(outer)
+            outer.get_concrete_function(iterator)
+            if _traces(outer) > before:
+                return now
         # Private in Keras (3.15): without it there is one guess.
         compiled = probe.attribute(self._model, "_compiled_trainable_state")
         if not self._is_traced or not isinstance(compiled, dict):
@@ -101,7 +115,11 @@ class Trainable:
             now.put_in_force()
 
 
-_KNOWN: weakref.WeakKeyDictionary[Any, Trainable] = weakref.WeakKeyDictionary()
+# By training function: the type of its batches, and the state of that trace.
+_KNOWN: weakref.WeakKeyDictionary[Any, list[tuple[Any, Trainable]]] = (
+    weakref.WeakKeyDictionary()
+)
+OUTER = "multi_step_on_iterator"  # in Keras 3.15
 
 
 def _built_for(model: Any) -> set[int]:
@@ -112,6 +130,11 @@ def _built_for(model: Any) -> set[int]:
         # Private in Keras (3.15).
         for variable in probe.attribute(optimizer, "_trainable_variables", ())
     }
+
+
+def _traces(function: Any) -> int:
+    count: int = function.experimental_get_tracing_count()
+    return count
 
 
 def _functions(original: Any) -> list[Any]:

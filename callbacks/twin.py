@@ -95,6 +95,13 @@ class Twin:
 
     def rows(self, sight: probe.Sight, batch: Any) -> tuple[Rows, dict[str, Any]]:
         """On one replica: rows of what was seen, and its share of the gradients."""
+        try:
+            return self._rows(sight, batch)
+        except Exception as error:  # a failed trace would leave variables half made
+            self.hidden.add(f"statistics ({error!r})")
+            return {}, {}
+
+    def _rows(self, sight: probe.Sight, batch: Any) -> tuple[Rows, dict[str, Any]]:
         self.hidden |= sight.hidden
         self.applied = self.applied or sight.applied
         wants_gradients = "gradients" in self._watch
