@@ -95,6 +95,8 @@ class Twin:
 
     def rows(self, sight: probe.Sight, batch: Any) -> tuple[Rows, dict[str, Any]]:
         """On one replica: rows of what was seen, and its share of the gradients."""
+        self.hidden |= sight.hidden
+        self.applied = self.applied or sight.applied
         try:
             return self._rows(sight, batch)
         except Exception as error:  # a failed trace would leave variables half made
@@ -102,8 +104,6 @@ class Twin:
             return {}, {}
 
     def _rows(self, sight: probe.Sight, batch: Any) -> tuple[Rows, dict[str, Any]]:
-        self.hidden |= sight.hidden
-        self.applied = self.applied or sight.applied
         wants_gradients = "gradients" in self._watch
         if wants_gradients and not sight.applied:
             self.hidden.add("gradients (no optimizer was applied in its reach)")

@@ -30,6 +30,7 @@ EVERY_BACKEND = {
     "test_parity.py",
     "test_probe.py",
     "test_statistics.py",
+    "test_survival.py",
     "test_writer.py",
 }
 
@@ -91,6 +92,11 @@ def pytest_terminal_summary(terminalreporter):
     write_parity(terminalreporter, [v for name, v in recorded if name == "parity"])
     verdicts = [value for name, value in recorded if name == "transparency"]
     write_transparency(terminalreporter, verdicts)
+    for name, tried in recorded:
+        if name == "survival":
+            terminalreporter.section(f"survival on {BACKEND}")
+            for line in tried:
+                terminalreporter.line(line)
 
 
 def write_parity(terminalreporter, records):

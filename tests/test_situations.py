@@ -82,7 +82,7 @@ class OwnLoss(keras.Model):
         if self.form == "training":
             (x, y), output = args[0], self(args[0][0], **kwargs)
         elif self.form == "none":
-            (x, y), output = self.seen, self(self.seen[0])
+            y, output = self.seen[1], self(self.seen[0])
         elif self.form == "keywords":
             y, output = kwargs["target"], kwargs["output"]
         elif self.form == "many":
@@ -135,7 +135,8 @@ def test_layers_and_optimizers_of_odd_signatures(tmp_path):
 
         def train_step(self, data):
             with tf.GradientTape() as tape:
-                loss = tf.reduce_mean(self(data[0], training=True) ** 2)
+                (x, *_) = keras.utils.unpack_x_y_sample_weight(data)
+                loss = tf.reduce_mean(self(x, training=True) ** 2)
             weights = self.trainable_variables
             gradients = (g for g in tape.gradient(loss, weights))
             self.optimizer.apply(grads=list(gradients), trainable_variables=weights)
@@ -518,7 +519,7 @@ def test_what_fails_in_a_look_is_left_out(culprit, tmp_path, monkeypatch):
     assert steps(read_log(tmp_path), "activations/head") == [1, STEPS + 1]
 
 
-@pytest.mark.parametrize("culprit", ["Twin.rows", "TwinStep.prepare"])
+@pytest.mark.parametrize("culprit", ["Twin._rows", "TwinStep.prepare"])
 def test_a_look_that_fails_leaves_the_step_to_keras(
     culprit, tmp_path, said, monkeypatch
 ):
