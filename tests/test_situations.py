@@ -80,7 +80,7 @@ class OwnLoss(keras.Model):
 
     def compute_loss(self, *args, **kwargs):
         if self.form == "training":
-            (x, y), output = args[0], self(args[0][0], **kwargs)
+            y, output = args[0][1], self(args[0][0], **kwargs)
         elif self.form == "none":
             y, output = self.seen[1], self(self.seen[0])
         elif self.form == "keywords":

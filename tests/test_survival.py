@@ -10,7 +10,7 @@ import tempfile
 import keras
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from kbn.callbacks import TrainingMonitor
 
 from tests import trainings
@@ -18,7 +18,9 @@ from tests.event_files import read_log, steps
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 IS_LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
-EXAMPLES = settings.default.max_examples if IS_LONG else 40
+EXAMPLES = settings.default.max_examples if IS_LONG else 30
+# Making a failure smaller takes minutes: on request only.
+PHASES = [Phase.explicit, Phase.generate, *([Phase.shrink] if IS_LONG else [])]
 TRIED: collections.Counter = collections.Counter()
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Your input ran out of data"),
@@ -40,14 +42,14 @@ def tried(record_property):
             of, name = kind.split(": ")
             kinds[of].append(f"{name} {number}")
     lines = [
-        f"survival: {TRIED['trainings']} trainings, {TRIED['errors']} of them end by an "
-        f"exception either way, {TRIED['failures']} failures"
+        f"survival: {TRIED['trainings']} trainings, {TRIED['errors']} of them end by "
+        f"an exception either way, {TRIED['failures']} failures"
     ]
     lines += [f"{of}: {', '.join(names)}" for of, names in kinds.items()]
     record_property("survival", lines)
 
 
-@settings(max_examples=EXAMPLES)
+@settings(max_examples=EXAMPLES, phases=PHASES)
 @given(training=trainings.trainings)
 def survives(training):
     TRIED["trainings"] += 1
@@ -68,7 +70,8 @@ def survives(training):
     for model in models:
         for thing in [model, *model._flatten_layers(), model.optimizer]:
             assert not {"call", "apply", "compute_loss"} & set(vars(thing))
-        if ON_TENSORFLOW and model.train_function is not None:
+        # After an exception it may stay in place, where it only hands on.
+        if ON_TENSORFLOW and error is None and model.train_function is not None:
             assert type(model.train_function).__name__ == "function"
     TRIED["failures"] -= 1
     TRIED["errors"] += error is not None
