@@ -98,7 +98,9 @@ class OwnLoss(keras.Model):
         self.optimizer.apply(tape.gradient(loss, weights), weights)
         return {"loss": loss}
 
-    def compute_loss(self, y, output, *more, **others):
+    def compute_loss(self, *given, **others):
+        # Validation calls it as Keras does, its own step as it likes.
+        y, output = given if len(given) == 2 else given[1:3]
         return keras.ops.mean((output - keras.ops.cast(y, output.dtype)[:, None]) ** 2)
 
 
@@ -172,6 +174,12 @@ class Act(keras.callbacks.Callback):
 ACTS = ["freeze", "unfreeze", "stop", "weights", "another model", "error", "interrupt"]
 if BACKEND == "tensorflow":  # where a train function is looked up at each step
     ACTS += ["compile", "make"]
+# What not every training is to come to; and a function made right before its first
+# call, which is never seen: what is frozen between it and the next cannot be known.
+PLACES = {
+    **dict.fromkeys(("error", "interrupt"), ["on_train_batch_end"]),
+    **dict.fromkeys(("compile", "make"), ["on_epoch_begin", "on_train_batch_end"]),
+}
 WHEN = ["on_epoch_begin", "on_train_batch_end", "on_epoch_end", "on_train_batch_begin"]
 OTHERS = {
     "early stopping": lambda: keras.callbacks.EarlyStopping(
@@ -180,7 +188,11 @@ OTHERS = {
     "schedule": lambda: keras.callbacks.LearningRateScheduler(lambda e: 0.1 / (1 + e)),
     "plateau": lambda: keras.callbacks.ReduceLROnPlateau("loss", patience=1),
     "nan": lambda: keras.callbacks.TerminateOnNaN(),
-    **{f"{a}, {w}": (lambda a=a, w=w: Act(a, w)) for a in ACTS for w in WHEN},
+    **{
+        f"{act}, {when}": (lambda act=act, when=when: Act(act, when))
+        for act in ACTS
+        for when in PLACES.get(act, WHEN)
+    },
 }
 
 
