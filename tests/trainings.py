@@ -177,8 +177,8 @@ if BACKEND == "tensorflow":  # where a train function is looked up at each step
 # What not every training is to come to; and a function made right before its first
 # call, which is never seen: what is frozen between it and the next cannot be known.
 PLACES = {
-    **dict.fromkeys(("error", "interrupt"), ["on_train_batch_end"]),
-    **dict.fromkeys(("compile", "make"), ["on_epoch_begin", "on_train_batch_end"]),
+    **dict.fromkeys(("error", "interrupt"), ("on_train_batch_end",)),
+    **dict.fromkeys(("compile", "make"), ("on_epoch_begin", "on_train_batch_end")),
 }
 WHEN = ["on_epoch_begin", "on_train_batch_end", "on_epoch_end", "on_train_batch_begin"]
 OTHERS = {
