@@ -3,6 +3,9 @@
 from typing import Any
 
 import keras
+import numpy as np
+
+from .probe import attribute
 
 # Those of Keras whose output is `activation(...)`. A user's own layer may do anything
 # after its activation, and so does an LSTM.
@@ -40,8 +43,10 @@ def activation_of(layer: Any) -> str | None:
     """
     if isinstance(layer, _ENDS_WITH_ACTIVATION):
         # keras.activations.relu with a slope hides in a lambda: another name.
-        return getattr(layer.activation, "__name__", None)
-    if getattr(layer, "negative_slope", 0):
+        name = attribute(attribute(layer, "activation"), "__name__")
+        return name if isinstance(name, str) else None
+    slope = attribute(layer, "negative_slope")
+    if slope is not None and np.any(slope):
         return None
     if isinstance(layer, keras.layers.ReLU):
         return "relu"
@@ -54,4 +59,4 @@ def _operation(layer: Any) -> str | None:
 
 def unit_axis(layer: Any) -> int:
     """Axis of the layer's output on which its units lie, where the layer tells."""
-    return 1 if getattr(layer, "data_format", None) == "channels_first" else -1
+    return 1 if attribute(layer, "data_format") == "channels_first" else -1

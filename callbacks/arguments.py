@@ -1,5 +1,7 @@
 """The rules that the monitor's arguments keep, checked when it is made."""
 
+import difflib
+import numbers
 import os
 import re
 from collections.abc import Iterable
@@ -18,27 +20,48 @@ def check(
 
     if not isinstance(log_dir, str | os.PathLike) or not str(log_dir):
         refuse("log_dir", log_dir, "log_dir must be the path of a directory.")
-    if "://" in str(log_dir):
+    # A Path makes gs:/bucket of gs://bucket.
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", os.fspath(log_dir)):
         refuse("log_dir", log_dir, "log_dir must be a local directory, not a URL.")
-    is_count = isinstance(log_freq, int) and not isinstance(log_freq, bool)
-    if (
-        log_freq != "epoch"
-        and not callable(log_freq)
-        and (not is_count or log_freq < 1)
-    ):
+    is_epoch = isinstance(log_freq, str) and log_freq == "epoch"
+    if not is_epoch and not callable(log_freq) and not _is_count(log_freq):
         refuse(
             "log_freq",
             log_freq,
             'log_freq must be "epoch", an integer from 1 (steps), or a function '
             "step -> bool.",
         )
-    is_list = isinstance(watch, Iterable) and not isinstance(watch, str)
-    if not is_list or not set(watch) <= set(WATCHABLE):
-        refuse("watch", watch, f"watch must be a tuple of some of {WATCHABLE}.")
+    rule = f"watch must be a tuple of some of {WATCHABLE}."
+    if isinstance(watch, str):
+        for name in difflib.get_close_matches(watch, WATCHABLE, 1):
+            rule += f" Did you mean watch=({name!r},)?"
+        refuse("watch", watch, rule)
+    if not isinstance(watch, Iterable):
+        refuse("watch", watch, rule)
+    for name in watch:
+        if name not in WATCHABLE:
+            refuse("watch", watch, rule + did_you_mean(str(name), WATCHABLE))
     check_layers(layers, "TrainingMonitor")
-    is_count = isinstance(sample_size, int) and not isinstance(sample_size, bool)
-    if not is_count or sample_size < 1:
+    if not _is_count(sample_size):
         refuse("sample_size", sample_size, "sample_size must be an integer from 1.")
+
+
+def listed(watch: Any) -> Any:
+    """A generator as a tuple, to be read more than once; a string stays one."""
+    is_list = isinstance(watch, Iterable) and not isinstance(watch, str)
+    return tuple(watch) if is_list else watch
+
+
+def _is_count(value: Any) -> bool:
+    """Whether it is an integer from 1, Python's or NumPy's."""
+    is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    return is_integer and value >= 1
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """` Did you mean ...?`, or nothing if no known name is like it."""
+    (*near,) = difflib.get_close_matches(name, list(known), 1)
+    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def check_layers(layers: Any, function: str) -> None:

@@ -42,3 +42,43 @@ def without_optionals(batch: Any) -> Any:
     return tree.map_structure(
         lambda x: None if isinstance(x, tf.experimental.Optional) else x, batch
     )
+
+
+class Batches:
+    """The batches of one call of the training function: of `fit`, or of a loop's own.
+
+    `fit` hands over an iterator, `train_on_batch` a generator of one batch.
+    """
+
+    def __init__(self, source: Any) -> None:
+        self._source = source
+        self._raw = None if isinstance(source, ITERATORS) else next(source)
+        self._first: Any = None
+
+    def spec(self) -> Any:
+        """The type of what `take` returns."""
+        if isinstance(self._source, ITERATORS):
+            return batch_spec(self._source)
+        self._first = tree.map_structure(_as_tensor, self._raw)
+        return tree.map_structure(tf.type_spec_from_value, self._first)
+
+    def take(self) -> Any:
+        """The next, None at the end."""
+        if isinstance(self._source, ITERATORS):
+            return take_batch(self._source)
+        first, self._first = self._first, None
+        return first
+
+    def rest(self) -> Any:
+        """What the original is to be called with, if none was taken."""
+        return self._source if isinstance(self._source, ITERATORS) else [self._raw]
+
+    def steps(self, model: Any) -> int:
+        """How many steps the call is at most."""
+        return model.steps_per_execution if isinstance(self._source, ITERATORS) else 1
+
+
+def _as_tensor(x: Any) -> Any:
+    if x is None:  # as Keras' data pipeline says it
+        return tf.experimental.Optional.empty(tf.TensorSpec(()))
+    return x if tf.is_tensor(x) else tf.convert_to_tensor(x)

@@ -12,6 +12,16 @@ from . import arguments, probe
 FUNCTIONS = ("train_function", "test_function", "predict_function")
 
 
+class Tensors(dict[str, Any]):
+    """{name: tensor}; a KeyError names what there is."""
+
+    def __missing__(self, name: str) -> Any:
+        raise KeyError(
+            f"{name!r} was not seen.{arguments.did_you_mean(str(name), self)} "
+            f"There are: {', '.join(self) or 'none'}."
+        )
+
+
 class Captured:
     """What a `capture` saw: `activations`, `gradients` and `hidden`.
 
@@ -30,14 +40,23 @@ class Captured:
         """{layer: tensor}."""
         hidden = self.hidden
         seen = self._sight.activations
-        return {tag: x for tag, (x, name) in seen.items() if name not in hidden}
+        return Tensors(
+            {tag: x for tag, (x, name) in seen.items() if name not in hidden}
+        )
 
     @property
     def gradients(self) -> dict[str, Any]:
         """{variable.path: tensor}, dense."""
         hidden = self.hidden
         seen = self._sight.gradients
-        return {path: _unscaled(*x) for path, x in seen.items() if path not in hidden}
+        return Tensors(
+            {
+                # Dense: an embedding's is sparse.
+                path: probe.unscaled(keras.ops.convert_to_tensor(gradient), scale)
+                for path, (gradient, scale) in seen.items()
+                if path not in hidden
+            }
+        )
 
     @property
     def hidden(self) -> set[str]:
@@ -116,7 +135,10 @@ def capture(model: Any, layers: probe.Select = None) -> Iterator[Captured]:
 
 @contextlib.contextmanager
 def _eager(model: Any) -> Iterator[None]:
-    functions = {name: getattr(model, name) for name in FUNCTIONS}
+    # A model that is no Keras trainer's, or not yet, has not all of them.
+    functions = {
+        name: getattr(model, name) for name in FUNCTIONS if hasattr(model, name)
+    }
     was_eager = model.run_eagerly
     try:
         for name in functions:
@@ -127,11 +149,6 @@ def _eager(model: Any) -> Iterator[None]:
         model.run_eagerly = was_eager
         for name, function in functions.items():
             setattr(model, name, function)
-
-
-def _unscaled(gradient: Any, scale: Any) -> Any:
-    gradient = keras.ops.convert_to_tensor(gradient)  # an embedding's is sparse
-    return gradient if scale is None else gradient / keras.ops.cast(scale, "float32")
 
 
 def _scratch_graph() -> Any:

@@ -117,17 +117,18 @@ def suggested_clip(norms: Sequence[float]) -> float | None:
 
 
 @shows("update_ratio/<path>")
-def update_ratio(change: float, before: float) -> float:
-    """`||w_after - w_before|| / (||w_before|| + 1e-12)` of the looked-at step.
+def update_ratio(change: float, before: float) -> float | None:
+    """`||w_after - w_before|| / ||w_before||` of the looked-at step.
 
     No unit. Trainable weights of two and more dimensions; above `sample_size` elements,
     of a sample of them. Guide: 1e-4 to 1e-2, around 1e-3 (CS231n,
     cs231n.github.io/neural-networks-3/#ratio); below 1e-5 it hardly learns, above 1e-1
     it jumps. A step that only accumulates gradients, or that loss scaling skips, is 0.
+    Left out while the weight is 0, as many are before their first step.
 
     change, before: sums of squares of the difference and of the weight before.
     """
-    return math.sqrt(change) / (math.sqrt(before) + 1e-12)
+    return math.sqrt(change / before) if before > 0 else None
 
 
 @shows("distance_from_init/<path>")
@@ -199,7 +200,8 @@ def mean_gap(batch: Moments, moving_mean: Array) -> float | None:
 
     How far the mean that inference uses lies from the looked-at batch's own, in
     standard deviations of the batch; the moving mean is that after the step. Channels
-    that are constant over the batch are left out. Guide: 0.1 to 0.2 healthy; above 0.5
+    that are constant over the batch are left out, and so are frozen layers: theirs are
+    meant to stay. Guide: 0.1 to 0.2 healthy; above 0.5
     the moving statistics are behind: train on, lower the momentum, or make batches
     larger.
     """

@@ -22,7 +22,16 @@ DROPOUT = (
 )
 # Kinds of nodes that write to state of their own, which no scope of Keras keeps back.
 _WRITES = ("Assign", "Resource", "Stateful", "LookupTable")
-_READS = {"ResourceGather", "ResourceGatherNd", "StatefulPartitionedCall"}
+_READS = {
+    "LookupTableExportV2",
+    "LookupTableFindV2",
+    "LookupTableSizeV2",
+    "ResourceGather",
+    "ResourceGatherNd",
+    "StatefulPartitionedCall",
+}
+# What `compute_loss` takes in Keras: with other arguments it is a user's own affair.
+_TAKES = ["x", "y", "y_pred", "sample_weight"]
 
 
 class LossEvaluation:
@@ -35,10 +44,10 @@ class LossEvaluation:
 
     def __init__(self, model: Any) -> None:
         self._model = model
-        self._is_possible = True
         self._function: Any = None
+        takes = [*inspect.signature(type(model).compute_loss).parameters]
+        self._is_possible = takes[1 : 1 + len(_TAKES)] == _TAKES
         # A user's own may be without this argument.
-        takes = inspect.signature(model.compute_loss).parameters
         self._mode = {"training": False} if "training" in takes else {}
 
     def __call__(self, batch: Any) -> Any:

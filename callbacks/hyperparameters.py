@@ -13,7 +13,7 @@ def hyperparameters(
     model: Any, fit: Mapping[str, Any]
 ) -> dict[str, bool | float | str]:
     """Of a built model; `fit`: the `params` that Keras gives a callback."""
-    optimizer = model.optimizer
+    optimizer = probe.attribute(model, "optimizer")  # none before it is compiled
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     layers = probe.named_layers(model)
     kinds = {_kind(layers[name]) for name in probe.batch_norms(model)}

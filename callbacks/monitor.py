@@ -2,20 +2,18 @@
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
-from . import arguments, diagnostics
+from . import arguments, diagnostics, probe
 from .history import History
 from .hyperparameters import hyperparameter_values, hyperparameters
-from .layout import Layout
 from .look import Look
-from .optimizer_scalars import OptimizerScalars
-from .weights import Weights
-from .writer import EventWriter
+from .run import Run, Runs
 
 # Logged, not warned: under `python -W error` a warning would end the training.
 _log = logging.getLogger(__name__)
@@ -41,9 +39,15 @@ class TrainingMonitor(keras.callbacks.Callback):
 
     A look rides on a training step: it sees the batch, the activations and the
     gradients of that step, and the weights and moving statistics after it. The step in
-    TensorBoard is the optimizer's `iterations`, so that it goes on over a second `fit`.
+    TensorBoard is the optimizer's `iterations`, so that it goes on over a second `fit`;
+    where they start again, as after another `compile`, the curves go on all the same.
+    Another model under the same monitor gets a subdirectory, named after it.
     Watching changes nothing: the trained weights are those of an unwatched training,
     to the last bit; under `mixed_bfloat16`, to its rounding.
+
+    Whatever it meets in a model, a training that runs unwatched runs watched: what it
+    cannot see it leaves out, and says so once. In a `keras.callbacks.CallbackList` it
+    takes part in a loop written by hand, too.
 
     On JAX and torch it logs metrics, weights and batch norm; gradients and activations
     need TensorFlow.
@@ -60,7 +64,7 @@ class TrainingMonitor(keras.callbacks.Callback):
             maximum, mean and norm are always of all elements.
 
     Raises:
-        ValueError: An argument is not one of those, or the model is not compiled.
+        ValueError: An argument is not one of those.
         OSError: When `fit` starts, if `log_dir` cannot be written.
 
     Example:
@@ -83,29 +87,27 @@ class TrainingMonitor(keras.callbacks.Callback):
         sample_size: int = 65536,
     ) -> None:
         super().__init__()
+        watch = arguments.listed(watch)
         arguments.check(log_dir, log_freq, watch, layers, sample_size)
         self.log_dir = log_dir
         self.log_freq = log_freq
-        self.watch = tuple(watch)
+        self.watch = watch
         self.layers = layers
-        self.sample_size = sample_size
-        self._writer = EventWriter(log_dir)
-        self._schedule = every(log_freq) if isinstance(log_freq, int) else log_freq
+        self.sample_size = int(sample_size)
+        self._schedule: Any = log_freq
+        if not isinstance(log_freq, str) and not callable(log_freq):
+            self._schedule = every(int(log_freq))
+        self._runs = Runs(log_dir)
+        self._run: Run | None = None
         self._wrapper: Any = None
         self._watcher: Any = None
-        self._twin: Any = None
-        self._weights = Weights(self.watch, layers, sample_size)
-        self._optimizers = OptimizerScalars()
         self._history = History()
-        self._layout = Layout()
-        self._has_hyperparameters = False
-        self._step = 0
+        self._has_begun = self._epoch_begins = False
+        self._due_now: bool | None = None  # of the batch that began, if it was asked
+        self._added = 0
         self._said: set[str] = set()
         if keras.backend.backend() != "tensorflow":
-            # On the instance, and only there: Keras asks whether a callback has this
-            # method, and if one has, waits for the numbers of every batch.
-            self.__dict__["on_train_batch_begin"] = self._before_batch
-            self.__dict__["on_train_batch_end"] = self._after_batch
+            self._see_batches()
 
     @property
     def history(self) -> dict[str, tuple[list[int], list[float]]]:
@@ -125,29 +127,35 @@ class TrainingMonitor(keras.callbacks.Callback):
 
     # --- Keras calls these ---
 
+    def set_model(self, model: Any) -> None:
+        """Take the model; the parameters of an earlier `fit` are not its own."""
+        super().set_model(model)
+        self.params = None
+
     def on_train_begin(self, logs: Any = None) -> None:
         """Open the event file and wrap the model's training function."""
         model = self.model
-        if not getattr(model, "compiled", False):
-            raise ValueError(
-                f"TrainingMonitor received the model {model.name!r}, which is not "
-                "compiled. Call model.compile(optimizer, loss) before training it."
-            )
+        run = self._run = self._runs.of(model, self._new_run)
         try:
-            self._writer.open()
+            run.writer.open()
         except OSError as error:
             raise OSError(
                 f"TrainingMonitor(log_dir={self.log_dir!r}) cannot be written: "
                 f"{error.strerror or error}. Pass a directory that exists, or can be "
                 "made, and that you may write to."
             ) from error
+        if run.name:
+            self._say(
+                f"is given another model, {model.name!r}: its log goes to "
+                f"{str(run.writer.log_dir)!r}."
+            )
         self._can_write = True
-        self._epoch_begins = False
-        self._optimizers.begin_fit(model, (self.params or {}).get("steps"))
-        if model.built:
-            self._try_to(self._note_weights, "read the weights")
+        self._has_begun = self._epoch_begins = False
+        self._due_now = None
         if keras.backend.backend() == "tensorflow":
-            self._wrap(model)
+            if "steps" not in (self.params or {}):  # no `fit`: a loop written by hand
+                self._see_batches()
+            self._try_to(lambda: self._wrap(model), "see the training step")
         elif {"gradients", "activations"} & set(self.watch):
             self._say(
                 "cannot see gradients and activations on the "
@@ -155,42 +163,116 @@ class TrainingMonitor(keras.callbacks.Callback):
                 "batch norm. For all of it set KERAS_BACKEND=tensorflow."
             )
 
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Follow a model that another callback has compiled again."""
+        if self._wrapper is not None:
+            function = self.model.train_function
+            if function is not self._wrapper and function is not None:
+                self._try_to(lambda: self._wrap(self.model), "see the training step")
+
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Make the first step of the epoch due."""
         self._epoch_begins = True
-        self._step = self._iterations()
-        self._optimizers.steps.begin_epoch()
-        if self._twin is not None:
-            self._twin.evaluates_next = True
+        if self._run is None:
+            return
+        optimizers = self._run.optimizers
+        if self._has_begun:
+            slack = 0 if optimizers.steps.is_known else 1
+            self._try_to(
+                lambda: self._here.steps.begin_epoch(self._iterations(), slack),
+                "count the steps",
+            )
+        optimizers.steps.begin_epoch()
+        if self._run.twin is not None:
+            self._run.twin.evaluates_next = True
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Write the epoch's metrics and the learning rate."""
-        scalars = {f"epoch/{k}": v for k, v in (logs or {}).items() if np.ndim(v) == 0}
-        metrics = [*scalars]
-        scalars |= self._optimizers.read(self.model, after_each_step=True)
-        self._write(self._iterations(), Look(scalars=scalars))
-        if not self._has_hyperparameters:
-            self._has_hyperparameters = True
-            self._try_to(lambda: self._tell_hyperparameters(metrics), "compare runs")
+        if self._run is None:
+            return
+        seen = Look()
+        self._try_to(lambda: self._see_epoch(logs or {}, seen), "read the metrics")
+        self._write(seen)
 
     def on_train_end(self, logs: Any = None) -> None:
         """Look at weights and batch norm once more, and leave the model as it was."""
         self._unwrap()
-        self._look({})
+        if self._run is not None:
+            self._look({})
+        self.params = None
+        if keras.backend.backend() == "tensorflow":
+            for name in ("on_train_batch_begin", "on_train_batch_end"):
+                self.__dict__.pop(name, None)
 
     # --- looking ---
 
+    @property
+    def _here(self) -> Run:
+        assert self._run is not None, "on_train_begin comes first"
+        return self._run
+
+    def _new_run(self, model: Any, directory: Path, name: str) -> Run:
+        return Run(model, directory, name, self.watch, self._select, self.sample_size)
+
+    @property
+    def _select(self) -> Any:
+        return self._is_selected if callable(self.layers) else self.layers
+
+    def _is_selected(self, layer: Any) -> bool:
+        select: Any = self.layers
+        try:
+            return bool(select(layer))
+        except Exception as error:
+            name = probe.attribute(layer, "name")
+            self._say(
+                f"leaves out layer {name!r}, for which `layers` raises {error!r}. "
+                "Training goes on.",
+                "layers",
+            )
+            return False
+
+    def _see_batches(self) -> None:
+        # On the instance, and only where needed: Keras asks whether a callback has this
+        # method, and if one has, waits for the numbers of every batch.
+        self.__dict__["on_train_batch_begin"] = self._before_batch
+        self.__dict__["on_train_batch_end"] = self._after_batch
+
+    def _begin(self) -> None:
+        """Right before the first step: other callbacks may have loaded a checkpoint."""
+        self._has_begun = True
+        run, model = self._here, self.model
+        fit: dict[str, Any] = self.params or {}
+        steps = fit.get("steps")
+        if run.steps.begin_fit(run.optimizers.begin_fit(model, steps)):
+            self._say(
+                f"goes on with its steps where {model.name!r} starts again from fewer: "
+                "it was compiled again, or earlier weights were loaded.",
+                "steps",
+            )
+        if probe.attribute(model, "built"):
+            self._note_weights()
+
     def _is_due(self, steps: int) -> bool:
         """Whether to look in the next call of so many steps; counts them."""
-        first = self._step + 1
-        self._step += steps
-        self._optimizers.steps.add(steps)
+        if not self._has_begun:
+            self._try_to(self._begin, "read the weights")
+        run = self._here
+        first = run.steps.count + 1
+        self._added = run.optimizers.steps.add(steps)
+        run.steps.count += self._added
         if isinstance(self._schedule, str):
             return self._epoch_begins
-        return any(map(self._schedule, range(first, first + steps)))
+        try:
+            return any(map(self._schedule, range(first, first + steps)))
+        except Exception as error:
+            self._say(f"does not look where `log_freq` raises: {error!r}.", "log_freq")
+            return False
 
     def _begins(self, steps: int) -> bool:
         """`_is_due`, asked right before the step; if so, notes what will change."""
+        if self._due_now is not None:  # asked at the beginning of the batch
+            is_due, self._due_now = self._due_now, None
+            return is_due
         is_due = self._is_due(steps)
         # The twin looks after its first step; without one, a look is after them all.
         sees_one = steps == 1 or getattr(self._watcher, "twin", None) is not None
@@ -199,39 +281,100 @@ class TrainingMonitor(keras.callbacks.Callback):
         return is_due
 
     def _before_batch(self, batch: int, logs: Any = None) -> None:
-        self._looks_next = self._begins(self.model.steps_per_execution)
+        TrainingMonitor.on_train_batch_begin(self, batch)
+        self._due_now = None
+        steps = self.model.steps_per_execution if self._wrapper is None else 1
+        self._due_now = self._begins(steps)
 
     def _after_batch(self, batch: int, logs: Any = None) -> None:
-        if self._looks_next:
+        # On TensorFlow, one that did not go by the model's training function.
+        is_due, self._due_now = self._due_now, None
+        if is_due:
             self._look({})
+
+    def _undo(self) -> None:
+        """There was no such step: the data had ended."""
+        run = self._here
+        run.steps.count -= self._added
+        run.optimizers.steps.add(-self._added)
 
     def _look(self, rows: dict[str, Any], applied: Sequence[str] = ()) -> None:
         """Write the rows that a twin saw, and weights and batch norm as they are."""
         self._epoch_begins = False
-        self._optimizers.saw_applied(applied)
-        step = self._step = self._iterations()
+        run = self._here
+        run.optimizers.saw_applied(applied)
+        if getattr(self.model, "steps_per_execution", 1) == 1:
+            self._try_to(lambda: run.steps.meet(self._iterations()), "count the steps")
         seen = Look()
-        self._try_to(lambda: self._see(rows, seen), f"summarize step {step}")
-        self._write(step, seen)
+        self._try_to(lambda: self._see(rows, seen), "summarize a step")
+        self._write(seen)
 
     def _see(self, rows: dict[str, Any], seen: Look) -> None:
-        summaries, measures = self._weights.read(self.model, rows)
+        run = self._here
+        each = getattr(self.model, "steps_per_execution", 1) == 1
+        self._try_to(
+            lambda: seen.scalars.update(
+                run.optimizers.read(self.model, after_each_step=each)
+            ),
+            "read the optimizers",
+        )
+        summaries, measures = run.weights.read(self.model, rows)
         seen.add_summaries(summaries)
         seen.add_measures(measures)
         if "gradient_norm/global" in seen.scalars:
-            past = self._history.values("gradient_norm/global")
+            past = self._history.values(self._tag("gradient_norm/global"))
             now = seen.scalars["gradient_norm/global"]
             clip = diagnostics.suggested_clip([*past, now])
             if clip is not None:
                 seen.scalars["gradient_norm/suggested_clip"] = clip
-        each = getattr(self.model, "steps_per_execution", 1) == 1
-        seen.scalars |= self._optimizers.read(self.model, after_each_step=each)
+        self._tell_of_layers()
+
+    def _see_epoch(self, logs: Mapping[str, Any], seen: Look) -> None:
+        run = self._here
+        for name, value in logs.items():
+            try:
+                seen.scalars[f"epoch/{name}"] = float(np.asarray(value).item())
+            except (TypeError, ValueError):  # a metric may be an array, or a word
+                continue
+        metrics = [*seen.scalars]
+        self._try_to(
+            lambda: seen.scalars.update(
+                run.optimizers.read(self.model, after_each_step=True)
+            ),
+            "read the optimizers",
+        )
+        if not run.has_hyperparameters:
+            run.has_hyperparameters = True
+            self._try_to(lambda: self._tell_hyperparameters(metrics), "compare runs")
+
+    def _tag(self, tag: str) -> str:
+        """A tag in `history`, which is of all models."""
+        return f"{self._here.name}/{tag}" if self._here.name else tag
 
     def _note_weights(self) -> None:
-        self._weights.before_step(self.model)
+        self._here.weights.before_step(self.model)
 
-    def _iterations(self) -> int:
-        return self._optimizers.iterations(self.model, otherwise=self._step)
+    def _iterations(self) -> int | None:
+        return self._here.optimizers.iterations(self.model)
+
+    def _step(self) -> int:
+        """The step to write."""
+        steps = self._here.steps
+        try:
+            return steps.show(self._iterations())
+        except Exception:  # as `_try_to`, which has said it
+            return steps.show(None)
+
+    def _tell_of_layers(self) -> None:
+        model = self.model
+        if self.layers is not None and probe.attribute(model, "built"):
+            known = probe.named_layers(model)
+            if known and not probe.named_layers(model, self._select):
+                names = ", ".join([*known][:20])
+                self._say(
+                    f"(layers={self.layers!r}) selects no layer of {model.name!r}, "
+                    f"whose layers are: {names}{', ...' * (len(known) > 20)}."
+                )
 
     # --- telling ---
 
@@ -239,21 +382,26 @@ class TrainingMonitor(keras.callbacks.Callback):
         try:
             act()
         except Exception as error:  # a training is not to fail for its statistics
-            self._say(f"could not {what}: {error!r}. Training goes on.")
+            self._say(f"could not {what}: {error!r}. Training goes on.", what)
 
-    def _write(self, step: int, seen: Look) -> None:
-        self._history.add(step, seen.scalars)
+    def _write(self, seen: Look) -> None:
+        run, step = self._here, self._step()
+        scalars = {self._tag(tag): value for tag, value in seen.scalars.items()}
+        self._history.add(step, scalars)
         self._try_to_write(
-            lambda: self._writer.write(step, seen.scalars, seen.histograms)
+            lambda: run.writer.write(step, seen.scalars, seen.histograms)
         )
-        layout = self._layout.grown(seen.scalars)
+        self._try_to_write(lambda: self._write_layout(step, seen))
+
+    def _write_layout(self, step: int, seen: Look) -> None:
+        layout = self._here.layout.grown(seen.scalars)
         if layout is not None:
-            self._try_to_write(lambda: self._writer.write_values(step, [layout]))
+            self._here.writer.write_values(step, [layout])
 
     def _tell_hyperparameters(self, metrics: Sequence[str]) -> None:
         known = hyperparameters(self.model, self.params or {})
         values = hyperparameter_values(known, metrics)
-        self._try_to_write(lambda: self._writer.write_values(0, values))
+        self._try_to_write(lambda: self._here.writer.write_values(0, values))
 
     def _try_to_write(self, write: Callable[[], None]) -> None:
         if not self._can_write:
@@ -267,19 +415,25 @@ class TrainingMonitor(keras.callbacks.Callback):
                 "on, unlogged from here."
             )
 
-    def _say(self, message: str) -> None:
-        """Log a warning, once per monitor."""
-        if message not in self._said:
-            self._said.add(message)
-            _log.warning("TrainingMonitor %s", message)
+    def _say(self, message: str, about: str | None = None) -> None:
+        """Log a warning: once per monitor, and of what it is about only the first."""
+        about = about or message
+        if about not in self._said:
+            self._said.add(about)
+            space = "" if message.startswith("(") else " "
+            _log.warning("TrainingMonitor%s%s", space, message)
 
     def _wrap(self, model: Any) -> None:
         from .train_function import Watcher, stand_in
 
         self._unwrap()
+        if not model.compiled:
+            return
+        if model.train_function is None:
+            model.make_train_function()  # as `train_on_batch` would
         self._wrapper = stand_in(model)
         twin = self._twin_of(model, self._wrapper.original)
-        self._watcher = Watcher(self._begins, self._look, self._say, twin)
+        self._watcher = Watcher(self._begins, self._look, self._say, twin, self._undo)
         self._wrapper.watchers.append(self._watcher)
 
     def _twin_of(self, model: Any, original: Any) -> Any:
@@ -295,11 +449,11 @@ class TrainingMonitor(keras.callbacks.Callback):
             )
             return None
         # Kept over several fits: a twin is expensive to trace.
-        if self._twin is None or not self._twin.is_of(original):
-            size = self.sample_size
-            self._twin = Twin(model, original, self.watch, self.layers, size)
-        self._twin.evaluates_next = True
-        return self._twin
+        run = self._here
+        if run.twin is None or not run.twin.is_of(original):
+            run.twin = Twin(model, original, self.watch, self._select, self.sample_size)
+        run.twin.evaluates_next = True
+        return run.twin
 
     def _unwrap(self) -> None:
         if self._wrapper is not None:

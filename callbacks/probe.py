@@ -1,6 +1,11 @@
 """What there is to look at in a model, and how to see it without leaving a trace."""
 
+import collections
 import contextlib
+import functools
+import inspect
+import itertools
+import operator
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
@@ -16,6 +21,9 @@ Select: TypeAlias = str | Callable[[Layer], bool] | None
 # Private in Keras (3.15), but only it knows the layers that a layer keeps in lists or
 # dictionaries. Without it we go by the attributes and by a model's `layers`.
 LAYERS = "_layers"
+# Attributes in which Keras and TensorFlow keep what other attributes hold.
+TRACKING = ("_self_", "_tracker", "_layers", "_metrics", "_operations")
+BATCH_NORM = ("gamma", "beta", "moving_mean", "moving_variance")
 
 
 def named_layers(model: Any, select: Select = None) -> dict[str, Layer]:
@@ -27,19 +35,17 @@ def named_layers(model: Any, select: Select = None) -> dict[str, Layer]:
     found: dict[int, Layer] = {}
 
     def visit(parent: Layer) -> None:
-        for child in _children(parent):
+        for child in children(parent):
             if id(child) not in found and child is not model:
                 found[id(child)] = child
                 visit(child)
 
     visit(model)
     layers = [x for x in found.values() if not isinstance(x, keras.layers.InputLayer)]
-    names = [layer.name for layer in layers]
+    names = [_name(layer) for layer in layers]
+    met = collections.Counter(names)
     named = unique_names(
-        (
-            name if names.count(name) == 1 else getattr(layer, "path", None) or name,
-            layer,
-        )
+        (name if met[name] == 1 else _path(layer), layer)
         for name, layer in zip(names, layers, strict=True)
     )
     return {
@@ -47,13 +53,39 @@ def named_layers(model: Any, select: Select = None) -> dict[str, Layer]:
     }
 
 
-def _children(parent: Layer) -> list[Layer]:
-    layers = getattr(parent, LAYERS, None)
-    if layers is None:
-        attributes = [v for k, v in vars(parent).items() if not k.startswith("_")]
-        layers = [x for x in attributes if isinstance(x, keras.layers.Layer)]
-        layers += getattr(parent, "layers", [])
-    return [*layers, *getattr(parent, "operations", [])]
+def attribute(thing: Any, name: str, otherwise: Any = None) -> Any:
+    """An attribute of a user's object; `otherwise` where it is not to be had."""
+    try:
+        return getattr(thing, name, otherwise)
+    except Exception:  # a property may raise what it likes, and that is no news
+        return otherwise
+
+
+def _items(thing: Any, name: str) -> list[Any]:
+    """What an attribute lists: it may as well be something else of the same name."""
+    listed = attribute(thing, name)
+    return list(listed) if isinstance(listed, list | tuple) else []
+
+
+def children(parent: Layer) -> list[Layer]:
+    """The layers and operations that a layer or model holds."""
+    if attribute(parent, LAYERS) is None:
+        layers = [v for k, v in vars(parent).items() if not k.startswith("_")]
+        layers += _items(parent, "layers")
+    else:
+        layers = _items(parent, LAYERS)
+    layers += _items(parent, "operations")
+    return [x for x in layers if isinstance(x, keras.Operation)]
+
+
+def _name(layer: Layer) -> str:
+    name = attribute(layer, "name")
+    return name if isinstance(name, str) and name else type(layer).__name__.lower()
+
+
+def _path(layer: Layer) -> str:
+    path = attribute(layer, "path")
+    return path if isinstance(path, str) and path else _name(layer)
 
 
 def _selected(select: Select, name: str, layer: Layer) -> bool:
@@ -66,12 +98,16 @@ def _selected(select: Select, name: str, layer: Layer) -> bool:
 
 def named_weights(model: Any, select: Select = None) -> dict[str, Variable]:
     """The model's weights by `variable.path`, made unique; those of selected layers."""
-    named = unique_names((weight.path, weight) for weight in model.weights)
+    named = unique_names((weight.path, weight) for weight in _weights(model))
     if select is None:
         return named
     layers = named_layers(model, select).values()
-    wanted = {id(weight) for x in layers for weight in getattr(x, "weights", [])}
+    wanted = {id(weight) for x in layers for weight in _weights(x)}
     return {path: weight for path, weight in named.items() if id(weight) in wanted}
+
+
+def _weights(layer: Layer) -> list[Variable]:
+    return [x for x in _items(layer, "weights") if isinstance(x, keras.Variable)]
 
 
 def batch_norms(model: Any, select: Select = None) -> dict[str, dict[str, Variable]]:
@@ -81,30 +117,60 @@ def batch_norms(model: Any, select: Select = None) -> dict[str, dict[str, Variab
     """
     found = {}
     for name, layer in named_layers(model, select).items():
-        parts = ("gamma", "beta", "moving_mean", "moving_variance")
-        weights = {part: getattr(layer, part, None) for part in parts}
-        if (
-            weights["moving_mean"] is not None
-            and weights["moving_variance"] is not None
-        ):
-            found[name] = {k: v for k, v in weights.items() if v is not None}
+        parts = {part: attribute(layer, part) for part in BATCH_NORM}
+        weights = {k: v for k, v in parts.items() if isinstance(v, keras.Variable)}
+        if weights.keys() >= {"moving_mean", "moving_variance"}:
+            found[name] = weights
     return found
 
 
 def axes(batch_norm: Layer) -> list[int]:
     """The channel axes of a batch norm: Keras' has one, ours may have several."""
-    axis = getattr(batch_norm, "axis", -1)
-    return [axis] if isinstance(axis, int) else list(axis)
+    axis = attribute(batch_norm, "axis", -1)
+    listed = axis if isinstance(axis, list | tuple) else [axis]
+    return [operator.index(one) for one in listed]
+
+
+def is_frozen(layer: Layer) -> bool:
+    """Whether a batch norm is in inference mode even while the model trains."""
+    return not attribute(layer, "trainable", True)
 
 
 def optimizers(model: Any) -> dict[str, Any]:
-    """The model's optimizers by attribute, `optimizer` first: a GAN has two more."""
-    found = {"optimizer": model.optimizer} if model.optimizer is not None else {}
-    for name, value in vars(model).items():
-        is_new = all(value is not known for known in found.values())
-        if isinstance(value, keras.optimizers.Optimizer) and is_new:
-            found[name] = value
-    return found
+    """The model's optimizers by attribute, `optimizer` first: a GAN has two more.
+
+    Those in lists and dictionaries by their place in it (`optimizers/generator`), those
+    of models inside by the model (`generator/optimizer`).
+    """
+    places = [("optimizer", attribute(model, "optimizer"))]
+    places += [(k, v) for k, v in vars(model).items()]
+    for name, layer in named_layers(model).items():
+        if isinstance(layer, keras.Model):
+            inner = {"optimizer": attribute(layer, "optimizer"), **vars(layer)}
+            places += [(f"{name}/{k}", v) for k, v in inner.items()]
+    found: dict[int, tuple[str, Any]] = {}
+    for place, value in places:
+        if place.rpartition("/")[2].startswith(TRACKING):
+            continue
+        for name, one in _leaves(place, value):
+            if isinstance(one, keras.optimizers.Optimizer):
+                found.setdefault(id(one), (name, one))
+    # The one that a LossScaleOptimizer holds is applied by it, not by the model.
+    held = {id(attribute(x, "inner_optimizer")) for _, x in found.values()}
+    return unique_names(pair for key, pair in found.items() if key not in held)
+
+
+def _leaves(name: str, value: Any, depth: int = 3) -> Iterator[tuple[str, Any]]:
+    items: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, list | tuple):
+        items = enumerate(value)
+    else:
+        yield name, value
+    # A list of a million numbers is data, and no place for optimizers.
+    for key, one in itertools.islice(items, 1000 if depth else 0):
+        yield from _leaves(f"{name}/{key}", one, depth - 1)
 
 
 def unique_names(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
@@ -161,6 +227,13 @@ class Sight:
             self.hidden.add(name)
         return False
 
+    def try_to(self, note: Callable[[], None], what: str) -> None:
+        """Note something; whatever that meets, the training is not to notice."""
+        try:
+            note()
+        except Exception as error:
+            self.hidden.add(f"{what} ({error!r})")
+
     def number(self, name: str, kind: str = "") -> str:
         """`name`, then name#1, name#2; each kind of notes counts for itself."""
         number = self._numbers.get((kind, name), 0)
@@ -183,127 +256,147 @@ def watched(
     when gradients arrive: a model may be built only then. Of `layers` the outputs are
     noted, of `norms` the inputs, of `model` the outputs and the losses it computes.
     """
+    notes: list[tuple[Any, str, Note]] = [
+        (layer, "call", functools.partial(_note_outputs, name))
+        for name, layer in layers.items()
+    ]
+    notes += [
+        (layer, "call", functools.partial(_note_norm, name, layer))
+        for name, layer in (norms or {}).items()
+    ]
+    if model is not None:
+        notes.append((model, "call", _note_model))
+        notes.append((model, "compute_loss", _note_loss))
+    notes += [
+        (x, "apply", functools.partial(_note_gradients, name, x, weights))
+        for name, x in appliers.items()
+    ]
     with contextlib.ExitStack() as restore:
-        for name, layer in layers.items():
-            call = _watched_call(name, layer.call, sight)
-            restore.callback(_override(layer, "call", call))
-        for name, layer in (norms or {}).items():
-            call = _watched_norm(name, layer.call, sight)
-            restore.callback(_override(layer, "call", call))
-        if model is not None:
-            call = _watched_outputs(model.call, sight)
-            restore.callback(_override(model, "call", call))
-            compute = _watched_loss(model.compute_loss, sight)
-            restore.callback(_override(model, "compute_loss", compute))
-        for name, optimizer in appliers.items():
-            apply = _watched_apply(name, optimizer, weights, sight)
-            restore.callback(_override(optimizer, "apply", apply))
+        for instance, method, note in notes:
+            restore.callback(_override(instance, method, note, sight))
         yield
 
 
-def _override(instance: Any, name: str, value: Any) -> Callable[[], None]:
-    """Set an attribute past Keras' tracking; returns what puts the old state back."""
-    before = vars(instance).get(name)
-    object.__setattr__(instance, name, value)
-    if before is None:
-        return lambda: object.__delattr__(instance, name)
-    return lambda: object.__setattr__(instance, name, before)
+# (sight, method, args, kwargs, what it returned)
+Note: TypeAlias = Callable[[Sight, Callable[..., Any], Any, Any, Any], None]
 
 
-def _watched_call(
-    name: str, call: Callable[..., Any], sight: Callable[[], Sight | None]
-) -> Callable[..., Any]:
-    def watched_call(*args: Any, **kwargs: Any) -> Any:
-        outputs = call(*args, **kwargs)
+def _override(
+    instance: Any, name: str, note: Note, sight: Callable[[], Sight | None]
+) -> Callable[[], None]:
+    """Note what a method is given and gives; returns what puts the old state back.
+
+    A user's own method may take any arguments: they are handed on as they came.
+    """
+    method = attribute(instance, name)
+    if not callable(method):
+        return lambda: None
+
+    @functools.wraps(method, updated=())
+    def watched_method(*args: Any, **kwargs: Any) -> Any:
         seen = sight()
         if seen is None:
-            return outputs
-        tensors = [x for x in keras.tree.flatten(outputs) if _is_numeric(x)]
-        if tensors and seen.reaches(name):
-            tag = seen.number(name)
-            for index, tensor in enumerate(tensors):
-                part = f"{tag}/{index}" if len(tensors) > 1 else tag
-                seen.activations[part] = (tensor, name)
-        return outputs
+            return method(*args, **kwargs)
+        what = f"{name} of {attribute(instance, 'name')}"
+        outputs = None
+        if name == "apply":  # which changes the loss scale; and a zip is read once
+            args = tuple(list(x) if isinstance(x, Iterator) else x for x in args)
+        else:
+            outputs = method(*args, **kwargs)
+        seen.try_to(lambda: note(seen, method, args, kwargs, outputs), what)
+        return method(*args, **kwargs) if name == "apply" else outputs
 
-    return watched_call
+    own = vars(instance)
+    is_own, before = name in own, own.get(name)
+    try:  # past Keras' tracking
+        object.__setattr__(instance, name, watched_method)
+    except AttributeError:  # it has no dictionary, or a property in its place
+        return lambda: None
 
+    def restore() -> None:
+        if own.get(name) is not watched_method:
+            return  # somebody else's, set meanwhile
+        if is_own:
+            object.__setattr__(instance, name, before)
+        else:
+            object.__delattr__(instance, name)
 
-def _watched_norm(
-    name: str, call: Callable[..., Any], sight: Callable[[], Sight | None]
-) -> Callable[..., Any]:
-    def watched_norm(inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        seen = sight()
-        if seen is not None and _is_numeric(inputs) and seen.reaches(name):
-            tag = seen.number(name, "norm")
-            if kwargs.get("training") is True and kwargs.get("mask") is None:
-                seen.norm_inputs[tag] = (inputs, name)
-        return call(inputs, *args, **kwargs)
-
-    return watched_norm
-
-
-def _watched_outputs(
-    call: Callable[..., Any], sight: Callable[[], Sight | None]
-) -> Callable[..., Any]:
-    def watched_outputs(*args: Any, **kwargs: Any) -> Any:
-        outputs = call(*args, **kwargs)
-        seen = sight()
-        if seen is not None and seen.is_here:
-            seen.outputs += keras.tree.flatten(outputs)
-        return outputs
-
-    return watched_outputs
+    return restore
 
 
-def _watched_loss(
-    compute: Callable[..., Any], sight: Callable[[], Sight | None]
-) -> Callable[..., Any]:
-    def watched_loss(
-        x: Any = None,
-        y: Any = None,
-        y_pred: Any = None,
-        sample_weight: Any = None,
-        **kwargs: Any,
-    ) -> Any:
-        loss = compute(x, y, y_pred, sample_weight, **kwargs)
-        seen = sight()
-        if seen is not None and seen.is_here:
-            of = [e for e in keras.tree.flatten((x, y, sample_weight)) if e is not None]
-            seen.losses.append((loss, of))
-        return loss
-
-    return watched_loss
+def _note_outputs(
+    name: str, seen: Sight, method: Any, args: Any, kwargs: Any, outputs: Any
+) -> None:
+    tensors = [x for x in keras.tree.flatten(outputs) if _is_numeric(x)]
+    if tensors and seen.reaches(name):
+        tag = seen.number(name)
+        for index, tensor in enumerate(tensors):
+            part = f"{tag}/{index}" if len(tensors) > 1 else tag
+            seen.activations[part] = (tensor, name)
 
 
-def _watched_apply(
+def _note_norm(
+    name: str,
+    layer: Layer,
+    seen: Sight,
+    method: Any,
+    args: Any,
+    kwargs: Any,
+    outputs: Any,
+) -> None:
+    given = dict(zip(("inputs", "training", "mask"), args, strict=False)) | kwargs
+    inputs = given.get("inputs")
+    if _is_numeric(inputs) and seen.reaches(name):
+        tag = seen.number(name, "norm")
+        is_training = given.get("training") is True and not is_frozen(layer)
+        if is_training and given.get("mask") is None:
+            seen.norm_inputs[tag] = (inputs, name)
+
+
+def _note_model(seen: Sight, method: Any, args: Any, kwargs: Any, outputs: Any) -> None:
+    if seen.is_here:
+        seen.outputs += keras.tree.flatten(outputs)
+
+
+def _note_loss(seen: Sight, method: Any, args: Any, kwargs: Any, loss: Any) -> None:
+    given = inspect.signature(method).bind(*args, **kwargs).arguments
+    if seen.is_here and {"x", "y"} <= given.keys():
+        parts = [given.get(name) for name in ("x", "y", "sample_weight")]
+        of = [leaf for leaf in keras.tree.flatten(parts) if leaf is not None]
+        seen.losses.append((loss, of))
+
+
+def _note_gradients(
     name: str,
     optimizer: Any,
     weights: Callable[[], Mapping[str, Variable]],
-    sight: Callable[[], Sight | None],
-) -> Callable[..., Any]:
-    apply = optimizer.apply
+    seen: Sight,
+    method: Any,
+    args: Any,
+    kwargs: Any,
+    outputs: Any,
+) -> None:
+    given = dict(zip(("grads", "trainable_variables"), args, strict=False)) | kwargs
+    if not seen.reaches(name):
+        return
+    seen.applied.append(name)
+    # Without a list, an optimizer goes by the one that it was built with.
+    variables = given.get("trainable_variables") or optimizer._trainable_variables
+    paths = {id(weight): path for path, weight in weights().items()}
+    scale = _loss_scale(optimizer)
+    for gradient, variable in zip(given["grads"], variables, strict=False):
+        path = paths.get(id(variable))
+        if gradient is not None and path is not None:
+            seen.gradients[seen.number(path)] = (gradient, scale)
 
-    def watched_apply(grads: Any, trainable_variables: Any = None) -> Any:
-        seen = sight()
-        if seen is None:
-            return apply(grads, trainable_variables)
-        grads = list(grads)
-        if trainable_variables is not None:
-            trainable_variables = list(trainable_variables)
-        if seen.reaches(name):
-            seen.applied.append(name)
-            scale = _loss_scale(optimizer)
-            paths = {id(weight): path for path, weight in weights().items()}
-            # Without a list, an optimizer goes by the one that it was built with.
-            variables = trainable_variables or optimizer._trainable_variables
-            for gradient, variable in zip(grads, variables, strict=False):
-                path = paths.get(id(variable))
-                if gradient is not None and path is not None:
-                    seen.gradients[seen.number(path)] = (gradient, scale)
-        return apply(grads, trainable_variables)
 
-    return watched_apply
+def unscaled(gradient: Tensor, scale: Any) -> Tensor:
+    """Of a loss that was multiplied by `scale`, None for 1; float32 or wider then."""
+    if scale is None:
+        return gradient
+    dtype = keras.backend.standardize_dtype(gradient.dtype)
+    wide = "float64" if dtype == "float64" else "float32"
+    return keras.ops.cast(gradient, wide) / keras.ops.cast(scale, wide)
 
 
 def _loss_scale(optimizer: Any) -> Any:
@@ -313,7 +406,7 @@ def _loss_scale(optimizer: Any) -> Any:
         if not optimizer.built:
             return optimizer.initial_scale
         return keras.ops.convert_to_tensor(optimizer.dynamic_scale)
-    return getattr(optimizer, "loss_scale_factor", None)
+    return attribute(optimizer, "loss_scale_factor")
 
 
 def _is_numeric(x: Any) -> bool:

@@ -71,9 +71,13 @@ class Summary:
         """
         if not self.count or not self.bins.any():
             return np.full(len(shares), math.nan)
-        below = np.concatenate([[0.0], np.cumsum(self.bins) / self.bins.sum()])
+        counts = np.concatenate([[0.0], np.cumsum(self.bins)])
         edges = np.linspace(self.minimum, self.maximum, BINS + 1)
-        return np.interp(shares, below, edges)
+        wanted = np.multiply(shares, counts[-1])
+        # The middle of empty bins, as the median of -1 and 1 is 0: from either end.
+        upper = np.interp(wanted, counts, edges)
+        lower = np.interp(-wanted, -counts[::-1], edges[::-1])
+        return (lower + upper) / 2
 
 
 def summarize(array: Array, sample_size: int) -> Summary:

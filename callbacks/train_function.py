@@ -4,7 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from .batches import DATA_ENDS, ITERATORS, batch_spec, take_batch
+from .batches import DATA_ENDS, ITERATORS, Batches, without_optionals
+from .optimizer_scalars import steps_taken
+from .trainable import Traced
 from .twin import Rows, Twin
 
 
@@ -12,14 +14,16 @@ from .twin import Rows, Twin
 class Watcher:
     """One monitor, as the stand-in knows it.
 
-    `is_due(steps)` is asked once per call; `look(rows, applied)` is told, after a step,
-    what `twin` saw of it. Without a twin, it looks at what can be had from outside.
+    `is_due(steps)` is asked once per call, and `undo` told if the data had ended before
+    it; `look(rows, applied)` is told, after a step, what `twin` saw of it. Without a
+    twin, it looks at what can be had from outside.
     """
 
     is_due: Callable[[int], bool]
     look: Callable[[Rows, list[str]], None]
-    say: Callable[[str], None]
-    twin: Twin | None = None
+    say: Callable[..., None]
+    twin: Twin | None
+    undo: Callable[[], None]
 
 
 class WatchedFunction:
@@ -34,6 +38,8 @@ class WatchedFunction:
         self.watchers: list[Watcher] = []
         self._model = model
         self._fit = _current_fit(model)
+        self._is_fit = False
+        self._traced: Traced | None = None
         model.train_function = self
 
     @property
@@ -52,14 +58,23 @@ class WatchedFunction:
         """Train as the original does."""
         if self.is_over:
             self._remove_all()
-        # `train_on_batch` calls with a generator: it is no step of this fit.
-        if not self.watchers or not isinstance(iterator, ITERATORS):
+        is_fit = isinstance(iterator, ITERATORS)
+        self._is_fit |= is_fit
+        # `train_on_batch` calls with a generator: a step of a loop written by hand, but
+        # none of a `fit` in which another callback calls it.
+        if not self.watchers or self._is_fit > is_fit:
             return self.original(iterator)
+        if self._traced is None:
+            self._traced = Traced(self._model, self.original, iterator)
+        steps = self._model.steps_per_execution if is_fit else 1
         try:
-            steps = self._model.steps_per_execution
             due = [watcher for watcher in self.watchers if watcher.is_due(steps)]
-            return self._watched_step(iterator, due) if due else self.original(iterator)
+            if due:
+                return self._watched_step(iterator, due)
+            return self._unwatched_step(iterator)
         except DATA_ENDS:
+            for watcher in self.watchers:
+                watcher.undo()
             raise
         except BaseException:
             self._remove_all()
@@ -69,21 +84,43 @@ class WatchedFunction:
         for watcher in list(self.watchers):
             self.remove(watcher)
 
+    def _unwatched_step(self, iterator: Any) -> Any:
+        assert self._traced is not None, "set by the first call"
+        return self._traced.call(iterator)
+
     def _watched_step(self, iterator: Any, due: list[Watcher]) -> Any:
+        assert self._traced is not None, "set by the first call"
         twins = [watcher.twin for watcher in due if watcher.twin is not None]
         if not twins:
-            logs = self.original(iterator)
-            for watcher in due:
-                watcher.look({}, [])
+            return self._blind_step(iterator, due)
+        batches = Batches(iterator)
+        try:
+            step = twins[0].step_with(twins[1:])
+            with self._traced.state_in_force():
+                step.prepare(batches.spec())
+        except DATA_ENDS:
+            raise
+        except Exception as error:  # the training's own, the original raises as well
+            logs = self._blind_step(batches.rest(), due)
+            self._give_up(due, error)
             return logs
-        step = twins[0].step_with(twins[1:])
-        step.prepare(batch_spec(iterator))
-        batch = take_batch(iterator)
+        batch = batches.take()
         if batch is None:
             # The original has to see the end itself: tried on an exhausted iterator, it
             # still advances the seeds of dropout.
-            return self.original(iterator)
-        logs, seen = step(batch)
+            return self._unwatched_step(iterator)
+        before = steps_taken(self._model)
+        try:
+            logs, seen = step(batch)
+        except DATA_ENDS:
+            raise
+        except Exception as error:
+            if self._model.run_eagerly or steps_taken(self._model) != before:
+                raise
+            # Nothing was trained yet: as above.
+            logs = self._blind_step([without_optionals(batch)], due)
+            self._give_up(due, error)
+            return logs
         rows = dict(zip(twins, seen, strict=True))
         blind = [watcher for watcher in due if watcher.twin is None]
         for watcher in due:
@@ -91,14 +128,29 @@ class WatchedFunction:
                 twin = watcher.twin
                 self._tell_what_is_hidden(watcher, twin, rows[twin])
                 watcher.look(rows[twin], twin.applied)
-        for _ in range(self._model.steps_per_execution - 1):
-            batch = take_batch(iterator)
+        for _ in range(batches.steps(self._model) - 1):
+            batch = batches.take()
             if batch is None:
                 break
             logs = step.unseen(batch)
         for watcher in blind:  # as after the original: when all the steps are done
             watcher.look({}, [])
         return logs
+
+    def _blind_step(self, iterator: Any, due: list[Watcher]) -> Any:
+        logs = self._unwatched_step(iterator)
+        for watcher in due:
+            watcher.look({}, [])
+        return logs
+
+    def _give_up(self, due: list[Watcher], error: Exception) -> None:
+        for watcher in due:
+            if watcher.twin is not None:
+                watcher.twin = None
+                watcher.say(
+                    f"cannot see gradients and activations of {self._model.name!r}: "
+                    f"{error!r}. It logs metrics, weights and batch norm."
+                )
 
     def _tell_what_is_hidden(self, watcher: Watcher, twin: Twin, rows: Rows) -> None:
         if not rows and not twin.applied:

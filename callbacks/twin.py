@@ -97,6 +97,13 @@ class Twin:
         """On one replica: rows of what was seen, and its share of the gradients."""
         self.hidden |= sight.hidden
         self.applied = self.applied or sight.applied
+        try:
+            return self._rows(sight, batch)
+        except Exception as error:  # a failed trace would leave variables half made
+            self.hidden.add(f"statistics ({error!r})")
+            return {}, {}
+
+    def _rows(self, sight: probe.Sight, batch: Any) -> tuple[Rows, dict[str, Any]]:
         wants_gradients = "gradients" in self._watch
         if wants_gradients and not sight.applied:
             self.hidden.add("gradients (no optimizer was applied in its reach)")
@@ -116,7 +123,7 @@ class Twin:
         rows = self._tried(lambda x: self._row(aside(x, copies)), activations)
         rows |= self._health(sight, copies) | self._moments(sight, copies)
         rows |= self._loss(sight, batch, copies)
-        gradient = lambda x: _unscaled(aside(x[0], copies), x[1])  # noqa: E731
+        gradient = lambda x: probe.unscaled(aside(x[0], copies), x[1])  # noqa: E731
         return rows, self._tried(gradient, gradients)
 
     def whole_rows(self, parts: dict[str, Any]) -> Rows:
@@ -129,11 +136,12 @@ class Twin:
     def _health(self, sight: probe.Sight, copies: dict[Any, Any]) -> Rows:
         dead, saturated = {}, {}
         for tag, (tensor, name) in sight.activations.items():
-            activation = activation_of(self._layers[name])
+            layer = self._layers[name]
+            activation = activation_of(layer)
             if name in sight.hidden:
                 continue
             if activation in ("relu", "relu6"):
-                dead[f"health/dead_units/{tag}"] = tensor, unit_axis(self._layers[name])
+                dead[f"health/dead_units/{tag}"] = tensor, unit_axis(layer)
             is_output = any(tensor is output for output in sight.outputs)
             if activation in measures.SATURATED and not is_output:
                 saturated[f"health/saturated/{tag}"] = tensor, activation
@@ -279,9 +287,3 @@ def _graph() -> Any:
 def _mean(values: Any) -> Any:
     # As Keras: metrics are the same on every replica, or meant to be averaged.
     return values[0] if len(values) == 1 else tf.reduce_mean(values, axis=0)
-
-
-def _unscaled(gradient: Any, scale: Any) -> Any:
-    if scale is None:
-        return gradient
-    return tf.cast(gradient, tf.float32) / tf.cast(scale, tf.float32)

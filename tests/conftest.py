@@ -30,6 +30,7 @@ EVERY_BACKEND = {
     "test_parity.py",
     "test_probe.py",
     "test_statistics.py",
+    "test_survival.py",
     "test_transformations.py",
     "test_writer.py",
 }
@@ -94,6 +95,11 @@ def pytest_terminal_summary(terminalreporter):
     write_transparency(terminalreporter, verdicts)
     rows = [value for name, value in recorded if name == "transformation"]
     write_transformations(terminalreporter, rows)
+    for name, tried in recorded:
+        if name == "survival":
+            terminalreporter.section(f"survival on {BACKEND}")
+            for line in tried:
+                terminalreporter.line(line)
 
 
 def write_parity(terminalreporter, records):

@@ -35,8 +35,9 @@ def test_ratios_are_those_of_norms():
 
 
 def test_ratios_of_weights_that_were_zero():
-    assert diagnostics.update_ratio(0.0, 0.0) == 0
-    assert diagnostics.update_ratio(4.0, 0.0) == 2 / 1e-12
+    assert diagnostics.update_ratio(0.0, 0.0) is None
+    assert diagnostics.update_ratio(4.0, 0.0) is None
+    assert diagnostics.update_ratio(4.0, 1.0) == 2
     assert diagnostics.distance_from_init(4.0, 0.0) is None
 
 

@@ -588,13 +588,6 @@ def test_a_log_dir_that_cannot_be_written_is_refused_before_training(tmp_path):
         np.testing.assert_array_equal(weight, other)
 
 
-def test_a_model_that_is_not_compiled_is_refused(monitor):
-    model = keras.Sequential([keras.layers.Dense(2)], name="raw")
-    monitor.set_model(model)
-    with pytest.raises(ValueError, match=r"'raw', which is not compiled.*compile\("):
-        monitor.on_train_begin()
-
-
 @pytest.mark.parametrize("failure", ["vanished", "full-disk"])
 def test_a_log_that_cannot_be_written_later_loses_no_training(
     failure, monitor, tmp_path, said, monkeypatch

@@ -1,0 +1,163 @@
+"""What a model's training function was traced to train, and what it trains since."""
+
+import contextlib
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from . import probe
+from .batches import ITERATORS
+
+
+class Traced:
+    """Keras' training function, with what was trainable when it was traced.
+
+    It trains that for ever, whatever is frozen later without compiling again; and so
+    has a second trace of the same training step.
+    """
+
+    def __init__(self, model: Any, original: Any, iterator: Any) -> None:
+        """Before its first call of a `fit`, with this iterator."""
+        self._model = model
+        self._original = original
+        self._is_traced = True
+        self._state: Trainable | None = None
+        functions = _functions(original)
+        if not functions:  # run eagerly: as things are at each step
+            return
+        self._is_traced = any(map(_traces, functions))
+        spec = getattr(iterator, "element_spec", None)
+        known = _KNOWN.setdefault(original, [])
+        for other, state in known:
+            if other == spec:
+                self._state = state
+                return
+        self._state = self._first_state(functions, iterator)
+        known.append((spec, self._state))
+
+    def call(self, iterator: Any) -> Any:
+        """Call it; its first call is in the state that it is known to have."""
+        if self._is_traced:
+            return self._original(iterator)
+        with self.state_in_force():
+            logs = self._original(iterator)
+        self._is_traced = True
+        return logs
+
+    @contextlib.contextmanager
+    def state_in_force(self) -> Iterator[None]:
+        """The model as it was when the function was traced."""
+        if self._state is None or self._state.is_in_force():
+            yield
+            return
+        now = Trainable(self._model)
+        self._state.put_in_force()
+        try:
+            yield
+        finally:
+            now.put_in_force()
+
+    def _first_state(self, functions: list[Any], iterator: Any) -> "Trainable":
+        """As it is now, or as it was compiled, whichever the optimizer was built for.
+
+        Before the first trace for such an iterator, as it is now.
+        """
+        now = Trainable(self._model)
+        if self._is_traced and isinstance(iterator, ITERATORS):
+            # Of the two, the one that takes the iterator. Its trace is due anyway.
+            outer = max(functions, key=lambda x: x.python_function.__name__ == OUTER)
+            before = _traces(outer)
+            outer.get_concrete_function(iterator)
+            if _traces(outer) > before:
+                return now
+        # Private in Keras (3.15): without it there is one guess.
+        compiled = probe.attribute(self._model, "_compiled_trainable_state")
+        if not self._is_traced or not isinstance(compiled, dict):
+            return now
+        then = Trainable(self._model, compiled)
+        for state in (then, now):
+            if _built_for(self._model) == state.variables(self._model):
+                return state
+        return then
+
+
+class Trainable:
+    """Which layers and variables of a model are trainable: `flags` or as they are."""
+
+    def __init__(self, model: Any, flags: dict[Any, bool] | None = None) -> None:
+        layers = _parents_first(model)
+        self._layers = [(x, bool((flags or {}).get(x, x.trainable))) for x in layers]
+        # With flags, variables follow their layers.
+        own = () if flags is not None else model.variables
+        self._variables = [(x, x.trainable) for x in own]
+
+    def is_in_force(self) -> bool:
+        """Whether the model is in this state."""
+        flags = [*self._layers, *self._variables]
+        return all(thing.trainable == flag for thing, flag in flags)
+
+    def put_in_force(self) -> None:
+        """Set it."""
+        for thing, flag in [*self._layers, *self._variables]:
+            if thing.trainable != flag:
+                thing.trainable = flag
+
+    def variables(self, model: Any) -> set[int]:
+        """Ids of the variables that train in this state."""
+        now = Trainable(model)
+        self.put_in_force()
+        try:
+            return {id(x) for x in model.trainable_variables}
+        finally:
+            now.put_in_force()
+
+
+# By training function: the type of its batches, and the state of that trace.
+_KNOWN: weakref.WeakKeyDictionary[Any, list[tuple[Any, Trainable]]] = (
+    weakref.WeakKeyDictionary()
+)
+OUTER = "multi_step_on_iterator"  # in Keras 3.15
+
+
+def _built_for(model: Any) -> set[int]:
+    """Ids of the variables that its optimizers were built for, at their first step."""
+    return {
+        id(variable)
+        for optimizer in probe.optimizers(model).values()
+        # Private in Keras (3.15).
+        for variable in probe.attribute(optimizer, "_trainable_variables", ())
+    }
+
+
+def _traces(function: Any) -> int:
+    count: int = function.experimental_get_tracing_count()
+    return count
+
+
+def _functions(original: Any) -> list[Any]:
+    """The traced functions that Keras' closure holds: none if it runs eagerly."""
+    cells = [
+        cell.cell_contents for cell in getattr(original, "__closure__", None) or ()
+    ]
+    return [
+        x for x in cells if isinstance(x, tf.types.experimental.PolymorphicFunction)
+    ]
+
+
+def _parents_first(model: Any) -> list[Any]:
+    """All layers, each after those it is in: setting one sets those in it."""
+    done: dict[int, Any] = {}
+
+    def visit(layer: Any) -> None:
+        if id(layer) in done or not isinstance(layer, keras.Layer):
+            return
+        done[id(layer)] = None
+        for child in probe.children(layer):
+            visit(child)
+        done[id(layer)] = done.pop(id(layer)) or layer
+
+    visit(model)
+    return [*done.values()][::-1]

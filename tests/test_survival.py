@@ -1,0 +1,83 @@
+"""What ends unwatched ends watched: any training, by a fuzzer.
+
+`HYPOTHESIS_PROFILE=long` tries thousands of trainings instead of CI's few.
+"""
+
+import collections
+import os
+import tempfile
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import Phase, given, settings
+from kbn.callbacks import TrainingMonitor
+
+from tests import trainings
+from tests.event_files import read_log, steps
+
+ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
+IS_LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
+EXAMPLES = settings.default.max_examples if IS_LONG else 20
+# Making a failure smaller takes minutes: on request only.
+PHASES = [Phase.explicit, Phase.generate, *([Phase.shrink] if IS_LONG else [])]
+TRIED: collections.Counter = collections.Counter()
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Your input ran out of data"),
+    # Keras': of what is not there when another callback stops in its first batch.
+    pytest.mark.filterwarnings("ignore:Early stopping conditioned on metric"),
+    pytest.mark.filterwarnings("ignore:Learning rate reduction is conditioned"),
+    pytest.mark.filterwarnings("ignore:The model does not have any trainable"),
+    pytest.mark.filterwarnings("ignore:Gradients do not exist for variables"),
+]
+
+
+def counts():
+    """How many trainings of which kinds were tried, for the end of the run."""
+    kinds = collections.defaultdict(list)
+    for kind, number in sorted(TRIED.items()):
+        if ": " in kind:
+            of, name = kind.split(": ")
+            kinds[of].append(f"{name} {number}")
+    lines = [
+        f"survival: {TRIED['trainings']} trainings, {TRIED['errors']} of them end by "
+        f"an exception either way, {TRIED['failures']} failures"
+    ]
+    lines += [f"{of}: {', '.join(names)}" for of, names in kinds.items()]
+    return lines
+
+
+@settings(max_examples=EXAMPLES, phases=PHASES)
+@given(training=trainings.trainings)
+def survives(training):
+    TRIED["trainings"] += 1
+    TRIED["failures"] += 1  # until the end
+    TRIED.update(training.kinds())
+    error, expected, _ = trainings.run(training, [])
+    with tempfile.TemporaryDirectory() as log_dir:
+        monitor = TrainingMonitor(log_dir, **trainings.MONITORS[training.monitor])
+        watched_error, state, models = trainings.run(training, [monitor])
+        logs = [read_log(place) for place, *_ in os.walk(log_dir)]
+    assert type(watched_error) is type(error), (error, watched_error)
+    for array, other in zip(state, expected, strict=True):
+        np.testing.assert_array_equal(array, other)
+    for log in logs:
+        for tag in log:
+            assert steps(log, tag) == sorted(set(steps(log, tag))), tag
+    assert any(logs) or error is not None
+    for model in models:
+        for thing in [model, *model._flatten_layers(), model.optimizer]:
+            assert not {"call", "apply", "compute_loss"} & set(vars(thing))
+        # After an exception it may stay in place, where it only hands on.
+        if ON_TENSORFLOW and error is None and model.train_function is not None:
+            assert type(model.train_function).__name__ == "function"
+    TRIED["failures"] -= 1
+    TRIED["errors"] += error is not None
+
+
+def test_what_ends_unwatched_ends_watched(record_property):
+    try:
+        survives()
+    finally:
+        record_property("survival", counts())
+    assert TRIED["errors"] < TRIED["trainings"] / 2  # most are trainings that end well
