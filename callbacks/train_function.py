@@ -76,15 +76,16 @@ class WatchedFunction:
             for watcher in due:
                 watcher.look({}, [])
             return logs
-        step = twins[0].step_with(twins[1:])
-        step.prepare(batch_spec(iterator))
+        step = twins[0].step
+        step.prepare(batch_spec(iterator), twins)
         batch = take_batch(iterator)
         if batch is None:
             # The original has to see the end itself: tried on an exhausted iterator, it
             # still advances the seeds of dropout.
             return self.original(iterator)
         logs, seen = step(batch)
-        rows = dict(zip(twins, seen, strict=True))
+        rows = {twin: twin.rows(seen) for twin in twins}
+        del seen  # the tensors of the step, which are not to outlive it
         blind = [watcher for watcher in due if watcher.twin is None]
         for watcher in due:
             if watcher.twin is not None:
