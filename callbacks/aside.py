@@ -29,6 +29,10 @@ _FOLLOWS = dict.fromkeys(_CONVOLUTIONS, _BIASES | _UNARY | _NORMS | {"Mul", "Squ
 _FOLLOWS |= dict.fromkeys(_MATMULS, _BIASES | _UNARY | {"Mul", "Reshape"})
 _FOLLOWS["MatMul"] = _FOLLOWS["MatMul"] - {"Mul"}
 _FOLLOWS |= dict.fromkeys(_NORMS, _BIASES | _UNARY)
+# Sums and products whose order changes bits, as gradients and updates are made of; what
+# seems to need them, such as a sum over no axis, may be taken away before.
+_REORDERED = {"Add", "AddN", "AddV2", "Identity", "Mul", "Neg", "Reshape", "Sub"}
+_REDUCTIONS = {"Sum", "Mean", "Max", "Min", "Prod"}
 _METADATA = {"Shape", "ShapeN", "Size", "Rank", "ZerosLike", "OnesLike", "NoOp"}
 
 
@@ -43,8 +47,8 @@ class Aside:
     attribute that keeps Grappler from finding the two equal.
 
     A value can be read as it is if its operation is none that is ever merged into its
-    followers, or if one of its followers is none that takes others in: then it is
-    computed in any case.
+    followers, or if one of its followers takes no others in: then it is computed in any
+    case. Sums and products are never read as they are.
     """
 
     def __init__(self) -> None:
@@ -95,10 +99,12 @@ class Aside:
         return self._is_free[key]
 
     def _is_never_merged(self, op: Any, tensor: Any) -> bool:
+        if op.type in _REORDERED:
+            return False
         consumers = {consumer.type for consumer in self._consumers(tensor)}
         consumers -= _METADATA
         if op.type in _ELEMENTWISE:
-            mergers = _ELEMENTWISE | _CONTRACTIONS | _NORMS | _JOINS | {"Mean"}
+            mergers = _ELEMENTWISE | _CONTRACTIONS | _NORMS | _JOINS | _REDUCTIONS
         elif op.type in _FOLLOWS and consumers & _FOLLOWS[op.type]:
             mergers = _FOLLOWS[op.type] | _MOVES | {"Mul", "Sub", "Maximum"}
         else:

@@ -127,30 +127,32 @@ def _flat(array: Array) -> Array:
     return flat.astype(np.float32 if is_narrow else np.float64, copy=False)
 
 
-def _moments(rows: Array) -> tuple[Array, Array, Array, Array, Array]:
-    """Of each row: minimum, maximum, mean, mean((x - mean)^2), mean(x^2)."""
-    rounded = rows.mean(axis=1)
+def _moments(rows: Array) -> tuple[Array, Array, Array, Array]:
+    """Of each row: minimum, maximum, mean, mean((x - mean)^2); the last two float64."""
+    size = rows.shape[1]
+    rounded = np.add.reduce(rows, axis=1) / rows.dtype.type(size)
     rest = rows - rounded[:, None]
-    lost = rest.mean(axis=1, dtype=rows.dtype).astype(np.float64)
-    square = np.square(rest, out=rest).mean(axis=1).astype(np.float64)
-    power = np.square(rows, out=rest).mean(axis=1)
-    mean = rounded.astype(np.float64) + lost
-    spread = np.maximum(square - np.square(lost), 0)
-    return rows.min(axis=1), rows.max(axis=1), mean, spread, power
+    # What rounding took from the mean: 0.03 at 1e6, which the spread would notice.
+    lost = np.add.reduce(rest, axis=1).astype(np.float64) / size
+    square = np.add.reduce(np.multiply(rest, rest, out=rest), axis=1) / size
+    spread = np.maximum(square.astype(np.float64) - np.square(lost), 0)
+    low, high = (f.reduce(rows, axis=1) for f in (np.minimum, np.maximum))
+    return low, high, rounded.astype(np.float64) + lost, spread
 
 
-def _is_safe(power: Array) -> Any:
+def _is_safe(mean: Any, spread: Any) -> Any:
     """Not finite if an element is not or if squares overflow, tiny if they underflow."""
+    power = np.square(mean) + spread  # mean(x^2)
     return (power > 1e-30) & (power < 1e30)
 
 
 def _summaries_of(rows: Array) -> list[Summary]:
     """Of each row, all of which enters its histogram."""
     with np.errstate(all="ignore"):  # what is not finite is seen to below
-        low, high, mean, spread, power = _moments(rows)
+        low, high, mean, spread = _moments(rows)
         width = np.where(high > low, high - low, 1)
         position = (rows - low[:, None]) * (BINS / width)[:, None]
-        safe = _is_safe(power)
+        safe = _is_safe(mean, spread)
     position[~safe] = 0
     index = np.minimum(position.astype(np.intp), BINS - 1)
     index += np.arange(len(rows))[:, None] * BINS
@@ -173,15 +175,14 @@ def _summary_of(x: Array, sample: Array) -> Summary:
     if not blocks:
         return _careful_summary(x, sample)
     with np.errstate(all="ignore"):
-        low, high, means, spreads, power = (
-            np.concatenate(part)
-            for part in zip(*map(_moments, blocks), strict=True)
+        low, high, means, spreads = (
+            np.concatenate(part) for part in zip(*map(_moments, blocks), strict=True)
         )
-        counts = np.repeat([float(b.shape[1]) for b in blocks], [*map(len, blocks)])
-        if not _is_safe(np.average(power, weights=counts)):
+        share = np.repeat([b.shape[1] / x.size for b in blocks], [*map(len, blocks)])
+        mean = float(share @ means)
+        spread = float(share @ (spreads + np.square(means - mean)))
+        if not _is_safe(mean, spread):
             return _careful_summary(x, sample)
-    mean = float(np.average(means, weights=counts))
-    spread = np.average(spreads + np.square(means - mean), weights=counts)
     lowest, highest = low.min(), high.max()
     bins = _bins(sample, lowest, highest)
     std = math.sqrt(spread)
@@ -203,9 +204,11 @@ def _careful_summary(x: Array, sample: Array) -> Summary:
 
 
 def _bins(sample: Array, low: Any, high: Any) -> Array:
-    position = (sample - low) * (BINS / (high - low or 1.0))
-    index = np.minimum(position.astype(np.intp), BINS - 1)
-    return np.bincount(index, minlength=BINS)
+    position = sample - low
+    position *= BINS / (high - low or 1.0)
+    bins = np.bincount(position.astype(np.intp), minlength=BINS)
+    bins[BINS - 1] += bins[BINS:].sum()  # the maximum itself
+    return bins[:BINS]
 
 
 def sampling_stride(size: int, channels: int, sample_size: int) -> int:

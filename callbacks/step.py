@@ -67,7 +67,7 @@ class Seen:
         self._made: dict[tuple[int, str], Any] = {}
 
     def rows(self, tags: Sequence[str], sample_size: int) -> dict[str, Any]:
-        """By tag, a Summary or (replicas, row): see `twin.Rows`."""
+        """By tag, a Summary or (replicas, row), see `twin.Rows`; notes what failed."""
         found = {}
         parts: dict[str, Any] = {}
         for tag in tags:
@@ -75,6 +75,8 @@ class Seen:
             inside = self._inside.get(f"{key[0]}:{tag}")
             if inside is not None:
                 found[tag] = inside
+            elif tag in self.sketch.failed:
+                continue
             elif key in self._made:
                 found[tag] = self._made[key]
             elif _is_summary(tag):
@@ -82,15 +84,23 @@ class Seen:
                 parts |= {f"{i}:{tag}": x for i, x in enumerate(arrays)}
             else:
                 source, measure = self.sketch.measures[tag]
-                found[tag] = np.stack([measure(x) for x in self._arrays_of(source)])
-                self._made[key] = found[tag]
+                try:
+                    row = np.stack([measure(x) for x in self._arrays_of(source)])
+                except Exception as error:  # no reason for a training to fail
+                    self.sketch.failed[tag] = error
+                else:
+                    found[tag] = self._made[key] = row
         made: dict[str, list[Summary]] = {}
-        for name, one in statistics.summarize_all(parts, sample_size).items():
-            made.setdefault(name.partition(":")[2], []).append(one)
+        try:
+            for name, one in statistics.summarize_all(parts, sample_size).items():
+                made.setdefault(name.partition(":")[2], []).append(one)
+        except Exception as error:  # as above
+            lost = {name.partition(":")[2] for name in parts}
+            self.sketch.failed |= dict.fromkeys(lost, error)
         for tag, summaries in made.items():
             merged = statistics.merge(summaries)
             found[tag] = self._made[sample_size, tag] = merged
-        return {tag: found[tag] for tag in tags}
+        return {tag: found[tag] for tag in tags if tag in found}
 
     def _arrays_of(self, tag: str) -> list[Any]:
         if tag not in self._arrays:

@@ -76,6 +76,8 @@ class Twin:
             self.applied = self.applied or sketch.applied
         evaluates, self.evaluates_next = self.wants_evaluation, False
         rows = seen.rows(self._wanted[1], self.sample_size)
+        lost = [tag for tag in self._wanted[1] if tag in sketch.failed]
+        self.hidden |= {f"{tag} ({sketch.failed[tag]!r})" for tag in lost}
         return rows | seen.evaluated if evaluates else rows
 
     def _wanted_of(self, sketch: Sketch) -> list[str]:
@@ -91,12 +93,9 @@ class Twin:
             "loss": {"": None},
         }
         tags = {t: o for t, o in sketch.owners.items() if o in owners[t.split("/")[0]]}
-        lost = {
-            f"{tag} ({sketch.failed[tag]!r})" for tag in tags if tag in sketch.failed
-        }
         reach = {*(self.layers if wants_activations else self.norms)}
         reach |= {*probe.optimizers(self.model)} if wants_gradients else set()
-        self.hidden |= lost | (sketch.hidden & reach)
+        self.hidden |= sketch.hidden & reach
         if wants_gradients and not sketch.applied:
             self.hidden.add("gradients (no optimizer was applied in its reach)")
-        return [tag for tag in tags if tag not in sketch.failed]
+        return [*tags]
