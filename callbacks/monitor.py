@@ -26,15 +26,16 @@ Schedule = Callable[[int], bool]
 class TrainingMonitor(keras.callbacks.Callback):
     """Writes what happens inside a model during `fit`, for TensorBoard to show.
 
-    As histograms: `weights/<path>` (but for those of batch norm), `gradients/<path>` (unscaled, before clipping),
-    `activations/<layer>`, and `batch_norm/<layer>/` with gamma, beta, moving_mean,
-    moving_variance, batch_mean, batch_variance. As scalars, each with its formula and
-    guide values in `diagnostics`: `gradient_norm/global` and `gradient_norm/suggested_clip`,
-    `update_ratio/<path>`, `distance_from_init/<path>`, `batch_norm_gap/<layer>/` with
-    mean and variance, `health/dead_units/<layer>`, `health/saturated/<layer>`,
-    `health/non_finite/<tag>`, `loss_gap/train_eval` once an epoch, `loss_scale`,
-    `skipped_steps`, `learning_rate`, `epoch/<metric>` and `epoch/val_<metric>`; with
-    "quantiles" in `watch`, `quantiles/<tag>/` with p05, p50, p95 of the first three.
+    As histograms: `weights/<path>` (those of batch norm are below), `gradients/<path>`
+    (unscaled, before clipping), `activations/<layer>`, and `batch_norm/<layer>/` with
+    gamma, beta, moving_mean, moving_variance, batch_mean, batch_variance. As scalars,
+    each with its formula and guide values in `diagnostics`: `gradient_norm/global` and
+    `gradient_norm/suggested_clip`, `update_ratio/<path>`, `distance_from_init/<path>`,
+    `batch_norm_gap/<layer>/` with mean and variance, `health/dead_units/<layer>`,
+    `health/saturated/<layer>`, `health/non_finite/<tag>`, `loss_gap/train_eval` once an
+    epoch, `loss_scale`, `skipped_steps`, `learning_rate`, `epoch/<metric>` and
+    `epoch/val_<metric>`; with "quantiles" in `watch`, `quantiles/<tag>/` with p05, p50
+    and p95 of weights, gradients and activations.
 
     TensorBoard's Custom Scalars tab shows them as a dashboard, and its HParams tab
     compares runs by optimizer, learning rate, batch norm and number of parameters.
@@ -43,7 +44,12 @@ class TrainingMonitor(keras.callbacks.Callback):
     gradients of that step, and the weights and moving statistics after it. The step in
     TensorBoard is the optimizer's `iterations`, so that it goes on over a second `fit`.
     Watching changes nothing: the trained weights are those of an unwatched training,
-    to the last bit; under `mixed_bfloat16`, to its rounding.
+    to the last bit; under `mixed_bfloat16`, to its rounding. Three things in a model
+    are out of its hands, for they keep state that belongs to one traced function, and a
+    look has a function of its own: random numbers of `tf.random` (not those of
+    `keras.random`) are others, though of the same distribution; a Python function in
+    the graph (`tf.numpy_function`) runs as often as unwatched, but a counter made while
+    tracing counts that trace too.
 
     On JAX and torch it logs metrics, weights and batch norm; gradients and activations
     need TensorFlow.

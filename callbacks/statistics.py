@@ -113,7 +113,8 @@ def summarize_all(arrays: Mapping[str, Array], sample_size: int) -> dict[str, Su
             stride = sampling_stride(x.size, channels, sample_size)
             found[tag] = _summary_of(x, x[::stride])
     for (size, _), tags in small.items():
-        for first in range(0, len(tags), at_once := max(1, 32 * PIECE // size)):
+        at_once = max(1, 32 * PIECE // size)
+        for first in range(0, len(tags), at_once):
             some = tags[first : first + at_once]
             rows = np.stack([flat[tag] for tag in some])
             found |= zip(some, _summaries_of(rows), strict=True)
@@ -141,7 +142,7 @@ def _moments(rows: Array) -> tuple[Array, Array, Array, Array]:
 
 
 def _is_safe(mean: Any, spread: Any) -> Any:
-    """Not finite if an element is not or if squares overflow, tiny if they underflow."""
+    """mean(x^2) is not finite if an element is not, tiny if squares underflow."""
     power = np.square(mean) + spread  # mean(x^2)
     return (power > 1e-30) & (power < 1e30)
 
@@ -159,10 +160,12 @@ def _summaries_of(rows: Array) -> list[Summary]:
     bins = np.bincount(index.reshape(-1), minlength=len(rows) * BINS)
     parts = zip(low, high, mean, np.sqrt(spread), bins.reshape(-1, BINS), strict=True)
     return [
-        Summary(row.size, 0, *map(float, moments), counts)
+        Summary(row.size, 0, float(low), float(high), float(mean), float(std), counts)
         if is_safe
         else _careful_summary(row, row)
-        for row, is_safe, (*moments, counts) in zip(rows, safe, parts, strict=True)
+        for row, is_safe, (low, high, mean, std, counts) in zip(
+            rows, safe, parts, strict=True
+        )
     ]
 
 

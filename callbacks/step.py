@@ -28,9 +28,11 @@ class Wish(Protocol):
     norms: dict[str, probe.Layer]
 
     @property
-    def wants_evaluation(self) -> bool: ...
+    def wants_evaluation(self) -> bool:
+        """Whether the next step shows the loss of both modes."""
 
-    def find_layers(self) -> None: ...
+    def find_layers(self) -> None:
+        """The layers as they are now."""
 
 
 @dataclass
