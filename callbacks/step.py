@@ -27,10 +27,6 @@ class Wish(Protocol):
     layers: dict[str, probe.Layer]
     norms: dict[str, probe.Layer]
 
-    @property
-    def wants_evaluation(self) -> bool:
-        """Whether the next step shows the loss of both modes."""
-
     def find_layers(self) -> None:
         """The layers as they are now."""
 
@@ -127,7 +123,6 @@ class TwinStep:
         self._traces: dict[Any, Any] = {}
         self._evaluation = LossEvaluation(model)
         self._thread = threading.local()  # replicas are traced in threads
-        self._wishes: Sequence[Wish] = ()
 
     def prepare(self, spec: Any, wishes: Sequence[Wish]) -> None:
         """Trace for batches of this spec, before the first of them is taken.
@@ -136,7 +131,6 @@ class TwinStep:
         when they are built, so in the trace, and data that shuffle draw theirs when
         they are asked for a batch, all from the same generator.
         """
-        self._wishes = wishes
         layers, norms = dict(self._layers), dict(self._norms)
         sizes = self._sample_sizes | {wish.sample_size for wish in wishes}
         for wish in wishes:
@@ -154,14 +148,12 @@ class TwinStep:
         self._unseen_key = ("unseen", *key)
         self._spec = spec
 
-    def __call__(self, batch: Any) -> tuple[Any, Seen]:
-        """The logs of the training step, and what it saw.
+    def __call__(self, batch: Any, evaluates: bool) -> tuple[Any, Seen]:
+        """The logs of the training step, and what it saw; `evaluates`: both losses.
 
         `batch` is what `take_batch` returned.
         """
-        evaluated = None
-        if any(wish.wants_evaluation for wish in self._wishes):
-            evaluated = self._evaluation(batch)
+        evaluated = self._evaluation(batch) if evaluates else None
         sketch, function = self._trace
         with self._watching() if self.model.run_eagerly else contextlib.nullcontext():
             logs, whole, inside = function(batch)

@@ -77,13 +77,15 @@ class WatchedFunction:
                 watcher.look({}, [])
             return logs
         step = twins[0].step
-        step.prepare(batch_spec(iterator), twins)
+        # For all, due or not: one trace shows what any of them wants.
+        everyone = [w.twin for w in self.watchers if w.twin is not None]
+        step.prepare(batch_spec(iterator), everyone)
         batch = take_batch(iterator)
         if batch is None:
             # The original has to see the end itself: tried on an exhausted iterator, it
             # still advances the seeds of dropout.
             return self.original(iterator)
-        logs, seen = step(batch)
+        logs, seen = step(batch, evaluates=any(t.wants_evaluation for t in twins))
         rows = {twin: twin.rows(seen) for twin in twins}
         del seen  # the tensors of the step, which are not to outlive it
         blind = [watcher for watcher in due if watcher.twin is None]
