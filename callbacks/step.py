@@ -75,13 +75,15 @@ class Seen:
                 found[tag] = inside
             elif tag in self.sketch.failed:
                 continue
+            elif (source := self._source(tag)) in self.sketch.failed:
+                self.sketch.failed[tag] = self.sketch.failed[source]
             elif key in self._made:
                 found[tag] = self._made[key]
             elif _is_summary(tag):
                 arrays = self._arrays_of(tag)
                 parts |= {f"{i}:{tag}": x for i, x in enumerate(arrays)}
             else:
-                source, measure = self.sketch.measures[tag]
+                _, measure = self.sketch.measures[tag]
                 try:
                     row = np.stack([measure(x) for x in self._arrays_of(source)])
                 except Exception as error:  # no reason for a training to fail
@@ -99,6 +101,10 @@ class Seen:
             merged = statistics.merge(summaries)
             found[tag] = self._made[sample_size, tag] = merged
         return {tag: found[tag] for tag in tags if tag in found}
+
+    def _source(self, tag: str) -> str:
+        """The tensor that a tag is computed of."""
+        return self.sketch.measures[tag][0] if tag in self.sketch.measures else tag
 
     def _arrays_of(self, tag: str) -> list[Any]:
         if tag not in self._arrays:
@@ -230,20 +236,29 @@ class TwinStep:
             logs = self.model.train_step(batch)
         sketch.hidden |= sight.hidden
         sketch.applied[:] = sight.applied
-        aside = Aside()
+        try:
+            return logs, *self._shown(sight, sketch, batch)
+        except Exception as error:  # a failed trace would leave variables half made
+            sketch.failed |= dict.fromkeys(sketch.owners, error)
+            return logs, {}, {}, {}
+
+    def _shown(
+        self, sight: probe.Sight, sketch: Sketch, batch: Any
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        """On one replica: tensors, rows and its share of the gradients."""
         tensors = self._tensors(sight, sketch, batch)
-        parts = {}
+        scales = {}
         for path, (gradient, scale) in sight.gradients.items():
             tensors[f"gradients/{path}"] = gradient
             sketch.owners[f"gradients/{path}"] = path.split("#")[0]
-            parts[f"gradients/{path}"] = scale
-        copies = aside.of(tensors, sketch.failed)
+            scales[f"gradients/{path}"] = scale
+        copies = Aside().of(tensors, sketch.failed)
         gradients = {
             tag: _unscaled(copies.pop(tag), scale)
-            for tag, scale in parts.items()
+            for tag, scale in scales.items()
             if tag in copies
         }
-        return logs, *self._given(sketch, copies), gradients
+        return *self._given(sketch, copies), gradients
 
     def _tensors(
         self, sight: probe.Sight, sketch: Sketch, batch: Any

@@ -58,21 +58,27 @@ MAY_IMPORT = {
     "callbacks.arguments": ("", ""),
     "callbacks.capture": ("callbacks.arguments callbacks.probe", "keras tensorflow"),
     "callbacks.train_function": ("callbacks.batches callbacks.twin", ""),
-    "callbacks.twin": (
+    "callbacks.twin": ("callbacks.probe callbacks.step", ""),
+    "callbacks.step": (
         "callbacks.activations callbacks.aside callbacks.batches callbacks.evaluation "
-        "callbacks.measures callbacks.probe callbacks.statistics",
-        "keras tensorflow",
+        "callbacks.host callbacks.measures callbacks.probe callbacks.statistics",
+        "keras numpy tensorflow",
     ),
+    "callbacks.host": ("", "numpy tensorflow"),
     "callbacks.aside": ("", "tensorflow"),
     "callbacks.batches": ("", "keras tensorflow"),
     "callbacks.evaluation": ("callbacks.batches callbacks.probe", "keras tensorflow"),
-    "callbacks.measures": ("", "tensorflow"),
+    "callbacks.measures": ("", "numpy tensorflow"),
     "callbacks.activations": ("", "keras"),
     "callbacks.probe": ("", "keras numpy"),
-    "callbacks.weight_samples": ("callbacks.statistics", "keras numpy tensorflow"),
+    "callbacks.weight_samples": (
+        "callbacks.host callbacks.statistics",
+        "keras numpy tensorflow",
+    ),
     "callbacks.weights": (
-        "callbacks.look callbacks.probe callbacks.statistics callbacks.weight_samples",
-        "keras tensorflow",
+        "callbacks.host callbacks.look callbacks.probe callbacks.statistics "
+        "callbacks.weight_samples",
+        "keras numpy tensorflow",
     ),
     "callbacks.optimizer_scalars": ("callbacks.probe", "keras"),
     "callbacks.diagnostics": ("", "numpy"),
@@ -212,7 +218,8 @@ def test_backend_is_imported_by_its_own_modules_only(module):
         "kbn.callbacks.batches": {"tensorflow"},
         "kbn.callbacks.evaluation": {"tensorflow"},
         "kbn.callbacks.measures": {"tensorflow"},
-        "kbn.callbacks.twin": {"tensorflow"},
+        "kbn.callbacks.host": {"tensorflow"},
+        "kbn.callbacks.step": {"tensorflow"},
         "kbn.kernels.torch": {"torch"},
         "kbn.kernels.jax": {"jax"},
     }

@@ -2,7 +2,8 @@
 
 Every weight, moving statistic, seed, metric and optimizer variable, on every replica,
 and the history of the losses are compared by their bits after two epochs from one seed.
-Where they are not the same, `transparency.BOUNDED` has the bound and the reason.
+Where they are not the same, `transparency.BOUNDED` has the bound and the reason. Below
+the matrix: whatever oneDNN fuses, and state that belongs to a traced function.
 """
 
 import contextlib
@@ -168,7 +169,7 @@ ACTIVATIONS = [*ACTIVATIONS.split(), "softsign", "hard_sigmoid", "log_sigmoid"]
 
 
 def followed(contraction, is_frozen):
-    """A branch for each activation: the layer, the activation apart, a sum with both."""
+    """A branch for each activation, which follows the layer, then a sum of two."""
     make, shape = CONTRACTIONS[contraction]
     inputs, ends = keras.Input(shape), []
     for name in ACTIVATIONS:
