@@ -180,7 +180,7 @@ def followed(contraction, is_frozen):
         ends.append(keras.layers.Flatten()(y))
     outputs = keras.layers.Dense(3)(keras.layers.Concatenate()(ends))
     model = keras.Model(inputs, outputs)
-    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse")
+    model.compile(keras.optimizers.SGD(0.002, momentum=0.9), "mse")
     return model, watched_models.rows(*shape), watched_models.rows(3, seed=3)
 
 
