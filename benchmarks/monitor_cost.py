@@ -1,21 +1,24 @@
 """What does a look of kbn.callbacks.TrainingMonitor cost?
 
-Prints the median time of a training step and of one that is looked at, which take
-turns in one `fit`; what that is of a run at log_freq=100; the trace before the first
-look; and, of processes of their own, the memory that looking adds to the training of
-40 million weights. Beside it `keras.callbacks.TensorBoard(histogram_freq=1)`, which
-looks at the weights after every epoch, and at nothing else.
+Of an MLP of six layers, MobileNetV2 and ResNet50 (64 x 64 images, batch 16), and a
+residual network of 500 layers: the median time of a training step and of one that is
+looked at, which take turns in one `fit`; the first unwatched step and the first look,
+which are mostly tracing; bytes and tags of a look; peak memory with and without. Each
+in a process of its own. Then the memory that looking adds to the training of 40 million
+weights. The design's limits stand beside it.
 
-The network: three times Conv2D, batch norm, ReLU and pooling, two Dense layers; 621
-thousand weights, batches of 64 x 32 x 32 x 3, 12 million activations.
+`--quick`: the MLP only.
 """
 
+import json
 import os
 import platform
+import resource
 import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 from statistics import median
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -26,36 +29,52 @@ from keras import layers
 
 import kbn
 
-STEPS, EPOCHS, WARM = 40, 3, 4
-LIMITS = {"look": 1.0, "run": 0.01, "memory": 200}
+BATCH, WARM, STEPS = 16, 4, 24
+FEW = 12  # steps of networks whose steps are slow
+IMAGES = (64, 64, 3)
 
 
-def network():
-    model = keras.Sequential([layers.Input((32, 32, 3))])
-    for filters in (32, 64, 128):
-        model.add(layers.Conv2D(filters, 3, padding="same", use_bias=False))
-        model.add(layers.BatchNormalization())
-        model.add(layers.ReLU())
-        model.add(layers.MaxPooling2D())
-    model.add(layers.Flatten())
-    model.add(layers.Dense(256, activation="relu"))
-    model.add(layers.Dense(10, activation="softmax"))
-    model.compile("sgd", "sparse_categorical_crossentropy")
-    return model
+def mlp():
+    hidden = [layers.Dense(64, activation="relu") for _ in range(5)]
+    return keras.Sequential(
+        [layers.Input((32,)), *hidden, layers.Dense(10, activation="softmax")]
+    )
 
 
-def data(rows):
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(rows, 32, 32, 3)).astype("float32")
-    return x, rng.integers(0, 10, rows)
+def mobilenet():
+    return keras.applications.MobileNetV2(IMAGES, weights=None, classes=10)
+
+
+def resnet():
+    options = {"input_shape": IMAGES, "weights": None, "classes": 10}
+    return keras.applications.ResNet50(**options)
+
+
+def deep():
+    x = inputs = layers.Input((32,))
+    for _ in range(125):
+        y = layers.Dense(32, use_bias=False)(x)
+        y = layers.Activation("relu")(layers.BatchNormalization()(y))
+        x = layers.Add()([x, y])
+    return keras.Model(inputs, layers.Dense(10, activation="softmax")(x))
+
+
+# {name: (network, shape of its inputs, limit of a look, of its bytes)}
+NETWORKS = {
+    "MLP, 6 layers": (mlp, (32,), "8 ms", ""),
+    "MobileNetV2": (mobilenet, IMAGES, "1.5 steps", "400 kB"),
+    "ResNet50": (resnet, IMAGES, "1.5 steps", "400 kB"),
+    "500 layers": (deep, (32,), "1.5 steps", ""),
+}
 
 
 class Clock(keras.callbacks.Callback):
-    """Milliseconds of each step, and of the end of each epoch up to this callback."""
+    """Milliseconds of each step, and the size of the log after it."""
 
-    def __init__(self):
+    def __init__(self, log_dir):
         super().__init__()
-        self.steps, self.ends, self.before = [], [], 0.0
+        self.log_dir = Path(log_dir)
+        self.steps, self.sizes = [], []
 
     def on_train_batch_begin(self, batch, logs=None):
         """Start the step's clock."""
@@ -64,25 +83,42 @@ class Clock(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         """Stop it."""
         self.steps.append((time.perf_counter() - self.start) * 1e3)
-        self.before = time.perf_counter()
-
-    def on_epoch_end(self, epoch, logs=None):
-        """How long the callbacks before this one took for the epoch's end."""
-        self.ends.append((time.perf_counter() - self.before) * 1e3)
+        self.sizes.append(sum(x.stat().st_size for x in self.log_dir.glob("*.kbn")))
 
 
-def timed_fit(*callbacks):
-    clock = Clock()
-    x, y = data(64 * STEPS)
-    fit = {"batch_size": 64, "epochs": EPOCHS, "verbose": 0}
-    network().fit(x, y, callbacks=[*callbacks, clock], **fit)
+def trained(name, log_dir, monitors):
+    network, shape, *_ = NETWORKS[name]
+    keras.utils.set_random_seed(0)
+    model = network()
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    steps = FEW if shape == IMAGES else STEPS
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(BATCH * steps, *shape)).astype("float32")
+    y = rng.integers(0, 10, len(x))
+    clock = Clock(log_dir)
+    model.fit(x, y, batch_size=BATCH, verbose=0, callbacks=[*monitors, clock])
     return clock
+
+
+def measure(name, kind):
+    """In a process of its own."""
+    with tempfile.TemporaryDirectory() as log_dir:
+        monitor = kbn.callbacks.TrainingMonitor(log_dir, log_freq=2)
+        clock = trained(name, log_dir, [monitor] if kind == "monitor" else [])
+    found = {"first": clock.steps[0], "peak": peak()}
+    if kind == "monitor":
+        found |= {
+            "step": median(clock.steps[WARM::2]),
+            "look": median(clock.steps[WARM + 1 :: 2]),
+            "first_look": clock.steps[1],
+            "bytes": clock.sizes[-1] - clock.sizes[-3],
+            "tags": len(monitor._writer._last_step),
+        }
+    print(json.dumps(found))
 
 
 def memory(kind):
     """In a process of its own: peak MiB of four steps of 40 million weights."""
-    import resource
-
     width = 3162
     model = keras.Sequential([layers.Input((width,))])
     for _ in range(4):
@@ -90,58 +126,79 @@ def memory(kind):
     model.compile("sgd", "mse")
     x = np.ones((8, width), "float32")
     with tempfile.TemporaryDirectory() as log_dir:
-        callbacks = {
-            "plain": lambda: [],
-            "monitor": lambda: [kbn.callbacks.TrainingMonitor(log_dir, log_freq=2)],
-            "TensorBoard": lambda: [
-                keras.callbacks.TensorBoard(log_dir, histogram_freq=1)
-            ],
-        }[kind]()
+        monitor = kbn.callbacks.TrainingMonitor(log_dir, log_freq=2)
+        callbacks = [monitor] if kind == "monitor" else []
         model.fit(x, x, batch_size=2, verbose=0, callbacks=callbacks)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(peak / (2**20 if sys.platform == "darwin" else 2**10))
+    print(json.dumps({"peak": peak()}))
 
 
-def peak_of(kind):
-    run = [sys.executable, __file__, "memory", kind]
-    return float(subprocess.run(run, check=True, capture_output=True).stdout)
+def peak():
+    """MiB that this process has needed at most."""
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def row(what, value, limit=""):
-    print(f"{what:52}{value:>16}   {limit}")
+def run(*arguments):
+    command = [sys.executable, __file__, *arguments]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
-def main():
+def row(*cells):
+    print("| " + " | ".join(cells) + " |")
+
+
+def main(names):
     import tensorflow as tf
 
     print(
         f"TensorFlow {tf.__version__}, Keras {keras.__version__}, "
-        f"{os.cpu_count()} cores {platform.machine()}, float32, graph mode"
+        f"{os.cpu_count()} cores {platform.machine()}, float32, graph mode, batch "
+        f"{BATCH}, images of {IMAGES[0]} x {IMAGES[1]}\n"
     )
-    with tempfile.TemporaryDirectory() as log_dir:
-        monitor = kbn.callbacks.TrainingMonitor(log_dir, log_freq=2)
-        times = timed_fit(monitor).steps
-        plain = median(times[WARM::2])
-        looked = median(times[WARM + 1 :: 2])
-        first = times[1] - looked
-        board = timed_fit(keras.callbacks.TensorBoard(log_dir, histogram_freq=1))
-    extra, run = looked / plain - 1, (looked - plain) / (100 * plain)
-    row("a training step", f"{plain:.1f} ms")
-    row("a step with a look", f"{looked:.1f} ms")
-    row("  a look, in steps", f"{extra:.2f}", f"limit {LIMITS['look']:.2f}")
-    row("  of a run at log_freq=100", f"{run:.2%}", f"limit {LIMITS['run']:.0%}")
-    row("before the first look (trace), once", f"{first / 1e3:.1f} s")
-    row("TensorBoard(histogram_freq=1): a step", f"{median(board.steps[WARM:]):.1f} ms")
-    row("  its look at the weights, every epoch", f"{median(board.ends):.0f} ms")
-    plain_peak = peak_of("plain")
-    added = peak_of("monitor") - plain_peak
-    row("memory of a training of 40 million weights", f"{plain_peak:.0f} MiB")
-    row("  looks add", f"{added:.0f} MiB", f"limit {LIMITS['memory']} MiB")
-    row("  TensorBoard adds", f"{peak_of('TensorBoard') - plain_peak:.0f} MiB")
+    row(
+        "network",
+        "step",
+        "a look adds",
+        "limit",
+        "first step",
+        "first look (limit: 2 first steps)",
+        "bytes a look",
+        "limit",
+        "tags",
+        "peak memory, unwatched",
+        "looks add",
+    )
+    row(*["---"] * 11)
+    for name in names:
+        *_, look_limit, bytes_limit = NETWORKS[name]
+        free, seen = run(name, "plain"), run(name, "monitor")
+        added = seen["look"] - seen["step"]
+        ratio = seen["first_look"] / free["first"]
+        row(
+            name,
+            f"{seen['step']:.1f} ms",
+            f"{added:.1f} ms, {added / seen['step']:.2f} steps",
+            look_limit,
+            f"{free['first'] / 1e3:.2f} s",
+            f"{seen['first_look'] / 1e3:.2f} s, {ratio:.2f}",
+            f"{seen['bytes'] / 1e3:.0f} kB",
+            bytes_limit,
+            f"{seen['tags']}",
+            f"{free['peak']:.0f} MiB",
+            f"{seen['peak'] - free['peak']:.0f} MiB",
+        )
+    plain, watched = (run("memory", kind)["peak"] for kind in ("plain", "monitor"))
+    print(
+        f"\nTraining 40 million weights takes {plain:.0f} MiB; looks add "
+        f"{watched - plain:.0f} MiB (limit 200 MiB)."
+    )
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["memory"]:
         memory(sys.argv[2])
+    elif sys.argv[1:] and sys.argv[1] in NETWORKS:
+        measure(*sys.argv[1:3])
     else:
-        main()
+        main([*NETWORKS][: 1 if "--quick" in sys.argv else None])

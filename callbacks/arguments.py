@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-WATCHABLE = ("weights", "gradients", "activations", "batch_norm")
+USUAL = ("weights", "gradients", "activations", "batch_norm")
+WATCHABLE = (*USUAL, "quantiles")
 
 
 def check(

@@ -1,39 +1,116 @@
 """How a tensor of a training step is read, so that the step keeps its bits."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
 
-# What Grappler reorders: chains of sums and of products, across changes of shape.
+# Element by element, or of another shape: Grappler's arithmetic optimizer, constant
+# folding and remapper reorder, hoist and fuse chains of these.
+_MOVES = {"Identity", "Reshape", "Squeeze", "ExpandDims", "Transpose", "Pad", "PadV2"}
+_MOVES |= {"MirrorPad", "BroadcastTo", "Tile", "Cast", "StopGradient", "Snapshot"}
+_SUMS = {"Add", "AddN", "AddV2", "BiasAdd", "Sub", "Neg", "Mul", "Div", "RealDiv"}
+_SUMS |= {"Maximum", "Minimum", "Square", "SquaredDifference", "Pow", "DivNoNan"}
+_UNARY = {"Abs", "Ceil", "Cos", "Elu", "Erf", "Erfc", "Exp", "Expm1", "Floor", "Inv"}
+_UNARY |= {"LeakyRelu", "Log", "Log1p", "Reciprocal", "Relu", "Relu6", "Rint", "Round"}
+_UNARY |= {"Rsqrt", "Selu", "Sigmoid", "Sin", "Softplus", "Softsign", "Sqrt", "Tan"}
+_UNARY |= {"Tanh", "Cosh", "Sinh", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh"}
+_ELEMENTWISE = _MOVES | _SUMS | _UNARY
+_JOINS = {"Concat", "ConcatV2", "Pack", "Slice", "StridedSlice", "Split", "SplitV"}
+# What the remapper makes one oneDNN call of, together with such followers. A product is
+# none of a MatMul: the gradient of every Dense kernel is one, which the optimizer
+# multiplies by the learning rate.
+_CONVOLUTIONS = {"Conv2D", "Conv3D", "DepthwiseConv2dNative"}
+_MATMULS = {"MatMul", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3"}
+_CONTRACTIONS = _CONVOLUTIONS | _MATMULS
+_NORMS = {"FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3"}
+_BIASES = {"BiasAdd", "Add", "AddV2", "AddN"}
+_FOLLOWS = dict.fromkeys(_CONVOLUTIONS, _BIASES | _UNARY | _NORMS | {"Mul", "Squeeze"})
+_FOLLOWS |= dict.fromkeys(_MATMULS, _BIASES | _UNARY | {"Mul", "Reshape"})
+_FOLLOWS["MatMul"] = _FOLLOWS["MatMul"] - {"Mul"}
+_FOLLOWS |= dict.fromkeys(_NORMS, _BIASES | _UNARY)
+# Sums and products whose order changes bits, as gradients and updates are made of; what
+# seems to need them, such as a sum over no axis, may be taken away before.
 _REORDERED = {"Add", "AddN", "AddV2", "Identity", "Mul", "Neg", "Reshape", "Sub"}
+_REDUCTIONS = {"Sum", "Mean", "Max", "Min", "Prod"}
+_METADATA = {"Shape", "ShapeN", "Size", "Rank", "ZerosLike", "OnesLike", "NoOp"}
 
 
-def aside(tensor: Any, copies: dict[Any, Any]) -> Any:
-    """The same value, computed once more where reading it would change the training.
+class Aside:
+    """The same values, computed once more where reading them would change a training.
 
-    Grappler turns learning_rate * (a * b) into (learning_rate * a) * b, in other bits,
-    if nobody else reads a * b. So that the twin trains with the same bits as Keras'
-    own step, a * b is computed again for the reader, with an attribute that keeps
-    Grappler from finding the two equal. `copies`: those already made, by operation.
+    Grappler rewrites what a graph computes where nobody else can notice: it makes
+    `Tanh(BiasAdd(MatMul(x, w), b))` one call of oneDNN, and `rate * (a * b)` into
+    `(rate * a) * b`, in other bits, if nobody else reads what is in between. A monitor
+    does read it. So that the twin trains with the same bits as Keras' own step, such a
+    value is computed again for the reader, from values that can be read, with an
+    attribute that keeps Grappler from finding the two equal.
+
+    A value can be read as it is if its operation is none that is ever merged into its
+    followers, or if one of its followers takes no others in: then it is computed in any
+    case. Sums and products are never read as they are.
     """
-    if isinstance(tensor, tf.IndexedSlices):
-        # An embedding's gradient: the rows that were looked up, some repeatedly.
-        return tf.scatter_nd(
-            aside(tensor.indices, copies)[:, None],
-            aside(tensor.values, copies),
-            tf.cast(tensor.dense_shape, tensor.indices.dtype),
-        )
-    if tf.executing_eagerly() or tensor.op.type not in _REORDERED:
-        return tensor
-    op = tensor.op
-    if op not in copies:
-        attributes = {name: op.node_def.attr[name] for name in op.node_def.attr}
-        attributes["_kbn_aside"] = tf.compat.v1.AttrValue(b=True)
-        copies[op] = op.graph.create_op(
-            op.type,
-            [aside(x, copies) for x in op.inputs],
-            [x.dtype for x in op.outputs],
-            name="kbn_aside",
-            attrs=attributes,
-        )
-    return copies[op].outputs[tensor.value_index]
+
+    def __init__(self) -> None:
+        self._copies: dict[Any, Any] = {}
+        self._is_free: dict[Any, bool] = {}
+
+    def of(
+        self, tensors: Mapping[str, Any], failed: dict[str, Exception]
+    ) -> dict[str, Any]:
+        """Each tensor, or its copy; notes what cannot be had."""
+        made = {}
+        for tag, tensor in tensors.items():
+            try:
+                made[tag] = self(tensor)
+            except Exception as error:  # a training is not to fail for its statistics
+                failed[tag] = error
+        return made
+
+    def __call__(self, tensor: Any) -> Any:
+        """The tensor, or its copy; of an embedding's gradient, dense."""
+        if isinstance(tensor, tf.IndexedSlices):
+            # The rows that were looked up, some repeatedly.
+            return tf.scatter_nd(
+                self(tensor.indices)[:, None],
+                self(tensor.values),
+                tf.cast(tensor.dense_shape, tensor.indices.dtype),
+            )
+        if tf.executing_eagerly() or self._can_be_read(tensor):
+            return tensor
+        op = tensor.op
+        if op not in self._copies:
+            attributes = {name: op.node_def.attr[name] for name in op.node_def.attr}
+            attributes["_kbn_aside"] = tf.compat.v1.AttrValue(b=True)
+            self._copies[op] = op.graph.create_op(
+                op.type,
+                [self(x) for x in op.inputs],
+                [x.dtype for x in op.outputs],
+                name="kbn_aside",
+                attrs=attributes,
+            )
+        return self._copies[op].outputs[tensor.value_index]
+
+    def _can_be_read(self, tensor: Any) -> bool:
+        op = tensor.op
+        key = op, tensor.value_index
+        if key not in self._is_free:
+            self._is_free[key] = self._is_never_merged(op, tensor)
+        return self._is_free[key]
+
+    def _is_never_merged(self, op: Any, tensor: Any) -> bool:
+        if op.type in _REORDERED:
+            return False
+        consumers = {consumer.type for consumer in self._consumers(tensor)}
+        consumers -= _METADATA
+        if op.type in _ELEMENTWISE:
+            mergers = _ELEMENTWISE | _CONTRACTIONS | _NORMS | _JOINS | _REDUCTIONS
+        elif op.type in _FOLLOWS and consumers & _FOLLOWS[op.type]:
+            mergers = _FOLLOWS[op.type] | _MOVES | {"Mul", "Sub", "Maximum"}
+        else:
+            return True
+        return bool(consumers - mergers)
+
+    def _consumers(self, tensor: Any) -> list[Any]:
+        copies = {id(copy) for copy in self._copies.values()}
+        return [x for x in tensor.consumers() if id(x) not in copies]

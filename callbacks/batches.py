@@ -34,6 +34,11 @@ def batch_spec(iterator: Any) -> Any:
     return tf.OptionalSpec(spec) if isinstance(iterator, tf.data.Iterator) else spec
 
 
+def spec_key(spec: Any) -> Any:
+    """The same for batches that one trace can take."""
+    return str(tree.map_structure(lambda _: 0, spec)), tuple(tree.flatten(spec))
+
+
 def without_optionals(batch: Any) -> Any:
     """What `take_batch` returned, as `train_step` takes it; inside a graph."""
     if isinstance(batch, tf.experimental.Optional):

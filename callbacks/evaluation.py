@@ -6,9 +6,10 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from keras import tree
 
 from . import probe
-from .batches import without_optionals
+from .batches import spec_key, without_optionals
 
 _log = logging.getLogger(__name__)
 
@@ -21,11 +22,13 @@ DROPOUT = (
     keras.layers.SpatialDropout3D,
 )
 # Kinds of nodes that write to state of their own, which no scope of Keras keeps back.
-_WRITES = ("Assign", "Resource", "Stateful", "LookupTable")
+# A Python function may have a state of its own, which one more call would change.
+_WRITES = ("Assign", "Resource", "Stateful", "LookupTable", "PyFunc", "EagerPyFunc")
 _READS = {
     "LookupTableExportV2",
     "LookupTableFindV2",
     "LookupTableSizeV2",
+    "PyFuncStateless",
     "ResourceGather",
     "ResourceGatherNd",
     "StatefulPartitionedCall",
@@ -44,7 +47,7 @@ class LossEvaluation:
 
     def __init__(self, model: Any) -> None:
         self._model = model
-        self._function: Any = None
+        self._functions: dict[Any, Any] = {}
         takes = [*inspect.signature(type(model).compute_loss).parameters]
         self._is_possible = takes[1 : 1 + len(_TAKES)] == _TAKES
         # A user's own may be without this argument.
@@ -59,13 +62,15 @@ class LossEvaluation:
         if not self._is_possible or not model.built or not has_modes(model):
             return None
         try:
-            if self._function is None:
-                function = tf.function(self._losses, reduce_retracing=True)
-                writes = writers(function.get_concrete_function(batch))
+            key = spec_key(tree.map_structure(tf.type_spec_from_value, batch))
+            if key not in self._functions:
+                # Concrete: TensorFlow counts the traces of all models' together.
+                function = tf.function(self._losses).get_concrete_function(batch)
+                writes = writers(function)
                 if writes:
                     raise ValueError(f"its call changes state by {sorted(writes)}")
-                self._function = function
-            return self._function(batch)
+                self._functions[key] = function
+            return self._functions[key](batch)
         except Exception as error:  # a training is not to fail for its statistics
             self._is_possible = False
             _log.debug(

@@ -1,31 +1,50 @@
 """What a training leaves in memory: its scalars."""
 
-from collections import deque
+from array import array
 from collections.abc import Mapping
 
-POINTS = 10_000  # of one tag; then the oldest goes
+BYTES = 2**25  # of all tags together, 32 MiB
+POINT = 16  # bytes: a step and a value
 
 
 class History:
-    """The scalars by tag, one value a step, the last 10 000 of them."""
+    """The scalars by tag, one value a step; beyond so many bytes, the last of them.
 
-    def __init__(self) -> None:
-        self._points: dict[str, deque[tuple[int, float]]] = {}
+    Each tag has the same share: with 500 tags, the last 4 194 looks.
+    """
+
+    def __init__(self, size_bytes: int = BYTES) -> None:
+        self._size_bytes = size_bytes
+        self._points: dict[str, tuple[array[int], array[float]]] = {}
 
     def add(self, step: int, scalars: Mapping[str, float]) -> None:
         """Append what one look saw, but for tags that have a value at this step."""
         for tag, value in scalars.items():
-            points = self._points.setdefault(tag, deque(maxlen=POINTS))
-            if not points or points[-1][0] != step:
-                points.append((step, float(value)))
+            if tag not in self._points:
+                self._points[tag] = array("q"), array("d")
+            steps, values = self._points[tag]
+            if not steps or steps[-1] != step:
+                steps.append(step)
+                values.append(float(value))
+        share = max(1, self._size_bytes // POINT // max(1, len(self._points)))
+        for points in self._points.values():
+            # An eighth at a time, for the rest moves up each time.
+            if len(points[0]) > share:
+                for part in points:
+                    del part[: len(part) - share + share // 8]
 
-    def values(self, tag: str) -> list[float]:
-        """The values of one tag, in the order of writing."""
-        return [value for _, value in self._points.get(tag, ())]
+    @property
+    def size_bytes(self) -> int:
+        """Of all steps and values that are kept."""
+        return sum(POINT * len(steps) for steps, _ in self._points.values())
+
+    def values(self, tag: str, last: int | None = None) -> list[float]:
+        """The values of one tag, in the order of writing; only the `last` so many."""
+        _, values = self._points.get(tag, ((), ()))
+        return [*values] if last is None else [*values[-last:]]
 
     def by_tag(self) -> dict[str, tuple[list[int], list[float]]]:
         """{tag: (steps, values)}."""
         return {
-            tag: ([step for step, _ in points], self.values(tag))
-            for tag, points in self._points.items()
+            tag: ([*steps], [*values]) for tag, (steps, values) in self._points.items()
         }

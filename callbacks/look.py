@@ -24,13 +24,16 @@ class Look:
     histograms: dict[str, Summary] = field(default_factory=dict)
     scalars: dict[str, float] = field(default_factory=dict)
 
-    def add_summaries(self, summaries: Mapping[str, Summary]) -> None:
+    def add_summaries(
+        self, summaries: Mapping[str, Summary], quantiles: bool = False
+    ) -> None:
         """Histograms, and the scalars that follow from them."""
         self.histograms |= summaries
         for tag, summary in summaries.items():
             if summary.non_finite:
                 self.scalars[f"health/non_finite/{tag}"] = float(summary.non_finite)
-            if summary.count and not tag.startswith("batch_norm/"):
+            is_batch_norm = tag.startswith("batch_norm/")
+            if quantiles and summary.count and not is_batch_norm:
                 values = summary.quantiles([*QUANTILES.values()]).tolist()
                 for name, value in zip(QUANTILES, values, strict=True):
                     self.scalars[f"quantiles/{tag}/{name}"] = value
@@ -85,31 +88,38 @@ class Look:
             self.scalars[tag] = float(value)
 
 
-def read_back(rows: Mapping[str, Any]) -> dict[str, Array]:
-    """TensorFlow's rows, (replicas, n) each, in one transfer from the device."""
+def read_back(rows: Mapping[str, Any]) -> dict[str, Any]:
+    """TensorFlow's rows, (replicas, n) each, in one transfer from the device.
+
+    What is an array already, or a summary, stays as it is.
+    """
     import tensorflow as tf
+
+    arrays = {k: v for k, v in rows.items() if isinstance(v, np.ndarray | Summary)}
+    order, rows = [*rows], {k: v for k, v in rows.items() if k not in arrays}
 
     # Those of one width together: a hundred reshapes take longer than most of them.
     widths: dict[int, list[str]] = {}
     for tag, row in rows.items():
         widths.setdefault(int(row.shape[1]), []).append(tag)
     if not widths:
-        return {}
+        return arrays
     groups = [tf.concat([rows[tag] for tag in tags], 0) for tags in widths.values()]
     flat = tf.concat([tf.reshape(group, [-1]) for group in groups], 0).numpy()
-    arrays = {}
     for width, tags in widths.items():
         for tag in tags:
             size = int(rows[tag].shape[0]) * width
             arrays[tag], flat = flat[:size].reshape(-1, width), flat[size:]
-    return {tag: arrays[tag] for tag in rows}
+    return {tag: arrays[tag] for tag in order}
 
 
-def split(arrays: Arrays) -> tuple[dict[str, Summary], dict[str, Array]]:
+def split(arrays: Mapping[str, Any]) -> tuple[dict[str, Summary], dict[str, Array]]:
     """Those that are summaries, merged over the replicas, and the others."""
     summaries, others = {}, {}
     for tag, rows in arrays.items():
-        if tag.startswith(SUMMARIZED):
+        if isinstance(rows, Summary):
+            summaries[tag] = rows
+        elif tag.startswith(SUMMARIZED):
             summaries[tag] = _merged(rows)
         else:
             others[tag] = rows

@@ -1,14 +1,19 @@
-"""What a training step measures of a tensor inside the graph, on TensorFlow.
+"""What a training step measures of a tensor.
 
 Each is a row of float64, as a histogram's is, so that a look is one read-back; the rows
-of replicas are merged on the host, by the functions of `diagnostics`.
+of replicas are merged on the host, by the functions of `diagnostics`. Of an array, the
+same row in NumPy.
 """
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
+
+PIECE = 1024  # elements of each channel that are reduced at once
 
 SATURATED: dict[str, tuple[float, float]] = {  # below and above which an output is
     "tanh": (-0.99, 0.99),
@@ -20,20 +25,60 @@ SATURATED: dict[str, tuple[float, float]] = {  # below and above which an output
 
 def active_row(x: Any, axis: int) -> Any:
     """(1 + units,): elements per unit, then how many of each unit's are not zero."""
+    if isinstance(x, np.ndarray):
+        rows = _rows_by_channel(x, [axis])
+        return np.array([len(rows), *np.count_nonzero(rows, axis=0)], np.float64)
     return _traced(_active)(_by_channel(x, [axis]))
 
 
 def saturated_row(x: Any, activation: str) -> Any:
     """(2,): elements, and how many are saturated as outputs of `activation`."""
     low, high = SATURATED[activation]
+    if isinstance(x, np.ndarray):
+        outside = np.count_nonzero((x < low) | (x > high))
+        return np.array([x.size, outside], np.float64)
     flat = tf.reshape(x, [-1])
     return _traced(_outside)(flat, tf.cast(low, x.dtype), tf.cast(high, x.dtype))
 
 
 def moments_row(x: Any, axes: Sequence[int]) -> Any:
     """(1 + 2 C,): elements per channel, then mean and biased variance of each."""
+    if isinstance(x, np.ndarray):
+        return _moments_of(_rows_by_channel(x, axes))
     wide = x if x.dtype == tf.float64 else tf.cast(x, tf.float32)
     return _traced(_moments)(_by_channel(wide, axes))
+
+
+def _rows_by_channel(x: Any, axes: Sequence[int]) -> Any:
+    """(elements, channels)."""
+    axes = [axis % x.ndim for axis in axes]
+    others = [axis for axis in range(x.ndim) if axis not in axes]
+    channels = math.prod(x.shape[axis] for axis in axes)
+    return x.transpose(others + axes).reshape(-1, channels)
+
+
+def _moments_of(x: Any) -> Any:
+    """Of an array (elements, channels): sums in float64, of pieces in float32."""
+    count, channels = x.shape
+    if not count:
+        return np.array([0.0, *[np.nan] * (2 * channels)])
+    wide = x if x.dtype == np.float64 else x.astype(np.float32, copy=False)
+    pieces = [wide[i : i + PIECE] for i in range(0, count, PIECE)]
+    sizes = np.array([len(piece) for piece in pieces])
+    means, squares = [], []
+    for piece in pieces:
+        ones = np.full(len(piece), 1 / len(piece), piece.dtype)
+        rounded = ones @ piece
+        rest = piece - rounded
+        # centred: E[x^2] - E[x]^2 loses every digit once |mean| >> std
+        lost = (ones @ rest).astype(np.float64)
+        square = ones @ np.square(rest, out=rest)
+        means.append(rounded + lost)
+        squares.append(np.maximum(square - np.square(lost), 0))
+    mean = np.average(means, axis=0, weights=sizes)
+    spread = np.array(squares) + np.square(np.array(means) - mean)
+    variance = np.average(spread, axis=0, weights=sizes)
+    return np.concatenate([[float(count)], mean, variance])
 
 
 def _by_channel(x: Any, axes: Sequence[int]) -> Any:

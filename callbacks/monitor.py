@@ -24,15 +24,16 @@ Schedule = Callable[[int], bool]
 class TrainingMonitor(keras.callbacks.Callback):
     """Writes what happens inside a model during `fit`, for TensorBoard to show.
 
-    As histograms: `weights/<path>`, `gradients/<path>` (unscaled, before clipping),
-    `activations/<layer>`, and `batch_norm/<layer>/` with gamma, beta, moving_mean,
-    moving_variance, batch_mean, batch_variance. As scalars, each with its formula and
-    guide values in `diagnostics`: `quantiles/<tag>/` with p05, p50, p95 of the first
-    three, `gradient_norm/global` and `gradient_norm/suggested_clip`,
-    `update_ratio/<path>`, `distance_from_init/<path>`, `batch_norm_gap/<layer>/` with
-    mean and variance, `health/dead_units/<layer>`, `health/saturated/<layer>`,
-    `health/non_finite/<tag>`, `loss_gap/train_eval` once an epoch, `loss_scale`,
-    `skipped_steps`, `learning_rate`, `epoch/<metric>` and `epoch/val_<metric>`.
+    As histograms: `weights/<path>` (those of batch norm are below), `gradients/<path>`
+    (unscaled, before clipping), `activations/<layer>`, and `batch_norm/<layer>/` with
+    gamma, beta, moving_mean, moving_variance, batch_mean, batch_variance. As scalars,
+    each with its formula and guide values in `diagnostics`: `gradient_norm/global` and
+    `gradient_norm/suggested_clip`, `update_ratio/<path>`, `distance_from_init/<path>`,
+    `batch_norm_gap/<layer>/` with mean and variance, `health/dead_units/<layer>`,
+    `health/saturated/<layer>`, `health/non_finite/<tag>`, `loss_gap/train_eval` once an
+    epoch, `loss_scale`, `skipped_steps`, `learning_rate`, `epoch/<metric>` and
+    `epoch/val_<metric>`; with "quantiles" in `watch`, `quantiles/<tag>/` with p05, p50
+    and p95 of weights, gradients and activations.
 
     TensorBoard's Custom Scalars tab shows them as a dashboard, and its HParams tab
     compares runs by optimizer, learning rate, batch norm and number of parameters.
@@ -43,7 +44,12 @@ class TrainingMonitor(keras.callbacks.Callback):
     where they start again, as after another `compile`, the curves go on all the same.
     Another model under the same monitor gets a subdirectory, named after it.
     Watching changes nothing: the trained weights are those of an unwatched training,
-    to the last bit; under `mixed_bfloat16`, to its rounding.
+    to the last bit; under `mixed_bfloat16`, to its rounding. Three things in a model
+    are out of its hands, for they keep state that belongs to one traced function, and a
+    look has a function of its own: random numbers of `tf.random` (not those of
+    `keras.random`) are others, though of the same distribution; a Python function in
+    the graph (`tf.numpy_function`) runs as often as unwatched, but a counter made while
+    tracing counts that trace too.
 
     Whatever it meets in a model, a training that runs unwatched runs watched: what it
     cannot see it leaves out, and says so once. In a `keras.callbacks.CallbackList` it
@@ -57,7 +63,9 @@ class TrainingMonitor(keras.callbacks.Callback):
         log_freq: `"epoch"`: the first step of every epoch, and weights and batch norm
             once more when training ends. An integer: every that many optimizer steps.
             Or a function of the step, which returns whether to look.
-        watch: Which of "weights", "gradients", "activations", "batch_norm".
+        watch: Which of "weights", "gradients", "activations", "batch_norm"; those are
+            the default. "quantiles" adds those of the histograms: the Distributions tab
+            draws them too, so that they are on request.
         layers: Which layers: a regular expression to be found in the name, or a
             function of the layer. None: all.
         sample_size: How many elements of a tensor a histogram reads. Counts, minimum,
@@ -82,7 +90,7 @@ class TrainingMonitor(keras.callbacks.Callback):
         self,
         log_dir: str | os.PathLike[str] = "logs",
         log_freq: str | int | Schedule = "epoch",
-        watch: Sequence[str] = arguments.WATCHABLE,
+        watch: Sequence[str] = arguments.USUAL,
         layers: str | Callable[[Any], bool] | None = None,
         sample_size: int = 65536,
     ) -> None:
@@ -111,7 +119,7 @@ class TrainingMonitor(keras.callbacks.Callback):
 
     @property
     def history(self) -> dict[str, tuple[list[int], list[float]]]:
-        """{tag: (steps, values)} of every scalar, its last 10 000 values.
+        """{tag: (steps, values)} of every scalar; beyond 32 MiB, of the last looks.
 
         Example:
             >>> import keras, kbn, numpy as np
@@ -319,10 +327,11 @@ class TrainingMonitor(keras.callbacks.Callback):
             "read the optimizers",
         )
         summaries, measures = run.weights.read(self.model, rows)
-        seen.add_summaries(summaries)
+        seen.add_summaries(summaries, quantiles="quantiles" in self.watch)
         seen.add_measures(measures)
         if "gradient_norm/global" in seen.scalars:
-            past = self._history.values(self._tag("gradient_norm/global"))
+            tag = self._tag("gradient_norm/global")
+            past = self._history.values(tag, last=9_999)
             now = seen.scalars["gradient_norm/global"]
             clip = diagnostics.suggested_clip([*past, now])
             if clip is not None:

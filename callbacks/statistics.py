@@ -7,7 +7,7 @@ one matrix and one read-back.
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -17,6 +17,8 @@ import numpy as np
 # (within 1/960 of the range) and the bins of several replicas can be merged.
 TENSORBOARD_BINS = 30
 BINS = 32 * TENSORBOARD_BINS
+FRACTIONS = np.linspace(0, 1, TENSORBOARD_BINS + 1)
+PIECE = 8192  # elements that are reduced at once, beside others
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -47,22 +49,35 @@ class Summary:
         return math.sqrt(self.count) * math.hypot(self.mean, self.std)
 
     def histogram(self) -> Array:
-        """(30, 3) float64 rows of left edge, right edge, count; counts sum to `count`.
+        """(30, 3) rows of left edge, right edge, count; counts sum to `count`.
 
-        A single value is 30 bins of no width, the last of them full, and nothing
-        finite is all zeros: both as TensorBoard's own summaries have it.
+        float32 where it tells the edges apart, else float64. A single value is 30 bins
+        of no width, the last of them full, and nothing finite is all zeros: both as
+        TensorBoard's own summaries have it.
         """
-        rows = np.zeros((TENSORBOARD_BINS, 3))
         if not self.count:
-            return rows
-        edges = np.linspace(self.minimum, self.maximum, TENSORBOARD_BINS + 1)
-        rows[:, 0], rows[:, 1] = edges[:-1], edges[1:]
-        if self.minimum == self.maximum:
+            return np.zeros((TENSORBOARD_BINS, 3), np.float32)
+        low, high = self.minimum, self.maximum
+        with np.errstate(over="ignore"):  # of a range that float64 cannot hold
+            edges = low * (1 - FRACTIONS) + high * FRACTIONS
+        edges[-1] = high
+        rows = np.empty((TENSORBOARD_BINS, 3), self._histogram_dtype())
+        rows[:, 0], rows[:, 1], rows[:, 2] = edges[:-1], edges[1:], 0
+        if low == high:
             rows[-1, 2] = self.count
         elif self.bins.any():
             sampled = self.bins.reshape(TENSORBOARD_BINS, -1).sum(axis=1)
-            rows[:, 2] = sampled * (self.count / self.bins.sum())
+            rows[:, 2] = sampled * (self.count / sampled.sum())
         return rows
+
+    def _histogram_dtype(self) -> Any:
+        """float32 where its rounding is far below the width of a bin, and in range."""
+        largest = max(abs(self.minimum), abs(self.maximum))
+        width = (self.maximum - self.minimum) / TENSORBOARD_BINS
+        is_one_value = not width and float(np.float32(largest)) == largest
+        is_wide = width > 1e3 * 2.0**-24 * largest and width > 1e-35
+        is_float32 = largest < 1e38 and (is_one_value or is_wide)
+        return np.float32 if is_float32 else np.float64
 
     def quantiles(self, shares: Sequence[float]) -> Array:
         """Values below which each share of the finite elements lies.
@@ -82,28 +97,125 @@ class Summary:
 
 def summarize(array: Array, sample_size: int) -> Summary:
     """The summary of an array of numbers of any shape and dtype."""
-    flat = np.asarray(array, np.float64).reshape(-1)
-    finite = flat[np.isfinite(flat)]
-    non_finite = flat.size - finite.size
+    return summarize_all({"": array}, sample_size)[""]
+
+
+def summarize_all(arrays: Mapping[str, Array], sample_size: int) -> dict[str, Summary]:
+    """The summary of each array; those of one size and dtype are reduced together.
+
+    Moments are reduced in float32 where that is safe, else in float64, and a piece at a
+    time, so that what is computed of a piece stays in the processor's cache.
+    """
+    found: dict[str, Summary] = {}
+    small: dict[tuple[int, Any], list[str]] = {}
+    flat = {tag: _flat(array) for tag, array in arrays.items()}
+    for tag, x in flat.items():
+        if 0 < x.size <= min(PIECE, sample_size):
+            small.setdefault((x.size, x.dtype), []).append(tag)
+        else:
+            channels = arrays[tag].shape[-1] if arrays[tag].ndim else 1
+            stride = sampling_stride(x.size, channels, sample_size)
+            found[tag] = _summary_of(x, x[::stride])
+    for (size, _), tags in small.items():
+        at_once = max(1, 32 * PIECE // size)
+        for first in range(0, len(tags), at_once):
+            some = tags[first : first + at_once]
+            rows = np.stack([flat[tag] for tag in some])
+            found |= zip(some, _summaries_of(rows), strict=True)
+    return {tag: found[tag] for tag in arrays}
+
+
+def _flat(array: Array) -> Array:
+    """(n,): float32 of narrow floating types, else float64."""
+    flat = np.asarray(array).reshape(-1)
+    is_narrow = flat.dtype.itemsize < 8 and flat.dtype.kind not in "iub"
+    return flat.astype(np.float32 if is_narrow else np.float64, copy=False)
+
+
+def _moments(rows: Array) -> tuple[Array, Array, Array, Array]:
+    """Of each row: minimum, maximum, mean, mean((x - mean)^2); the last two float64."""
+    size = rows.shape[1]
+    rounded = np.add.reduce(rows, axis=1) / rows.dtype.type(size)
+    rest = rows - rounded[:, None]
+    # What rounding took from the mean: 0.03 at 1e6, which the spread would notice.
+    lost = np.add.reduce(rest, axis=1).astype(np.float64) / size
+    square = np.add.reduce(np.multiply(rest, rest, out=rest), axis=1) / size
+    spread = np.maximum(square.astype(np.float64) - np.square(lost), 0)
+    low, high = (f.reduce(rows, axis=1) for f in (np.minimum, np.maximum))
+    return low, high, rounded.astype(np.float64) + lost, spread
+
+
+def _is_safe(mean: Any, spread: Any) -> Any:
+    """mean(x^2) is not finite if an element is not, tiny if squares underflow."""
+    power = np.square(mean) + spread  # mean(x^2)
+    return (power > 1e-30) & (power < 1e30)
+
+
+def _summaries_of(rows: Array) -> list[Summary]:
+    """Of each row, all of which enters its histogram."""
+    with np.errstate(all="ignore"):  # what is not finite is seen to below
+        low, high, mean, spread = _moments(rows)
+        width = np.where(high > low, high - low, 1)
+        position = (rows - low[:, None]) * (BINS / width)[:, None]
+        safe = _is_safe(mean, spread)
+    position[~safe] = 0
+    index = np.minimum(position.astype(np.intp), BINS - 1)
+    index += np.arange(len(rows))[:, None] * BINS
+    bins = np.bincount(index.reshape(-1), minlength=len(rows) * BINS)
+    parts = zip(low, high, mean, np.sqrt(spread), bins.reshape(-1, BINS), strict=True)
+    return [
+        Summary(row.size, 0, float(low), float(high), float(mean), float(std), counts)
+        if is_safe
+        else _careful_summary(row, row)
+        for row, is_safe, (low, high, mean, std, counts) in zip(
+            rows, safe, parts, strict=True
+        )
+    ]
+
+
+def _summary_of(x: Array, sample: Array) -> Summary:
+    """Of a large array, piece by piece."""
+    whole = x.size // PIECE * PIECE
+    pieces = x[:whole].reshape(-1, PIECE)
+    blocks = [pieces[i : i + 32] for i in range(0, len(pieces), 32)]
+    blocks += [x[whole:][None]] if whole < x.size else []
+    if not blocks:
+        return _careful_summary(x, sample)
+    with np.errstate(all="ignore"):
+        low, high, means, spreads = (
+            np.concatenate(part) for part in zip(*map(_moments, blocks), strict=True)
+        )
+        share = np.repeat([b.shape[1] / x.size for b in blocks], [*map(len, blocks)])
+        mean = float(share @ means)
+        spread = float(share @ (spreads + np.square(means - mean)))
+        if not _is_safe(mean, spread):
+            return _careful_summary(x, sample)
+    lowest, highest = low.min(), high.max()
+    bins = _bins(sample, lowest, highest)
+    std = math.sqrt(spread)
+    return Summary(x.size, 0, float(lowest), float(highest), mean, std, bins)
+
+
+def _careful_summary(x: Array, sample: Array) -> Summary:
+    """In float64, of the finite elements: it takes five times as long."""
+    finite = x[np.isfinite(x)].astype(np.float64)
+    non_finite = x.size - finite.size
     if not finite.size:
         nan = math.nan
         return Summary(0, non_finite, nan, nan, nan, nan, np.zeros(BINS))
     low, high, mean = finite.min(), finite.max(), finite.mean()
     std = math.sqrt(np.mean(np.square(finite - mean)))
-    channels = array.shape[-1] if array.ndim else 1
-    sample = flat[:: sampling_stride(flat.size, channels, sample_size)]
-    sample = sample[np.isfinite(sample)]
-    position = (sample - low) / (high - low or 1.0) * BINS
-    bins = np.bincount(np.minimum(position.astype(np.int64), BINS - 1), minlength=BINS)
-    return Summary(
-        finite.size,
-        non_finite,
-        float(low),
-        float(high),
-        float(mean),
-        std,
-        bins.astype(np.float64),
-    )
+    bins = _bins(sample[np.isfinite(sample)].astype(np.float64), low, high)
+    moments = float(low), float(high), float(mean), std
+    return Summary(finite.size, non_finite, *moments, bins)
+
+
+def _bins(sample: Array, low: Any, high: Any) -> Array:
+    position = sample - low
+    position *= BINS / (high - low or 1.0)
+    bins = np.bincount(position.astype(np.intp), minlength=BINS)
+    bins[BINS - 1] += bins[BINS:].sum()  # the maximum itself
+    return bins[:BINS]
 
 
 def sampling_stride(size: int, channels: int, sample_size: int) -> int:

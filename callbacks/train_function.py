@@ -95,9 +95,11 @@ class WatchedFunction:
             return self._blind_step(iterator, due)
         batches = Batches(iterator)
         try:
-            step = twins[0].step_with(twins[1:])
+            step = twins[0].step
+            # For all, due or not: one trace shows what any of them wants.
+            everyone = [w.twin for w in self.watchers if w.twin is not None]
             with self._traced.state_in_force():
-                step.prepare(batches.spec())
+                step.prepare(batches.spec(), everyone)
         except DATA_ENDS:
             raise
         except Exception as error:  # the training's own, the original raises as well
@@ -111,7 +113,7 @@ class WatchedFunction:
             return self._unwatched_step(iterator)
         before = steps_taken(self._model)
         try:
-            logs, seen = step(batch)
+            logs, seen = step(batch, evaluates=any(t.wants_evaluation for t in twins))
         except DATA_ENDS:
             raise
         except Exception as error:
@@ -121,7 +123,8 @@ class WatchedFunction:
             logs = self._blind_step([without_optionals(batch)], due)
             self._give_up(due, error)
             return logs
-        rows = dict(zip(twins, seen, strict=True))
+        rows = {twin: twin.rows(seen) for twin in twins}
+        del seen  # the tensors of the step, which are not to outlive it
         blind = [watcher for watcher in due if watcher.twin is None]
         for watcher in due:
             if watcher.twin is not None:
@@ -132,7 +135,8 @@ class WatchedFunction:
             batch = batches.take()
             if batch is None:
                 break
-            logs = step.unseen(batch)
+            with self._traced.state_in_force():  # its first call is a trace
+                logs = step.unseen(batch)
         for watcher in blind:  # as after the original: when all the steps are done
             watcher.look({}, [])
         return logs

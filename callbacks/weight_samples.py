@@ -75,7 +75,12 @@ class WeightSamples:
         }
         self._take, self._compare = _in_numpy(self._samples), _compare_in_numpy
         if keras.backend.backend() == "tensorflow":
-            self._take, self._compare = _in_tensorflow(self._samples)
+            from . import host
+
+            if host.is_host_only():
+                self._take = self._copies
+            else:
+                self._take, self._compare = _in_tensorflow(self._samples)
 
     def take(self) -> dict[str, Sample]:
         """A sample of each weight as it is now, by path."""
@@ -88,6 +93,15 @@ class WeightSamples:
         pairs = [[samples[path] for path in self.weights] for samples in (now, before)]
         rows = self._compare(*pairs) if self.weights else []
         return dict(zip(self.weights, rows, strict=True))
+
+    def _copies(self) -> list[Any]:
+        from .host import array
+
+        # Copied: the array may be the variable's own memory, which moves on.
+        return [
+            np.array(array(weight.value).reshape(-1)[:: self._strides[path]])
+            for path, weight in self.weights.items()
+        ]
 
     def _samples(self) -> list[Any]:
         flat = keras.ops.reshape

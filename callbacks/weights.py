@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from . import look, probe, statistics
 from .statistics import Summary, tensor_row
@@ -39,9 +40,8 @@ class Weights:
         weights = {tag: weight for tag, weight in tags.items() if tag not in same}
         moved = self._movement.rows(self._moving(model))
         if keras.backend.backend() == "tensorflow":
-            found, measures = look.split(
-                look.read_back({**rows, **self._rows_of(model, weights), **moved})
-            )
+            own = self._rows_of(model, weights)
+            found, measures = look.split(look.read_back({**rows, **own, **moved}))
         else:
             measures = moved
             found = {
@@ -51,12 +51,16 @@ class Weights:
         return {**found, **{alias: found[tag] for alias, tag in same.items()}}, measures
 
     def _by_tag(self, model: Any) -> dict[str, Any]:
-        tags: dict[str, Any] = {}
+        """Each variable once: those of batch norms where those are watched."""
+        tags = {
+            f"batch_norm/{layer}/{part}": weight
+            for layer, parts in self._batch_norms(model).items()
+            for part, weight in parts.items()
+        }
+        met = {id(weight) for weight in tags.values()}
         if "weights" in self._watch:
             named = probe.named_weights(model, self._select)
-            tags |= {f"weights/{path}": weight for path, weight in named.items()}
-        for layer, parts in self._batch_norms(model).items():
-            tags |= {f"batch_norm/{layer}/{k}": v for k, v in parts.items()}
+            tags |= {f"weights/{k}": v for k, v in named.items() if id(v) not in met}
         return tags
 
     def _batch_norms(self, model: Any) -> dict[str, dict[str, Any]]:
@@ -76,12 +80,36 @@ class Weights:
             f"moving/{layer}": [parts["moving_mean"], parts["moving_variance"]]
             for layer, parts in self._batch_norms(model).items()
         }
+        if is_host_only():
+            return weight_arrays(weights, moving, self._sample_size)
         # By identity: variables compare their values.
         key = [*((tag, id(weight)) for tag, weight in weights.items()), *moving]
         if self._rows[0] != key:
             self._rows = key, weight_rows(weights, moving, self._sample_size)
         rows: dict[str, Any] = self._rows[1]()
         return rows
+
+
+def is_host_only() -> bool:
+    """See `host`."""
+    from . import host
+
+    return host.is_host_only()
+
+
+def weight_arrays(
+    weights: dict[str, Any], moving: Mapping[str, Sequence[Any]], sample_size: int
+) -> dict[str, Any]:
+    """As `weight_rows`, of weights that NumPy can read where they are."""
+    from .host import array
+
+    values = {tag: array(x.value) for tag, x in weights.items()}
+    whole = {
+        tag: np.concatenate([np.ravel(array(x.value)) for x in parts])
+        for tag, parts in moving.items()
+    }
+    summaries: dict[str, Any] = {**statistics.summarize_all(values, sample_size)}
+    return summaries | {k: v.astype(np.float64)[None] for k, v in whole.items()}
 
 
 def weight_rows(

@@ -10,7 +10,6 @@ from typing import Any
 from tensorboard.compat.proto import event_pb2, summary_pb2, tensor_pb2, types_pb2
 from tensorboard.plugins.histogram import metadata as histogram_metadata
 from tensorboard.plugins.scalar import metadata as scalar_metadata
-from tensorboard.util.tensor_util import make_tensor_proto
 
 from .diagnostics import describe
 from .records import framed
@@ -83,7 +82,13 @@ class EventWriter:
         return self._value(tag, proto, scalar_metadata)
 
     def _histogram(self, tag: str, summary: Summary) -> Any:
-        proto = make_tensor_proto(summary.histogram())
+        rows = summary.histogram()
+        proto = tensor_pb2.TensorProto(
+            dtype=types_pb2.DT_FLOAT if rows.itemsize == 4 else types_pb2.DT_DOUBLE,
+            tensor_content=rows.tobytes(),
+        )
+        for size in rows.shape:
+            proto.tensor_shape.dim.add(size=size)
         return self._value(tag, proto, histogram_metadata)
 
     def _value(self, tag: str, proto: Any, plugin: Any) -> Any:

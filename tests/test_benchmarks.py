@@ -36,6 +36,7 @@ RUNS = [
         r"\| 1 \| \d.*%",
     ),
     ("model_step", ["--quick"], r"\| MLP of 2 layers \| 4 x 8 \| \d"),
+    ("monitor_cost", ["--quick"], r"\| MLP, 6 layers \| \d+\.\d ms"),
     ("passes", ["--quick"], r"\| kbn \| \*\*\d+.\d passes\*\*"),
     ("passes", ["--quick", "xla"], r"\| Keras \| \*\*\d+.\d passes\*\*"),
     ("scaling", ["--quick"], r"\| channels: slope \| all sizes \| \*\*-?\d"),
@@ -43,7 +44,6 @@ RUNS = [
 # Modules of the benchmarks, and what is run by other tests.
 OTHERS = {"hlo", "reporting", "results", "steps", "timing"}
 OTHERS |= {"defects"}  # its probes: test_defects.py
-OTHERS |= {"monitor_cost"}
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,7 @@ from kbn.callbacks.statistics import summarize
 from kbn.callbacks.writer import EventWriter
 from tensorboard.backend.event_processing import event_accumulator, event_file_loader
 from tensorboard.summary.writer.record_writer import RecordWriter
+from tensorboard.util import tensor_util
 
 ARRAY = np.random.default_rng(0).normal(size=(50, 4))
 
@@ -109,7 +110,8 @@ def test_degenerate_histograms_are_read(writer):
     # The reader computes the Distributions tab from the rows: all of it is finite.
     for tag, elements in zip(arrays, (3, 0, 0, 1), strict=True):
         (event,) = accumulator.Tensors(tag)
-        rows = np.frombuffer(event.tensor_proto.tensor_content).reshape(30, 3)
+        rows = tensor_util.make_ndarray(event.tensor_proto)
+        assert rows.shape == (30, 3)
         assert np.isfinite(rows).all()
         assert rows[:, 2].sum() == elements
 

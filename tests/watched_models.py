@@ -281,6 +281,30 @@ def function_layer(**options):
     return compiled(keras.Model(inputs, head(x)), **options), rows(6), classes()
 
 
+APART = ("tanh", "sigmoid", "elu", "gelu", "silu", "mish", "leaky_relu", "softplus")
+
+
+def apart(**options):
+    """Activations as layers of their own, which oneDNN computes with what is before."""
+    inputs = x = keras.Input((6,))
+    for index, name in enumerate(APART):
+        x = layers.Dense(6, use_bias=index % 4 != 3, name=f"dense{index}")(x)
+        x = layers.Activation(name, name=name)(x)
+    return compiled(keras.Model(inputs, head(x)), **options), rows(6), classes()
+
+
+def distilled(**options):
+    """A frozen teacher: forward only, where more is fused than under a gradient."""
+    inputs = x = keras.Input((6, 6, 2))
+    for index, name in enumerate(APART):
+        x = layers.Conv2D(3, 3, padding="same", trainable=False, name=f"conv{index}")(x)
+        x = layers.Activation(name, name=name)(x)
+    x = layers.Flatten(name="flatten")(x)
+    x = layers.Dense(5, name="student")(x)
+    x = layers.Activation("tanh", name="last")(x)
+    return compiled(keras.Model(inputs, head(x)), **options), rows(6, 6, 2), classes()
+
+
 KINDS = {
     kind.__name__: kind
     for kind in (
@@ -298,5 +322,7 @@ KINDS = {
         subclassed,
         custom_train_step,
         gan,
+        apart,
+        distilled,
     )
 }
