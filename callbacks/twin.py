@@ -70,6 +70,7 @@ class Twin:
 
     def rows(self, seen: Seen) -> Rows:
         """Of what a step saw, what this monitor wants of it."""
+        self.applied = self.applied or seen.sketch.applied
         try:
             return self._rows(seen)
         except Exception as error:  # a training is not to fail for its statistics
@@ -80,7 +81,6 @@ class Twin:
         sketch = seen.sketch
         if self._wanted[0] is not sketch:
             self._wanted = sketch, self._wanted_of(sketch)
-            self.applied = self.applied or sketch.applied
         evaluates, self.evaluates_next = self.wants_evaluation, False
         rows = seen.rows(self._wanted[1], self.sample_size)
         lost = [tag for tag in self._wanted[1] if tag in sketch.failed]

@@ -51,14 +51,24 @@ MAY_IMPORT = {
     "callbacks": ("callbacks.monitor", ""),
     "callbacks.monitor": (
         "callbacks.arguments callbacks.diagnostics callbacks.history "
-        "callbacks.hyperparameters callbacks.layout callbacks.look "
-        "callbacks.optimizer_scalars callbacks.train_function callbacks.twin "
-        "callbacks.weights callbacks.writer",
+        "callbacks.hyperparameters callbacks.look callbacks.probe callbacks.run "
+        "callbacks.train_function callbacks.twin",
         "keras numpy",
     ),
+    "callbacks.run": (
+        "callbacks.layout callbacks.optimizer_scalars callbacks.probe callbacks.steps "
+        "callbacks.weights callbacks.writer",
+        "",
+    ),
+    "callbacks.steps": ("", ""),
+    "callbacks.trainable": ("callbacks.batches callbacks.probe", "keras tensorflow"),
     "callbacks.arguments": ("", ""),
     "callbacks.capture": ("callbacks.arguments callbacks.probe", "keras tensorflow"),
-    "callbacks.train_function": ("callbacks.batches callbacks.twin", ""),
+    "callbacks.train_function": (
+        "callbacks.batches callbacks.optimizer_scalars callbacks.trainable "
+        "callbacks.twin",
+        "",
+    ),
     "callbacks.twin": ("callbacks.probe callbacks.step", ""),
     "callbacks.step": (
         "callbacks.activations callbacks.aside callbacks.batches callbacks.evaluation "
@@ -70,7 +80,7 @@ MAY_IMPORT = {
     "callbacks.batches": ("", "keras tensorflow"),
     "callbacks.evaluation": ("callbacks.batches callbacks.probe", "keras tensorflow"),
     "callbacks.measures": ("", "numpy tensorflow"),
-    "callbacks.activations": ("", "keras"),
+    "callbacks.activations": ("callbacks.probe", "keras numpy"),
     "callbacks.probe": ("", "keras numpy"),
     "callbacks.weight_samples": (
         "callbacks.host callbacks.statistics",
