@@ -84,8 +84,9 @@ class Encoding(layers.Layer):
     def call(self, inputs):
         mean, log = inputs
         divergence = keras.ops.mean(keras.ops.exp(log) + mean**2 - 1 - log)
-        self.add_loss(0.5 * divergence)
-        noise = keras.random.normal(keras.ops.shape(mean), seed=self.seed)
+        self.add_loss(keras.ops.cast(0.5 * divergence, keras.config.floatx()))
+        shape = keras.ops.shape(mean)
+        noise = keras.random.normal(shape, dtype=mean.dtype, seed=self.seed)
         return mean + keras.ops.exp(log / 2) * noise
 
 
@@ -100,7 +101,13 @@ def variational():
     return model, x, x, "mse"
 
 
-NETWORKS = [mobile_net, res_net, transformer, lstm, u_net, variational]
+NETWORKS = [
+    *(pytest.param(x, marks=pytest.mark.slow) for x in (mobile_net, res_net)),
+    transformer,
+    lstm,
+    u_net,
+    variational,
+]
 
 
 def trained(network, callbacks):
@@ -108,6 +115,8 @@ def trained(network, callbacks):
     RANDOM = np.random.default_rng(0)
     keras.backend.clear_session(free_memory=False)
     keras.utils.set_random_seed(0)
+    # A batch norm over six elements magnifies rounding: 7 % of a gradient in float32.
+    keras.config.set_dtype_policy("float64")
     model, x, y, loss = network()
     model.compile(keras.optimizers.SGD(0.05), loss)
     before = [np.array(variable) for variable in model.variables]
@@ -159,20 +168,23 @@ def test_a_network_is_unchanged_and_its_numbers_are_those_of_a_tape(network, tmp
     gradients, outputs = by_tape(model, x, y, before)
     norms = [float(tf.norm(tf.cast(g, tf.float64))) for g in gradients]
     close(values(log, "gradient_norm/global"), [math.hypot(*norms)])
+    # Before a batch norm a bias has none but rounding errors of the others'.
+    noise = 1e-9 * max(float(tf.reduce_max(tf.abs(g))) for g in gradients)
     for weight, gradient in zip(model.trainable_variables, gradients, strict=True):
         rows = log[f"gradients/{weight.path}"][0][1]
         close(rows[:, 2].sum(), tf.size(gradient), rtol=1e-6)
         scale = float(tf.reduce_max(tf.abs(gradient)))
         ends = [float(tf.reduce_min(gradient)), float(tf.reduce_max(gradient))]
-        filled = rows[rows[:, 2] > 0] if ends[0] < ends[1] else rows
-        close([filled[0, 0], filled[-1, 1]], ends, atol=0.01 * scale + 1e-7)
+        close([rows[0, 0], rows[-1, 1]], ends, atol=1e-6 * scale + noise)
     starts = {w.path: np.array(w) for w in model.trainable_variables}
     for weight, end in zip(model.trainable_variables, after, strict=True):
         tag = f"update_ratio/{weight.path}"
         start = starts[weight.path].astype("float64")
         if start.ndim > 1 and start.any():
             ratio = np.linalg.norm(end - start) / np.linalg.norm(start)
-            close(values(log, tag), [ratio], rtol=1e-2, atol=1e-8)
+            # Of a sample of a large weight.
+            exact = start.size <= monitor.sample_size
+            close(values(log, tag), [ratio], rtol=1e-6 if exact else 0.05, atol=1e-12)
         else:
             assert tag not in log
     looked_at = 0
