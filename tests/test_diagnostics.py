@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import watched_models
 from event_files import read_log, steps, values
-from kbn.callbacks import TrainingMonitor, diagnostics
+from kbn.callbacks import TrainingMonitor, arguments, diagnostics
 from kbn.callbacks.diagnostics import TAGS, Moments
 from keras import layers
 
@@ -117,8 +117,8 @@ def batch(size=64):
     return x, random.integers(0, 2, (size, 1)).astype("float32")
 
 
-def fit(model, log_dir, x, y, epochs=1, **arguments):
-    monitor = TrainingMonitor(log_dir, **arguments)
+def fit(model, log_dir, x, y, epochs=1, **options):
+    monitor = TrainingMonitor(log_dir, **options)
     model.fit(x, y, batch_size=len(x), epochs=epochs, verbose=0, callbacks=[monitor])
     return monitor, read_log(log_dir)
 
@@ -517,7 +517,8 @@ def test_readme_has_every_tag_and_no_other():
 @needs_tensorflow
 def test_every_tag_is_written_and_no_other(tmp_path):
     scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1))
-    logs = [fit(network(optimizer=scaled), tmp_path / "a", *batch())[1]]
+    watch = (*arguments.USUAL, "quantiles")
+    logs = [fit(network(optimizer=scaled), tmp_path / "a", *batch(), watch=watch)[1]]
     x = batch()[0]
     x[0] = np.nan
     logs += [fit(network(), tmp_path / "b", x, batch()[1])[1]]
