@@ -139,6 +139,45 @@ def test_rows_left_over_by_the_groups_count():
     np.testing.assert_allclose(variance, wide.var(0), rtol=2e-5)
 
 
+def nodes_of_training(layer_class, shape, depth=50):
+    """How many nodes a training step of so many layers has, library included."""
+    layers = [layer_class() for _ in range(depth)]
+    for layer in layers:
+        layer.build(shape)
+    weights = [v.value for layer in layers for v in layer.trainable_variables]
+
+    def step(x, dy):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = x
+            for layer in layers:
+                y = layer(y, training=True)
+        return tape.gradient(y, [x, *weights], dy)
+
+    spec = tf.TensorSpec(shape)
+    graph = tf.function(step, autograph=False).get_concrete_function(spec, spec).graph
+    definition = graph.as_graph_def()
+    library = sum(len(f.node_def) for f in definition.library.function)
+    return len(definition.node) + library
+
+
+@pytest.mark.parametrize(
+    ("shape", "limit"),
+    [((32, 64), 1.2), ((None, 64), 2.0), ((None, 8, 8, 16), 2.0), ((4, 6, 5), 1.2)],
+    ids=str,
+)
+def test_graph_of_fifty_layers_is_not_much_larger_than_keras_own(shape, limit):
+    ours = nodes_of_training(kbn.BatchNorm, shape)
+    theirs = nodes_of_training(keras.layers.BatchNormalization, shape)
+    assert ours <= limit * theirs
+
+
+def test_fifty_layers_share_one_traced_function():
+    kernel._traced.cache_clear()
+    nodes_of_training(kbn.BatchNorm, (32, 64))
+    assert kernel._traced.cache_info().misses == 1
+
+
 @pytest.mark.parametrize(
     ("x", "options"),
     [
