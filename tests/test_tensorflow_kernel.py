@@ -1,6 +1,7 @@
 """The TensorFlow kernel: where the fused op serves, and where it must not."""
 
 import itertools
+import threading
 
 import keras
 import numpy as np
@@ -405,3 +406,22 @@ def test_tflite_folds_the_layer_into_the_one_before(before, shape, tmp_path, cap
     assert "FULLY_CONNECTED" in listing or "CONV_2D" in listing
     assert "MUL" not in listing
     assert "ADD(" not in listing
+
+
+@pytest.mark.parametrize(
+    "refused", [tf.sparse.from_dense(tf.ones((4, 3))), "text", object()], ids=str
+)
+def test_refused_inputs_do_not_lock_out_other_threads(refused):
+    train(data(4, 3))
+    with pytest.raises((ValueError, TypeError, AttributeError)):
+        train(refused, axis=-1) if hasattr(refused, "shape") else (
+            kernel.normalize_batch(refused, None, None, 1, EPSILON)
+        )
+    done = threading.Event()
+
+    def work():
+        train(data(4, 3))
+        done.set()
+
+    threading.Thread(target=work, daemon=True).start()
+    assert done.wait(timeout=60)

@@ -59,9 +59,14 @@ def normalize_batch(
         return reference.normalize_batch(
             x, gamma, beta, axis, epsilon, mask, merge=merge
         )
+    # Tensors of the right dtype: a traced function that refuses its arguments keeps its
+    # lock (TensorFlow 2.21), and the next thread that calls it waits for ever.
+    x = tf.convert_to_tensor(x)
     wide = tf.float64 if x.dtype == tf.float64 else tf.float32
-    gamma = tf.ones(channels, wide) if gamma is None else _sized(gamma, channels)
-    beta = tf.zeros(channels, wide) if beta is None else _sized(beta, channels)
+    gamma, beta = (
+        make(channels, wide) if weight is None else _sized(weight, channels, wide)
+        for make, weight in ((tf.ones, gamma), (tf.zeros, beta))
+    )
     if _under_xla():
         y, *statistics, count = _compiled(x, gamma, beta, axis, epsilon)
     else:
@@ -109,8 +114,9 @@ def normalize_fixed(
     return y
 
 
-def _sized(weight: Tensor, channels: int) -> Tensor:
+def _sized(weight: Tensor, channels: int, dtype: Any) -> Tensor:
     """`weight`, for a gradient of known shape: a traced function gives it none."""
+    weight = tf.cast(weight, dtype)
     if tf.executing_eagerly():
         return weight
     return tf.ensure_shape(weight, (channels,))
