@@ -103,6 +103,7 @@ ARGUMENTS = {"why_batch_norm": ["--quick"], "weight_distributions": ["--epochs",
 # One check an example; an example without one fails.
 CHECKS = {
     "distributed": check_distributed,
+    "gradient_penalty": check_gradient_penalty,
     "from_pytorch": check_from_pytorch,
     "quickstart": check_quickstart,
     "weight_distributions": check_weight_distributions,

@@ -61,10 +61,12 @@ def normalize_batch(
         )
     # Tensors of the right dtype: a traced function that refuses its arguments keeps its
     # lock (TensorFlow 2.21), and the next thread that calls it waits for ever.
-    x = tf.convert_to_tensor(x)
+    x = _sized(tf.convert_to_tensor(x), x.shape)
     wide = tf.float64 if x.dtype == tf.float64 else tf.float32
     gamma, beta = (
-        make(channels, wide) if weight is None else _sized(weight, channels, wide)
+        make(channels, wide)
+        if weight is None
+        else _sized(tf.cast(weight, wide), (channels,))
         for make, weight in ((tf.ones, gamma), (tf.zeros, beta))
     )
     if _under_xla():
@@ -114,12 +116,9 @@ def normalize_fixed(
     return y
 
 
-def _sized(weight: Tensor, channels: int, dtype: Any) -> Tensor:
-    """`weight`, for a gradient of known shape: a traced function gives it none."""
-    weight = tf.cast(weight, dtype)
-    if tf.executing_eagerly():
-        return weight
-    return tf.ensure_shape(weight, (channels,))
+def _sized(tensor: Tensor, shape: Any) -> Tensor:
+    """`tensor`, for a gradient of known shape: a traced function gives it none."""
+    return tensor if tf.executing_eagerly() else tf.ensure_shape(tensor, shape)
 
 
 def _flat(x: tf.RaggedTensor, axis: int) -> tuple[Tensor, int]:
