@@ -61,14 +61,14 @@ def normalize_batch(
         )
     # Tensors of the right dtype: a traced function that refuses its arguments keeps its
     # lock (TensorFlow 2.21), and the next thread that calls it waits for ever.
-    x = _sized(tf.convert_to_tensor(x), x.shape)
+    x = tf.convert_to_tensor(x)
     wide = tf.float64 if x.dtype == tf.float64 else tf.float32
     gamma, beta = (
-        make(channels, wide)
-        if weight is None
-        else _sized(tf.cast(weight, wide), (channels,))
+        make(channels, wide) if weight is None else tf.cast(weight, wide)
         for make, weight in ((tf.ones, gamma), (tf.zeros, beta))
     )
+    if not tf.executing_eagerly():
+        x, gamma, beta = _sized(x, gamma, beta)
     if _under_xla():
         y, *statistics, count = _compiled(x, gamma, beta, axis, epsilon)
     else:
@@ -116,9 +116,19 @@ def normalize_fixed(
     return y
 
 
-def _sized(tensor: Tensor, shape: Any) -> Tensor:
-    """`tensor`, for a gradient of known shape: a traced function gives it none."""
-    return tensor if tf.executing_eagerly() else tf.ensure_shape(tensor, shape)
+@tf.custom_gradient
+def _sized(*tensors: Tensor) -> Any:
+    """The tensors, with gradients of known shapes: a traced function gives them none.
+
+    Not `tf.ensure_shape`, which has no forward mode and is an op that runs.
+    """
+
+    def gradient(*slopes: Tensor) -> list[Tensor]:
+        for slope, tensor in zip(slopes, tensors, strict=True):
+            slope.set_shape(tensor.shape)
+        return list(slopes)
+
+    return [tf.identity(tensor) for tensor in tensors], gradient
 
 
 def _flat(x: tf.RaggedTensor, axis: int) -> tuple[Tensor, int]:
