@@ -149,7 +149,10 @@ def markdown(outputs, limits):
         (HERE / "remarks.md").read_text().strip(),
     ]
     headings = set()
-    for benchmark, output in outputs.items():
+    for benchmark in BENCHMARKS:
+        output = outputs.get(benchmark)
+        if output is None:
+            continue
         if benchmark.question not in headings:
             lines += ["", f"## {benchmark.question}"]
             headings.add(benchmark.question)
@@ -207,15 +210,15 @@ def main(arguments=None):
     parser.add_argument("--resume", action="store_true", help="see above")
     parser.add_argument("--only", nargs="+", metavar="TEXT", help="see above")
     options = parser.parse_args(arguments)
-    outputs, limits, failed = {}, [], []
+    limits, failed = [], []
     before = RESULTS.read_text() if options.only else ""
+    old = {b: section(before, b.command) for b in BENCHMARKS}
+    outputs = {b: output for b, output in old.items() if output}
     KEPT.mkdir(parents=True, exist_ok=True)
     for number, benchmark in enumerate(BENCHMARKS, 1):
         print(f"\n[{number}/{len(BENCHMARKS)}] {benchmark.command}\n", flush=True)
         start = time.perf_counter()
         if options.only and not any(text in benchmark.command for text in options.only):
-            if output := section(before, benchmark.command):
-                outputs[benchmark] = output
             continue
         file = kept(benchmark)
         if options.resume and file.exists():
@@ -228,9 +231,9 @@ def main(arguments=None):
                 file.write_text(json.dumps([outputs[benchmark], held]))
         limits += held
         failed += [benchmark.command] * failure
+        # After each, so that an interrupt loses one measurement only.
+        RESULTS.write_text(markdown(outputs, updated(limits_of(before), limits)))
         print(f"\n{time.perf_counter() - start:.0f} s", flush=True)
-    limits = updated(limits_of(before), limits)
-    RESULTS.write_text(markdown(outputs, limits))
     print(f"\nWritten: {RESULTS.relative_to(ROOT)}")
     for command in failed:
         print(f"Failed: {command}")

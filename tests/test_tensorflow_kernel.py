@@ -78,7 +78,10 @@ def plan(shape, dtype="float32", axis=-1):
         ((2**17, 1), ["formula"]),
         ((2**24, 1), ["tall"]),
         ((0, 4), ["guarded"]),
-        ((None, 4), ["formula", "fused", "tall"]),
+        ((None, 4), ["guarded"]),
+        ((None, 256), ["guarded"]),
+        ((None, 257), ["formula", "fused", "tall"]),
+        ((None, None, 512), ["formula", "fused", "tall"]),
         ((None, 512, 512), ["fused", "tall"]),
         ((None, 512, 512, 3), ["tall"]),
         ((None, 0, 4), ["guarded"]),
@@ -89,8 +92,10 @@ def test_size_decides_which_way_is_taken(shape, ways):
     assert plan(shape) == tuple(ways)
 
 
-# The same batch takes the same way whether its size is known or not.
-@pytest.mark.parametrize("shape", [(0, 8), (1, 8), (500, 8), (20_000, 8), (300_000, 8)])
+# The same batch gives the same numbers whether its size is known or not.
+@pytest.mark.parametrize(
+    "shape", [(0, 300), (1, 300), (300, 300), (500, 300), (0, 8), (9, 8)]
+)
 @pytest.mark.parametrize("mean", [0.0, 1e4])
 def test_unknown_sizes_give_the_same_numbers(shape, mean):
     x = data(*shape, mean=mean)
@@ -103,7 +108,8 @@ def test_unknown_sizes_give_the_same_numbers(shape, mean):
         return [y, *statistics[:2], tape.gradient(loss, x)]
 
     known = tf.function(step).get_concrete_function(x)(x)
-    unknown = tf.function(step, input_signature=[tf.TensorSpec((None, 8))])(x)
+    spec = tf.TensorSpec((None, shape[1]))
+    unknown = tf.function(step, input_signature=[spec])(x)
     for one, other in zip(known, unknown, strict=True):
         np.testing.assert_allclose(
             one, other, atol=1e-6 * np.max(np.abs(one), initial=1)
@@ -370,7 +376,10 @@ def test_one_ill_conditioned_channel_is_enough():
         ((6_422_528, 3), False),  # TFLite folds no reshape
     ],
 )
-def test_inference_of_large_images_is_fused(shape, fused):
+@pytest.mark.parametrize("onednn", [True, False])
+def test_inference_of_large_images_is_fused(shape, fused, onednn, monkeypatch):
+    monkeypatch.setattr(kernel, "IsMklEnabled", lambda: onednn)
+
     def infer(x):
         statistics = tf.zeros(shape[-1]), tf.ones(shape[-1])
         return kernel.normalize_fixed(
@@ -378,7 +387,18 @@ def test_inference_of_large_images_is_fused(shape, fused):
         )
 
     found = operations(infer, tf.TensorSpec(shape))
-    assert ("FusedBatchNormV3" in found) == fused
+    assert ("FusedBatchNormV3" in found) == (fused and onednn)
+
+
+def test_tensorflow_still_tells_whether_it_has_onednn(monkeypatch):
+    assert kernel.IsMklEnabled() in (True, False)
+    monkeypatch.setattr(kernel, "IsMklEnabled", None)
+    statistics = tf.zeros(64), tf.ones(64)
+    x = tf.TensorSpec((32, 56, 56, 64))
+    found = operations(
+        lambda x: kernel.normalize_fixed(x, *statistics, None, None, 3, EPSILON), x
+    )
+    assert "FusedBatchNormV3" not in found
 
 
 # tf.lite says that it will move to a package of its own: TensorFlow 2.21.
