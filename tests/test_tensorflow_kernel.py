@@ -79,9 +79,9 @@ def plan(shape, dtype="float32", axis=-1):
         ((2**24, 1), ["tall"]),
         ((0, 4), ["guarded"]),
         ((None, 4), ["guarded"]),
-        ((None, 256), ["guarded"]),
-        ((None, 257), ["formula", "fused", "tall"]),
-        ((None, None, 512), ["formula", "fused", "tall"]),
+        ((None, 1024), ["guarded"]),
+        ((None, 1025), ["formula", "fused", "tall"]),
+        ((None, None, 2048), ["formula", "fused", "tall"]),
         ((None, 512, 512), ["fused", "tall"]),
         ((None, 512, 512, 3), ["tall"]),
         ((None, 0, 4), ["guarded"]),
@@ -94,7 +94,7 @@ def test_size_decides_which_way_is_taken(shape, ways):
 
 # The same batch gives the same numbers whether its size is known or not.
 @pytest.mark.parametrize(
-    "shape", [(0, 300), (1, 300), (300, 300), (500, 300), (0, 8), (9, 8)]
+    "shape", [(0, 1100), (1, 1100), (100, 1100), (150, 1100), (0, 8), (9, 8)]
 )
 @pytest.mark.parametrize("mean", [0.0, 1e4])
 def test_unknown_sizes_give_the_same_numbers(shape, mean):
@@ -170,7 +170,7 @@ def nodes_of_training(layer_class, shape, depth=50):
 
 @pytest.mark.parametrize(
     ("shape", "limit"),
-    [((32, 64), 1.2), ((None, 64), 2.0), ((None, 8, 8, 16), 2.0), ((4, 6, 5), 1.2)],
+    [((32, 64), 1.2), ((None, 64), 1.2), ((None, 8, 8, 64), 2.0), ((4, 6, 5), 1.2)],
     ids=str,
 )
 def test_graph_of_fifty_layers_is_not_much_larger_than_keras_own(shape, limit):

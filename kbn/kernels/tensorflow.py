@@ -32,7 +32,7 @@ SMALL = 2**17
 # Elements of a sample up to which a batch of unknown size takes the formula, since a
 # condition costs such small tensors a fifth more. A batch too large for it is still
 # computed faster than by Keras' layer, and as exactly.
-SMALL_SAMPLE = 2**8
+SMALL_SAMPLE = 2**10
 # Elements up to which multiplying and adding takes less time than the fused op, in
 # inference: the op cannot write into its input's buffer, and they can.
 SMALL_FIXED = 2**21
