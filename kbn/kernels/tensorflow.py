@@ -30,8 +30,8 @@ except ImportError:
 # training: measured on two cores, with TensorFlow's oneDNN ops and without.
 SMALL = 2**17
 # Elements of a sample up to which a batch of unknown size takes the formula, since a
-# condition costs such small tensors a fifth more. A batch too large for it is still
-# computed faster than by Keras' layer, and as exactly.
+# condition costs such small tensors a fifth more. A batch too large for it loses speed
+# that the fused op has; its sums are as long as those of Keras' layer.
 SMALL_SAMPLE = 2**10
 # Elements up to which multiplying and adding takes less time than the fused op, in
 # inference: the op cannot write into its input's buffer, and they can.
