@@ -7,9 +7,11 @@ what the others measured is written all the same.
 
 JAX and torch are measured with `.venv-backends/bin/python`, where that exists.
 `--resume` goes on where a run was interrupted: what was measured of the same code is
-not measured again.
+not measured again. `--only TEXT` measures the benchmarks whose command has that text;
+the others stay as RESULTS.md has them.
 
     python benchmarks/results.py [--under "taskset --cpu-list 0,1"] [--resume]
+        [--only TEXT ...]
 """
 
 import argparse
@@ -147,12 +149,34 @@ def markdown(outputs, limits):
         (HERE / "remarks.md").read_text().strip(),
     ]
     headings = set()
-    for benchmark, output in outputs.items():
+    for benchmark in BENCHMARKS:
+        output = outputs.get(benchmark)
+        if output is None:
+            continue
         if benchmark.question not in headings:
             lines += ["", f"## {benchmark.question}"]
             headings.add(benchmark.question)
         lines += ["", f"`{benchmark.command}`", "", output]
     return "\n".join(lines) + "\n"
+
+
+def section(results, command):
+    """What RESULTS.md has of a command's output; empty if it has none."""
+    found = results.partition(f"\n`{command}`\n\n")[2]
+    return re.split(r"\n\n(?=## |`.*`\n)", found)[0].strip()
+
+
+def limits_of(results):
+    """The rows of RESULTS.md's table of limits."""
+    table = results.partition("| what | limit | measured | met |\n")[2]
+    rows = table.partition("\n\n")[0].splitlines()[1:]
+    return [row.strip("| ").split(" | ") for row in rows]
+
+
+def updated(old, new):
+    """The old limits with the new ones in their places, or after them."""
+    merged = {what: rest for what, *rest in old} | {what: rest for what, *rest in new}
+    return [[what, *rest] for what, rest in merged.items()]
 
 
 def quoted(readme, results):
@@ -162,8 +186,7 @@ def quoted(readme, results):
     """
 
     def block(match):
-        section = results.partition(f"\n`{match[1]}`\n\n")[2]
-        output = re.split(r"\n\n(?=## |`.*`\n)", section)[0].strip()
+        output = section(results, match[1])
         if not output:
             raise ValueError(f"RESULTS.md has no output of `{match[1]}`")
         return f"<!-- RESULTS: {match[1]} -->\n{output}\n<!-- end -->"
@@ -185,12 +208,18 @@ def main(arguments=None):
         help="a command that runs each benchmark, such as taskset or nice",
     )
     parser.add_argument("--resume", action="store_true", help="see above")
+    parser.add_argument("--only", nargs="+", metavar="TEXT", help="see above")
     options = parser.parse_args(arguments)
-    outputs, limits, failed = {}, [], []
+    limits, failed = [], []
+    before = RESULTS.read_text() if options.only else ""
+    old = {b: section(before, b.command) for b in BENCHMARKS}
+    outputs = {b: output for b, output in old.items() if output}
     KEPT.mkdir(parents=True, exist_ok=True)
     for number, benchmark in enumerate(BENCHMARKS, 1):
         print(f"\n[{number}/{len(BENCHMARKS)}] {benchmark.command}\n", flush=True)
         start = time.perf_counter()
+        if options.only and not any(text in benchmark.command for text in options.only):
+            continue
         file = kept(benchmark)
         if options.resume and file.exists():
             outputs[benchmark], held = json.loads(file.read_text())
@@ -202,8 +231,9 @@ def main(arguments=None):
                 file.write_text(json.dumps([outputs[benchmark], held]))
         limits += held
         failed += [benchmark.command] * failure
+        # After each, so that an interrupt loses one measurement only.
+        RESULTS.write_text(markdown(outputs, updated(limits_of(before), limits)))
         print(f"\n{time.perf_counter() - start:.0f} s", flush=True)
-    RESULTS.write_text(markdown(outputs, limits))
     print(f"\nWritten: {RESULTS.relative_to(ROOT)}")
     for command in failed:
         print(f"Failed: {command}")

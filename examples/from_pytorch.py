@@ -20,7 +20,7 @@ torch.manual_seed(0)
 theirs = torch.nn.Sequential(
     torch.nn.Linear(784, 256),
     torch.nn.BatchNorm1d(256),
-    torch.nn.ReLU(),
+    torch.nn.SiLU(),  # smooth: a ReLU turns one rounding near 0 into another gradient
     torch.nn.Linear(256, 10),
 )
 ours = keras.Sequential(
@@ -30,7 +30,7 @@ ours = keras.Sequential(
         # torch's momentum 0.1 is the share of the new batch, Keras' that of the old
         # average; torch's epsilon is 1e-5; its running variance divides by n - 1.
         kbn.BatchNorm(momentum=0.9, epsilon=1e-5, unbiased=True),
-        keras.layers.ReLU(),
+        keras.layers.Activation("silu"),
         keras.layers.Dense(10),
     ]
 )

@@ -43,6 +43,15 @@ def check_from_pytorch(output, directory):
         assert difference < 20 * 1.2e-7 * largest
 
 
+def check_gradient_penalty(output, directory):
+    error, size = zip(
+        *re.findall(r"off by (\S+) of (\S+)$", output, re.MULTILINE), strict=True
+    )
+    theirs, ours = map(float, error)
+    assert theirs > 1e-3 * float(size[0])  # D32
+    assert ours < 1e-8 * float(size[1])
+
+
 def check_distributed(output, directory):
     heading, *rows = output.splitlines()
     assert heading.split()[-2:] == ["worker", "1"]
@@ -94,6 +103,7 @@ ARGUMENTS = {"why_batch_norm": ["--quick"], "weight_distributions": ["--epochs",
 # One check an example; an example without one fails.
 CHECKS = {
     "distributed": check_distributed,
+    "gradient_penalty": check_gradient_penalty,
     "from_pytorch": check_from_pytorch,
     "quickstart": check_quickstart,
     "weight_distributions": check_weight_distributions,

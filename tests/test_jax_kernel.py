@@ -5,6 +5,7 @@ import keras
 import numpy as np
 import pytest
 from jax import numpy as jnp
+from jax.experimental import jet
 
 import kbn
 from kbn.kernels import jax as kernel
@@ -247,3 +248,11 @@ def test_any_number_of_elements_keeps_the_variance(shape, compiled):
     wide = np.asarray(x, "f8")
     np.testing.assert_allclose(mean, wide.mean(0), atol=1e-6)
     np.testing.assert_allclose(variance, wide.var(0), rtol=1e-6)
+
+
+def test_taylor_mode_raises_as_for_a_relu():
+    """JAX's own limit: when this fails, jet takes a custom_jvp; add training's row."""
+    x = data(6, 3)
+    for function in (jax.nn.relu, lambda x: train(x)[0]):
+        with pytest.raises(jax.errors.UnexpectedTracerError):
+            jet.jet(function, (x,), [[x, x]])

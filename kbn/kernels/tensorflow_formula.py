@@ -42,15 +42,12 @@ def differentiable(
 
 
 class Formula:
-    """The corrected two-pass algorithm along `axis` of tensors of `rank`.
+    """Two passes along `axis` of tensors of `rank`, from an element of each channel.
 
-    Chan, Golub & LeVeque (1983), "Algorithms for computing the sample variance". The
-    `pilot` is the mean as it is summed, off by several deviations if it is large::
+    The `pilot` is that element: it is within sqrt(N) deviations of the mean, most often
+    within three, so what is left after it has its digits, whatever the mean::
 
-        offset = mean(x - pilot),  variance = mean((x - pilot)^2) - offset^2
-
-    Always corrected: a condition would cost a small tensor more, and XLA sums both in
-    one pass.
+        offset = mean(x - pilot),  variance = mean((x - pilot - offset)^2)
     """
 
     def __init__(self, rank: int, axis: int, epsilon: float) -> None:
@@ -64,14 +61,14 @@ class Formula:
         """y, the pilot, the offset and the biased variance."""
         narrow = x.dtype
         x = tf.cast(x, gamma.dtype)
-        pilot = tf.stop_gradient(self._mean(x, size))
-        centred = x - self._along(pilot)
-        offset = self._mean(centred, size)
+        pilot = tf.stop_gradient(self._an_element(x))
+        from_pilot = x - self._along(pilot)
+        offset = self._mean(from_pilot, size)
         # centred: E[x^2] - E[x]^2 of x itself loses every digit once |mean| >> std
-        spread = self._mean(tf.square(centred), size)
-        variance = tf.nn.relu(spread - tf.square(offset))
+        squares = tf.math.squared_difference(from_pilot, self._along(offset))
+        variance = self._mean(squares, size)
         scale = tf.math.rsqrt(variance + self._epsilon) * gamma
-        y = centred * self._along(scale) + self._along(beta - offset * scale)
+        y = from_pilot * self._along(scale) + self._along(beta - offset * scale)
         return [tf.cast(y, narrow), pilot, offset, variance]
 
     def backward(
@@ -105,6 +102,11 @@ class Formula:
         dx = dx * self._along(inverse * gamma)
         return tf.cast(dx, narrow), dgamma, dbeta
 
+    def _an_element(self, x: Tensor) -> Tensor:
+        """The first element of each channel. (C,)."""
+        rank = len(x.shape)
+        return x[tuple(slice(None) if i == self._axis else 0 for i in range(rank))]
+
     def _mean(self, values: Tensor, size: Tensor) -> Tensor:
         return tf.reduce_mean(values, [*self._before, *self._after])
 
@@ -123,6 +125,9 @@ class Formula:
 
 class GuardedFormula(Formula):
     """The formula for tensors that may be empty, and for those that XLA compiles."""
+
+    def _an_element(self, x: Tensor) -> Tensor:
+        return reference.an_element(x, self._axis)
 
     def _mean(self, values: Tensor, size: Tensor) -> Tensor:
         return self._total(values) / self._divisor(size)
