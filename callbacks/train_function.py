@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from . import probe
 from .batches import DATA_ENDS, ITERATORS, Batches, without_optionals
 from .optimizer_scalars import steps_taken
 from .trainable import Traced
@@ -103,6 +104,8 @@ class WatchedFunction:
         except DATA_ENDS:
             raise
         except Exception as error:  # the training's own, the original raises as well
+            if _is_half_made(self._model):
+                raise  # on replicas, the original would wait for ever
             logs = self._blind_step(batches.rest(), due)
             self._give_up(due, error)
             return logs
@@ -180,6 +183,16 @@ def stand_in(model: Any) -> WatchedFunction:
     if isinstance(current, WatchedFunction):
         return current
     return WatchedFunction(model, current)
+
+
+def _is_half_made(model: Any) -> bool:
+    """Whether a failed trace has left variables of an optimizer without a value."""
+    for optimizer in probe.optimizers(model).values():
+        for variable in optimizer.variables:
+            parts = getattr(variable.value, "values", None) or [variable.value]
+            if not all(bool(part.is_initialized()) for part in parts):
+                return True
+    return False
 
 
 def _current_fit(model: Any) -> Any:

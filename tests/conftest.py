@@ -1,5 +1,6 @@
 """One backend a run, chosen by KERAS_BACKEND; two CPU devices for the strategies."""
 
+import gc
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -34,6 +35,14 @@ EVERY_BACKEND = {
     "test_transformations.py",
     "test_writer.py",
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _little_garbage_to_look_at():
+    # TensorFlow and Keras keep the graphs of every model: after a thousand tests, each
+    # collection walks through gigabytes of them. Frozen, they are passed over.
+    gc.collect()
+    gc.freeze()
 
 
 KERNELS = {f"test_{backend}_kernel.py" for backend in ("tensorflow", "jax", "torch")}

@@ -23,6 +23,7 @@ pytestmark = [
 
 RUNS = {"with_batch_norm": True, "without_batch_norm": False}
 EPOCHS = 2
+WATCH = ("weights", "gradients", "activations", "batch_norm", "quantiles")
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def log_dir(tmp_path_factory):
             epochs=EPOCHS,
             validation_data=(digits.x_test, digits.y_test),
             verbose=0,
-            callbacks=[kbn.callbacks.TrainingMonitor(directory / run, log_freq=14)],
+            callbacks=[kbn.callbacks.TrainingMonitor(directory / run, 14, WATCH)],
         )
     return directory
 

@@ -93,7 +93,12 @@ _INVALID = tf.errors.InvalidArgumentError
 KERAS_CANNOT = [
     # A tensor of one replica's graph is asked for in another's.
     Refusal({"execution": "mirrored-steps-2"}, _INVALID, "cond/.*Placeholder"),
-    Refusal({"kind": "gan", "execution": "mirrored"}, _INVALID, "cond/.*Placeholder"),
+    # Found while tracing, if the first step is watched.
+    Refusal(
+        {"kind": "gan", "execution": "mirrored"},
+        Exception,
+        "cond/.*Placeholder|Unable to lift tensor",
+    ),
     # One compiled function cannot reach the variables of two devices.
     Refusal({"execution": "mirrored-xla"}, _INVALID, "tfvariable_on_a_different"),
     # The gradient of a loop whose length is not known to XLA.
@@ -114,6 +119,10 @@ KERAS_CANNOT = [
     Refusal({"kind": "gan", "data": "class-weight"}, IndexError, "out of range"),
     Refusal({"kind": "gan", "data": "validation"}, ValueError, "No loss to compute"),
 ]
+
+
+# Unwatched, Keras itself ends with other bits in one run of eight on a busy machine.
+KERAS_VARIES = [{"kind": "function_layer", "execution": "mirrored"}]
 
 
 class Bound(NamedTuple):
@@ -148,6 +157,11 @@ def refusal(case):
     return next((r for r in KERAS_CANNOT if meets(r.where, case)), None)
 
 
+def is_repeatable(case):
+    """Whether Keras trains it, and twice to the same bits."""
+    return not refusal(case) and not any(meets(where, case) for where in KERAS_VARIES)
+
+
 def is_trained_by_keras(execution, **levels) -> bool:
     """Whether a plain model trains with these."""
     return refusal(Case("sequential", execution, **levels)) is None
@@ -173,7 +187,7 @@ def interplay() -> Iterator[Case]:
             return uses.get((kind, execution), 0), everywhere
 
         cases = [Case(kind, *levels) for kind in watched_models.KINDS]
-        kind = min((case.kind for case in cases if not refusal(case)), key=met)
+        kind = min((case.kind for case in cases if is_repeatable(case)), key=met)
         uses[kind, levels[0]] = uses.get((kind, levels[0]), 0) + 1
         yield Case(kind, *levels)
 
@@ -197,4 +211,4 @@ def cases() -> list[Case]:
         kinds = list(watched_models.KINDS)
         for r in KERAS_CANNOT:
             found.append(Case(**{"kind": kinds[0], **r.where}))
-    return list(dict.fromkeys(found))
+    return [x for x in dict.fromkeys(found) if is_repeatable(x) or refusal(x)]
