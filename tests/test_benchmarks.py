@@ -36,7 +36,7 @@ RUNS = [
         r"\| 1 \| \d.*%",
     ),
     ("model_step", ["--quick"], r"\| MLP of 2 layers \| 4 x 8 \| \d"),
-    ("monitor_cost", ["--quick"], r"\| MLP, 6 layers \| \d+\.\d ms"),
+    ("monitor_cost", ["--quick"], r"\| MLP, 6 layers \| \d+\.\d \|"),
     ("passes", ["--quick"], r"\| kbn \| \*\*\d+.\d passes\*\*"),
     ("passes", ["--quick", "xla"], r"\| Keras \| \*\*\d+.\d passes\*\*"),
     ("scaling", ["--quick"], r"\| channels: slope \| all sizes \| \*\*-?\d"),

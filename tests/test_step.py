@@ -195,3 +195,35 @@ def test_history_is_bounded_in_bytes(tags):
         assert seen == [*range(seen[0], 2000)]
         assert len(seen) >= 0.8 * (1200 // tags)
     assert history.values("tag0", last=2) == [1998.0, 1999.0]
+
+
+class Alternating(keras.Model):
+    """Another layer at every step, as with a random depth."""
+
+    def __init__(self):
+        super().__init__()
+        self.turns = [keras.layers.Dense(2, name=f"turn{i}") for i in range(2)]
+        self.count = 0
+
+    def build(self, shape):
+        for layer in self.turns:
+            layer.build(shape)
+
+    def call(self, x, training=False):
+        if training:
+            self.count += 1
+        return self.turns[self.count % 2](x)
+
+
+@pytest.mark.filterwarnings("ignore:Gradients do not exist for variables")
+def test_an_eager_look_shows_the_layers_of_its_own_step(tmp_path):
+    model = Alternating()
+    model.build((None, 6))
+    model.compile("sgd", "mse", run_eagerly=True)
+    x, y = np.ones((6 * BATCH, 6)), np.ones((6 * BATCH, 2))
+    model.fit(x, y, callbacks=[TrainingMonitor(tmp_path, log_freq=1)], **FIT)
+    log = read_log(tmp_path)
+    assert steps(log, "activations/turn1") == [1, 3, 5]
+    assert steps(log, "activations/turn0") == [2, 4, 6]
+    for number, wanted in enumerate([[2, 4, 6], [1, 3, 5]]):
+        assert steps(log, f"gradients/alternating/turn{number}/kernel") == wanted
