@@ -65,8 +65,8 @@ MAY_IMPORT = {
     "callbacks.arguments": ("", ""),
     "callbacks.capture": ("callbacks.arguments callbacks.probe", "keras tensorflow"),
     "callbacks.train_function": (
-        "callbacks.batches callbacks.optimizer_scalars callbacks.trainable "
-        "callbacks.twin",
+        "callbacks.batches callbacks.optimizer_scalars callbacks.probe "
+        "callbacks.trainable callbacks.twin",
         "",
     ),
     "callbacks.twin": ("callbacks.probe callbacks.step", ""),
