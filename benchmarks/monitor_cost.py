@@ -109,6 +109,7 @@ def measure(name, kind):
     with tempfile.TemporaryDirectory() as log_dir:
         monitor = kbn.callbacks.TrainingMonitor(log_dir, log_freq=2)
         clock = trained(name, log_dir, [monitor] if kind == "monitor" else [])
+        tags = len(read_log(log_dir))
     found = {"first": clock.steps[0], "peak": peak()}
     if kind == "monitor":
         found |= {
@@ -116,7 +117,7 @@ def measure(name, kind):
             "look": median(clock.steps[WARM + 1 :: 2]),
             "first_look": clock.steps[1],
             "bytes": clock.sizes[-1] - clock.sizes[-3],
-            "tags": len(read_log(log_dir)),
+            "tags": tags,
         }
     print(json.dumps(found))
 
