@@ -184,6 +184,7 @@ class TrainingMonitor(keras.callbacks.Callback):
         if self._run is None:
             return
         optimizers = self._run.optimizers
+        optimizers.look_again()
         if self._has_begun:
             slack = 0 if optimizers.steps.is_known else 1
             self._try_to(
@@ -198,6 +199,7 @@ class TrainingMonitor(keras.callbacks.Callback):
         """Write the epoch's metrics and the learning rate."""
         if self._run is None:
             return
+        self._run.optimizers.look_again()
         seen = Look()
         self._try_to(lambda: self._see_epoch(logs or {}, seen), "read the metrics")
         self._write(seen)
@@ -310,6 +312,7 @@ class TrainingMonitor(keras.callbacks.Callback):
         """Write the rows that a twin saw, and weights and batch norm as they are."""
         self._epoch_begins = False
         run = self._here
+        run.optimizers.look_again()
         run.optimizers.saw_applied(applied)
         if getattr(self.model, "steps_per_execution", 1) == 1:
             self._try_to(lambda: run.steps.meet(self._iterations()), "count the steps")

@@ -20,13 +20,19 @@ class OptimizerScalars:
         self._seen: list[str] = []  # applied, in the order of the step
         self._began: dict[str, int] = {}
         self._clock: str | None = None
+        self._found: dict[str, Any] | None = None  # of this look, see `look_again`
+
+    def look_again(self) -> None:
+        """Forget which optimizers there are: a callback may have changed them."""
+        self._found = None
 
     def begin_fit(self, model: Any, steps: int | None) -> int:
         """Right before its first step: the iterations so far.
 
         `steps` of an epoch, None if unknown.
         """
-        found = probe.optimizers(model)
+        self.look_again()
+        found = self._all(model)
         self._began = {name: _steps_of(x) for name, x in found.items()}
         self.steps.begin_fit(steps, self._began)
         if self._clock in self._began:
@@ -39,7 +45,7 @@ class OptimizerScalars:
 
     def iterations(self, model: Any) -> int | None:
         """Steps of the optimizer that the training goes by; None if none is known."""
-        found = probe.optimizers(model)
+        found = self._all(model)
         moved = self._moved(found)
         if self._clock not in (moved or found):
             first = [x for x in self._seen if x in found] or sorted(
@@ -82,8 +88,13 @@ class OptimizerScalars:
         taken = {k: _steps_of(x) - self._began.get(k, 0) for k, x in found.items()}
         return {name: steps for name, steps in taken.items() if steps}
 
+    def _all(self, model: Any) -> dict[str, Any]:
+        if self._found is None:
+            self._found = probe.optimizers(model)
+        return self._found
+
     def _of(self, model: Any) -> dict[str, Any]:
-        found = probe.optimizers(model)
+        found = self._all(model)
         applied = dict.fromkeys([*self._seen, *self._moved(found)])
         return {k: found[k] for k in applied if k in found} or found
 

@@ -25,22 +25,23 @@ class Weights:
 
     def before_step(self, model: Any) -> None:
         """Note the weights as they are, for a `read` after the step."""
-        self._movement.before_step(self._moving(model))
+        self._movement.before_step(_moving(self._named(model)))
 
     def read(
         self, model: Any, rows: Mapping[str, Any]
     ) -> tuple[dict[str, Summary], dict[str, Any]]:
         """Summaries and measures by tag, those of a twin's `rows` among them."""
-        tags = self._by_tag(model)
+        norms, named = self._batch_norms(model), self._named(model)
+        tags = _by_tag(norms, named)
         first: dict[int, str] = {}
         for tag, weight in tags.items():
             first.setdefault(id(weight), tag)
         # Tags that mean the same variable: it is read once.
         same = {tag: first[id(w)] for tag, w in tags.items() if first[id(w)] != tag}
         weights = {tag: weight for tag, weight in tags.items() if tag not in same}
-        moved = self._movement.rows(self._moving(model))
+        moved = self._movement.rows(_moving(named))
         if keras.backend.backend() == "tensorflow":
-            own = self._rows_of(model, weights)
+            own = self._rows_of(norms, weights)
             found, measures = look.split(look.read_back({**rows, **own, **moved}))
         else:
             measures = moved
@@ -50,35 +51,22 @@ class Weights:
             }
         return {**found, **{alias: found[tag] for alias, tag in same.items()}}, measures
 
-    def _by_tag(self, model: Any) -> dict[str, Any]:
-        """Each variable once: those of batch norms where those are watched."""
-        tags = {
-            f"batch_norm/{layer}/{part}": weight
-            for layer, parts in self._batch_norms(model).items()
-            for part, weight in parts.items()
-        }
-        met = {id(weight) for weight in tags.values()}
-        if "weights" in self._watch:
-            named = probe.named_weights(model, self._select)
-            tags |= {f"weights/{k}": v for k, v in named.items() if id(v) not in met}
-        return tags
-
     def _batch_norms(self, model: Any) -> dict[str, dict[str, Any]]:
         if "batch_norm" not in self._watch:
             return {}
         return probe.batch_norms(model, self._select)
 
-    def _moving(self, model: Any) -> dict[str, Any]:
-        """Trainable weights of two and more dimensions."""
+    def _named(self, model: Any) -> dict[str, Any]:
         if "weights" not in self._watch:
             return {}
-        named = probe.named_weights(model, self._select)
-        return {k: w for k, w in named.items() if w.trainable and len(w.shape) > 1}
+        return probe.named_weights(model, self._select)
 
-    def _rows_of(self, model: Any, weights: dict[str, Any]) -> dict[str, Any]:
+    def _rows_of(
+        self, norms: Mapping[str, Any], weights: dict[str, Any]
+    ) -> dict[str, Any]:
         moving = {
             f"moving/{layer}": [parts["moving_mean"], parts["moving_variance"]]
-            for layer, parts in self._batch_norms(model).items()
+            for layer, parts in norms.items()
         }
         if is_host_only():
             return weight_arrays(weights, moving, self._sample_size)
@@ -88,6 +76,22 @@ class Weights:
             self._rows = key, weight_rows(weights, moving, self._sample_size)
         rows: dict[str, Any] = self._rows[1]()
         return rows
+
+
+def _by_tag(norms: Mapping[str, Any], named: Mapping[str, Any]) -> dict[str, Any]:
+    """Each variable once: those of batch norms as theirs."""
+    tags = {
+        f"batch_norm/{layer}/{part}": weight
+        for layer, parts in norms.items()
+        for part, weight in parts.items()
+    }
+    met = {id(weight) for weight in tags.values()}
+    return tags | {f"weights/{k}": v for k, v in named.items() if id(v) not in met}
+
+
+def _moving(named: Mapping[str, Any]) -> dict[str, Any]:
+    """Trainable weights of two and more dimensions."""
+    return {k: w for k, w in named.items() if w.trainable and len(w.shape) > 1}
 
 
 def is_host_only() -> bool:

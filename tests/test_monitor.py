@@ -642,8 +642,14 @@ def test_other_backends_log_what_they_can_and_say_the_rest(monitor, tmp_path, sa
     assert steps(log, "batch_norm/norm/moving_mean") == [1, 5, 8]
     assert steps(log, "epoch/val_loss") == [4, 8]
     assert steps(log, "update_ratio/sequential/head/kernel") == [1, 5]
-    for weight in model.weights:
-        rows = log[f"weights/{weight.path}"][-1][1]
+    norm = model.get_layer("norm")
+    tags = {f"batch_norm/norm/{weight.name}": weight for weight in norm.weights}
+    for layer in model.layers:
+        if layer is not norm:
+            tags |= {f"weights/{weight.path}": weight for weight in layer.weights}
+    assert len(tags) == len(model.weights)
+    for tag, weight in tags.items():
+        rows = log[tag][-1][1]
         array = keras.ops.convert_to_numpy(weight)
         assert count(rows) == array.size
         np.testing.assert_allclose(rows[[0, -1], [0, 1]], [array.min(), array.max()])
