@@ -1,0 +1,326 @@
+"""A copy of a model: the same layers by the same names, and nothing shared with it.
+
+Graphs are run again on new inputs, so that a layer that is called twice stays one
+layer; everything else is copied by its config.
+"""
+
+import contextlib
+import tempfile
+import types
+import warnings
+from collections.abc import Callable, Collection, Iterator
+from typing import Any
+
+import keras
+
+from kbn.surgery import exchange, graph
+from kbn.surgery.graph import Layer
+
+Replace = Callable[[Layer], Layer | None]
+# Keras wraps these two on every layer, as functions of that layer.
+_WRAPPED = {"build", "quantize"}
+
+
+def copy(
+    model: Layer, replace: Replace | None = None, skip: Collection[Layer] = ()
+) -> tuple[Layer, dict[Layer, Layer]]:
+    """A copy of `model`, and {layer of it: layer of the copy}.
+
+    replace: gives the layer that takes another's place in the graph, unbuilt, whose
+    weights the caller sets; None where the layer is copied. skip: layers of one input
+    that the graph of the copy goes around.
+
+    Raises:
+        ValueError: A layer cannot be copied; it is named.
+    """
+    copier = _Copier(replace, frozenset(skip))
+    twin = copier.copy(model)
+    copier.finish(model)
+    return twin, copier.layers
+
+
+class _Copier:
+    def __init__(self, replace: Replace | None, skip: frozenset[Layer]) -> None:
+        self.layers: dict[Layer, Layer] = {}
+        self._replace, self._skip = replace, skip
+        self._replaced: set[Layer] = set()
+
+    def copy(self, layer: Layer) -> Layer:
+        """The twin of `layer`, made at its first appearance."""
+        if layer not in self.layers:
+            if graph.is_functional(layer):
+                twin = self._functional(layer)
+            elif graph.is_sequential(layer):
+                twin = self._sequential(layer)
+            elif self._replace and (twin := self._replace(layer)) is not None:
+                self._replaced.add(layer)
+            else:
+                twin = from_config(layer)
+            self.layers[layer] = twin
+        return self.layers[layer]
+
+    def finish(self, model: Layer) -> None:
+        """Build what no graph has built; then state, flags and names."""
+        self._pair(model)
+        layers = [one for one in graph.descendants(model) if one not in self._skip]
+        copied = [one for one in layers if one not in self._replaced]
+        for layer in copied:
+            take_state(layer, self.layers[layer])
+        take_flags({layer: self.layers[layer] for layer in layers})
+        for layer in copied:
+            take_names(layer, self.layers[layer])
+
+    def _functional(self, model: keras.Model) -> keras.Model:
+        tensors = {}
+
+        def fresh(tensor: Any) -> Any:
+            twin = self.copy(graph.input_layer(tensor)).output
+            tensors[id(tensor)] = twin
+            return twin
+
+        inputs = keras.tree.map_structure(fresh, model.input)
+        outside = set(map(id, keras.tree.flatten(inputs)))
+        for call in graph.calls(model):
+            args, keywords = call.fill(tensors)
+            if call.layer in self._skip:
+                results = args[0] if args else keywords["inputs"]
+                # Nothing is left between an input and, it may be, an output.
+                if id(results) in outside:
+                    results = keras.layers.Identity(name=call.layer.name)(results)
+            elif isinstance(call.layer, keras.layers.Layer):
+                results = self.copy(call.layer)(*args, **keywords)
+            else:
+                results = graph.without_nodes(call.layer)(*args, **keywords)
+            flat = keras.tree.flatten(results)
+            tensors |= {id(t): r for t, r in zip(call.outputs, flat, strict=True)}
+        outputs = keras.tree.map_structure(lambda t: tensors[id(t)], model.output)
+        return type(model)(inputs, outputs, name=model.name)
+
+    def _sequential(self, model: keras.Sequential) -> keras.Sequential:
+        kept = [one for one in graph.children(model) if one not in self._skip]
+        layers = [self.copy(one) for one in kept]
+        if not set(kept) & set(model.layers):
+            layers += [keras.layers.Identity(name=one.name) for one in model.layers]
+        return type(model)(layers, name=model.name)
+
+    def _pair(self, layer: Layer) -> None:
+        """Pair the sublayers of `layer` with those of its twin, and build them."""
+        twin = self.layers[layer]
+        if twin.dtype_policy.name != layer.dtype_policy.name:
+            twin.dtype_policy = layer.dtype_policy
+        if layer not in self._replaced:
+            _build(layer, twin)
+        if graph.is_graph(layer):
+            for child in graph.children(layer):
+                if child in self.layers:
+                    self._pair(child)
+                elif child not in self._skip:
+                    # It is tracked, but stands outside of the graph.
+                    raise _uncopied(child, f"'{layer.name}' does not call it")
+            return
+        theirs, ours = graph.children(layer), graph.children(twin)
+        # A subclass's code makes the batch norms that it had before a conversion.
+        for child, made in zip(theirs, ours, strict=False):
+            if type(child) is not type(made) and exchange.are_both(child, made):
+                exchange.become(made, from_config(child))
+        if list(map(type, theirs)) != list(map(type, ours)):
+            raise _uncopied(
+                layer,
+                f"its config makes a layer of {_listed(ours)}, and it has "
+                f"{_listed(theirs)}",
+            )
+        for child, made in zip(theirs, ours, strict=True):
+            if self.layers.setdefault(child, made) is not made:
+                raise _uncopied(
+                    layer, f"it shares '{child.name}' with another part of the model"
+                )
+            self._pair(child)
+
+
+def from_config(layer: Layer, **changes: Any) -> Layer:
+    """A new layer of the config of `layer`, with some entries changed.
+
+    Functions, such as an activation of the user's own, are the same objects in both.
+    """
+    try:
+        with _reading_lambdas():
+            config = {**layer.get_config(), **changes}
+        config = {key: config[key] for key in config if _takes(type(layer), key)}
+        with _policy(layer), deserializing(layer):
+            twin = type(layer).from_config(config)
+    except Exception as error:
+        raise _uncopied(layer, f"its config does not make it again: {error}") from error
+    # Those of the config only: another may hold on to `layer` itself.
+    for name, value in vars(layer).items():
+        if isinstance(value, types.FunctionType) and name.lstrip("_") in config:
+            setattr(twin, name, value)
+    return twin
+
+
+def take_state(layer: Layer, twin: Layer) -> None:
+    """Give `twin` the variables, seeds and assets of `layer`."""
+    theirs, ours = (
+        [
+            (tuple(v.shape), v.dtype)
+            for v in [*graph.own_variables(one), *graph.own_seeds(one)]
+        ]
+        for one in (layer, twin)
+    )
+    if theirs != ours:
+        raise _uncopied(layer, f"its config makes weights {ours}, and it has {theirs}")
+    if theirs:
+        store: dict[str, Any] = {}
+        layer.save_own_variables(store)
+        twin.load_own_variables({key: graph.value(store[key]) for key in store})
+    for given, made in zip(graph.own_seeds(layer), graph.own_seeds(twin), strict=True):
+        made.assign(graph.value(given))
+    # Vocabularies and their kind are no variables.
+    if hasattr(layer, "save_assets"):
+        with tempfile.TemporaryDirectory() as directory:
+            layer.save_assets(directory)
+            twin.load_assets(directory)
+
+
+def take_flags(layers: dict[Layer, Layer]) -> None:
+    """Set what is trainable, of layers and of single variables.
+
+    A layer hands its flag down, so a sublayer of two may have to be set once more.
+    """
+    while wrong := [
+        (layer, twin)
+        for layer, twin in layers.items()
+        if layer.trainable != twin.trainable
+    ]:
+        layer, twin = wrong[0]
+        twin.trainable = layer.trainable
+    for layer, twin in layers.items():
+        by_name = {v.name: v for v in graph.own_variables(layer)}
+        theirs, ours = graph.own_variables(layer), graph.own_variables(twin)
+        if len(theirs) == len(ours):
+            pairs = list(zip(theirs, ours, strict=True))
+        else:  # a bias came along
+            pairs = [(by_name[v.name], v) for v in ours if v.name in by_name]
+        for given, made in pairs:
+            if given.trainable != made.trainable:
+                made.trainable = given.trainable
+
+
+def take_names(layer: Layer, twin: Layer) -> None:
+    """Give `twin` and its variables the names that a constructor gave anew."""
+    if twin.name != layer.name:
+        twin.name = layer.name
+    if twin.path != layer.path:
+        twin._path = layer.path
+    theirs, ours = graph.own_variables(layer), graph.own_variables(twin)
+    renamed = [
+        (given, made)
+        for given, made in zip(theirs, ours, strict=True)
+        if made.path != given.path
+    ]
+    for given, made in renamed:
+        made._name, made._path = given.name, given.path
+    # torch's parameters are listed by path.
+    if renamed and hasattr(twin, "_track_variables"):
+        twin._track_variables()
+    if hasattr(layer, "output_names"):
+        twin.output_names = list(layer.output_names)
+
+
+def _build(layer: Layer, twin: Layer) -> None:
+    """Build `twin` as `layer` was built."""
+    if twin.built or not layer.built:
+        return
+    config = layer.get_build_config()
+    try:
+        # A model that cannot be run on shapes warns; its layers are built one by one.
+        with warnings.catch_warnings(), _policy(layer):
+            warnings.simplefilter("ignore")
+            twin.build_from_config(config)
+    except Exception as error:
+        raise _uncopied(layer, f"it cannot be built from {config}: {error}") from error
+    twin.built = True
+
+
+def _takes(cls: type, key: str) -> bool:
+    """Whether a class can be made with an entry of every layer's config.
+
+    The automatic config of a class has them, whether its constructor takes them or not.
+    """
+    if key not in ("name", "trainable", "dtype"):
+        return True
+    if "from_config" in vars(cls) or "get_config" in vars(cls):
+        return True
+    parameters = graph.parameters(cls)
+    return parameters is None or key in parameters
+
+
+@contextlib.contextmanager
+def _policy(layer: Layer) -> Iterator[None]:
+    """`layer`'s dtype policy for the sublayers that it makes without one of their own."""
+    if not graph.children(layer):
+        yield
+        return
+    given = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(layer.dtype_policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(given)
+
+
+@contextlib.contextmanager
+def deserializing(*objects: Any) -> Iterator[None]:
+    """Configs are read with the classes of `objects`, registered or not, and lambdas."""
+    customs: dict[str, Any] = {}
+    for one in objects:
+        inside = graph.descendants(one) if isinstance(one, keras.layers.Layer) else [one]
+        for owner in inside:
+            customs |= _customs(owner)
+    with keras.saving.custom_object_scope(customs), _reading_lambdas():
+        yield
+
+
+def _customs(owner: Any) -> dict[str, Any]:
+    """{name: class or function} of what is not Keras' own in an object, and of it."""
+    attributes = [
+        value
+        for name, value in getattr(owner, "__dict__", {}).items()
+        if name not in _WRAPPED
+    ]
+    found = {}
+    for value in [owner, *attributes]:
+        kind = value if isinstance(value, types.FunctionType) else type(value)
+        if kind is value or hasattr(kind, "get_config"):
+            registered = keras.saving.get_registered_name(kind) != kind.__name__
+            if kind.__module__.partition(".")[0] != "keras" and not registered:
+                found[kind.__name__] = kind
+    return found
+
+
+@contextlib.contextmanager
+def _reading_lambdas() -> Iterator[None]:
+    """Lambdas of the model in hand become config and back: they come from no file."""
+    with warnings.catch_warnings(), _unsafe():
+        warnings.filterwarnings("ignore", "The object being serialized includes a")
+        yield
+
+
+def _unsafe() -> Any:
+    """Lambdas of the model in hand may be read: they came from no file."""
+    try:
+        # Private: the public switch has no way back. Keras 3.15.1,
+        # https://github.com/keras-team/keras/blob/v3.15.1/keras/src/saving/serialization_lib.py
+        from keras.src.saving.serialization_lib import SafeModeScope
+    except ImportError:
+        return contextlib.nullcontext()
+    return SafeModeScope(False)
+
+
+def _listed(layers: list[Layer]) -> str:
+    return ", ".join(f"'{one.name}' ({type(one).__name__})" for one in layers) or "none"
+
+
+def _uncopied(layer: Layer, reason: str) -> ValueError:
+    return ValueError(
+        f"Layer '{layer.name}' ({type(layer).__name__}) cannot be copied: {reason}."
+    )
