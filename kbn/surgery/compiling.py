@@ -60,12 +60,15 @@ def _settings(model: Any) -> dict[str, Any] | None:
 
 
 def _copied(value: Any) -> Any:
-    """`value` with optimizers, losses and metrics made anew, functions as they are."""
+    """`value` with optimizers and metrics made anew; what has no state is shared.
+
+    The config of a loss may lack its arguments, as that of Keras 3.15.1's Huber does.
+    """
     if isinstance(value, dict):
         return {key: _copied(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return type(value)(map(_copied, value))
-    if not isinstance(value, keras.optimizers.Optimizer | keras.Loss | keras.Metric):
+    if not isinstance(value, keras.optimizers.Optimizer | keras.Metric):
         return value
     with copying.deserializing(value):
         return type(value).from_config(value.get_config())

@@ -44,14 +44,15 @@ class _Copier:
         self.layers: dict[Layer, Layer] = {}
         self._replace, self._skip = replace, skip
         self._replaced: set[Layer] = set()
+        self._run: set[Layer] = set()  # models whose graph was run again
 
     def copy(self, layer: Layer) -> Layer:
         """The twin of `layer`, made at its first appearance."""
         if layer not in self.layers:
-            if graph.is_functional(layer):
-                twin = self._functional(layer)
-            elif graph.is_sequential(layer):
-                twin = self._sequential(layer)
+            if graph.is_graph(layer):
+                functional = graph.is_functional(layer)
+                twin = (self._functional if functional else self._sequential)(layer)
+                self._run.add(layer)
             elif self._replace and (twin := self._replace(layer)) is not None:
                 self._replaced.add(layer)
             else:
@@ -110,7 +111,7 @@ class _Copier:
             twin.dtype_policy = layer.dtype_policy
         if layer not in self._replaced:
             _build(layer, twin)
-        if graph.is_graph(layer):
+        if layer in self._run:
             for child in graph.children(layer):
                 if child in self.layers:
                     self._pair(child)
@@ -142,18 +143,28 @@ def from_config(layer: Layer, **changes: Any) -> Layer:
 
     Functions, such as an activation of the user's own, are the same objects in both.
     """
+    cls = type(layer)
     try:
         with _reading_lambdas():
             config = {**layer.get_config(), **changes}
-        config = {key: config[key] for key in config if _takes(type(layer), key)}
+        config = {key: config[key] for key in config if _takes(cls, key)}
+        # Those of the config only: another may hold on to `layer` itself.
+        functions = {
+            name: value
+            for name, value in vars(layer).items()
+            if isinstance(value, types.FunctionType) and name in config
+        }
+        # Constructors take functions as such, and no config gives a lambda back.
+        if cls.from_config.__func__ is keras.Operation.from_config.__func__:
+            config |= functions
         with _policy(layer), deserializing(layer):
-            twin = type(layer).from_config(config)
+            twin = cls.from_config(config)
     except Exception as error:
-        raise _uncopied(layer, f"its config does not make it again: {error}") from error
-    # Those of the config only: another may hold on to `layer` itself.
-    for name, value in vars(layer).items():
-        if isinstance(value, types.FunctionType) and name.lstrip("_") in config:
-            setattr(twin, name, value)
+        raise _uncopied(
+            layer, f"its config does not make it again ({_last_line(error)})"
+        ) from error
+    for name, function in functions.items():
+        setattr(twin, name, function)
     return twin
 
 
@@ -237,7 +248,9 @@ def _build(layer: Layer, twin: Layer) -> None:
             warnings.simplefilter("ignore")
             twin.build_from_config(config)
     except Exception as error:
-        raise _uncopied(layer, f"it cannot be built from {config}: {error}") from error
+        raise _uncopied(
+            layer, f"it cannot be built from {config} ({_last_line(error)})"
+        ) from error
     twin.built = True
 
 
@@ -273,7 +286,9 @@ def deserializing(*objects: Any) -> Iterator[None]:
     """Configs are read with the classes of `objects`, registered or not, and lambdas."""
     customs: dict[str, Any] = {}
     for one in objects:
-        inside = graph.descendants(one) if isinstance(one, keras.layers.Layer) else [one]
+        inside = (
+            graph.descendants(one) if isinstance(one, keras.layers.Layer) else [one]
+        )
         for owner in inside:
             customs |= _customs(owner)
     with keras.saving.custom_object_scope(customs), _reading_lambdas():
@@ -314,6 +329,13 @@ def _unsafe() -> Any:
     except ImportError:
         return contextlib.nullcontext()
     return SafeModeScope(False)
+
+
+def _last_line(error: Exception) -> str:
+    """What is wrong: Keras puts it behind all that it was given."""
+    if isinstance(error, NotImplementedError):
+        return "it was made with what no config holds, and has no get_config()"
+    return str(error).strip().rpartition("\n")[2]
 
 
 def _listed(layers: list[Layer]) -> str:

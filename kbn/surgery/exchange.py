@@ -36,10 +36,12 @@ def counterpart(layer: Layer, cls: type) -> Layer:
         other = cls.from_config(config)
         if layer.built:  # shapes are refused too
             other.build(**_shapes(layer))
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
+        # Keras puts the reason behind the whole config.
+        reason = str(error).rpartition("\n")[2].removeprefix("Exception encountered: ")
         raise ValueError(
             f"Layer '{layer.name}' cannot become "
-            f"{'kbn.BatchNorm' if cls is Ours else 'Keras BatchNormalization'}: {error}"
+            f"{'kbn.BatchNorm' if cls is Ours else 'Keras BatchNormalization'}: {reason}"
         ) from error
     return other
 
