@@ -22,36 +22,43 @@ _WRAPPED = {"build", "quantize"}
 
 
 def copy(
-    model: Layer, replace: Replace | None = None, skip: Collection[Layer] = ()
+    model: Layer,
+    replace: Replace | None = None,
+    skip: Collection[Layer] = (),
+    plain: bool = False,
 ) -> tuple[Layer, dict[Layer, Layer]]:
     """A copy of `model`, and {layer of it: layer of the copy}.
 
     replace: gives the layer that takes another's place in the graph, unbuilt, whose
     weights the caller sets; None where the layer is copied. skip: layers of one input
-    that the graph of the copy goes around.
+    that the graph of the copy goes around. plain: whether a model whose class has a
+    constructor of its own, which none but its graph can copy, becomes one of Keras'.
 
     Raises:
         ValueError: A layer cannot be copied; it is named.
     """
-    copier = _Copier(replace, frozenset(skip))
+    copier = _Copier(replace, frozenset(skip), plain)
     twin = copier.copy(model)
     copier.finish(model)
     return twin, copier.layers
 
 
 class _Copier:
-    def __init__(self, replace: Replace | None, skip: frozenset[Layer]) -> None:
+    def __init__(
+        self, replace: Replace | None, skip: frozenset[Layer], plain: bool
+    ) -> None:
         self.layers: dict[Layer, Layer] = {}
-        self._replace, self._skip = replace, skip
+        self._replace, self._skip, self._plain = replace, skip, plain
         self._replaced: set[Layer] = set()
         self._run: set[Layer] = set()  # models whose graph was run again
 
     def copy(self, layer: Layer) -> Layer:
         """The twin of `layer`, made at its first appearance."""
         if layer not in self.layers:
-            if graph.is_graph(layer):
-                functional = graph.is_functional(layer)
-                twin = (self._functional if functional else self._sequential)(layer)
+            if cls := self._class(layer):
+                sequential = isinstance(layer, keras.Sequential)
+                run = self._sequential if sequential else self._functional
+                twin = run(layer, cls)
                 self._run.add(layer)
             elif self._replace and (twin := self._replace(layer)) is not None:
                 self._replaced.add(layer)
@@ -71,7 +78,16 @@ class _Copier:
         for layer in copied:
             take_names(layer, self.layers[layer])
 
-    def _functional(self, model: keras.Model) -> keras.Model:
+    def _class(self, layer: Layer) -> type | None:
+        """The class of the twin of a graph that is run again; None for all others."""
+        if graph.is_functional(layer) or graph.is_sequential(layer):
+            return type(layer)
+        if self._plain and graph.has_graph(layer):
+            sequential = isinstance(layer, keras.Sequential)
+            return keras.Sequential if sequential else keras.Model
+        return None
+
+    def _functional(self, model: keras.Model, cls: type) -> keras.Model:
         tensors = {}
 
         def fresh(tensor: Any) -> Any:
@@ -84,7 +100,7 @@ class _Copier:
         for call in graph.calls(model):
             args, keywords = call.fill(tensors)
             if call.layer in self._skip:
-                results = args[0] if args else keywords["inputs"]
+                results = tensors[id(call.main)]
                 # Nothing is left between an input and, it may be, an output.
                 if id(results) in outside:
                     results = keras.layers.Identity(name=call.layer.name)(results)
@@ -95,14 +111,14 @@ class _Copier:
             flat = keras.tree.flatten(results)
             tensors |= {id(t): r for t, r in zip(call.outputs, flat, strict=True)}
         outputs = keras.tree.map_structure(lambda t: tensors[id(t)], model.output)
-        return type(model)(inputs, outputs, name=model.name)
+        return cls(inputs, outputs, name=model.name)
 
-    def _sequential(self, model: keras.Sequential) -> keras.Sequential:
+    def _sequential(self, model: keras.Sequential, cls: type) -> keras.Sequential:
         kept = [one for one in graph.children(model) if one not in self._skip]
         layers = [self.copy(one) for one in kept]
         if not set(kept) & set(model.layers):
             layers += [keras.layers.Identity(name=one.name) for one in model.layers]
-        return type(model)(layers, name=model.name)
+        return cls(layers, name=model.name)
 
     def _pair(self, layer: Layer) -> None:
         """Pair the sublayers of `layer` with those of its twin, and build them."""

@@ -4,9 +4,10 @@ The one place that reads Keras' private parts of it, as Keras 3.14 and 3.15 have
 https://github.com/keras-team/keras/blob/v3.15.1/keras/src/ops/function.py
 """
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 
@@ -14,7 +15,8 @@ Tensor = Any
 Layer = Any
 
 
-class Call(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Call:
     """A call of `layer`, which may also be an operation: symbolic tensors in and out.
 
     `inputs` are those among all arguments; `fill` gives the positional and the keyword
@@ -22,10 +24,31 @@ class Call(NamedTuple):
     """
 
     layer: Layer
+    args: tuple[Any, ...]
+    keywords: dict[str, Any]
     inputs: list[Tensor]
     outputs: list[Tensor]
-    keywords: dict[str, Any]
     fill: Callable[[dict[int, Tensor]], tuple[Any, dict[str, Any]]]
+
+    @property
+    def main(self) -> Any:
+        """The first argument."""
+        return self.args[0] if self.args else next(iter(self.keywords.values()), None)
+
+    @property
+    def trains(self) -> bool:
+        """Whether it is, or may be, a call in training, whatever the model's is."""
+        training = self.keywords.get("training")
+        return training is not None and training is not False
+
+
+def has_graph(layer: Layer) -> bool:
+    """Whether `layer` is a model whose calls are known, and all that it does."""
+    model = isinstance(layer, keras.Model) and isinstance(
+        layer, keras.Function | keras.Sequential
+    )
+    # A call of the user's own does what it likes.
+    return model and type(layer).call.__module__.partition(".")[0] == "keras"
 
 
 def is_functional(layer: Layer) -> bool:
@@ -33,7 +56,7 @@ def is_functional(layer: Layer) -> bool:
 
     A class with a constructor of other arguments is not: only its config can copy it.
     """
-    if not (isinstance(layer, keras.Function) and isinstance(layer, keras.Model)):
+    if not (has_graph(layer) and isinstance(layer, keras.Function)):
         return False
     arguments = inspect.getfullargspec(type(layer).__init__)
     anything = arguments.varargs is not None and arguments.varkw is not None
@@ -42,19 +65,16 @@ def is_functional(layer: Layer) -> bool:
 
 def is_sequential(layer: Layer) -> bool:
     """Whether `layer` is a model that a list of layers alone makes."""
-    return isinstance(layer, keras.Sequential) and (
-        type(layer).__init__ is keras.Sequential.__init__
+    return (
+        has_graph(layer)
+        and isinstance(layer, keras.Sequential)
+        and type(layer).__init__ is keras.Sequential.__init__
     )
-
-
-def is_graph(layer: Layer) -> bool:
-    """Whether `layer` is a model whose calls are known."""
-    return is_functional(layer) or is_sequential(layer)
 
 
 def graph(model: keras.Model) -> Any | None:
     """The functional model that runs `model`; None where it has no inputs yet."""
-    return model if is_functional(model) else model._functional
+    return model if isinstance(model, keras.Function) else model._functional
 
 
 def calls(model: keras.Model) -> Iterator[Call]:
@@ -66,9 +86,10 @@ def calls(model: keras.Model) -> Iterator[Call]:
                 given = node.arguments
                 yield Call(
                     node.operation,
+                    given.args,
+                    given.kwargs,
                     list(given.keras_tensors),
                     list(node.outputs),
-                    given.kwargs,
                     given.fill_in,
                 )
 
