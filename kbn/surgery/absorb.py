@@ -6,41 +6,14 @@ whose every output is a sum over whole windows (before).
 """
 
 import functools
-from collections.abc import Sequence
-from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 from keras import layers
 
-from kbn.surgery import graph
+from kbn.surgery import einsum, graph
+from kbn.surgery.affine import Affine, Array, Inexact, Taken
 from kbn.surgery.graph import Layer
-
-Array = Any
-
-
-class Affine(NamedTuple):
-    """x * scale + shift along `axes` of a tensor of `rank` axes.
-
-    scale, shift: float64, with one axis for each of `axes`, which count from the front.
-    """
-
-    scale: Array
-    shift: Array
-    axes: list[int]
-    rank: int
-
-
-class Taken(NamedTuple):
-    """The weights of a layer by name, in float64, and what of its config is other."""
-
-    weights: dict[str, Array]
-    changes: dict[str, Any]
-
-
-class Inexact(Exception):
-    """The layer has no weights that would give the same; says why."""
-
 
 DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D)
 SEPARABLE = (layers.SeparableConv1D, layers.SeparableConv2D)
@@ -87,7 +60,7 @@ def after(layer: Layer, taken: Taken, affine: Affine) -> Taken:
     if layer.activity_regularizer is not None:
         raise Inexact("has a regularizer of its output")
     if isinstance(layer, layers.EinsumDense):
-        return _einsum_after(layer, taken, affine)
+        return einsum.after(layer, taken, affine)
     _check_axis(layer, affine)
     scale, shift = affine.scale, affine.shift
     weights = dict(taken.weights)
@@ -111,15 +84,15 @@ def before(layer: Layer, taken: Taken, affine: Affine) -> Taken:
         Inexact: It cannot be, with the reason.
     """
     if isinstance(layer, layers.EinsumDense):
-        return _einsum_before(layer, taken, affine)
+        return einsum.before(layer, taken, affine)
     _check_axis(layer, affine)
     if isinstance(layer, TRANSPOSED):
         raise Inexact("sums over a part of its window at the border")
     # A window of one place has nothing to pad, and a padded one sees zeros that the
     # shift has not moved.
-    if isinstance(layer, CONVOLUTIONS) and layer.padding != "valid":
-        if any(size > 1 for size in layer.kernel_size):
-            raise Inexact(f"pads its inputs (padding={layer.padding!r})")
+    padded = isinstance(layer, CONVOLUTIONS) and layer.padding != "valid"
+    if padded and any(size > 1 for size in layer.kernel_size):
+        raise Inexact(f"pads its inputs (padding={layer.padding!r})")
     scale, shift = affine.scale, affine.shift
     weights = dict(taken.weights)
     if isinstance(layer, DEPTHWISE):
@@ -152,7 +125,7 @@ def check_bias(layer: Layer, taken: Taken, shape: tuple[int | None, ...]) -> Non
         Inexact: It would.
     """
     if isinstance(layer, layers.EinsumDense):
-        bias = _einsum(layer, taken, len(shape), of_inputs=False)
+        bias = einsum.labels_of(layer, taken, len(shape), of_inputs=False)
         sizes = taken.weights["bias"].shape
         wide = [
             (bias.outputs.index(label), size)
@@ -197,112 +170,3 @@ def _check_axis(layer: Layer, affine: Affine) -> None:
             f"has its channels on axis {channels}, the batch norm on "
             f"{', '.join(map(str, affine.axes))}"
         )
-
-
-class _Einsum(NamedTuple):
-    """The labels of an EinsumDense: an ellipsis becomes one label for each axis."""
-
-    inputs: list[str]
-    kernel: list[str]
-    outputs: list[str]
-    bias: list[str]  # in the order of the outputs
-
-    def numbered(self, labels: Sequence[str]) -> list[int]:
-        every = [*dict.fromkeys(self.inputs + self.kernel + self.outputs)]
-        return [every.index(label) for label in labels]
-
-    def sum(self, *operands: Any) -> Array:
-        """np.einsum of arrays and their labels in turn; the last are the result's."""
-        return np.einsum(
-            *(
-                self.numbered(one) if isinstance(one, list) else one
-                for one in operands
-            )
-        )
-
-    def spread(self, values: Array, given: list[str], wanted: list[str]) -> Array:
-        """`values` with axes `given` as one that broadcasts along `wanted`."""
-        moved = [label for label in wanted if label in given]
-        turned = np.transpose(values, [given.index(label) for label in moved])
-        sizes = iter(turned.shape)
-        return turned.reshape([next(sizes) if one in given else 1 for one in wanted])
-
-
-def _einsum(layer: Layer, taken: Taken, rank: int, of_inputs: bool) -> _Einsum:
-    left, _, right = layer.equation.partition("->")
-    inputs, _, kernel = left.partition(",")
-    elided = rank - len((inputs if of_inputs else right).replace("...", ""))
-
-    def labels(spec: str) -> list[str]:
-        before, dots, after = spec.partition("...")
-        filled = [f"{i}" for i in range(elided)] if dots else []
-        return [*before, *filled, *after]
-
-    outputs = labels(right)
-    axes = taken.changes.get("bias_axes", layer.bias_axes) or ""
-    bias = [label for label in outputs if label in axes]
-    return _Einsum(labels(inputs), labels(kernel), outputs, bias)
-
-
-def _einsum_bias(labels: _Einsum, taken: Taken) -> Array:
-    """The bias with one axis for each of its labels."""
-    if not labels.bias:
-        return np.zeros(())
-    bias = taken.weights["bias"]
-    sizes = dict(zip(labels.kernel, taken.weights["kernel"].shape, strict=True))
-    if all(label in sizes for label in labels.bias):
-        return bias.reshape([sizes[label] for label in labels.bias])
-    # Of an axis that the kernel lacks: where there are no others, it is its own size.
-    if bias.ndim == len(labels.bias):
-        return bias
-    start = labels.outputs.index(labels.bias[0])
-    kept = [
-        size
-        for label, size in zip(labels.outputs[start:], bias.shape, strict=False)
-        if label in labels.bias
-    ]
-    return bias.reshape(kept)
-
-
-def _einsum_after(layer: Layer, taken: Taken, affine: Affine) -> Taken:
-    labels = _einsum(layer, taken, affine.rank, of_inputs=False)
-    along = [labels.outputs[axis] for axis in affine.axes]
-    _check_labels(labels, along)
-    wanted = [one for one in labels.outputs if one in labels.bias or one in along]
-    bias = labels.spread(_einsum_bias(labels, taken), labels.bias, wanted)
-    scale, shift = (
-        labels.spread(values, along, wanted) for values in (affine.scale, affine.shift)
-    )
-    kernel = taken.weights["kernel"]
-    weights = {
-        **taken.weights,
-        "kernel": kernel * labels.spread(affine.scale, along, labels.kernel),
-        "bias": bias * scale + shift,
-    }
-    return Taken(weights, {**taken.changes, "bias_axes": "".join(wanted)})
-
-
-def _einsum_before(layer: Layer, taken: Taken, affine: Affine) -> Taken:
-    labels = _einsum(layer, taken, affine.rank, of_inputs=True)
-    along = [labels.inputs[axis] for axis in affine.axes]
-    _check_labels(labels, along)
-    if set(labels.inputs) - {*labels.kernel, *labels.outputs}:
-        raise Inexact(f"sums over an axis without the kernel ({layer.equation})")
-    kept = [one for one in labels.outputs if one in labels.kernel]
-    if not kept:
-        raise Inexact(f"has no axis of the outputs in its kernel ({layer.equation})")
-    wanted = [one for one in labels.outputs if one in labels.bias or one in kept]
-    kernel = taken.weights["kernel"]
-    moved = labels.sum(kernel, labels.kernel, affine.shift, along, kept)
-    bias = labels.spread(_einsum_bias(labels, taken), labels.bias, wanted)
-    weights = {
-        **taken.weights,
-        "kernel": kernel * labels.spread(affine.scale, along, labels.kernel),
-        "bias": bias + labels.spread(moved, kept, wanted),
-    }
-    return Taken(weights, {**taken.changes, "bias_axes": "".join(wanted)})
-
-
-def _check_labels(labels: _Einsum, along: list[str]) -> None:
-    if not set(along) <= set(labels.kernel):
-        raise Inexact("has no such axis in its kernel")

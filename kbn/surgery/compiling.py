@@ -1,11 +1,11 @@
-"""What `compile` was given, and what its optimizer has come to, for a copy of a model."""
+"""What `compile` was given, and the state of its optimizer, for a copy of a model."""
 
 import logging
 from typing import Any
 
 import keras
 
-from kbn.surgery import copying, graph
+from kbn.surgery import graph, remaking
 from kbn.surgery.graph import Layer
 
 _log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ def _copied(value: Any) -> Any:
         return type(value)(map(_copied, value))
     if not isinstance(value, keras.optimizers.Optimizer | keras.Metric):
         return value
-    with copying.deserializing(value):
+    with remaking.deserializing(value):
         return type(value).from_config(value.get_config())
 
 

@@ -30,7 +30,8 @@ def convert_batch_norm(model: Any, back: bool = False, in_place: bool = False) -
 
     Returns:
         The copy, or `model` with `in_place=True`. Subclasses of either layer are left
-        as they are, and named by the logger.
+        as they are, and named by the logger. A subclassed model that is loaded from a
+        file has what its code makes, so it is to be converted again.
 
     Raises:
         ValueError: A layer cannot be copied, or the other batch norm cannot have its
@@ -76,9 +77,9 @@ def convert_batch_norm(model: Any, back: bool = False, in_place: bool = False) -
     return twin
 
 
-def _counterparts(model: Any, old: type, new: type) -> dict[Any, Any]:
-    """{batch norm of the class `old` in `model`: its counterpart of the class `new`}."""
-    found = {}
+def _counterparts(model: Any, old: Any, new: Any) -> dict[Any, Any]:
+    """{batch norm of the class `old` in `model`: its counterpart of the other}."""
+    found: dict[Any, Any] = {}
     for layer in graph.descendants(model):
         if type(layer) is old:
             found[layer] = exchange.counterpart(layer, new)

@@ -4,21 +4,18 @@ Graphs are run again on new inputs, so that a layer that is called twice stays o
 layer; everything else is copied by its config.
 """
 
-import contextlib
 import tempfile
-import types
 import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from typing import Any
 
 import keras
 
 from kbn.surgery import exchange, graph
 from kbn.surgery.graph import Layer
+from kbn.surgery.remaking import from_config, last_line, policy_of, uncopied
 
 Replace = Callable[[Layer], Layer | None]
-# Keras wraps these two on every layer, as functions of that layer.
-_WRAPPED = {"build", "quantize"}
 
 
 def copy(
@@ -96,13 +93,14 @@ class _Copier:
             return twin
 
         inputs = keras.tree.map_structure(fresh, model.input)
-        outside = set(map(id, keras.tree.flatten(inputs)))
+        given = set(map(id, keras.tree.flatten(inputs)))
+        wanted = set(map(id, keras.tree.flatten(model.output)))
         for call in graph.calls(model):
             args, keywords = call.fill(tensors)
             if call.layer in self._skip:
                 results = tensors[id(call.main)]
-                # Nothing is left between an input and, it may be, an output.
-                if id(results) in outside:
+                if id(results) in given and id(call.outputs[0]) in wanted:
+                    # Nothing is left between an input and an output.
                     results = keras.layers.Identity(name=call.layer.name)(results)
             elif isinstance(call.layer, keras.layers.Layer):
                 results = self.copy(call.layer)(*args, **keywords)
@@ -133,7 +131,7 @@ class _Copier:
                     self._pair(child)
                 elif child not in self._skip:
                     # It is tracked, but stands outside of the graph.
-                    raise _uncopied(child, f"'{layer.name}' does not call it")
+                    raise uncopied(child, f"'{layer.name}' does not call it")
             return
         theirs, ours = graph.children(layer), graph.children(twin)
         # A subclass's code makes the batch norms that it had before a conversion.
@@ -141,47 +139,17 @@ class _Copier:
             if type(child) is not type(made) and exchange.are_both(child, made):
                 exchange.become(made, from_config(child))
         if list(map(type, theirs)) != list(map(type, ours)):
-            raise _uncopied(
+            raise uncopied(
                 layer,
                 f"its config makes a layer of {_listed(ours)}, and it has "
                 f"{_listed(theirs)}",
             )
         for child, made in zip(theirs, ours, strict=True):
             if self.layers.setdefault(child, made) is not made:
-                raise _uncopied(
+                raise uncopied(
                     layer, f"it shares '{child.name}' with another part of the model"
                 )
             self._pair(child)
-
-
-def from_config(layer: Layer, **changes: Any) -> Layer:
-    """A new layer of the config of `layer`, with some entries changed.
-
-    Functions, such as an activation of the user's own, are the same objects in both.
-    """
-    cls = type(layer)
-    try:
-        with _reading_lambdas():
-            config = {**layer.get_config(), **changes}
-        config = {key: config[key] for key in config if _takes(cls, key)}
-        # Those of the config only: another may hold on to `layer` itself.
-        functions = {
-            name: value
-            for name, value in vars(layer).items()
-            if isinstance(value, types.FunctionType) and name in config
-        }
-        # Constructors take functions as such, and no config gives a lambda back.
-        if cls.from_config.__func__ is keras.Operation.from_config.__func__:
-            config |= functions
-        with _policy(layer), deserializing(layer):
-            twin = cls.from_config(config)
-    except Exception as error:
-        raise _uncopied(
-            layer, f"its config does not make it again ({_last_line(error)})"
-        ) from error
-    for name, function in functions.items():
-        setattr(twin, name, function)
-    return twin
 
 
 def take_state(layer: Layer, twin: Layer) -> None:
@@ -194,7 +162,7 @@ def take_state(layer: Layer, twin: Layer) -> None:
         for one in (layer, twin)
     )
     if theirs != ours:
-        raise _uncopied(layer, f"its config makes weights {ours}, and it has {theirs}")
+        raise uncopied(layer, f"its config makes weights {ours}, and it has {theirs}")
     if theirs:
         store: dict[str, Any] = {}
         layer.save_own_variables(store)
@@ -260,105 +228,15 @@ def _build(layer: Layer, twin: Layer) -> None:
     config = layer.get_build_config()
     try:
         # A model that cannot be run on shapes warns; its layers are built one by one.
-        with warnings.catch_warnings(), _policy(layer):
+        with warnings.catch_warnings(), policy_of(layer):
             warnings.simplefilter("ignore")
             twin.build_from_config(config)
     except Exception as error:
-        raise _uncopied(
-            layer, f"it cannot be built from {config} ({_last_line(error)})"
+        raise uncopied(
+            layer, f"it cannot be built from {config} ({last_line(error)})"
         ) from error
     twin.built = True
 
 
-def _takes(cls: type, key: str) -> bool:
-    """Whether a class can be made with an entry of every layer's config.
-
-    The automatic config of a class has them, whether its constructor takes them or not.
-    """
-    if key not in ("name", "trainable", "dtype"):
-        return True
-    if "from_config" in vars(cls) or "get_config" in vars(cls):
-        return True
-    parameters = graph.parameters(cls)
-    return parameters is None or key in parameters
-
-
-@contextlib.contextmanager
-def _policy(layer: Layer) -> Iterator[None]:
-    """`layer`'s dtype policy for the sublayers that it makes without one of their own."""
-    if not graph.children(layer):
-        yield
-        return
-    given = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(layer.dtype_policy)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(given)
-
-
-@contextlib.contextmanager
-def deserializing(*objects: Any) -> Iterator[None]:
-    """Configs are read with the classes of `objects`, registered or not, and lambdas."""
-    customs: dict[str, Any] = {}
-    for one in objects:
-        inside = (
-            graph.descendants(one) if isinstance(one, keras.layers.Layer) else [one]
-        )
-        for owner in inside:
-            customs |= _customs(owner)
-    with keras.saving.custom_object_scope(customs), _reading_lambdas():
-        yield
-
-
-def _customs(owner: Any) -> dict[str, Any]:
-    """{name: class or function} of what is not Keras' own in an object, and of it."""
-    attributes = [
-        value
-        for name, value in getattr(owner, "__dict__", {}).items()
-        if name not in _WRAPPED
-    ]
-    found = {}
-    for value in [owner, *attributes]:
-        kind = value if isinstance(value, types.FunctionType) else type(value)
-        if kind is value or hasattr(kind, "get_config"):
-            registered = keras.saving.get_registered_name(kind) != kind.__name__
-            if kind.__module__.partition(".")[0] != "keras" and not registered:
-                found[kind.__name__] = kind
-    return found
-
-
-@contextlib.contextmanager
-def _reading_lambdas() -> Iterator[None]:
-    """Lambdas of the model in hand become config and back: they come from no file."""
-    with warnings.catch_warnings(), _unsafe():
-        warnings.filterwarnings("ignore", "The object being serialized includes a")
-        yield
-
-
-def _unsafe() -> Any:
-    """Lambdas of the model in hand may be read: they came from no file."""
-    try:
-        # Private: the public switch has no way back. Keras 3.15.1,
-        # https://github.com/keras-team/keras/blob/v3.15.1/keras/src/saving/serialization_lib.py
-        from keras.src.saving.serialization_lib import SafeModeScope
-    except ImportError:
-        return contextlib.nullcontext()
-    return SafeModeScope(False)
-
-
-def _last_line(error: Exception) -> str:
-    """What is wrong: Keras puts it behind all that it was given."""
-    if isinstance(error, NotImplementedError):
-        return "it was made with what no config holds, and has no get_config()"
-    return str(error).strip().rpartition("\n")[2]
-
-
 def _listed(layers: list[Layer]) -> str:
     return ", ".join(f"'{one.name}' ({type(one).__name__})" for one in layers) or "none"
-
-
-def _uncopied(layer: Layer, reason: str) -> ValueError:
-    return ValueError(
-        f"Layer '{layer.name}' ({type(layer).__name__}) cannot be copied: {reason}."
-    )

@@ -20,17 +20,18 @@ Theirs = keras.layers.BatchNormalization
 Ours = BatchNormalization
 
 
-def counterpart(layer: Layer, cls: type) -> Layer:
+def counterpart(layer: Layer, cls: Any) -> Layer:
     """A layer of the other class with the arguments of `layer`, and built as it is.
 
     Raises:
         ValueError: The other class cannot have them; the layer is named.
     """
     config = layer.get_config()
+    name = "kbn.BatchNorm" if cls is Ours else "Keras' BatchNormalization"
     if cls is Theirs and (own := _beyond_keras(config)):
         raise ValueError(
-            f"Layer '{layer.name}' cannot become Keras' BatchNormalization, which has "
-            f"no {' and no '.join(own)}."
+            f"Layer '{layer.name}' cannot become {name}, which has no "
+            f"{' and no '.join(own)}."
         )
     try:
         other = cls.from_config(config)
@@ -40,8 +41,7 @@ def counterpart(layer: Layer, cls: type) -> Layer:
         # Keras puts the reason behind the whole config.
         reason = str(error).rpartition("\n")[2].removeprefix("Exception encountered: ")
         raise ValueError(
-            f"Layer '{layer.name}' cannot become "
-            f"{'kbn.BatchNorm' if cls is Ours else 'Keras BatchNormalization'}: {reason}"
+            f"Layer '{layer.name}' cannot become {name}: {reason}"
         ) from error
     return other
 

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kbn.surgery import compiling, copying, graph, plan
+from kbn.surgery import compiling, copying, graph, plan, remaking
 from kbn.surgery.graph import Layer
 from kbn.surgery.plan import Fold
 
@@ -111,7 +111,7 @@ def fold_batch_norm(model: Any, verbose: bool = False, probe: Any = None) -> Any
     def taker(layer: Layer) -> Layer | None:
         if layer not in planned.taken:
             return None
-        return copying.from_config(layer, **planned.taken[layer].changes)
+        return remaking.from_config(layer, **planned.taken[layer].changes)
 
     folded, twins = copying.copy(model, taker, planned.gone, plain=True)
     for layer, taken in planned.taken.items():
@@ -188,8 +188,8 @@ def _random(tensor: Any, size: int) -> Any:
     batch, *rest = tensor.shape
     shape = (batch or 2, *(size if one is None else one for one in rest))
     rng = np.random.default_rng(0)
-    if "float" in tensor.dtype:
-        values = rng.normal(size=shape)
-    else:  # indices, of which 0 and 1 are hardly ever out of range
+    values: Any = rng.normal(size=shape)
+    if "float" not in tensor.dtype:
+        # Indices, of which 0 and 1 are hardly ever out of range.
         values = rng.integers(0, 2, shape)
     return keras.ops.cast(keras.ops.convert_to_tensor(values), tensor.dtype)

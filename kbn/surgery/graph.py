@@ -58,7 +58,8 @@ def is_functional(layer: Layer) -> bool:
     """
     if not (has_graph(layer) and isinstance(layer, keras.Function)):
         return False
-    arguments = inspect.getfullargspec(type(layer).__init__)
+    cls: Any = type(layer)
+    arguments = inspect.getfullargspec(cls.__init__)
     anything = arguments.varargs is not None and arguments.varkw is not None
     return anything or arguments.args[1:] == ["inputs", "outputs", "name"]
 
@@ -72,7 +73,7 @@ def is_sequential(layer: Layer) -> bool:
     )
 
 
-def graph(model: keras.Model) -> Any | None:
+def graph(model: keras.Model) -> Any:
     """The functional model that runs `model`; None where it has no inputs yet."""
     return model if isinstance(model, keras.Function) else model._functional
 
@@ -124,7 +125,7 @@ def value(variable: Any) -> Tensor:
     return keras.ops.copy(keras.ops.convert_to_tensor(variable))
 
 
-def parameters(cls: type) -> list[str] | None:
+def parameters(cls: Any) -> list[str] | None:
     """The arguments of a constructor; None where it takes any by name."""
     arguments = inspect.getfullargspec(cls.__init__)
     if arguments.varkw is not None:

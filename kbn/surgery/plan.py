@@ -13,7 +13,7 @@ from keras import layers
 
 from kbn import arguments
 from kbn.surgery import absorb, graph
-from kbn.surgery.absorb import Affine, Inexact, Taken
+from kbn.surgery.affine import Affine, Inexact, Taken
 from kbn.surgery.exchange import Ours, Theirs
 from kbn.surgery.graph import Call, Layer
 from kbn.surgery.wiring import Value, Wiring
@@ -127,7 +127,9 @@ class _Planner:
             if giver is None:
                 raise Inexact("before it is an input")
             if len(value.readers) > 1 or value.readers[0] is not reader:
-                raise Inexact(f"{self._said(giver.layer)} before it is read elsewhere too")
+                raise Inexact(
+                    f"{self._said(giver.layer)} before it is read elsewhere too"
+                )
             if not self._is_identity(giver, call.layer):
                 return giver
             value, reader = self.wiring.value(giver.main), giver
@@ -136,11 +138,12 @@ class _Planner:
         """What alone reads what `call` gives."""
         value: Value = self.wiring.value(call.outputs[0])
         while True:
-            if None in value.readers or not value.readers:
+            readers = [reader for reader in value.readers if reader is not None]
+            if not readers or len(readers) < len(value.readers):
                 raise Inexact("it gives an output")
-            if len(value.readers) > 1:
-                raise Inexact(f"{len(value.readers)} calls read it")
-            (reader,) = value.readers
+            if len(readers) > 1:
+                raise Inexact(f"{len(readers)} calls read it")
+            (reader,) = readers
             if not self._is_identity(reader, call.layer):
                 return reader
             value = self.wiring.value(reader.outputs[0])
@@ -183,9 +186,11 @@ class _Planner:
     def outside(self, norm: Layer) -> str:
         """Why a batch norm is in no graph: whose it is."""
         for owner in self.wiring.names:
-            if not graph.has_graph(owner) and isinstance(owner, keras.layers.Layer):
-                if norm in graph.descendants(owner):
-                    return f"{self._said(owner)} calls it in code of its own"
+            is_closed = isinstance(owner, keras.layers.Layer) and not (
+                graph.has_graph(owner)
+            )
+            if is_closed and norm in graph.descendants(owner):
+                return f"{self._said(owner)} calls it in code of its own"
         return "nothing calls it"
 
     def _said(self, layer: Layer) -> str:
