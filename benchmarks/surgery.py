@@ -103,8 +103,12 @@ def step(model, x, y):
 
     # Dropout draws the same in all models: their seeds are copies.
     outputs, gradients = once(x, y)
-    statistics = [variable.value for variable in model.non_trainable_variables]
-    return [[outputs], gradients, [value for value in statistics if value.shape.rank]]
+    statistics = [
+        variable.value
+        for variable in model.non_trainable_variables
+        if "float" in variable.dtype
+    ]
+    return [[outputs], gradients, statistics]
 
 
 def distance(ours, theirs):
@@ -139,7 +143,8 @@ def measure(name, side, rounds):
     )
     away = [distance(*pair) for pair in zip(steps[1], steps[0], strict=True)]
     training = {
-        which: training_step(one) for which, one in (("Keras", model), ("kbn", converted))
+        which: training_step(one)
+        for which, one in (("Keras", model), ("kbn", converted))
     }
     trained = timing.interleaved(training, x, y, rounds=rounds, repeats=1)
     return [
