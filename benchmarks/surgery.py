@@ -8,8 +8,8 @@ statistics of a training step), how far the converted one is from it, and how mu
 faster its training step is. Images are as small as 2 cores can train on in seconds; a
 speed-up is the median of rounds that take turns, with its 95 % interval.
 
-All of them take a quarter of an hour, so `make bench` leaves this one out. `--only NAME`
-measures one network; each runs in a process of its own.
+All of them take a quarter of an hour, so `make bench` leaves this one out. `--only
+NAME` measures one network; each runs in a process of its own.
 """
 
 import json
@@ -139,7 +139,8 @@ def measure(name, side, rounds):
     steps = [step(one, x, y) for one in (model, converted, back)]
     same = all(
         np.array_equal(np.asarray(one), np.asarray(other))
-        for one, other in zip(sum(steps[0], []), sum(steps[2], []), strict=True)
+        for theirs, ours in zip(steps[0], steps[2], strict=True)
+        for one, other in zip(theirs, ours, strict=True)
     )
     away = [distance(*pair) for pair in zip(steps[1], steps[0], strict=True)]
     training = {

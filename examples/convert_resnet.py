@@ -108,6 +108,7 @@ def export(folded, outputs, out):
 
 
 def main():
+    """Run one network after the other."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=6, help="of training")
     parser.add_argument("--out", type=Path, default=Path("resnet50-folded"))
