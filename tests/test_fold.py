@@ -642,7 +642,7 @@ def _same_tensor_twice(x):
 
 
 def _fixed_inference(x):
-    return layers.ReLU()(norm()(layers.Dense(3)(x), training=False))
+    return layers.ReLU()(norm()(training=False, inputs=layers.Dense(3)(x)))
 
 
 CHAINS = {

@@ -55,7 +55,7 @@ def after(layer: Layer, taken: Taken, affine: Affine) -> Taken:
     Raises:
         Inexact: It cannot be, with the reason.
     """
-    if layer.activation is not keras.activations.linear:
+    if layer.activation not in (None, keras.activations.linear):
         raise Inexact("has an activation")
     if layer.activity_regularizer is not None:
         raise Inexact("has a regularizer of its output")

@@ -78,7 +78,11 @@ def become(layer: Layer, other: Layer) -> None:
 
 def _beyond_keras(config: dict[str, Any]) -> list[str]:
     """What a config of ours says that Keras' layer has no argument for."""
-    own = config.keys() - Theirs().get_config().keys() - {"activity_regularizer"}
+    own = (
+        config.keys()
+        - Theirs(name="any").get_config().keys()
+        - {"activity_regularizer"}
+    )
     said = [name for name in config if name in own]
     if config["momentum"] is None:
         said.append("momentum")

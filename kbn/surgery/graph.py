@@ -32,8 +32,10 @@ class Call:
 
     @property
     def main(self) -> Any:
-        """The first argument."""
-        return self.args[0] if self.args else next(iter(self.keywords.values()), None)
+        """The first argument, which most layers call `inputs`."""
+        if self.args:
+            return self.args[0]
+        return self.keywords.get("inputs", next(iter(self.keywords.values()), None))
 
     @property
     def trains(self) -> bool:
