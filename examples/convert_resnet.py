@@ -98,8 +98,9 @@ def export(folded, outputs, out):
     import tensorflow as tf
 
     folded.export(str(out), verbose=False)
-    served = tf.saved_model.load(str(out)).serve(batch(0)[0])
-    differ = np.abs(served.numpy() - outputs).max() / np.abs(outputs).max()
+    loaded = tf.saved_model.load(str(out))
+    served = loaded.serve(batch(0)[0]).numpy()
+    differ = np.abs(served - outputs).max() / np.abs(outputs).max()
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     print(
         f"Exported to {out}: {size / 1e6:.0f} MB, serves outputs that differ by "
