@@ -15,11 +15,13 @@ BACKEND = keras.backend.backend()  # an unknown one is an error here
 # What is run on every backend; the rest needs TensorFlow.
 EVERY_BACKEND = {
     "test_capture.py",
+    "test_convert.py",
     "test_defects.py",
     "test_diagnostics.py",
     "test_distributed.py",
     "test_documentation.py",
     "test_examples.py",
+    "test_fold.py",
     "test_folding.py",
     "test_fuzz.py",
     "test_hyperparameters.py",

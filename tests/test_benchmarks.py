@@ -39,6 +39,7 @@ RUNS = [
     ("monitor_cost", ["--quick"], r"\| MLP, 6 layers \| \d+\.\d \|"),
     ("passes", ["--quick"], r"\| kbn \| \*\*\d+.\d passes\*\*"),
     ("passes", ["--quick", "xla"], r"\| Keras \| \*\*\d+.\d passes\*\*"),
+    ("surgery", ["--quick"], r"\| CNN of 3 convolutions \| 8 x 8 x 8 x 3 \| 3 to 0 \|"),
     ("scaling", ["--quick"], r"\| channels: slope \| all sizes \| \*\*-?\d"),
 ]
 # Modules of the benchmarks, and what is run by other tests.

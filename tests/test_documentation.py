@@ -19,8 +19,9 @@ def public_objects():
     """{dotted name: object}: all that kbn gives, and what its classes add to Keras'."""
     found = {
         f"kbn.{name}": value
-        for name, value in vars(kbn).items()
-        if name[0] != "_" and getattr(value, "__module__", "").startswith("kbn")
+        for name in dir(kbn)
+        if name[0] != "_"
+        and getattr(value := getattr(kbn, name), "__module__", "").startswith("kbn")
     }
     if HAS_MONITOR:
         monitor = kbn.callbacks.TrainingMonitor

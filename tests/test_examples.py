@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.cases import BACKEND
@@ -99,9 +100,28 @@ def check_figure(path):
     assert path.stat().st_size > 10_000
 
 
-ARGUMENTS = {"why_batch_norm": ["--quick"], "weight_distributions": ["--epochs", "1"]}
+def check_convert_resnet(output, directory):
+    for which in ("Keras", "kbn"):
+        assert f"{which}: 53 of 53 batch norms folded.\n" in output
+        loss = re.search(
+            rf"^{which}: training step .* loss (\S+)$", output, re.MULTILINE
+        )
+        assert np.isfinite(float(loss[1]))
+    said = r"outputs (?:that )?differ by (\S+)$"
+    differences = re.findall(said, output, re.MULTILINE)
+    assert len(differences) == 3
+    assert max(map(float, differences)) < 1e-4
+    assert (directory / "resnet50-folded" / "saved_model.pb").exists()
+
+
+ARGUMENTS = {
+    "convert_resnet": ["--steps", "2"],
+    "why_batch_norm": ["--quick"],
+    "weight_distributions": ["--epochs", "1"],
+}
 # One check an example; an example without one fails.
 CHECKS = {
+    "convert_resnet": check_convert_resnet,
     "distributed": check_distributed,
     "gradient_penalty": check_gradient_penalty,
     "from_pytorch": check_from_pytorch,

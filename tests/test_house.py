@@ -16,13 +16,15 @@ import pytest
 import kbn
 
 ROOT = Path(__file__).parents[1]
+SURGERY = {"convert_batch_norm", "fold_batch_norm"}
 PUBLIC = {"BatchNorm", "BatchNormalization", "__version__", "callbacks", "capture"}
+PUBLIC |= SURGERY
 COMMAND = {"kbn.__main__", "kbn.demo", "kbn.picture"}
 
 # What each module of kbn may import: other modules of kbn, and packages that are not
 # Python's own. A new module needs a row.
 MAY_IMPORT = {
-    "kbn": ("layer surgery", ""),
+    "kbn": ("layer surgery.convert surgery.fold", ""),
     "arguments": ("", "keras"),
     "layer": (
         "arguments folding kernels kernels.reference moving_average renorm",
@@ -44,7 +46,29 @@ MAY_IMPORT = {
     "kernels.tensorflow_fused": ("kernels kernels.reference", "tensorflow"),
     "kernels.torch": ("kernels.reference", "torch"),
     "kernels.jax": ("kernels.reference", "jax"),
-    "surgery": ("layer", "keras numpy"),
+    "surgery": ("", ""),
+    "surgery.absorb": ("surgery.affine surgery.einsum surgery.graph", "keras numpy"),
+    "surgery.affine": ("", ""),
+    "surgery.compiling": ("surgery.graph surgery.remaking", "keras"),
+    "surgery.convert": (
+        "surgery.compiling surgery.copying surgery.exchange surgery.graph",
+        "keras",
+    ),
+    "surgery.copying": ("surgery.exchange surgery.graph surgery.remaking", "keras"),
+    "surgery.einsum": ("surgery.affine surgery.graph", "numpy"),
+    "surgery.exchange": ("layer surgery.graph", "keras"),
+    "surgery.fold": (
+        "surgery.compiling surgery.copying surgery.graph surgery.plan surgery.remaking",
+        "keras numpy",
+    ),
+    "surgery.graph": ("", "keras"),
+    "surgery.plan": (
+        "arguments surgery.absorb surgery.affine surgery.exchange surgery.graph "
+        "surgery.wiring",
+        "keras numpy",
+    ),
+    "surgery.remaking": ("surgery.graph", "keras"),
+    "surgery.wiring": ("surgery.graph", "keras"),
     "__main__": ("kbn demo picture", "keras rich"),
     "demo": ("kbn", "keras numpy sklearn"),
     "picture": ("demo", "matplotlib numpy"),
@@ -282,7 +306,8 @@ def test_import_adds_nothing_that_is_heavy(fresh):
     heavy = {"tensorboard", "matplotlib", "sklearn", "rich", *BACKENDS}
     assert not heavy & {name.split(".")[0] for name in fresh["added"]}
     assert "kbn.layer" in fresh["added"]
-    assert "kbn.callbacks" not in fresh["added"]
+    # Surgery too is imported at its first use.
+    assert not {"kbn.callbacks", "kbn.surgery"} & set(fresh["added"])
 
 
 def test_public_names_resolve_after_plain_import(fresh):

@@ -1,0 +1,172 @@
+"""Layers that can take up an affine map, scale * x + shift, in weights of their own.
+
+After: layer(x) * scale + shift = layer'(x). Before: layer(x * scale + shift) =
+layer'(x). Both for each channel, in float64, for a layer without activation (after) or
+whose every output is a sum over whole windows (before).
+"""
+
+import functools
+
+import keras
+import numpy as np
+from keras import layers
+
+from kbn.surgery import einsum, graph
+from kbn.surgery.affine import Affine, Array, Inexact, Taken
+from kbn.surgery.graph import Layer
+
+DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D)
+SEPARABLE = (layers.SeparableConv1D, layers.SeparableConv2D)
+TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
+CONVOLUTIONS = (
+    layers.Conv1D,
+    layers.Conv2D,
+    layers.Conv3D,
+    *DEPTHWISE,
+    *SEPARABLE,
+    *TRANSPOSED,
+)
+TAKERS = (layers.Dense, layers.EinsumDense, *CONVOLUTIONS)
+
+
+def own(layer: Layer) -> Taken:
+    """The weights of `layer` as they are."""
+    weights = {
+        variable.name: np.asarray(keras.ops.convert_to_numpy(variable), "float64")
+        for variable in graph.own_variables(layer)
+    }
+    return Taken(weights, {})
+
+
+def refusal(layer: Layer) -> str | None:
+    """Why a layer takes nothing up, whatever it is; None if it may."""
+    if type(layer) not in TAKERS:
+        return "cannot take it up"
+    if layer.quantization_mode is not None:
+        return "is quantized"
+    if getattr(layer, "lora_enabled", False):
+        return "has LoRA weights"
+    return None
+
+
+def after(layer: Layer, taken: Taken, affine: Affine) -> Taken:
+    """What `layer` is with `affine` behind it.
+
+    Raises:
+        Inexact: It cannot be, with the reason.
+    """
+    if layer.activation not in (None, keras.activations.linear):
+        raise Inexact("has an activation")
+    if layer.activity_regularizer is not None:
+        raise Inexact("has a regularizer of its output")
+    if isinstance(layer, layers.EinsumDense):
+        return einsum.after(layer, taken, affine)
+    _check_axis(layer, affine)
+    scale, shift = affine.scale, affine.shift
+    weights = dict(taken.weights)
+    if isinstance(layer, DEPTHWISE):
+        kernel = weights["kernel"]  # (window, C, multiplier): C * multiplier channels
+        weights["kernel"] = kernel * scale.reshape(kernel.shape[-2:])
+    elif isinstance(layer, SEPARABLE):
+        weights["pointwise_kernel"] = weights["pointwise_kernel"] * scale
+    elif isinstance(layer, TRANSPOSED):  # (window, filters, C)
+        weights["kernel"] = weights["kernel"] * scale[:, None]
+    else:  # (window, C, filters), or Dense's (C, units)
+        weights["kernel"] = weights["kernel"] * scale
+    weights["bias"] = weights.get("bias", 0) * scale + shift
+    return Taken(weights, {**taken.changes, "use_bias": True})
+
+
+def before(layer: Layer, taken: Taken, affine: Affine) -> Taken:
+    """What `layer` is with `affine` before it.
+
+    Raises:
+        Inexact: It cannot be, with the reason.
+    """
+    if isinstance(layer, layers.EinsumDense):
+        return einsum.before(layer, taken, affine)
+    _check_axis(layer, affine)
+    if isinstance(layer, TRANSPOSED):
+        raise Inexact("sums over a part of its window at the border")
+    # A window of one place has nothing to pad, and a padded one sees zeros that the
+    # shift has not moved.
+    padded = isinstance(layer, CONVOLUTIONS) and layer.padding != "valid"
+    if padded and any(size > 1 for size in layer.kernel_size):
+        raise Inexact(f"pads its inputs (padding={layer.padding!r})")
+    scale, shift = affine.scale, affine.shift
+    weights = dict(taken.weights)
+    if isinstance(layer, DEPTHWISE):
+        kernel = weights["kernel"]  # (window, C, multiplier)
+        moved = _summed(kernel * shift[:, None], 2).reshape(-1)
+        weights["kernel"] = kernel * scale[:, None]
+    elif isinstance(layer, SEPARABLE):
+        kernel = weights["depthwise_kernel"]
+        moved = _summed(kernel * shift[:, None], 2).reshape(-1)
+        moved = moved @ _summed(weights["pointwise_kernel"], 2)
+        weights["depthwise_kernel"] = kernel * scale[:, None]
+    else:
+        kernel = weights["kernel"]  # (window, C / groups, filters)
+        groups = getattr(layer, "groups", 1)
+
+        def grouped(values: Array) -> Array:  # (C / groups, filters)
+            each = kernel.shape[-1] // groups
+            return np.repeat(values.reshape(groups, -1), each, axis=0).T
+
+        moved = _summed(kernel * grouped(shift), 2).sum(axis=0)
+        weights["kernel"] = kernel * grouped(scale)
+    weights["bias"] = weights.get("bias", 0) + moved
+    return Taken(weights, {**taken.changes, "use_bias": True})
+
+
+def check_bias(layer: Layer, taken: Taken, shape: tuple[int | None, ...]) -> None:
+    """Refuse a bias that Keras would add along another axis of outputs of `shape`.
+
+    Raises:
+        Inexact: It would.
+    """
+    if isinstance(layer, layers.EinsumDense):
+        bias = einsum.labels_of(layer, taken, len(shape), of_inputs=False)
+        sizes = taken.weights["bias"].shape
+        wide = [
+            (bias.outputs.index(label), size)
+            for label, size in zip(bias.bias, sizes, strict=True)
+            if size > 1
+        ]
+    else:
+        first = getattr(layer, "data_format", None) == "channels_first"
+        axis, size = 1 if first else len(shape) - 1, taken.weights["bias"].size
+        wide = [(axis, size)] if size > 1 else []
+    if len(wide) == 1 and bias_goes_astray():
+        ((axis, size),) = wide
+        if axis != len(shape) - 1 and shape[-1] in (size, None):
+            raise Inexact(
+                "gets its bias added along the last axis where that is as long as "
+                f"axis {axis}, a defect of Keras"
+            )
+
+
+@functools.cache
+def bias_goes_astray() -> bool:
+    """Whether Keras adds a bias along the last axis that it was not made for.
+
+    Keras 3.15.1 does on TensorFlow, where the last axis has its size:
+    https://github.com/keras-team/keras/blob/v3.15.1/keras/src/backend/tensorflow/numpy.py
+    """
+    bias = keras.ops.convert_to_tensor([[[0.0], [1.0]]])
+    added = keras.ops.add(keras.ops.zeros((1, 2, 2)), bias)
+    return float(added[0, 0, 1]) != 0
+
+
+def _summed(kernel: Array, last: int) -> Array:
+    """The sum over the window: all axes but the `last` ones."""
+    return kernel.sum(axis=tuple(range(kernel.ndim - last)))
+
+
+def _check_axis(layer: Layer, affine: Affine) -> None:
+    first = getattr(layer, "data_format", None) == "channels_first"
+    channels = 1 if first else affine.rank - 1
+    if affine.axes != [channels]:
+        raise Inexact(
+            f"has its channels on axis {channels}, the batch norm on "
+            f"{', '.join(map(str, affine.axes))}"
+        )

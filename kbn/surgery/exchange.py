@@ -1,0 +1,135 @@
+"""A batch norm of one class becomes one of the other, and stays the same object.
+
+So whatever holds it still does: attributes, lists, dictionaries, functions, the graphs
+of several models; and the optimizer keeps the state of its weights. Both classes lie
+on `keras.layers.Layer` and have the same weights under the same names.
+"""
+
+import functools
+import inspect
+import types
+from typing import Any
+
+import keras
+
+from kbn.layer import BatchNormalization
+from kbn.surgery import graph
+from kbn.surgery.graph import Layer
+
+Theirs = keras.layers.BatchNormalization
+Ours = BatchNormalization
+
+
+def counterpart(layer: Layer, cls: Any) -> Layer:
+    """A layer of the other class with the arguments of `layer`, and built as it is.
+
+    Raises:
+        ValueError: The other class cannot have them; the layer is named.
+    """
+    config = layer.get_config()
+    name = "kbn.BatchNorm" if cls is Ours else "Keras' BatchNormalization"
+    if cls is Theirs and (own := _beyond_keras(config)):
+        raise ValueError(
+            f"Layer '{layer.name}' cannot become {name}, which has no "
+            f"{' and no '.join(own)}."
+        )
+    try:
+        other = cls.from_config(config)
+        if layer.built:  # shapes are refused too
+            other.build(**_shapes(layer))
+    except (TypeError, ValueError) as error:
+        # Keras puts the reason behind the whole config.
+        reason = str(error).rpartition("\n")[2].removeprefix("Exception encountered: ")
+        raise ValueError(
+            f"Layer '{layer.name}' cannot become {name}: {reason}"
+        ) from error
+    return other
+
+
+def are_both(*layers: Layer) -> bool:
+    """Whether each is a batch norm of either class."""
+    return all(type(layer) in (Theirs, Ours) for layer in layers)
+
+
+def keeps_weights(layer: Layer, other: Layer) -> bool:
+    """Whether `layer` can become like its counterpart with the weights that it has.
+
+    Ours are float32 or wider under every dtype policy, Keras' may be of 16 bits.
+    """
+    return [v.dtype for v in layer.weights] == [v.dtype for v in other.weights]
+
+
+def become(layer: Layer, other: Layer) -> None:
+    """Make `layer` a layer of the class of `other`, with the arguments of `other`.
+
+    `other`, which is spent, is built if `layer` is.
+    """
+    if layer.built and not other.built:
+        other.build(**_shapes(layer))
+    if not keeps_weights(layer, other):
+        _take_weights(layer, other)
+    layer.__class__ = type(other)
+    arguments = other.get_config().keys() - {"name", "trainable", "dtype"}
+    lacking = vars(other).keys() - vars(layer).keys()
+    for name in (arguments & vars(other).keys()) | lacking | {"autocast"}:
+        setattr(layer, name, vars(other)[name])
+    _wrap_build(layer)
+
+
+def _beyond_keras(config: dict[str, Any]) -> list[str]:
+    """What a config of ours says that Keras' layer has no argument for."""
+    own = (
+        config.keys()
+        - Theirs(name="any").get_config().keys()
+        - {"activity_regularizer"}
+    )
+    said = [name for name in config if name in own]
+    if config["momentum"] is None:
+        said.append("momentum")
+    if isinstance(config["axis"], list):
+        said.append("axis")
+    return [f"{name}={config[name]!r}" for name in said]
+
+
+def _shapes(layer: Layer) -> dict[str, Any]:
+    """What `layer` was built with."""
+    config = layer.get_build_config()
+    return config.get("shapes_dict", config)
+
+
+def _take_weights(layer: Layer, other: Layer) -> None:
+    """Give `layer` the weights of `other`, with its own values, paths and flags."""
+    given = {variable.name: variable for variable in graph.own_variables(layer)}
+    for old in given.values():
+        layer._untrack_variable(old)
+    layer._tracker.unlock()
+    for new in graph.own_variables(other):
+        setattr(layer, new.name, new)
+        new._path = f"{layer.path}/{new.name}"
+        if new.name in given:
+            new.assign(given[new.name])
+            new.trainable = given[new.name].trainable
+    layer._lock_state()
+    layer._post_build()
+
+
+def _wrap_build(layer: Layer) -> None:
+    """Wrap `build` as Keras does in the constructor: there it wrapped the old class's.
+
+    Keras 3.15.1, `Layer.__new__`:
+    https://github.com/keras-team/keras/blob/v3.15.1/keras/src/layers/layer.py
+    """
+    method = types.MethodType(type(layer).build, layer)
+
+    @functools.wraps(method)
+    def build(*args: Any, **kwargs: Any) -> None:
+        with layer._open_name_scope():
+            layer._path = "/".join(filter(None, (layer._parent_path, layer.name)))
+            method(*args, **kwargs)
+        bound = inspect.signature(method).bind(*args, **kwargs)
+        layer._build_shapes_dict = bound.arguments
+        layer.built = True
+        layer._post_build()
+        layer._lock_state()
+
+    layer.build = build

@@ -1,0 +1,143 @@
+"""The graph of a functional or sequential model: which layer was called on what.
+
+The one place that reads Keras' private parts of it, as Keras 3.14 and 3.15 have them:
+https://github.com/keras-team/keras/blob/v3.15.1/keras/src/ops/function.py
+"""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+
+Tensor = Any
+Layer = Any
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Call:
+    """A call of `layer`, which may also be an operation: symbolic tensors in and out.
+
+    `inputs` are those among all arguments; `fill` gives the positional and the keyword
+    arguments with the tensors of a dictionary, by id, in their place.
+    """
+
+    layer: Layer
+    args: tuple[Any, ...]
+    keywords: dict[str, Any]
+    inputs: list[Tensor]
+    outputs: list[Tensor]
+    fill: Callable[[dict[int, Tensor]], tuple[Any, dict[str, Any]]]
+
+    @property
+    def main(self) -> Any:
+        """The first argument, which most layers call `inputs`."""
+        if self.args:
+            return self.args[0]
+        return self.keywords.get("inputs", next(iter(self.keywords.values()), None))
+
+    @property
+    def trains(self) -> bool:
+        """Whether it is, or may be, a call in training, whatever the model's is."""
+        training = self.keywords.get("training")
+        return training is not None and training is not False
+
+
+def has_graph(layer: Layer) -> bool:
+    """Whether `layer` is a model whose calls are known, and all that it does."""
+    model = isinstance(layer, keras.Model) and isinstance(
+        layer, keras.Function | keras.Sequential
+    )
+    # A call of the user's own does what it likes.
+    return model and type(layer).call.__module__.partition(".")[0] == "keras"
+
+
+def is_functional(layer: Layer) -> bool:
+    """Whether `layer` is a model that its inputs and outputs alone make.
+
+    A class with a constructor of other arguments is not: only its config can copy it.
+    """
+    if not (has_graph(layer) and isinstance(layer, keras.Function)):
+        return False
+    cls: Any = type(layer)
+    arguments = inspect.getfullargspec(cls.__init__)
+    anything = arguments.varargs is not None and arguments.varkw is not None
+    return anything or arguments.args[1:] == ["inputs", "outputs", "name"]
+
+
+def is_sequential(layer: Layer) -> bool:
+    """Whether `layer` is a model that a list of layers alone makes."""
+    return (
+        has_graph(layer)
+        and isinstance(layer, keras.Sequential)
+        and type(layer).__init__ is keras.Sequential.__init__
+    )
+
+
+def graph(model: keras.Model) -> Any:
+    """The functional model that runs `model`; None where it has no inputs yet."""
+    return model if isinstance(model, keras.Function) else model._functional
+
+
+def calls(model: keras.Model) -> Iterator[Call]:
+    """The calls of a graph in the order in which it runs, without its inputs."""
+    nodes = graph(model)._nodes_by_depth
+    for depth in sorted(nodes, reverse=True):
+        for node in nodes[depth]:
+            if not node.is_input:
+                given = node.arguments
+                yield Call(
+                    node.operation,
+                    given.args,
+                    given.kwargs,
+                    list(given.keras_tensors),
+                    list(node.outputs),
+                    given.fill_in,
+                )
+
+
+def input_layer(tensor: Tensor) -> Layer:
+    """The input layer that gave a symbolic tensor."""
+    return tensor._keras_history.operation
+
+
+def children(layer: Layer) -> list[Layer]:
+    """The layers that `layer` tracks, each once, input layers too."""
+    return layer._flatten_layers(include_self=False, recursive=False)
+
+
+def descendants(layer: Layer) -> list[Layer]:
+    """`layer` and all layers in it, each once."""
+    return list(dict.fromkeys(layer._flatten_layers()))
+
+
+def own_variables(layer: Layer) -> list[Any]:
+    """The variables of `layer` that are none of its sublayers'."""
+    return [*layer._trainable_variables, *layer._non_trainable_variables]
+
+
+def own_seeds(layer: Layer) -> list[Any]:
+    """The states of the seed generators of `layer`."""
+    return [generator.state for generator in layer._seed_generators]
+
+
+def value(variable: Any) -> Tensor:
+    """A copy of what a variable holds: a step of JAX' gives the buffer away."""
+    return keras.ops.copy(keras.ops.convert_to_tensor(variable))
+
+
+def parameters(cls: Any) -> list[str] | None:
+    """The arguments of a constructor; None where it takes any by name."""
+    arguments = inspect.getfullargspec(cls.__init__)
+    if arguments.varkw is not None:
+        return None
+    return [*arguments.args[1:], *arguments.kwonlyargs]
+
+
+def without_nodes(operation: Any) -> Any:
+    """A copy of an operation without variables, called nowhere yet."""
+    copy = object.__new__(type(operation))
+    copy.__dict__.update(operation.__dict__)
+    copy._inbound_nodes, copy._outbound_nodes = [], []
+    return copy

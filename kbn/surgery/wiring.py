@@ -1,0 +1,138 @@
+"""The graphs of a model and of all models in it, read as one.
+
+What lies inside of a model that is called once stands in the graph around it: its input
+is the tensor that it is called on. One that is called more often is a closed box.
+"""
+
+from collections import Counter
+from typing import Any
+
+import keras
+
+from kbn.surgery import graph
+from kbn.surgery.graph import Call, Layer, Tensor
+
+
+class Value:
+    """A tensor: the call that gives it, and those that read it, each time they do.
+
+    None is what lies outside: it gives the inputs of the model and reads its outputs.
+    """
+
+    def __init__(self) -> None:
+        self.giver: Call | None = None
+        self.readers: list[Call | None] = []
+
+
+class Wiring:
+    """The calls of layers and operations in `model`, and the values between them.
+
+    `calls` are all that is no model read through; `names` are paths, "model/layer";
+    `count` is how often a layer is called; `models` is {call: model that it lies in};
+    `trained` are the models that are called in training whatever `model` is.
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        self.calls: list[Call] = []
+        self.names: dict[Layer, str] = {}
+        self.count: Counter[Layer] = Counter()
+        self.models: dict[Call, keras.Model] = {}
+        self.trained: set[keras.Model] = set()
+        self._graphs: dict[keras.Model, list[Call]] = {}
+        self._values: dict[int, Value] = {}
+        self._collect(model, "")
+        for calls in self._graphs.values():
+            for call in calls:
+                self._wire(call)
+        self._give_out(model)
+
+    def value(self, tensor: Tensor) -> Value:
+        """The value that a symbolic tensor stands for."""
+        return self._values.setdefault(id(tensor), Value())
+
+    def leave_out(self, call: Call) -> None:
+        """Have the readers of what `call` gives read what it reads."""
+        (given,) = call.outputs
+        self.value(call.main).readers.remove(call)
+        self.value(given).giver = None
+        self._join(call.main, given)
+
+    def _collect(self, model: keras.Model, prefix: str) -> None:
+        calls = self._graphs[model] = list(graph.calls(model))
+        for call in calls:
+            self.models[call] = model
+            self.count[call.layer] += 1
+            name = self.names.setdefault(call.layer, prefix + call.layer.name)
+            if _is_readable(call.layer) and call.layer not in self._graphs:
+                self._collect(call.layer, f"{name}/")
+        for call in calls:
+            if _is_readable(call.layer) and (call.trains or model in self.trained):
+                self._mark_trained(call.layer)
+
+    def _mark_trained(self, model: keras.Model) -> None:
+        if model not in self.trained:
+            self.trained.add(model)
+            for call in self._graphs[model]:
+                if _is_readable(call.layer):
+                    self._mark_trained(call.layer)
+
+    def _wire(self, call: Call) -> None:
+        through = self._through(call)
+        inside = {id(tensor) for tensor, _ in through}
+        for tensor, inner in through:
+            self._join(tensor, inner)
+        for tensor in call.inputs:
+            if id(tensor) not in inside:
+                self.value(tensor).readers.append(call)
+        if through:
+            return
+        self.calls.append(call)
+        for tensor in call.outputs:
+            self.value(tensor).giver = call
+        if _is_readable(call.layer):
+            self._give_out(call.layer)
+
+    def _give_out(self, model: keras.Model) -> None:
+        for tensor in graph.graph(model).outputs:
+            self.value(tensor).readers.append(None)
+
+    def _through(self, call: Call) -> list[tuple[Tensor, Tensor]]:
+        """The tensors around a model that is called once, each with the one inside."""
+        if not _is_readable(call.layer) or self.count[call.layer] > 1:
+            return []
+        inner = graph.graph(call.layer)
+        if _structure(call.main) != _structure(inner.input):
+            return []
+        given = keras.tree.flatten(call.main)
+        # Keras casts and reshapes what does not fit.
+        if any(
+            outer.dtype != own.dtype or len(outer.shape) != len(own.shape)
+            for outer, own in zip(given, inner.inputs, strict=True)
+        ):
+            return []
+        pairs = [*zip(given, inner.inputs, strict=True)]
+        return [*pairs, *zip(call.outputs, inner.outputs, strict=True)]
+
+    def _join(self, one: Tensor, other: Tensor) -> None:
+        kept, gone = self.value(one), self.value(other)
+        if kept is gone:
+            return
+        kept.giver = kept.giver or gone.giver
+        kept.readers += gone.readers
+        for key, value in self._values.items():
+            if value is gone:
+                self._values[key] = kept
+
+
+def _is_readable(layer: Layer) -> bool:
+    return graph.has_graph(layer) and graph.graph(layer) is not None
+
+
+def _structure(tensors: Any) -> Any:
+    """Where the tensors are in lists and dictionaries; a list of one is that one."""
+    if isinstance(tensors, dict):
+        return {key: _structure(value) for key, value in tensors.items()}
+    if isinstance(tensors, list | tuple):
+        inner = [_structure(value) for value in tensors]
+        return inner[0] if len(inner) == 1 else inner
+    return isinstance(tensors, keras.KerasTensor)
