@@ -1,17 +1,33 @@
 """kbn: batch normalization for Keras that is fast, exact and visible."""
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kbn.layer import BatchNormalization as BatchNormalization
+
+if TYPE_CHECKING:
+    from kbn.surgery.freeze import freeze_batch_norm as freeze_batch_norm
+    from kbn.surgery.freeze import unfreeze_batch_norm as unfreeze_batch_norm
 
 BatchNorm = BatchNormalization
 
 __version__ = "0.1.0"
 
+SURGERY = {
+    "freeze_batch_norm": "freeze",
+    "unfreeze_batch_norm": "freeze",
+}
+
+
+def __dir__() -> list[str]:
+    """The public names, those too that are imported at their first use."""
+    return sorted({*globals(), *SURGERY} - {"SURGERY", "TYPE_CHECKING", "importlib"})
+
 
 def __getattr__(name: str) -> Any:
-    """Import kbn.callbacks at its first use, so that `import kbn` stays cheap."""
+    """Import what is not the layer at its first use, so that `import kbn` is cheap."""
+    if name in SURGERY:
+        return getattr(importlib.import_module(f"kbn.surgery.{SURGERY[name]}"), name)
     if name not in ("callbacks", "capture"):
         raise AttributeError(f"module 'kbn' has no attribute {name!r}")
     try:

@@ -20,6 +20,7 @@ EVERY_BACKEND = {
     "test_documentation.py",
     "test_examples.py",
     "test_folding.py",
+    "test_freeze.py",
     "test_fuzz.py",
     "test_hyperparameters.py",
     "test_layer.py",
@@ -31,7 +32,9 @@ EVERY_BACKEND = {
     "test_probe.py",
     "test_statistics.py",
     "test_survival.py",
+    "test_torch_batch_norm.py",
     "test_transformations.py",
+    "test_update_bn_stats.py",
     "test_writer.py",
 }
 
