@@ -8,6 +8,7 @@ from kbn.layer import BatchNormalization as BatchNormalization
 if TYPE_CHECKING:
     from kbn.surgery.freeze import freeze_batch_norm as freeze_batch_norm
     from kbn.surgery.freeze import unfreeze_batch_norm as unfreeze_batch_norm
+    from kbn.surgery.statistics import update_bn_stats as update_bn_stats
 
 BatchNorm = BatchNormalization
 
@@ -16,6 +17,7 @@ __version__ = "0.1.0"
 SURGERY = {
     "freeze_batch_norm": "freeze",
     "unfreeze_batch_norm": "freeze",
+    "update_bn_stats": "statistics",
 }
 
 

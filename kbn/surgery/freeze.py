@@ -140,6 +140,24 @@ def layers_of(parent: Layer) -> Iterator[Layer]:
     return (child for child in held if isinstance(child, keras.layers.Layer))
 
 
+def leaves(model: Model) -> list[Layer]:
+    """The layers below `model`, and itself, that hold no other layer."""
+    found: dict[int, Layer] = {}
+    visited: set[int] = set()
+
+    def visit(layer: Layer) -> None:
+        visited.add(id(layer))
+        below = list(layers_of(layer))
+        if not below:
+            found[id(layer)] = layer
+        for child in below:
+            if id(child) not in visited:
+                visit(child)
+
+    visit(model)
+    return list(found.values())
+
+
 def is_frozen(layer: Layer) -> bool:
     """Whether a batch norm leaves its statistics alone while the model trains."""
     return not layer.trainable or getattr(layer, "freeze_statistics", False)
