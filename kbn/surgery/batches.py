@@ -35,7 +35,8 @@ class Batches:
             if len(lengths) != 1:
                 raise ValueError(
                     "The arrays of `data` must have the same length, received "
-                    f"{', '.join(map(str, sorted(lengths)))}."
+                    f"{', '.join(map(str, sorted(lengths)))}. A list of arrays is "
+                    "several inputs; batches may be given as a list of tuples (x,)."
                 )
             self._read, there = self._cut, -(-lengths.pop() // self._batch_size)
         elif isinstance(data, keras.utils.PyDataset):

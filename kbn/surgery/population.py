@@ -23,13 +23,16 @@ class Population:
         self.batches = 0
         self.skipped = np.zeros(channels, bool)
 
-    def add(self, count: Any, mean: Any, variance: Any) -> None:
+    def add(self, count: Any, mean: Any, offset: Any, variance: Any) -> None:
         """Merge the moments of a batch, or of its G virtual batches; (G * C,).
 
+        The mean is `mean + offset`: a float32 has too few digits of a large one to
+        tell how far the batches are from each other.
         Chan, Golub & LeVeque (1979), "Updating formulae and a pairwise algorithm".
         """
         shape = -1, len(self.mean)
-        mean, variance = (np.reshape(np.float64(x), shape) for x in (mean, variance))
+        mean = np.reshape(np.float64(mean) + np.float64(offset), shape)
+        variance = np.reshape(np.float64(variance), shape)
         count = np.broadcast_to(np.float64(count), mean.size).reshape(shape)
         finite = np.isfinite(mean) & np.isfinite(variance)
         self.skipped |= (~finite & (count > 0)).any(axis=0)

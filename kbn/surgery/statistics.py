@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 
 from kbn import arguments, folding, kernels
-from kbn.kernels.reference import wide_dtype
+from kbn.kernels.reference import along, at_least_one, wide_dtype
 from kbn.layer import BatchNormalization
 from kbn.surgery import forward
 from kbn.surgery.batches import Batches, Inputs
@@ -29,8 +29,8 @@ from kbn.surgery.freeze import (
 )
 from kbn.surgery.population import Population
 
-# (which batch norm, count, mean, variance)
-Note: TypeAlias = tuple[int, Any, Any, Any]
+# (which batch norm, count, mean, offset of the mean, variance)
+Note: TypeAlias = tuple[int, Any, Any, Any, Any]
 
 
 def update_bn_stats(
@@ -206,9 +206,9 @@ class Pass:
                 notes = self._forward(x)
             for which, *moments in notes:
                 found[int(which)].add(*map(ops.convert_to_numpy, moments))
-            bar.update(number, finalize=number == size)
-        if number != size:
-            bar.update(number, finalize=True)
+            bar.update(number)
+        bar.target = number  # which may have been unknown
+        bar.update(number, finalize=True)
         return found
 
     def _step(self, x: Inputs) -> list[Note]:
@@ -255,7 +255,10 @@ class Pass:
 
 
 def _normalized(layer: Layer, inputs: Any, mask: Any) -> tuple[Any, Any]:
-    """(count, mean, variance) of what a batch norm is given, and its output."""
+    """(count, mean, offset, variance) of what a batch norm is given; its output.
+
+    The batch's mean is `mean + offset`, which hold together twice the digits.
+    """
     if isinstance(layer, BatchNormalization):
         x = layer._prepared(inputs)
     else:
@@ -264,15 +267,18 @@ def _normalized(layer: Layer, inputs: Any, mask: Any) -> tuple[Any, Any]:
     if mask is not None:
         mask = arguments.aligned_mask(mask, x.shape)
     folded = folding.fold(x, mask, axes, getattr(layer, "virtual_batch_size", None))
+    x, mask, axis = folded.x, folded.mask, folded.axis
+    gamma, beta = folded.tiled(layer.gamma), folded.tiled(layer.beta)
     y, mean, variance, count = kernels.normalize_batch(
-        folded.x,
-        folded.tiled(layer.gamma),
-        folded.tiled(layer.beta),
-        folded.axis,
-        layer.epsilon,
-        folded.mask,
+        x, gamma, beta, axis, layer.epsilon, mask
     )
-    return (count, mean, variance), ops.cast(folded.unfold(y), layer.compute_dtype)
+    centred = ops.cast(x, mean.dtype) - along(mean, axis, x)
+    if mask is not None:
+        centred = ops.where(mask, centred, ops.zeros_like(centred))
+    others = [i for i in range(len(x.shape)) if i != axis]
+    offset = ops.sum(centred, axis=others) / at_least_one(count)
+    y = ops.cast(folded.unfold(y), layer.compute_dtype)
+    return (count, mean, offset, variance), y
 
 
 def _plain(call: Callable[..., Any]) -> Callable[..., Any]:
