@@ -35,6 +35,7 @@ EVERY_BACKEND = {
     "test_torch_batch_norm.py",
     "test_transformations.py",
     "test_update_bn_stats.py",
+    "test_update_bn_stats_callback.py",
     "test_writer.py",
 }
 

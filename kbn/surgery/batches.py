@@ -21,11 +21,12 @@ class Batches:
     inputs), or a tuple (x, y) or (x, y, sample_weight) with such an x. Everything else
     gives batches: x, (x, y) or (x, y, sample_weight). Only x is used.
 
-    `size`: how many batches there are, None where nobody knows.
+    `size`: how many batches there are, None where nobody knows; `is_iterator`: whether
+    they can be read only once.
     """
 
     def __init__(self, data: Any, batch_size: int, steps: int | None) -> None:
-        self._steps = None if steps is None else whole("steps", steps)
+        self.steps = None if steps is None else whole("steps", steps)
         self._data, self._batch_size = data, whole("batch_size", batch_size)
         self.is_iterator = False
         there: int | None  # how many batches; -1: without end; None: nobody knows
@@ -52,26 +53,26 @@ class Batches:
                 "a PyDataset, a DataLoader, a generator, a list of batches), received "
                 f"{type(data).__name__}."
             )
-        if there == -1 and self._steps is None:
+        if there == -1 and self.steps is None:
             raise ValueError(
                 f"`data` is a {type(data).__name__} that never ends: say how many "
                 "batches to read with steps=..."
             )
-        bounds = [size for size in (there, self._steps) if size not in (None, -1)]
+        bounds = [size for size in (there, self.steps) if size not in (None, -1)]
         self.size = min(bounds, default=None)
 
     def __iter__(self) -> Iterator[Inputs]:
         number = 0
-        for number, batch in enumerate(itertools.islice(self._read(), self._steps), 1):
-            if self.is_iterator and self._steps is None and number > ENDLESS:
+        for number, batch in enumerate(itertools.islice(self._read(), self.steps), 1):
+            if self.is_iterator and self.steps is None and number > ENDLESS:
                 raise ValueError(
                     f"`data` is a {type(self._data).__name__} that gave {ENDLESS} "
                     "batches and goes on. Say how many to read with steps=..."
                 )
             yield keras.tree.map_structure(_tensor, batch)
-        if self._steps is not None and 0 < number < self._steps:
+        if self.steps is not None and 0 < number < self.steps:
             warnings.warn(
-                f"`data` ended after {number} of steps={self._steps} batches.",
+                f"`data` ended after {number} of steps={self.steps} batches.",
                 stacklevel=2,
             )
 

@@ -126,8 +126,16 @@ class Update:
         self._model, self._exact, self._verbose = model, exact, verbose
         self._passes: tuple[Any, dict[bool, Pass]] = (None, {})
 
-    def __call__(self) -> None:
-        """Read the data, set the statistics."""
+    def require_again(self) -> None:
+        """Refuse data that a second call would find at their end."""
+        if self._batches.is_iterator and not self._batches.steps:
+            raise ValueError(
+                "`data` is read again and again, and an iterator can be read only "
+                "once. Give the data set that it reads, or steps=... if it never ends."
+            )
+
+    def __call__(self) -> list[tuple[Variable, Any]]:
+        """Read the data, set the statistics; returns what they were."""
         model = self._model
         with _kept(model) as keep:
             batches = iter(self._batches)
@@ -144,13 +152,17 @@ class Update:
                 )
             found = self._run(norms, False, itertools.chain([first], batches))
             for _ in norms if self._exact else ():
-                before = found
+                last = found
                 found = self._run(norms, True, iter(self._batches))
-                if all(map(Population.is_near, found, before)):
+                if all(map(Population.is_near, found, last)):
                     break
-            for layer, population in zip(norms, found, strict=True):
-                keep(population.variables(layer))
+            before = keep(
+                variable
+                for layer, population in zip(norms, found, strict=True)
+                for variable in population.variables(layer)
+            )
         _warn_of_non_finite(norms, found)
+        return before
 
     def _run(
         self, norms: list[Layer], fixed: bool, batches: Iterator[Inputs]
@@ -306,26 +318,31 @@ def _override(layer: Layer, name: str, method: Callable[..., Any]) -> Iterator[N
             object.__delattr__(layer, name)
 
 
+Keep: TypeAlias = Callable[[Iterable[Variable]], list[tuple[Variable, Any]]]
+
+
 @contextlib.contextmanager
-def _kept(model: Model) -> Iterator[Callable[[Iterable[Variable]], None]]:
+def _kept(model: Model) -> Iterator[Keep]:
     """Put all of the model's state back at the end, but for what is to be kept.
 
-    Weights that are trained are not among it: nothing here changes them.
+    Gives a function that takes what to keep, and returns what it was. Weights that are
+    trained are not looked after: nothing here changes them.
     """
-    new: list[Variable] = []
     before: dict[int, tuple[Variable, Any]] = {}
+    spared: list[tuple[Variable, Any]] = []
     for variable in [*model.variables, *getattr(model, "metrics_variables", [])]:
         if not variable.trainable:
             value = np.array(ops.convert_to_numpy(variable))
             before[id(variable)] = variable, value
+
+    def keep(variables: Iterable[Variable]) -> list[tuple[Variable, Any]]:
+        # One that was made meanwhile has no value of before.
+        spared.extend(before.pop(id(v)) for v in variables if id(v) in before)
+        return spared
+
     try:
-        yield new.extend
-    except BaseException:
-        new.clear()
-        raise
+        yield keep
     finally:
-        for variable in new:
-            before.pop(id(variable), None)
         for variable, value in before.values():
             variable.assign(value)
 
