@@ -9,6 +9,10 @@ if TYPE_CHECKING:
     from kbn.surgery.freeze import freeze_batch_norm as freeze_batch_norm
     from kbn.surgery.freeze import unfreeze_batch_norm as unfreeze_batch_norm
     from kbn.surgery.statistics import update_bn_stats as update_bn_stats
+    from kbn.surgery.torch_batch_norm import (
+        from_torch_batch_norm as from_torch_batch_norm,
+    )
+    from kbn.surgery.torch_batch_norm import to_torch_batch_norm as to_torch_batch_norm
 
 BatchNorm = BatchNormalization
 
@@ -18,6 +22,8 @@ SURGERY = {
     "freeze_batch_norm": "freeze",
     "unfreeze_batch_norm": "freeze",
     "update_bn_stats": "statistics",
+    "from_torch_batch_norm": "torch_batch_norm",
+    "to_torch_batch_norm": "torch_batch_norm",
 }
 
 
