@@ -17,12 +17,17 @@ import kbn
 
 ROOT = Path(__file__).parents[1]
 PUBLIC = {"BatchNorm", "BatchNormalization", "__version__", "callbacks", "capture"}
+PUBLIC |= {"freeze_batch_norm", "unfreeze_batch_norm", "update_bn_stats"}
+PUBLIC |= {"from_torch_batch_norm", "to_torch_batch_norm"}
 COMMAND = {"kbn.__main__", "kbn.demo", "kbn.picture"}
 
 # What each module of kbn may import: other modules of kbn, and packages that are not
 # Python's own. A new module needs a row.
 MAY_IMPORT = {
-    "kbn": ("layer surgery", ""),
+    "kbn": (
+        "layer surgery.freeze surgery.statistics surgery.torch_batch_norm",
+        "",
+    ),
     "arguments": ("", "keras"),
     "layer": (
         "arguments folding kernels kernels.reference moving_average renorm",
@@ -44,11 +49,22 @@ MAY_IMPORT = {
     "kernels.tensorflow_fused": ("kernels kernels.reference", "tensorflow"),
     "kernels.torch": ("kernels.reference", "torch"),
     "kernels.jax": ("kernels.reference", "jax"),
-    "surgery": ("layer", "keras numpy"),
+    "surgery": ("", ""),
+    "surgery.batches": ("", "keras numpy"),
+    "surgery.forward": ("", "jax keras tensorflow torch"),
+    "surgery.freeze": ("layer", "keras numpy"),
+    "surgery.population": ("surgery.freeze", "keras numpy"),
+    "surgery.statistics": (
+        "arguments folding kernels kernels.reference layer surgery.batches "
+        "surgery.forward surgery.freeze surgery.population",
+        "keras numpy",
+    ),
+    "surgery.torch_batch_norm": ("layer surgery.freeze", "keras numpy torch"),
     "__main__": ("kbn demo picture", "keras rich"),
     "demo": ("kbn", "keras numpy sklearn"),
     "picture": ("demo", "matplotlib numpy"),
-    "callbacks": ("callbacks.monitor", ""),
+    "callbacks": ("callbacks.monitor callbacks.update_bn_stats", ""),
+    "callbacks.update_bn_stats": ("surgery.statistics", "keras"),
     "callbacks.monitor": (
         "callbacks.arguments callbacks.diagnostics callbacks.history "
         "callbacks.hyperparameters callbacks.look callbacks.probe callbacks.run "
