@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 
 import kbn
+from tests import oracle
+from tests.cases import MODES
 from tests.models_with_batch_norm import (
     FEATURES,
     LAYERS,
@@ -16,6 +18,7 @@ from tests.models_with_batch_norm import (
     statistics,
     values,
 )
+from tests.running import Runner
 
 BACKEND = keras.backend.backend()
 both_layers = pytest.mark.parametrize("layer", LAYERS)
@@ -343,3 +346,49 @@ def test_flag_is_in_the_config_only_where_it_is_set():
         kbn.BatchNorm(freeze_statistics=True).get_config()
     )
     assert layer.freeze_statistics
+
+
+ARGUMENTS = [
+    {},
+    {"axis": 1},
+    {"center": False},
+    {"scale": False},
+    {"renorm": True},
+    {"momentum": None},
+    {"unbiased": True, "virtual_batch_size": 2},
+]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("options", ARGUMENTS, ids=str)
+def test_layer_with_frozen_statistics_is_inference_that_trains(options, mode):
+    layer = kbn.BatchNorm(freeze_statistics=True, **options)
+    shape = (6, 3, 4, 3)
+    runner = Runner(layer, mode, True, shape)
+    rng = np.random.default_rng(0)
+    for weight in layer.weights:
+        if weight.dtype != "int32":
+            weight.assign(rng.uniform(0.5, 1.5, weight.shape))
+    before = values(layer.weights)
+    x, dy = (rng.normal(1, 2, shape).astype("float32") for _ in range(2))
+    ones, zeros = np.ones(3), np.zeros(3)
+    expected = oracle.normalize_fixed(
+        x,
+        *values([layer.moving_mean, layer.moving_variance]),
+        ones if layer.gamma is None else values([layer.gamma])[0],
+        zeros if layer.beta is None else values([layer.beta])[0],
+        layer.axis,
+        layer.epsilon,
+        dy,
+    )
+    for _ in range(2):
+        ours = runner(x, dy)
+        np.testing.assert_allclose(ours.y, expected.y, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(ours.dx, expected.dx, rtol=1e-5, atol=1e-5)
+        for got, wanted in (
+            (ours.dgamma, expected.dgamma),
+            (ours.dbeta, expected.dbeta),
+        ):
+            if got is not None:
+                np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
+    assert not any(changed(before, values(layer.weights)))
