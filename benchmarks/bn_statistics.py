@@ -5,10 +5,10 @@ the statistics of all data at once in float64, by what inference gives each laye
 time beside one epoch of `predict` over the same data, both traced before.
 
 Second table: validation loss of a short training at momentum 0.99, without and with
-`kbn.callbacks.UpdateBatchNormStats`; the mean over the seeds, the mean difference
-within the pairs and its 95 % interval.
+`kbn.callbacks.UpdateBatchNormStats`, in one pass and exact; the mean over the seeds,
+the mean difference within the pairs and its 95 % interval.
 
-    python benchmarks/bn_statistics.py [--seeds N] [--rounds N] [--quick]
+    python benchmarks/bn_statistics.py [--seeds N] [--rounds N] [--quick] [--losses]
 """
 
 import argparse
@@ -16,6 +16,7 @@ import statistics
 
 import keras
 import numpy as np
+from scipy import stats
 from timing import interleaved, ratio
 
 import kbn
@@ -155,21 +156,27 @@ def loss_of(seed, callback, steps):
 def losses(seeds, lengths):
     """The second table."""
     print(f"\nMomentum 0.99, batches of {BATCH_SIZE}, seeds 0 to {seeds - 1}.\n")
-    print("| steps | without | with | difference (95 % interval) |")
-    print("|---|---|---|---|")
+    print("| steps | without | one pass | difference | exact | difference |")
+    print("|---|---|---|---|---|---|")
+    callbacks = (
+        lambda x: kbn.callbacks.UpdateBatchNormStats(x),
+        lambda x: kbn.callbacks.UpdateBatchNormStats(x, exact=True),
+    )
     for steps in lengths:
-        without, with_ = (
-            [loss_of(seed, callback, steps) for seed in range(seeds)]
-            for callback in (lambda x: [], kbn.callbacks.UpdateBatchNormStats)
-        )
-        differences = np.subtract(with_, without)
-        # Student's t at 97.5 %, by the number of seeds.
-        quantile = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 10: 2.26}.get(seeds, 1.96)
-        reach = quantile * np.std(differences, ddof=1) / np.sqrt(seeds)
-        mean = differences.mean()
-        cells = [f"{statistics.mean(side):.4f}" for side in (without, with_)]
-        cells.append(f"{mean:+.4f} ({mean - reach:+.4f} to {mean + reach:+.4f})")
-        print(f"| {steps} | {' | '.join(cells)} |", flush=True)
+        without = [loss_of(seed, lambda x: [], steps) for seed in range(seeds)]
+        cells = [str(steps), f"{statistics.mean(without):.4f}"]
+        for callback in callbacks:
+            with_ = [loss_of(seed, callback, steps) for seed in range(seeds)]
+            cells += [f"{statistics.mean(with_):.4f}", interval(with_, without)]
+        print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def interval(after, before):
+    """The mean difference within the pairs and its 95 % interval (Student's t)."""
+    differences = np.subtract(after, before)
+    mean, error = differences.mean(), stats.sem(differences)
+    reach = stats.t.ppf(0.975, len(differences) - 1) * error
+    return f"{mean:+.4f} ({mean - reach:+.4f} to {mean + reach:+.4f})"
 
 
 def main():
@@ -177,6 +184,7 @@ def main():
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--losses", action="store_true", help="only the second table")
     options = parser.parse_args()
     if options.quick:
         MODELS.pop("residual, 9 batch norms", None)
@@ -184,7 +192,8 @@ def main():
         exactness(100, 2)
         losses(2, [24])
         return
-    exactness(2000, options.rounds)
+    if not options.losses:
+        exactness(2000, options.rounds)
     losses(options.seeds, [24, 96, 384])
 
 
