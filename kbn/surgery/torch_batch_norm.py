@@ -106,8 +106,9 @@ def to_torch_batch_norm(layer: Layer, dimensions: int | None = None) -> Module:
         >>> import kbn, torch
         >>> layer = kbn.BatchNorm(momentum=0.75)
         >>> layer.build((None, 8, 8, 3))
-        >>> kbn.to_torch_batch_norm(layer)
-        BatchNorm2d(3, eps=0.001, momentum=0.25, affine=True, track_running_stats=True)
+        >>> module = kbn.to_torch_batch_norm(layer)
+        >>> type(module).__name__, module.num_features, module.eps, module.momentum
+        ('BatchNorm2d', 3, 0.001, 0.25)
     """
     torch = _torch("kbn.to_torch_batch_norm")
     _require_plain(layer)
