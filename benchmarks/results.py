@@ -82,6 +82,9 @@ BENCHMARKS = [
     Benchmark("long_sums.py", "--png docs/long_sums.png"),
     Benchmark("long_sums.py", backend="torch"),
     Benchmark("long_sums.py", backend="jax"),
+    Benchmark("bn_statistics.py"),
+    Benchmark("bn_statistics.py", backend="torch"),
+    Benchmark("bn_statistics.py", backend="jax"),
     Benchmark("defects.py"),
 ]
 BENCHMARKS = [b for b in BENCHMARKS if (HERE / b.script).exists()]

@@ -1,16 +1,19 @@
-"""Callbacks that make a training visible."""
+"""Callbacks that make a training visible, and its statistics fit its weights."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .monitor import TrainingMonitor as TrainingMonitor
+    from .update_bn_stats import UpdateBatchNormStats as UpdateBatchNormStats
 
-__all__ = ["TrainingMonitor"]
+HOMES = {"TrainingMonitor": ".monitor", "UpdateBatchNormStats": ".update_bn_stats"}
+
+__all__ = ["TrainingMonitor", "UpdateBatchNormStats"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the monitor, and TensorBoard with it, at its first use."""
-    if name != "TrainingMonitor":
+    """Import a callback, and with the monitor TensorBoard, at its first use."""
+    if name not in HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return importlib.import_module(".monitor", __name__).TrainingMonitor
+    return getattr(importlib.import_module(HOMES[name], __name__), name)

@@ -133,7 +133,8 @@ def axes(batch_norm: Layer) -> list[int]:
 
 def is_frozen(layer: Layer) -> bool:
     """Whether a batch norm is in inference mode even while the model trains."""
-    return not attribute(layer, "trainable", True)
+    fixed = attribute(layer, "freeze_statistics", False)  # which only ours has
+    return bool(fixed) or not attribute(layer, "trainable", True)
 
 
 def optimizers(model: Any) -> dict[str, Any]:

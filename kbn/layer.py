@@ -22,8 +22,8 @@ class BatchNormalization(keras.layers.Layer):
         moving_mean     <- momentum * moving_mean     + (1 - momentum) * mean
         moving_variance <- momentum * moving_variance + (1 - momentum) * variance
 
-    In inference, and always while `trainable` is False, `moving_mean` and
-    `moving_variance` take the place of `mean` and `variance`.
+    In inference, and always while `trainable` is False or `freeze_statistics` is True,
+    `moving_mean` and `moving_variance` take the place of `mean` and `variance`.
 
     A drop-in for `keras.layers.BatchNormalization`: the same arguments, weights,
     config and numbers. The statistics and the affine weights are float32 or wider under
@@ -64,6 +64,9 @@ class BatchNormalization(keras.layers.Layer):
             normalized each by its own statistics in training (ghost batch norm); the
             last one may be short. The moving statistics take their mean, weighted by
             group size.
+        freeze_statistics: Whether to normalize with the moving statistics in training
+            too, and to leave them as they are. Gamma and beta are still trained, which
+            `trainable=False` would stop as well.
         **kwargs: Those of `keras.layers.Layer`, such as `name` and `dtype`.
 
     Call arguments:
@@ -121,6 +124,7 @@ class BatchNormalization(keras.layers.Layer):
         *,
         unbiased: bool = False,
         virtual_batch_size: int | None = None,
+        freeze_statistics: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -150,6 +154,7 @@ class BatchNormalization(keras.layers.Layer):
         self.synchronized = synchronized
         self.unbiased = unbiased
         self.virtual_batch_size = arguments.group_size(virtual_batch_size)
+        self.freeze_statistics = freeze_statistics
         if synchronized and virtual_batch_size is not None:
             raise ValueError(
                 "BatchNorm(synchronized=True, virtual_batch_size="
@@ -236,7 +241,8 @@ class BatchNormalization(keras.layers.Layer):
         """Normalize `inputs`; see the class."""
         x = self._prepared(inputs)
         axes = arguments.canonical_axes(self.axis, x.shape)
-        if self.trainable and training is not None:
+        moves = self.trainable and not self.freeze_statistics
+        if moves and training is not None:
             y = kernels.switch(
                 training,
                 lambda: self._train(x, mask, axes),
@@ -257,6 +263,8 @@ class BatchNormalization(keras.layers.Layer):
             own["unbiased"] = True
         if self.virtual_batch_size is not None:
             own["virtual_batch_size"] = self.virtual_batch_size
+        if self.freeze_statistics:
+            own["freeze_statistics"] = True
         return {
             **super().get_config(),
             "axis": self.axis,

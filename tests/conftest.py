@@ -23,6 +23,7 @@ EVERY_BACKEND = {
     "test_examples.py",
     "test_fold.py",
     "test_folding.py",
+    "test_freeze.py",
     "test_fuzz.py",
     "test_hyperparameters.py",
     "test_layer.py",
@@ -34,7 +35,10 @@ EVERY_BACKEND = {
     "test_probe.py",
     "test_statistics.py",
     "test_survival.py",
+    "test_torch_batch_norm.py",
     "test_transformations.py",
+    "test_update_bn_stats.py",
+    "test_update_bn_stats_callback.py",
     "test_writer.py",
 }
 

@@ -95,6 +95,28 @@ def check_why_batch_norm(output, directory):
     check_figure(directory / "why_batch_norm.png")
 
 
+def check_fine_tuning(output, directory):
+    table = [line.split(" | ") for line in output.splitlines() if line[:2] == "| "]
+    heading, baseline, *rows = table
+    assert heading[-1] == "here |"
+    assert baseline[0] == "| train all"
+    assert [row[0].removeprefix("| ") for row in rows] == [
+        "freeze statistics",
+        "freeze all",
+        "recompute after",
+        "recompute, freeze",
+    ]
+    for row in rows:
+        mean, low, high = map(float, re.findall(r"[-+][\d.]+|nan", row[2]))
+        assert low <= mean <= high
+        verdict = "better" if low > 0 else "worse" if high < 0 else "not shown"
+        assert row[-1] == f"{verdict} |"
+    accuracies = [float(row[1].split(" ± ")[0]) for row in (baseline, *rows)]
+    assert min(accuracies) > 40  # guessing: 20
+    difference = float(rows[0][2].split()[0])
+    assert abs(accuracies[1] - accuracies[0] - difference) < 0.2  # rounding
+
+
 def check_figure(path):
     assert path.read_bytes().startswith(b"\x89PNG")
     assert path.stat().st_size > 10_000
@@ -116,6 +138,7 @@ def check_convert_resnet(output, directory):
 
 ARGUMENTS = {
     "convert_resnet": ["--steps", "2"],
+    "fine_tuning": ["--seeds", "2", "--digits", "40"],
     "why_batch_norm": ["--quick"],
     "weight_distributions": ["--epochs", "1"],
 }
@@ -123,6 +146,7 @@ ARGUMENTS = {
 CHECKS = {
     "convert_resnet": check_convert_resnet,
     "distributed": check_distributed,
+    "fine_tuning": check_fine_tuning,
     "gradient_penalty": check_gradient_penalty,
     "from_pytorch": check_from_pytorch,
     "quickstart": check_quickstart,
@@ -143,6 +167,23 @@ def test_example_runs(example, tmp_path):
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     CHECKS[example.stem](run.stdout, tmp_path)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="its extras are not installed")
+@pytest.mark.parametrize(
+    ("arguments", "status", "says"),
+    [
+        (["--help"], 0, "fine-tuned"),
+        (["--seeds", "0"], 2, "--seeds: '0' is not a whole number from 2"),
+        (["--seeds", "many"], 2, "--seeds: 'many' is not a whole number from 2"),
+        (["--digits", "900"], 2, "'900' is not a whole number from 10 to 800"),
+    ],
+)
+def test_fine_tuning_refuses_nonsense(arguments, status, says):
+    command = [sys.executable, str(ROOT / "examples" / "fine_tuning.py"), *arguments]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == status
+    assert says in run.stdout + run.stderr
 
 
 MNIST = """

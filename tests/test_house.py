@@ -16,7 +16,9 @@ import pytest
 import kbn
 
 ROOT = Path(__file__).parents[1]
-SURGERY = {"convert_batch_norm", "fold_batch_norm"}
+SURGERY = {"convert_batch_norm", "fold_batch_norm", "update_bn_stats"}
+SURGERY |= {"freeze_batch_norm", "unfreeze_batch_norm"}
+SURGERY |= {"from_torch_batch_norm", "to_torch_batch_norm"}
 PUBLIC = {"BatchNorm", "BatchNormalization", "__version__", "callbacks", "capture"}
 PUBLIC |= SURGERY
 COMMAND = {"kbn.__main__", "kbn.demo", "kbn.picture"}
@@ -24,7 +26,11 @@ COMMAND = {"kbn.__main__", "kbn.demo", "kbn.picture"}
 # What each module of kbn may import: other modules of kbn, and packages that are not
 # Python's own. A new module needs a row.
 MAY_IMPORT = {
-    "kbn": ("layer surgery.convert surgery.fold", ""),
+    "kbn": (
+        "layer surgery.convert surgery.fold surgery.freeze surgery.statistics "
+        "surgery.torch_batch_norm",
+        "",
+    ),
     "arguments": ("", "keras"),
     "layer": (
         "arguments folding kernels kernels.reference moving_average renorm",
@@ -69,10 +75,21 @@ MAY_IMPORT = {
     ),
     "surgery.remaking": ("surgery.graph", "keras"),
     "surgery.wiring": ("surgery.graph", "keras"),
+    "surgery.batches": ("", "keras numpy"),
+    "surgery.forward": ("", "jax keras tensorflow torch"),
+    "surgery.freeze": ("layer surgery.exchange", "keras numpy"),
+    "surgery.population": ("surgery.freeze", "keras numpy"),
+    "surgery.statistics": (
+        "arguments folding kernels kernels.reference layer surgery.batches "
+        "surgery.forward surgery.freeze surgery.population",
+        "keras numpy",
+    ),
+    "surgery.torch_batch_norm": ("layer surgery.freeze", "keras numpy torch"),
     "__main__": ("kbn demo picture", "keras rich"),
     "demo": ("kbn", "keras numpy sklearn"),
     "picture": ("demo", "matplotlib numpy"),
-    "callbacks": ("callbacks.monitor", ""),
+    "callbacks": ("callbacks.monitor callbacks.update_bn_stats", ""),
+    "callbacks.update_bn_stats": ("surgery.statistics", "keras"),
     "callbacks.monitor": (
         "callbacks.arguments callbacks.diagnostics callbacks.history "
         "callbacks.hyperparameters callbacks.look callbacks.probe callbacks.run "

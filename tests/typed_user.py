@@ -4,7 +4,7 @@ An `ignore` that is not needed is an error there, so each of them is a mistake t
 must find.
 """
 
-from kbn.callbacks import TrainingMonitor
+from kbn.callbacks import TrainingMonitor, UpdateBatchNormStats
 
 import kbn
 
@@ -18,3 +18,10 @@ steps, values = monitor.history["learning_rate"]
 best: float = min(values)
 TrainingMonitor(log_freq=0.5)  # type: ignore[arg-type]
 TrainingMonitor(log_frequency="epoch")  # type: ignore[call-arg]
+
+kbn.unfreeze_batch_norm(kbn.freeze_batch_norm(layer, train_affine=True))
+kbn.update_bn_stats(layer, [], steps=3, exact=True, batch_size=8, verbose=0)
+kbn.update_bn_stats(layer, [], steps="all")  # type: ignore[arg-type]
+again: kbn.BatchNorm = kbn.from_torch_batch_norm(kbn.to_torch_batch_norm(layer))
+UpdateBatchNormStats([], steps=3, restore=True)
+UpdateBatchNormStats()  # type: ignore[call-arg]

@@ -1,0 +1,74 @@
+"""A forward pass, compiled as far as the backend compiles anything."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+Step = Callable[[Any], Any]
+
+
+def compiled(model: Any, step: Step) -> Step:
+    """`step(x)`, which calls `model` and returns a list of tuples of tensors.
+
+    It is run eagerly where the model is (`run_eagerly=True`), and on torch.
+    """
+    backend = keras.backend.backend()
+    eager = getattr(model, "run_eagerly", False)
+    if backend == "torch":
+        return _torch(step)
+    if eager or backend not in ("tensorflow", "jax"):
+        return step
+    return _tensorflow(step) if backend == "tensorflow" else _jax(model, step)
+
+
+def _torch(step: Step) -> Step:
+    import torch
+
+    return torch.no_grad()(step)
+
+
+def _tensorflow(step: Step) -> Step:
+    import tensorflow as tf
+
+    inside: list[Any] = []
+
+    def checked(x: Any) -> Any:
+        graph = tf.compat.v1.get_default_graph()
+        outputs = step(x)
+        inside.extend(
+            tensor
+            for tensor in keras.tree.flatten(outputs)
+            if isinstance(tensor, tf.Tensor) and tensor.graph is not graph
+        )
+        # A loop or a condition keeps its tensors to itself.
+        return [] if inside else outputs
+
+    traced = tf.function(checked, autograph=False, reduce_retracing=True)
+
+    def run(x: Any) -> Any:
+        outputs = [] if inside else traced(x)
+        return step(x) if inside else outputs
+
+    return run
+
+
+def _jax(model: Any, step: Step) -> Step:
+    import jax
+
+    @jax.jit
+    def pure(values: Any, x: Any) -> Any:
+        mapping = zip(model.variables, values, strict=True)
+        with keras.StatelessScope(state_mapping=list(mapping)):
+            return step(x)
+
+    def run(x: Any) -> Any:
+        try:
+            return pure([variable.value for variable in model.variables], x)
+        except jax.errors.UnexpectedTracerError as error:
+            raise ValueError(
+                "A batch norm is called inside a loop of JAX (a recurrent layer, "
+                "jax.lax.scan, ...), whose values cannot be seen from outside."
+            ) from error
+
+    return run
