@@ -48,7 +48,7 @@ def test_signature_begins_with_that_of_keras():
     theirs = list(inspect.signature(KerasBatchNorm.__init__).parameters.values())
     assert len(theirs) == 19  # self, the 17 arguments, **kwargs
     own = [p.name for p in ours if p.kind is p.KEYWORD_ONLY]
-    assert own == ["unbiased", "virtual_batch_size"]
+    assert own == ["unbiased", "virtual_batch_size", "freeze_statistics"]
     assert [(p.name, p.default, p.kind) for p in ours if p.name not in own] == [
         (p.name, p.default, p.kind) for p in theirs
     ]

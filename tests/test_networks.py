@@ -18,6 +18,7 @@ from kbn.callbacks import TrainingMonitor
 from keras import layers
 
 from tests.event_files import read_log, values
+from tests.transparency import IS_FULL
 
 SIZE = 6
 RANDOM = np.random.default_rng(0)
@@ -101,8 +102,10 @@ def variational():
     return model, x, x, "mse"
 
 
+# Half a minute each: CI has the one with more kinds of layers.
+LARGE = (mobile_net, res_net) if IS_FULL else (mobile_net,)
 NETWORKS = [
-    *(pytest.param(x, marks=pytest.mark.slow) for x in (mobile_net, res_net)),
+    *(pytest.param(network, marks=pytest.mark.slow) for network in LARGE),
     transformer,
     lstm,
     u_net,

@@ -64,6 +64,9 @@ LOOKS = {
 }
 
 
+IS_FULL = os.environ.get("KBN_TRANSPARENCY") == "full"
+
+
 class Case(NamedTuple):
     kind: str
     execution: str = "graph"
@@ -210,7 +213,7 @@ def every_kind_in_every_mode() -> Iterator[Case]:
 def cases() -> list[Case]:
     """Those to run, in an order that is the same in every process."""
     found = [*interplay()]
-    if os.environ.get("KBN_TRANSPARENCY") == "full":
+    if IS_FULL:
         found += every_kind_in_every_mode()
     else:
         kinds = list(watched_models.KINDS)
