@@ -27,7 +27,7 @@ demo: $(VENV)/.has-demo
 	$(VENV)/bin/kbn demo
 
 test: $(VENV)/.has-test
-	$(VENV)/bin/python -m pytest --numprocesses 2
+	$(VENV)/bin/python -m pytest --numprocesses 2 --dist worksteal
 
 lint: $(VENV)/.has-dev
 	$(VENV)/bin/ruff check .
@@ -39,15 +39,15 @@ bench: $(VENV)/.has-bench $(BACKENDS)/.has-test
 	$(VENV)/bin/python benchmarks/results.py --under "$(UNDER)"
 
 test-backends: $(BACKENDS)/.has-test
-	KERAS_BACKEND=jax $(BACKENDS)/bin/python -m pytest --numprocesses 2
-	KERAS_BACKEND=torch $(BACKENDS)/bin/python -m pytest --numprocesses 2
+	KERAS_BACKEND=jax $(BACKENDS)/bin/python -m pytest --numprocesses 2 --dist worksteal
+	KERAS_BACKEND=torch $(BACKENDS)/bin/python -m pytest --numprocesses 2 --dist worksteal
 
 test-wheel: $(VENV)/.has-dev | $(WHEEL)/bin/python
 	.ci/test-wheel $(VENV)/bin/python $(WHEEL)/bin/python
 
 # benchmarks/passes.py reads the program that XLA prints, as TensorFlow 2.21 prints it.
 test-oldest: $(OLDEST)/.has-test
-	$(OLDEST)/bin/python -m pytest --numprocesses 2 --deselect 'tests/test_benchmarks.py::test_benchmark_runs[passes --quick xla]'
+	$(OLDEST)/bin/python -m pytest --numprocesses 2 --dist worksteal --deselect 'tests/test_benchmarks.py::test_benchmark_runs[passes --quick xla]'
 
 clean:
 	rm -rf $(VENV) $(BACKENDS) $(WHEEL) $(OLDEST) build dist *.egg-info kbn-demo
