@@ -77,7 +77,7 @@ MAY_IMPORT = {
     "surgery.wiring": ("surgery.graph", "keras"),
     "surgery.batches": ("", "keras numpy"),
     "surgery.forward": ("", "jax keras tensorflow torch"),
-    "surgery.freeze": ("layer surgery.exchange", "keras numpy"),
+    "surgery.freeze": ("layer surgery.exchange surgery.graph", "keras numpy"),
     "surgery.population": ("surgery.freeze", "keras numpy"),
     "surgery.statistics": (
         "arguments folding kernels kernels.reference layer surgery.batches "

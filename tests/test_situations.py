@@ -415,24 +415,24 @@ ODD = {
 }
 
 
+def trained_around(first, callbacks):
+    """A model of these layers, a batch norm and a head, after two epochs."""
+    norm = layers.BatchNormalization(name="norm")
+    head = layers.Dense(3, activation="softmax", name="head")
+    model = keras.Sequential([keras.Input((6,)), *first, norm, head])
+    watched_models.compiled(model)
+    x, y = watched_models.rows(6), watched_models.classes()
+    model.fit(x, y, epochs=2, callbacks=callbacks, **FIT)
+    return model
+
+
 @pytest.mark.parametrize("attributes", ODD.values(), ids=ODD)
 def test_a_layer_with_odd_attributes_loses_nothing_of_others(
     attributes, tmp_path, said
 ):
     def train(callbacks):
-        model = keras.Sequential(
-            [
-                keras.Input((6,)),
-                layers.Dense(4, activation="relu", name="hidden"),
-                odd(**attributes),
-                layers.BatchNormalization(name="norm"),
-                layers.Dense(3, activation="softmax", name="head"),
-            ]
-        )
-        watched_models.compiled(model)
-        x, y = watched_models.rows(6), watched_models.classes()
-        model.fit(x, y, epochs=2, callbacks=callbacks, **FIT)
-        return model
+        hidden = layers.Dense(4, activation="relu", name="hidden")
+        return trained_around([hidden, odd(**attributes)], callbacks)
 
     same_weights(train, TrainingMonitor(tmp_path))
     log = read_log(tmp_path)
@@ -456,18 +456,7 @@ class OddNorm(layers.Layer):
 
 def test_a_batch_norm_that_is_none_loses_only_its_own(tmp_path, said):
     def train(callbacks):
-        model = keras.Sequential(
-            [
-                keras.Input((6,)),
-                OddNorm(name="odd"),
-                layers.BatchNormalization(name="norm"),
-                layers.Dense(3, activation="softmax", name="head"),
-            ]
-        )
-        watched_models.compiled(model)
-        x, y = watched_models.rows(6), watched_models.classes()
-        model.fit(x, y, epochs=2, callbacks=callbacks, **FIT)
-        return model
+        return trained_around([OddNorm(name="odd")], callbacks)
 
     same_weights(train, TrainingMonitor(tmp_path))
     log = read_log(tmp_path)

@@ -2,14 +2,13 @@
 
 import contextlib
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import keras
 import numpy as np
 
 from kbn.layer import BatchNormalization
-from kbn.surgery import exchange
+from kbn.surgery import exchange, graph
 
 Layer = Any
 Model = Any
@@ -124,38 +123,16 @@ def batch_norms(model: Model) -> list[tuple[Layer, bool]]:
         visited.add(id(layer))
         if isinstance(layer, KERAS | BatchNormalization):
             found[id(layer)] = layer, frozen
-        for child in layers_of(layer):
+        for child in graph.children(layer):
             visit(child, frozen or not layer.trainable)
 
     visit(model, False)
     return list(found.values())
 
 
-def layers_of(parent: Layer) -> Iterator[Layer]:
-    """The layers that a layer or model holds, those in lists and dictionaries too."""
-    # Private in Keras (3.15), but nothing public has what lists and dictionaries hold.
-    held = getattr(parent, "_layers", None)
-    if held is None:
-        held = [*getattr(parent, "layers", ()), *vars(parent).values()]
-    return (child for child in held if isinstance(child, keras.layers.Layer))
-
-
 def leaves(model: Model) -> list[Layer]:
     """The layers below `model`, and itself, that hold no other layer."""
-    found: dict[int, Layer] = {}
-    visited: set[int] = set()
-
-    def visit(layer: Layer) -> None:
-        visited.add(id(layer))
-        below = list(layers_of(layer))
-        if not below:
-            found[id(layer)] = layer
-        for child in below:
-            if id(child) not in visited:
-                visit(child)
-
-    visit(model)
-    return list(found.values())
+    return [x for x in graph.descendants(model) if not graph.children(x)]
 
 
 def is_frozen(layer: Layer) -> bool:
