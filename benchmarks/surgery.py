@@ -106,7 +106,7 @@ def step(model, x, y):
     # Dropout draws the same in all models: their seeds are copies.
     outputs, gradients = once(x, y)
     statistics = [
-        variable.value
+        np.array(variable.value)
         for variable in model.non_trainable_variables
         if "float" in variable.dtype
     ]
@@ -124,12 +124,18 @@ def distance(ours, theirs):
 
 def repeats(model, *batch):
     """Whether two training steps from the same state give the same bits."""
-    state = model.get_weights()
-    steps = []
-    for _ in range(2):
-        steps.append(flat(step(model, *batch)))
-        model.set_weights(state)
-    return all(map(np.array_equal, *steps))
+    return all(
+        map(np.array_equal, *(flat(undone_step(model, *batch)) for _ in range(2)))
+    )
+
+
+def undone_step(model, *batch):
+    """`step`, and everything in the model put back: weights, statistics and seeds."""
+    state = [(variable, np.array(variable.value)) for variable in model.variables]
+    seen = step(model, *batch)
+    for variable, value in state:
+        variable.assign(value)
+    return seen
 
 
 def flat(lists):
@@ -156,9 +162,7 @@ def measure(name, side, rounds):
     differ = np.abs(ours - theirs).max() / largest
     own = np.abs(np.asarray(functions["Keras"](nudged)) - theirs).max() / largest
     times = timing.interleaved(functions, x, rounds=rounds, repeats=1)
-    state = model.get_weights()
-    moved = step(model, nudged, y)
-    model.set_weights(state)
+    moved = undone_step(model, nudged, y)
     is_repeatable = repeats(model, x, y)
     steps = [step(one, x, y) for one in (model, converted, back)]
     same = all(map(np.array_equal, flat(steps[0]), flat(steps[2])))

@@ -34,6 +34,8 @@ EVERY_BACKEND = {
     "test_moving_average.py",
     "test_oracle.py",
     "test_parity.py",
+    "test_registry.py",
+    "test_run_record.py",
     "test_statistics.py",
     "test_survival.py",
     "test_torch_batch_norm.py",

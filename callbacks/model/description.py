@@ -5,12 +5,11 @@ import math
 from collections.abc import Collection, Sequence
 from typing import Any
 
-import keras
 import numpy as np
 
 from . import activations
 from .inventory import BatchNorm, Inventory
-from .layers import Layer, attribute, weights_of
+from .layers import Layer, attribute, children, weights_of
 from .optimizers import inner_of
 from .tensors import to_numpy
 
@@ -20,32 +19,38 @@ def describe(
 ) -> dict[str, Any]:
     """`model`, `layers` in forward order, `optimizers`: as JSON has it.
 
-    `order`: names of layers as they were seen called; those that were not come after
-    them. `final`: names of layers whose output is the model's, beside those that tell.
+    `order`: names of layers as they were seen called, where that was seen. `final`:
+    names of layers whose output is the model's, beside those that tell.
     """
-    position = {name: number for number, name in enumerate(order)}
-    names = sorted(inventory.layers, key=lambda x: position.get(x, len(position)))
     paths = {id(weight): path for path, weight in inventory.weights.items()}
-    weights = inventory.weights.values()
     outputs = attribute(model, "outputs") or ()
-    described: dict[str, Any] = {
+    return {
         "model": {
             "name": attribute(model, "name"),
             "type": _kind(model),
-            "parameters": sum(int(np.prod(x.shape)) for x in weights),
+            "parameters": sum(
+                int(np.prod(x.shape)) for x in inventory.weights.values()
+            ),
             "loss": _name_of_loss(attribute(model, "loss")),
+            "weights": _weights(model, paths),
         },
         "layers": [
             _layer(name, inventory, paths)
             | {"is_output": name in final or _gives(inventory.layers[name], outputs)}
-            for name in names
+            for name in _in_forward_order(inventory.layers, order)
         ],
         "optimizers": [
             _optimizer(name, optimizer)
             for name, optimizer in inventory.optimizers.items()
         ],
     }
-    return described
+
+
+def _in_forward_order(names: Collection[str], seen: Sequence[str]) -> list[str]:
+    """The names, with those that were seen in the order in which they were."""
+    called = iter([name for name in seen if name in names])
+    was_seen = {*seen}
+    return [next(called) if name in was_seen else name for name in names]
 
 
 def _kind(thing: Any) -> str:
@@ -55,28 +60,32 @@ def _kind(thing: Any) -> str:
 def _layer(name: str, inventory: Inventory, paths: dict[int, str]) -> dict[str, Any]:
     layer = inventory.layers[name]
     norm = inventory.batch_norms.get(name)
-    # A model's own weights are those of its layers, which have entries of their own.
-    weights = [] if isinstance(layer, keras.Model) else weights_of(layer)
     described = {
         "name": name,
         "path": attribute(layer, "path"),
         "type": _kind(layer),
         "activation": activations.name_of(layer),
         "trainable": bool(attribute(layer, "trainable", True)),
-        "weights": [
-            {
-                "path": paths[id(weight)],
-                "shape": [*map(int, weight.shape)],
-                "dtype": str(weight.dtype),
-                "trainable": bool(weight.trainable),
-            }
-            for weight in weights
-            if id(weight) in paths
-        ],
+        "weights": _weights(layer, paths),
     }
     if norm is not None:
         described["batch_norm"] = _batch_norm(norm)
     return described
+
+
+def _weights(layer: Layer, paths: dict[int, str]) -> list[dict[str, Any]]:
+    """Its own: not those of the layers in it, which have entries of their own."""
+    inner = {id(x) for child in children(layer) for x in weights_of(child)}
+    return [
+        {
+            "path": paths[id(weight)],
+            "shape": [*map(int, weight.shape)],
+            "dtype": str(weight.dtype),
+            "trainable": bool(weight.trainable),
+        }
+        for weight in weights_of(layer)
+        if id(weight) in paths and id(weight) not in inner
+    ]
 
 
 def _batch_norm(norm: BatchNorm) -> dict[str, Any]:
