@@ -170,11 +170,13 @@ ACTIVATIONS = "tanh sigmoid elu relu relu6 leaky_relu gelu silu mish softplus se
 ACTIVATIONS = [*ACTIVATIONS.split(), "softsign", "hard_sigmoid", "log_sigmoid"]
 
 
-def followed(contraction, is_frozen):
+def followed(contraction, is_frozen, without=()):
     """A branch for each activation, which follows the layer, then a sum of two."""
     make, shape = CONTRACTIONS[contraction]
     inputs, ends = keras.Input(shape), []
     for name in ACTIVATIONS:
+        if name in without:
+            continue
         x = make(name=f"before_{name}", trainable=not is_frozen)(inputs)
         y = keras.layers.Activation(name, name=name)(x)
         z = make(name=f"added_{name}", trainable=not is_frozen)(inputs)
@@ -194,16 +196,23 @@ FUSED = FUSED if transparency.IS_FULL else FUSED[::3] + FUSED[4::6]
 @pytest.mark.parametrize(("contraction", "state_of"), FUSED)
 def test_a_fused_activation_keeps_its_bits(contraction, state_of, tmp_path):
     # Issue 11, item 6: what oneDNN computes in one call, it did not if it was read.
-    def trained(callbacks):
+    def trained(callbacks, without=()):
         keras.backend.clear_session(free_memory=False)
         keras.utils.set_random_seed(0)
-        model, x, y = followed(contraction, state_of == "frozen")
+        model, x, y = followed(contraction, state_of == "frozen", without)
         fit = {"batch_size": BATCH, "epochs": 3, "verbose": 0}
         model.fit(x, y, callbacks=callbacks, **fit)
         return state(model)
 
-    expected = trained([])
-    arrays = trained([TrainingMonitor(tmp_path, log_freq=1)])
+    without = ()
+    try:
+        expected = trained([])
+    except tf.errors.UnimplementedError as error:
+        # TensorFlow 2.21 with oneDNN merges a sum and a mish into what it has not.
+        assert "Fusion is not implemented: [BiasAdd,Add,Mish]" in error.message
+        without = ("mish",)
+        expected = trained([], without)
+    arrays = trained([TrainingMonitor(tmp_path, log_freq=1)], without)
     for path, array in arrays.items():
         assert np.isfinite(array).all()
         assert_same_bits(array, expected[path], path)

@@ -35,6 +35,8 @@ _FOLLOWS |= dict.fromkeys(_NORMS, _BIASES | _UNARY)
 # seems to need them, such as a sum over no axis, may be taken away before.
 _REORDERED = {"Add", "AddN", "AddV2", "Identity", "Mul", "Neg", "Reshape", "Sub"}
 _REDUCTIONS = {"Sum", "Mean", "Max", "Min", "Prod"}
+# With oneDNN, a bias before a leaky ReLU is merged though its gradient reads it too.
+_GRADIENTS = {"LeakyReluGrad"}
 _METADATA = {"Shape", "ShapeN", "Size", "Rank", "ZerosLike", "OnesLike", "NoOp"}
 
 
@@ -85,12 +87,22 @@ class Aside:
             attributes["_kbn_aside"] = tf.compat.v1.AttrValue(b=True)
             self._copies[op] = op.graph.create_op(
                 op.type,
-                [self._dense(x) for x in op.inputs],
+                [self._opaque(x) for x in op.inputs],
                 [x.dtype for x in op.outputs],
                 name="kbn_aside",
                 attrs=attributes,
             )
         return self._copies[op].outputs[tensor.value_index]
+
+    def _opaque(self, tensor: Any) -> Any:
+        """The tensor or its copy, so that Grappler cannot look behind it.
+
+        With oneDNN it would merge copies too, and some of its rules (mish, leaky ReLU)
+        do not ask who else reads what they merge: they fail, and all merging with them
+        (TensorFlow 2.21: "fanout exist for missing node").
+        """
+        dense = self._dense(tensor)
+        return tf.ensure_shape(dense, None) if dense.dtype.is_floating else dense
 
     def _can_be_read(self, tensor: Any) -> bool:
         op = tensor.op
@@ -106,6 +118,7 @@ class Aside:
         consumers -= _METADATA
         if op.type in _ELEMENTWISE:
             mergers = _ELEMENTWISE | _CONTRACTIONS | _NORMS | _JOINS | _REDUCTIONS
+            mergers |= _GRADIENTS
         elif op.type in _FOLLOWS and consumers & _FOLLOWS[op.type]:
             mergers = _FOLLOWS[op.type] | _MOVES | {"Mul", "Sub", "Maximum"}
         else:
