@@ -6,7 +6,13 @@ from typing import Any
 
 import keras
 
-from . import arguments, probe
+from . import arguments
+from .model.inventory import Inventory, Selection
+from .model.layers import Select
+from .model.optimizers import unscaled
+from .model.seeing import seeing
+from .model.sight import Sight
+from .model.tensors import kind_of
 
 # What Keras compiles once and keeps: made anew, eager, while a capture is open.
 FUNCTIONS = ("train_function", "test_function", "predict_function")
@@ -33,7 +39,7 @@ class Captured:
     """
 
     def __init__(self) -> None:
-        self._sight = probe.Sight(_scratch_graph)
+        self._sight = Sight(_scratch_graph)
 
     @property
     def activations(self) -> dict[str, Any]:
@@ -52,7 +58,7 @@ class Captured:
         return Tensors(
             {
                 # Dense: an embedding's is sparse.
-                path: probe.unscaled(keras.ops.convert_to_tensor(gradient), scale)
+                path: unscaled(keras.ops.convert_to_tensor(gradient), scale)
                 for path, (gradient, scale) in seen.items()
                 if path not in hidden
             }
@@ -69,7 +75,7 @@ class Captured:
 
 
 @contextlib.contextmanager
-def capture(model: Any, layers: probe.Select = None) -> Iterator[Captured]:
+def capture(model: Any, layers: Select = None) -> Iterator[Captured]:
     """Note what the layers of a model give, and the gradients its optimizers apply.
 
     Around any call of the model, or of a part of it: `model(x)`, `train_on_batch`, a
@@ -123,10 +129,12 @@ def capture(model: Any, layers: probe.Select = None) -> Iterator[Captured]:
         )
     arguments.check_layers(layers, "capture")
     seen = Captured()
-    watching = probe.watched(
-        probe.named_layers(model, layers),
-        probe.optimizers(model),
-        lambda: probe.named_weights(model, layers),
+    selected = Selection(Inventory(model), layers)
+    watching = seeing(
+        selected.layers,
+        selected.optimizers,
+        # Taken then: a model may be built by the call.
+        lambda: Selection(Inventory(model), layers).weights,
         lambda: seen._sight,
     )
     with _eager(model), watching:
@@ -164,7 +172,8 @@ def _scratch_graph() -> Any:
 
 def _place(tensor: Any) -> Any:
     """The graph or JAX trace in which a tensor lives; None: it is an array."""
-    tensor = getattr(tensor, "values", tensor)  # of IndexedSlices
+    kind = kind_of(tensor)
+    tensor = kind.parts(tensor)[0] if kind is not None else tensor
     graph = getattr(tensor, "graph", None)  # an AttributeError if eager
     return graph if graph is not None else getattr(tensor, "_trace", None)
 

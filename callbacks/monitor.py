@@ -1,22 +1,18 @@
-"""When to look at a training, and where to put what was seen; nothing else."""
+"""When to look at a training, and nothing else."""
 
-import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
-from . import arguments, diagnostics, probe
-from .history import History
-from .hyperparameters import hyperparameter_values, hyperparameters
-from .look import Look
-from .run import Run, Runs
-
-# Logged, not warned: under `python -W error` a warning would end the training.
-_log = logging.getLogger(__name__)
+from . import arguments
+from .log.history import History
+from .model.layers import attribute
+from .run import Run, Settings
+from .runs import Runs
+from .telling import Voice
 
 Schedule = Callable[[int], bool]
 
@@ -27,7 +23,7 @@ class TrainingMonitor(keras.callbacks.Callback):
     As histograms: `weights/<path>` (those of batch norm are below), `gradients/<path>`
     (unscaled, before clipping), `activations/<layer>`, and `batch_norm/<layer>/` with
     gamma, beta, moving_mean, moving_variance, batch_mean, batch_variance. As scalars,
-    each with its formula and guide values in `diagnostics`: `gradient_norm/global` and
+    each with its formula and guide values in TensorBoard: `gradient_norm/global` and
     `gradient_norm/suggested_clip`, `update_ratio/<path>`, `distance_from_init/<path>`,
     `batch_norm_gap/<layer>/` with mean and variance, `health/dead_units/<layer>`,
     `health/saturated/<layer>`, `health/non_finite/<tag>`, `loss_gap/train_eval` once an
@@ -105,6 +101,7 @@ class TrainingMonitor(keras.callbacks.Callback):
         self._schedule: Any = log_freq
         if not isinstance(log_freq, str) and not callable(log_freq):
             self._schedule = every(int(log_freq))
+        self._voice = Voice()
         self._runs = Runs(log_dir)
         self._run: Run | None = None
         self._wrapper: Any = None
@@ -113,7 +110,6 @@ class TrainingMonitor(keras.callbacks.Callback):
         self._has_begun = self._epoch_begins = False
         self._due_now: bool | None = None  # of the batch that began, if it was asked
         self._added = 0
-        self._said: set[str] = set()
         if keras.backend.backend() != "tensorflow":
             self._see_batches()
 
@@ -145,7 +141,7 @@ class TrainingMonitor(keras.callbacks.Callback):
         model = self.model
         run = self._run = self._runs.of(model, self._new_run)
         try:
-            run.writer.open()
+            run.open(self.params or {})
         except OSError as error:
             raise OSError(
                 f"TrainingMonitor(log_dir={self.log_dir!r}) cannot be written: "
@@ -153,11 +149,10 @@ class TrainingMonitor(keras.callbacks.Callback):
                 "made, and that you may write to."
             ) from error
         if run.name:
-            self._say(
+            self._voice.say(
                 f"is given another model, {model.name!r}: its log goes to "
                 f"{str(run.writer.log_dir)!r}."
             )
-        self._can_write = True
         self._has_begun = self._epoch_begins = False
         self._due_now = None
         if keras.backend.backend() == "tensorflow":
@@ -165,7 +160,7 @@ class TrainingMonitor(keras.callbacks.Callback):
                 self._see_batches()
             self._try_to(lambda: self._wrap(model), "see the training step")
         elif {"gradients", "activations"} & set(self.watch):
-            self._say(
+            self._voice.say(
                 "cannot see gradients and activations on the "
                 f"{keras.backend.backend()} backend: it logs metrics, weights and "
                 "batch norm. For all of it set KERAS_BACKEND=tensorflow."
@@ -183,32 +178,27 @@ class TrainingMonitor(keras.callbacks.Callback):
         self._epoch_begins = True
         if self._run is None:
             return
-        optimizers = self._run.optimizers
-        optimizers.look_again()
+        run, steps = self._run, self._run.optimizers.steps
         if self._has_begun:
-            slack = 0 if optimizers.steps.is_known else 1
+            slack = 0 if steps.is_known else 1
             self._try_to(
-                lambda: self._here.steps.begin_epoch(self._iterations(), slack),
+                lambda: run.steps.begin_epoch(run.iterations(self.model), slack),
                 "count the steps",
             )
-        optimizers.steps.begin_epoch()
-        if self._run.twin is not None:
-            self._run.twin.evaluates_next = True
+        steps.begin_epoch()
+        if run.twin is not None:
+            run.twin.evaluates_next = True
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Write the epoch's metrics and the learning rate."""
-        if self._run is None:
-            return
-        self._run.optimizers.look_again()
-        seen = Look()
-        self._try_to(lambda: self._see_epoch(logs or {}, seen), "read the metrics")
-        self._write(seen)
+        if self._run is not None:
+            self._run.epoch(self.model, logs or {})
 
     def on_train_end(self, logs: Any = None) -> None:
         """Look at weights and batch norm once more, and leave the model as it was."""
         self._unwrap()
         if self._run is not None:
-            self._look({})
+            self._look()
         self.params = None
         if keras.backend.backend() == "tensorflow":
             for name in ("on_train_batch_begin", "on_train_batch_end"):
@@ -222,19 +212,29 @@ class TrainingMonitor(keras.callbacks.Callback):
         return self._run
 
     def _new_run(self, model: Any, directory: Path, name: str) -> Run:
-        return Run(model, directory, name, self.watch, self._select, self.sample_size)
+        select = self._is_selected if callable(self.layers) else self.layers
+        settings = Settings(
+            self.watch, select, self.sample_size, repr(self.layers), self._described()
+        )
+        return Run(model, directory, name, settings, self._history, self._voice)
 
-    @property
-    def _select(self) -> Any:
-        return self._is_selected if callable(self.layers) else self.layers
+    def _described(self) -> dict[str, Any]:
+        """The arguments as JSON has them; of a function, how Python writes it."""
+        freq, layers = self.log_freq, self.layers
+        return {
+            "log_freq": repr(freq) if callable(freq) else freq,
+            "watch": list(self.watch),
+            "layers": repr(layers) if callable(layers) else layers,
+            "sample_size": self.sample_size,
+        }
 
     def _is_selected(self, layer: Any) -> bool:
         select: Any = self.layers
         try:
             return bool(select(layer))
         except Exception as error:
-            name = probe.attribute(layer, "name")
-            self._say(
+            name = attribute(layer, "name")
+            self._voice.say(
                 f"leaves out layer {name!r}, for which `layers` raises {error!r}. "
                 "Training goes on.",
                 "layers",
@@ -252,55 +252,65 @@ class TrainingMonitor(keras.callbacks.Callback):
         self._has_begun = True
         run, model = self._here, self.model
         fit: dict[str, Any] = self.params or {}
-        steps = fit.get("steps")
-        if run.steps.begin_fit(run.optimizers.begin_fit(model, steps)):
-            self._say(
+        if run.begin_fit(model, fit.get("steps")):
+            self._voice.say(
                 f"goes on with its steps where {model.name!r} starts again from fewer: "
                 "it was compiled again, or earlier weights were loaded.",
                 "steps",
             )
-        if probe.attribute(model, "built"):
-            self._note_weights()
+        if attribute(model, "built"):
+            run.note_weights(model)
 
-    def _is_due(self, steps: int) -> bool:
-        """Whether to look in the next call of so many steps; counts them."""
+    def _advance(self, steps: int) -> range:
+        """Count a call of so many steps; returns their numbers."""
         if not self._has_begun:
             self._try_to(self._begin, "read the weights")
         run = self._here
         first = run.steps.count + 1
         self._added = run.optimizers.steps.add(steps)
         run.steps.count += self._added
+        return range(first, first + steps)
+
+    def _is_due(self, steps: range) -> bool:
+        """Whether to look in a call of these steps."""
         if isinstance(self._schedule, str):
             return self._epoch_begins
         try:
-            return any(map(self._schedule, range(first, first + steps)))
+            return any(map(self._schedule, steps))
         except Exception as error:
-            self._say(f"does not look where `log_freq` raises: {error!r}.", "log_freq")
+            self._voice.say(
+                f"does not look where `log_freq` raises: {error!r}.", "log_freq"
+            )
             return False
 
-    def _begins(self, steps: int) -> bool:
-        """`_is_due`, asked right before the step; if so, notes what will change."""
+    def _begin_step(self, steps: int) -> bool:
+        """Right before a call of so many steps: whether to look at it.
+
+        If so, notes what the step will change.
+        """
         if self._due_now is not None:  # asked at the beginning of the batch
             is_due, self._due_now = self._due_now, None
             return is_due
-        is_due = self._is_due(steps)
+        is_due = self._is_due(self._advance(steps))
         # The twin looks after its first step; without one, a look is after them all.
         sees_one = steps == 1 or getattr(self._watcher, "twin", None) is not None
         if is_due and sees_one:
-            self._try_to(self._note_weights, "read the weights")
+            self._try_to(
+                lambda: self._here.note_weights(self.model), "read the weights"
+            )
         return is_due
 
     def _before_batch(self, batch: int, logs: Any = None) -> None:
         TrainingMonitor.on_train_batch_begin(self, batch)
         self._due_now = None
         steps = self.model.steps_per_execution if self._wrapper is None else 1
-        self._due_now = self._begins(steps)
+        self._due_now = self._begin_step(steps)
 
     def _after_batch(self, batch: int, logs: Any = None) -> None:
         # On TensorFlow, one that did not go by the model's training function.
         is_due, self._due_now = self._due_now, None
         if is_due:
-            self._look({})
+            self._look()
 
     def _undo(self) -> None:
         """There was no such step: the data had ended."""
@@ -308,135 +318,23 @@ class TrainingMonitor(keras.callbacks.Callback):
         run.steps.count -= self._added
         run.optimizers.steps.add(-self._added)
 
-    def _look(self, rows: dict[str, Any], applied: Sequence[str] = ()) -> None:
-        """Write the rows that a twin saw, and weights and batch norm as they are."""
+    def _look(
+        self,
+        subjects: Sequence[Any] = (),
+        rows: Mapping[tuple[str, str], Any] | None = None,
+        applied: Sequence[str] = (),
+    ) -> None:
+        """Write what a twin saw, and weights and batch norm as they are."""
         self._epoch_begins = False
-        run = self._here
-        run.optimizers.look_again()
-        run.optimizers.saw_applied(applied)
-        if getattr(self.model, "steps_per_execution", 1) == 1:
-            self._try_to(lambda: run.steps.meet(self._iterations()), "count the steps")
-        seen = Look()
-        self._try_to(lambda: self._see(rows, seen), "summarize a step")
-        self._write(seen)
-
-    def _see(self, rows: dict[str, Any], seen: Look) -> None:
-        run = self._here
-        each = getattr(self.model, "steps_per_execution", 1) == 1
-        self._try_to(
-            lambda: seen.scalars.update(
-                run.optimizers.read(self.model, after_each_step=each)
-            ),
-            "read the optimizers",
-        )
-        summaries, measures = run.weights.read(self.model, rows)
-        seen.add_summaries(summaries, quantiles="quantiles" in self.watch)
-        seen.add_measures(measures)
-        if "gradient_norm/global" in seen.scalars:
-            tag = self._tag("gradient_norm/global")
-            past = self._history.values(tag, last=9_999)
-            now = seen.scalars["gradient_norm/global"]
-            clip = diagnostics.suggested_clip([*past, now])
-            if clip is not None:
-                seen.scalars["gradient_norm/suggested_clip"] = clip
-        self._tell_of_layers()
-
-    def _see_epoch(self, logs: Mapping[str, Any], seen: Look) -> None:
-        run = self._here
-        for name, value in logs.items():
-            try:
-                seen.scalars[f"epoch/{name}"] = float(np.asarray(value).item())
-            except (TypeError, ValueError):  # a metric may be an array, or a word
-                continue
-        metrics = [*seen.scalars]
-        self._try_to(
-            lambda: seen.scalars.update(
-                run.optimizers.read(self.model, after_each_step=True)
-            ),
-            "read the optimizers",
-        )
-        if not run.has_hyperparameters:
-            run.has_hyperparameters = True
-            self._try_to(lambda: self._tell_hyperparameters(metrics), "compare runs")
-
-    def _tag(self, tag: str) -> str:
-        """A tag in `history`, which is of all models."""
-        return f"{self._here.name}/{tag}" if self._here.name else tag
-
-    def _note_weights(self) -> None:
-        self._here.weights.before_step(self.model)
-
-    def _iterations(self) -> int | None:
-        return self._here.optimizers.iterations(self.model)
-
-    def _step(self) -> int:
-        """The step to write."""
-        steps = self._here.steps
-        try:
-            return steps.show(self._iterations())
-        except Exception:  # as `_try_to`, which has said it
-            return steps.show(None)
-
-    def _tell_of_layers(self) -> None:
-        model = self.model
-        if self.layers is not None and probe.attribute(model, "built"):
-            known = probe.named_layers(model)
-            if known and not probe.named_layers(model, self._select):
-                names = ", ".join([*known][:20])
-                self._say(
-                    f"(layers={self.layers!r}) selects no layer of {model.name!r}, "
-                    f"whose layers are: {names}{', ...' * (len(known) > 20)}."
-                )
-
-    # --- telling ---
+        self._here.look(self.model, subjects, rows or {}, applied)
 
     def _try_to(self, act: Callable[[], None], what: str) -> None:
-        try:
-            act()
-        except Exception as error:  # a training is not to fail for its statistics
-            self._say(f"could not {what}: {error!r}. Training goes on.", what)
+        self._voice.try_to(act, what)
 
-    def _write(self, seen: Look) -> None:
-        run, step = self._here, self._step()
-        scalars = {self._tag(tag): value for tag, value in seen.scalars.items()}
-        self._history.add(step, scalars)
-        self._try_to_write(
-            lambda: run.writer.write(step, seen.scalars, seen.histograms)
-        )
-        self._try_to_write(lambda: self._write_layout(step, seen))
-
-    def _write_layout(self, step: int, seen: Look) -> None:
-        layout = self._here.layout.grown(seen.scalars)
-        if layout is not None:
-            self._here.writer.write_values(step, [layout])
-
-    def _tell_hyperparameters(self, metrics: Sequence[str]) -> None:
-        known = hyperparameters(self.model, self.params or {})
-        values = hyperparameter_values(known, metrics)
-        self._try_to_write(lambda: self._here.writer.write_values(0, values))
-
-    def _try_to_write(self, write: Callable[[], None]) -> None:
-        if not self._can_write:
-            return
-        try:
-            write()
-        except Exception as error:  # whatever it is, it is no reason to lose a training
-            self._can_write = False
-            self._say(
-                f"cannot write to {self.log_dir!r} any more: {error!r}. Training goes "
-                "on, unlogged from here."
-            )
-
-    def _say(self, message: str, about: str | None = None) -> None:
-        """Log a warning: once per monitor, and of what it is about only the first."""
-        about = about or message
-        if about not in self._said:
-            self._said.add(about)
-            space = "" if message.startswith("(") else " "
-            _log.warning("TrainingMonitor%s%s", space, message)
+    # --- the training step ---
 
     def _wrap(self, model: Any) -> None:
-        from .train_function import Watcher, stand_in
+        from .step.train_function import Watcher, stand_in
 
         self._unwrap()
         if not model.compiled:
@@ -445,16 +343,18 @@ class TrainingMonitor(keras.callbacks.Callback):
             model.make_train_function()  # as `train_on_batch` would
         self._wrapper = stand_in(model)
         twin = self._twin_of(model, self._wrapper.original)
-        self._watcher = Watcher(self._begins, self._look, self._say, twin, self._undo)
+        self._watcher = Watcher(
+            self._begin_step, self._look, self._voice.say, twin, self._undo
+        )
         self._wrapper.watchers.append(self._watcher)
 
     def _twin_of(self, model: Any, original: Any) -> Any:
-        from .twin import Twin
+        from .step.twin import Twin
 
         if not {"gradients", "activations", "batch_norm"} & set(self.watch):
             return None
         if type(model).make_train_function is not keras.Model.make_train_function:
-            self._say(
+            self._voice.say(
                 f"cannot see gradients and activations of {model.name!r}, because "
                 f"{type(model).__name__} has its own make_train_function: it logs "
                 "metrics, weights and batch norm. Override train_step instead."
@@ -463,7 +363,10 @@ class TrainingMonitor(keras.callbacks.Callback):
         # Kept over several fits: a twin is expensive to trace.
         run = self._here
         if run.twin is None or not run.twin.is_of(original):
-            run.twin = Twin(model, original, self.watch, self._select, self.sample_size)
+            asked = run.settings
+            run.twin = Twin(
+                model, original, asked.watch, asked.select, asked.sample_size
+            )
         run.twin.evaluates_next = True
         return run.twin
 

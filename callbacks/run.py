@@ -1,18 +1,46 @@
-"""What a monitor keeps of each model that it watches."""
+"""The run of one model: what a monitor reads of it, keeps and writes."""
 
-import os
-import re
+import platform
+import sys
 import weakref
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from . import probe
-from .layout import Layout
-from .optimizer_scalars import OptimizerScalars
-from .steps import Steps
-from .weights import Weights
-from .writer import EventWriter
+import keras
+import numpy as np
+
+from .diagnostics.look import Look, look
+from .diagnostics.reading import read, read_back
+from .diagnostics.subjects import Metric, Output, Subject
+from .log import run_record
+from .log.history import History
+from .log.hyperparameters import hyperparameter_values, hyperparameters
+from .log.layout import Layout
+from .log.writer import EventWriter
+from .model.description import describe
+from .model.inventory import Contents, Inventory, Selection
+from .model.layers import Select
+from .step.optimizers import OptimizerReader
+from .step.steps import Steps
+from .step.weights import WeightReader
+from .telling import Voice
+
+Rows = Mapping[tuple[str, str], Any]
+VERSIONED = ("keras", "tensorflow", "jax", "torch", "numpy", "tensorboard")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a monitor was asked for; `described`: the same, as JSON has it."""
+
+    watch: Collection[str]
+    select: Select
+    sample_size: int
+    layers: str  # as the user wrote it
+    described: Mapping[str, Any]
 
 
 class Run:
@@ -23,18 +51,28 @@ class Run:
         model: Any,
         directory: Path,
         name: str,
-        watch: Collection[str],
-        select: probe.Select,
-        sample_size: int,
+        settings: Settings,
+        history: History,
+        voice: Voice,
     ) -> None:
         self.name = name  # of its subdirectory, empty for the first
+        self.settings = settings
         self.steps = Steps()
         self.writer = EventWriter(directory)
-        self.layout = Layout()
-        self.optimizers = OptimizerScalars()
-        self.weights = Weights(watch, select, sample_size)
+        self.optimizers = OptimizerReader()
         self.twin: Any = None
-        self.has_hyperparameters = False
+        self._weights = WeightReader(settings.watch, settings.sample_size)
+        self._layout = Layout()
+        self._history = history
+        self._voice = voice
+        self._contents = Contents()
+        self._selection: Selection | None = None
+        self._order: dict[str, None] = {}  # layers as they were first seen called
+        self._final: set[str] = set()
+        self._recorded: tuple[Any, ...] = ()
+        self._has_hyperparameters = False
+        self._can_write = False
+        self._fit: dict[str, Any] = {}
         self._model = weakref.ref(model)
 
     def is_of(self, model: Any) -> bool:
@@ -46,41 +84,207 @@ class Run:
         """Whether its model is gone."""
         return self._model() is None
 
+    def forget_tensors(self) -> None:
+        """Let go of what keeps a model in memory that is watched no more."""
+        self.twin = None
+        self._contents, self._selection = Contents(), None
 
-class Runs:
-    """One run for each model: the first in `log_dir` itself, others below it."""
+    def open(self, fit: Mapping[str, Any]) -> None:
+        """Start an event file for a fit with these parameters; may be an OSError."""
+        self.writer.open()
+        self._can_write = True
+        self._fit = {k: v for k, v in fit.items() if isinstance(v, int)}
+        self._recorded = ()
 
-    def __init__(self, log_dir: str | os.PathLike[str]) -> None:
-        self._log_dir = Path(log_dir)
-        self._runs: list[Run] = []
-        # Keras' own TensorBoard callback writes to these.
-        self._names = {"train", "validation"}
-        self._has_first = False
+    def selection(self, model: Any) -> Selection:
+        """What is watched of the model as it is now."""
+        inventory = self._contents.of(model)
+        if self._selection is None or self._selection.inventory is not inventory:
+            self._selection = Selection(inventory, self.settings.select)
+        return self._selection
 
-    def __deepcopy__(self, memo: Any) -> "Runs":
-        """The same: a tuner copies its callbacks for each model, with one log_dir."""
-        return self
+    def begin_fit(self, model: Any, steps: int | None) -> bool:
+        """Right before its first step; whether the optimizer starts again from fewer.
 
-    def of(self, model: Any, make: Callable[[Any, Path, str], Run]) -> Run:
-        """The run of this model; `make(model, directory, name)` for a new one."""
-        for run in self._runs:
-            if run.is_of(model):
-                return run
-        # Twins keep their models alive.
-        for run in self._runs:
-            run.twin = None
-        self._runs = [run for run in self._runs if not run.is_over]
-        if not self._has_first:
-            # Fixed now: a training may change the working directory.
-            self._log_dir = self._log_dir.absolute()
-        name = self._new_name(model) if self._has_first else ""
-        self._has_first = True
-        self._runs.append(make(model, self._log_dir / name, name))
-        return self._runs[-1]
+        `steps` of an epoch, None if unknown.
+        """
+        found = self._contents.of(model).optimizers
+        return self.steps.begin_fit(self.optimizers.begin_fit(found, steps))
 
-    def _new_name(self, model: Any) -> str:
-        name = re.sub(r"[^\w.+-]", "_", str(probe.attribute(model, "name"))).strip(".")
-        names = [*self._names, name or "model"]
-        (*_, new) = probe.unique_names((x, None) for x in names)
-        self._names.add(new)
-        return new
+    def iterations(self, model: Any) -> int | None:
+        """Steps of the optimizer that the training goes by; None if none is known."""
+        return self.optimizers.iterations(self._contents.of(model).optimizers)
+
+    def note_weights(self, model: Any) -> None:
+        """Note the weights as they are, for a look after the step."""
+        self._weights.before_step(self.selection(model))
+
+    def look(
+        self,
+        model: Any,
+        subjects: Sequence[Subject],
+        rows: Rows,
+        applied: Sequence[str],
+    ) -> None:
+        """Write what a twin saw of a step, and weights and batch norm as they are.
+
+        `subjects`, `rows`: see `diagnostics.reading`; `applied`: names of optimizers.
+        """
+        self.optimizers.saw_applied(applied)
+        each = getattr(model, "steps_per_execution", 1) == 1
+        if each:
+            self._try_to(
+                lambda: self.steps.meet(self.iterations(model)), "count the steps"
+            )
+        seen = Look()
+
+        def see() -> None:
+            read = [*self._read_optimizers(model, after_each_step=each)]
+            read += self._read_tensors(model, subjects, rows)
+            shown = look(read, self.settings.watch, self._past)
+            seen.scalars |= shown.scalars
+            seen.histograms |= shown.histograms
+            for tag, error in shown.failed.items():
+                self._voice.say(f"leaves out {tag}: {error!r}. Training goes on.", tag)
+            self._tell_of_layers(model)
+
+        self._try_to(see, "summarize a step")
+        self._write(model, seen)
+
+    def epoch(self, model: Any, logs: Mapping[str, Any]) -> None:
+        """Write what `fit` reports for an epoch, and what the optimizers tell."""
+        seen = Look()
+
+        def see() -> None:
+            metrics = look([*_metrics(logs)])
+            seen.scalars |= metrics.scalars
+            told = look(self._read_optimizers(model, after_each_step=True))
+            seen.scalars |= told.scalars
+            if not self._has_hyperparameters:
+                self._has_hyperparameters = True
+                self._write_hyperparameters(model, [*metrics.scalars])
+
+        self._try_to(see, "read the metrics")
+        self._write(model, seen)
+
+    # --- reading ---
+
+    def _read_optimizers(self, model: Any, *, after_each_step: bool) -> list[Subject]:
+        found: list[Subject] = []
+        optimizers = self._contents.of(model).optimizers
+
+        def read_them() -> None:
+            found.extend(
+                self.optimizers.read(optimizers, after_each_step=after_each_step)
+            )
+
+        self._try_to(read_them, "read the optimizers")
+        return found
+
+    def _read_tensors(
+        self, model: Any, subjects: Sequence[Subject], rows: Rows
+    ) -> list[Subject]:
+        own, own_rows = self._weights.read(self.selection(model))
+        for subject in subjects:
+            if isinstance(subject, Output):
+                self._order.setdefault(subject.layer)
+                self._final |= {subject.layer} if subject.is_final else set()
+        return read([*own, *subjects], read_back({**rows, **own_rows}))
+
+    def _past(self, tag: str) -> Sequence[float]:
+        return self._history.values(self._tag(tag))
+
+    def _tag(self, tag: str) -> str:
+        """A tag in `history`, which is of all models."""
+        return f"{self.name}/{tag}" if self.name else tag
+
+    def _tell_of_layers(self, model: Any) -> None:
+        selected = self.selection(model)
+        known = selected.inventory.layers
+        if known and not selected.layers:
+            names = ", ".join([*known][:20])
+            self._voice.say(
+                f"(layers={self.settings.layers}) selects no layer of "
+                f"{model.name!r}, whose layers are: {names}"
+                f"{', ...' * (len(known) > 20)}."
+            )
+
+    # --- writing ---
+
+    def _step(self, model: Any) -> int:
+        """The step to write."""
+        try:
+            return self.steps.show(self.iterations(model))
+        except Exception:  # as `try_to`, which has said it
+            return self.steps.show(None)
+
+    def _write(self, model: Any, seen: Look) -> None:
+        step = self._step(model)
+        self._try_to(lambda: self._write_record(model, step), "describe the run")
+        scalars = {self._tag(tag): value for tag, value in seen.scalars.items()}
+        self._history.add(step, scalars)
+        self._try_to_write(
+            lambda: self.writer.write(step, seen.scalars, seen.histograms)
+        )
+        layout = self._layout.grown(seen.scalars)
+        if layout is not None:
+            self._try_to_write(lambda: self.writer.write_values(step, [layout]))
+
+    def _write_record(self, model: Any, step: int) -> None:
+        """Describe the run where it begins, and where its model has changed."""
+        inventory = self._contents.of(model)
+        state = inventory, len(self._order), len(self._final)
+        if state != self._recorded and inventory.weights:
+            self._recorded = state
+            value = run_record.value_of(self._record(model, inventory, step))
+            self._try_to_write(lambda: self.writer.write_values(step, [value]))
+
+    def _record(self, model: Any, inventory: Inventory, step: int) -> dict[str, Any]:
+        return {
+            "step": step,
+            **describe(model, inventory, [*self._order], self._final),
+            "fit": self._fit,
+            "versions": _versions(),
+            "options": dict(self.settings.described),
+        }
+
+    def _write_hyperparameters(self, model: Any, metrics: Sequence[str]) -> None:
+        record = self._record(model, self._contents.of(model), 0)
+        values = hyperparameter_values(hyperparameters(record), metrics)
+        self._try_to_write(lambda: self.writer.write_values(0, values))
+
+    def _try_to(self, act: Callable[[], None], what: str) -> None:
+        self._voice.try_to(act, what)
+
+    def _try_to_write(self, write: Callable[[], None]) -> None:
+        if not self._can_write:
+            return
+        try:
+            write()
+        except Exception as error:  # whatever it is, it is no reason to lose a training
+            self._can_write = False
+            self._voice.say(
+                f"cannot write to {str(self.writer.log_dir)!r} any more: {error!r}. "
+                "Training goes on, unlogged from here."
+            )
+
+
+def _metrics(logs: Mapping[str, Any]) -> list[Metric]:
+    found = []
+    for name, value in logs.items():
+        try:
+            found.append(Metric(name, float(np.asarray(value).item())))
+        except (TypeError, ValueError):  # a metric may be an array, or a word
+            continue
+    return found
+
+
+def _versions() -> dict[str, str]:
+    """Of what a run depends on, where it is loaded."""
+    found = {name: metadata.version(name) for name in VERSIONED if name in sys.modules}
+    return {
+        "kbn": sys.modules["kbn"].__version__,
+        "backend": keras.backend.backend(),
+        "python": platform.python_version(),
+        **found,
+    }

@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import numpy as np
+from kbn.callbacks.log.run_record import record_of
 from tensorboard.backend.event_processing import event_file_loader
 from tensorboard.util import tensor_util
 
-# Not seen in a training: how TensorBoard is to show it.
-SETTINGS = ("custom_scalars__config__", "_hparams_/")
+# Not seen in a training: what it is, and how TensorBoard is to show it.
+SETTINGS = ("custom_scalars__config__", "_hparams_/", "kbn/")
 
 Log = dict[str, list[tuple[int, np.ndarray]]]
 
@@ -23,6 +24,15 @@ def read_log(log_dir):
                 array = tensor_util.make_ndarray(value.tensor)
                 log.setdefault(value.tag, []).append((event.step, array))
     return log
+
+
+def read_records(log_dir):
+    """The run records, in the order of writing."""
+    found = []
+    for path in sorted(Path(log_dir).glob("events.out.tfevents.*")):
+        for event in event_file_loader.EventFileLoader(str(path)).Load():
+            found += filter(None, map(record_of, event.summary.value))
+    return found
 
 
 def steps(log, tag):

@@ -11,8 +11,19 @@ import numpy as np
 import pytest
 import watched_models
 from event_files import read_log, steps, values
-from kbn.callbacks import TrainingMonitor, arguments, diagnostics
-from kbn.callbacks.diagnostics import TAGS, Moments
+from kbn.callbacks import TrainingMonitor, arguments
+from kbn.callbacks.diagnostics import (
+    activations,
+    batch_norm,
+    gradients,
+    loss,
+    registry,
+    rows,
+    weights,
+)
+from kbn.callbacks.diagnostics.registry import REGISTRY
+from kbn.callbacks.diagnostics.subjects import Moments
+from kbn.callbacks.model.activations import activation_of, unit_axis
 from keras import layers
 
 import kbn
@@ -30,26 +41,26 @@ def test_ratios_are_those_of_norms():
     before, after = RANDOM.normal(size=(2, 5, 3))
     change, square = np.sum((after - before) ** 2), np.sum(before**2)
     ratio = np.linalg.norm(after - before) / np.linalg.norm(before)
-    np.testing.assert_allclose(diagnostics.update_ratio(change, square), ratio)
-    np.testing.assert_allclose(diagnostics.distance_from_init(change, square), ratio)
+    np.testing.assert_allclose(weights.update_ratio(change, square), ratio)
+    np.testing.assert_allclose(weights.distance_from_init(change, square), ratio)
 
 
 def test_ratios_of_weights_that_were_zero():
-    assert diagnostics.update_ratio(0.0, 0.0) is None
-    assert diagnostics.update_ratio(4.0, 0.0) is None
-    assert diagnostics.update_ratio(4.0, 1.0) == 2
-    assert diagnostics.distance_from_init(4.0, 0.0) is None
+    assert weights.update_ratio(0.0, 0.0) is None
+    assert weights.update_ratio(4.0, 0.0) is None
+    assert weights.update_ratio(4.0, 1.0) == 2
+    assert weights.distance_from_init(4.0, 0.0) is None
 
 
 def test_suggested_clip_is_the_90th_percentile_of_the_finite_norms():
     norms = [*range(1, 12), math.nan, math.inf]
-    assert diagnostics.suggested_clip(norms) == 10
-    assert diagnostics.suggested_clip([math.nan]) is None
+    assert gradients.suggested_clip(norms) == 10
+    assert gradients.suggested_clip([math.nan]) is None
 
 
 def test_dead_is_less_than_a_hundredth():
-    assert diagnostics.dead_units(np.array([0, 1, 2, 50]), 100) == 0.25
-    assert diagnostics.dead_units(np.array([0, 0, 1, 3]), 200) == 0.75
+    assert activations.dead_units(np.array([0, 1, 2, 50]), 100) == 0.25
+    assert activations.dead_units(np.array([0, 0, 1, 3]), 200) == 0.75
 
 
 def test_merged_moments_are_those_of_the_whole():
@@ -60,28 +71,28 @@ def test_merged_moments_are_those_of_the_whole():
         if len(x)
     ]
     empty = Moments(0, np.full(4, np.nan), np.full(4, np.nan))
-    merged = diagnostics.merge_moments([*parts, empty])
+    merged = batch_norm.merge_moments([*parts, empty])
     assert merged.elements == 30
     np.testing.assert_allclose(merged.mean, whole.mean(axis=0))
     np.testing.assert_allclose(merged.variance, whole.var(axis=0))
-    assert diagnostics.merge_moments([empty, empty]).elements == 0
+    assert batch_norm.merge_moments([empty, empty]).elements == 0
 
 
 def test_gaps_between_batch_and_moving_moments():
     batch = Moments(10, np.array([1.0, -2, 5]), np.array([4.0, 1, 0]))
     moving = np.array([0.0, 0, 0])
-    assert diagnostics.mean_gap(batch, moving) == np.mean([1 / 2, 2 / 1])
+    assert batch_norm.mean_gap(batch, moving) == np.mean([1 / 2, 2 / 1])
     moving = np.array([8.0, 0.5, 7])  # the last channel is constant over the batch
-    np.testing.assert_allclose(diagnostics.variance_gap(batch, moving), math.log(2))
+    np.testing.assert_allclose(batch_norm.variance_gap(batch, moving), math.log(2))
     constant = Moments(10, np.ones(2), np.zeros(2))
-    assert diagnostics.mean_gap(constant, np.zeros(2)) is None
-    assert diagnostics.variance_gap(constant, np.ones(2)) is None
+    assert batch_norm.mean_gap(constant, np.zeros(2)) is None
+    assert batch_norm.variance_gap(constant, np.ones(2)) is None
 
 
 def test_gap_of_the_loss_is_relative():
-    assert diagnostics.train_eval_gap(2.0, 3.0) == 0.5
-    assert diagnostics.train_eval_gap(-2.0, -3.0) == -0.5
-    assert diagnostics.train_eval_gap(0.0, 3.0) is None
+    assert loss.train_eval_gap(2.0, 3.0) == 0.5
+    assert loss.train_eval_gap(-2.0, -3.0) == -0.5
+    assert loss.train_eval_gap(0.0, 3.0) is None
 
 
 # --- one step by hand ---
@@ -337,26 +348,21 @@ def test_operations_that_are_no_layers(operation, tmp_path):
 @needs_tensorflow
 def test_units_of_channels_first_lie_on_axis_1(tmp_path):
     import tensorflow as tf
-    from kbn.callbacks import activations, measures
 
     layer = layers.Conv2D(3, 2, activation="relu", data_format="channels_first")
-    assert (activations.activation_of(layer), activations.unit_axis(layer)) == (
-        "relu",
-        1,
-    )
+    assert (activation_of(layer).name, unit_axis(layer)) == ("relu", 1)
     x = np.abs(RANDOM.normal(size=(2, 3, 4, 5)))
     x[:, 1] = 0
-    row = measures.active_row(tf.constant(x), 1).numpy()
+    row = rows.active_row(tf.constant(x), 1).numpy()
     np.testing.assert_array_equal(row, [40, 40, 0, 40])
 
 
 @needs_tensorflow
 def test_moments_of_several_axes_have_the_order_of_the_weights():
     import tensorflow as tf
-    from kbn.callbacks import measures
 
     x = 1e4 + RANDOM.normal(size=(50, 3, 4, 2)).astype("float32")
-    row = measures.moments_row(tf.constant(x), [1, 3]).numpy()
+    row = rows.moments_row(tf.constant(x), [1, 3]).numpy()
     wide = x.astype("f8")
     assert row[0] == 50 * 4
     mean, variance = np.split(row[1:], 2)
@@ -503,22 +509,22 @@ def test_history_is_what_was_written(tmp_path):
 # --- what is documented is what is written ---
 
 
-def readme_tags():
+def test_readme_has_the_table_of_the_registry():
     text = (Path(__file__).parents[1] / "README.md").read_text()
-    table = text.split("## What the monitor logs")[1].split("\n\n", 3)[2]
-    for row in table.splitlines()[2:]:
-        yield from re.findall("`([^`]+)`", row.split("|")[1])
-
-
-def test_readme_has_every_tag_and_no_other():
-    assert sorted(readme_tags()) == sorted(TAGS)
+    assert registry.table() in text
 
 
 @needs_tensorflow
 def test_every_tag_is_written_and_no_other(tmp_path):
     scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1))
     watch = (*arguments.USUAL, "quantiles")
-    logs = [fit(network(optimizer=scaled), tmp_path / "a", *batch(), watch=watch)[1]]
+    model, monitor = (
+        network(optimizer=scaled),
+        TrainingMonitor(tmp_path / "a", watch=watch),
+    )
+    validation = {"validation_data": batch(4)}
+    model.fit(*batch(), verbose=0, callbacks=[monitor], **validation)
+    logs = [read_log(tmp_path / "a")]
     x = batch()[0]
     x[0] = np.nan
     logs += [fit(network(), tmp_path / "b", x, batch()[1])[1]]
@@ -528,14 +534,8 @@ def test_every_tag_is_written_and_no_other(tmp_path):
         setattr(model, name, keras.optimizers.LossScaleOptimizer(inner))
     logs += [fit(model, tmp_path / "c", x, None)[1]]
     tags = {tag for log in logs for tag in log}
-    assert all(diagnostics.pattern_of(tag) for tag in tags)
-    assert {diagnostics.pattern_of(tag) for tag in tags} == TAGS.keys()
-
-
-def test_class_docstring_names_every_kind_of_tag():
-    text = TrainingMonitor.__doc__
-    for pattern in TAGS:
-        assert pattern.split("<")[0].rstrip("/") in text, pattern
+    assert all(registry.find(tag) for tag in tags)
+    assert {registry.find(tag).tag for tag in tags} == REGISTRY.keys()
 
 
 @needs_tensorflow
@@ -547,8 +547,8 @@ def test_tensorboard_shows_the_sentence(tmp_path):
     for tag, sentence in (
         ("update_ratio/network/conv/kernel", "`||w_after - w_before||"),
         ("weights/network/conv/kernel", "All elements of one variable"),
-        ("epoch/loss", "What `fit` reports"),
+        ("epoch/loss", "The loss that `fit` reports"),
     ):
         metadata = events.SummaryMetadata(tag)
         assert metadata.summary_description.startswith(sentence)
-        assert metadata.summary_description == diagnostics.describe(tag)
+        assert metadata.summary_description == registry.describe(tag)

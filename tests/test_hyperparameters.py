@@ -1,17 +1,23 @@
-"""kbn.callbacks.hyperparameters: what the HParams tab compares runs by."""
+"""kbn.callbacks.log.hyperparameters: what the HParams tab compares runs by."""
 
 import keras
 import numpy as np
 import pytest
 import watched_models
-from kbn.callbacks.hyperparameters import hyperparameter_values, hyperparameters
+from kbn.callbacks.log.hyperparameters import hyperparameter_values, hyperparameters
+from kbn.callbacks.model.description import describe
+from kbn.callbacks.model.inventory import Inventory
 from keras import layers
 from tensorboard.plugins.hparams import metadata
 
 
+def record(model, **fit):
+    return {**describe(model, Inventory(model), (), ()), "fit": fit}
+
+
 def test_what_is_known_of_a_model():
     model, *_ = watched_models.kbn_layers(optimizer=keras.optimizers.Adam(0.3))
-    assert hyperparameters(model, {"epochs": 4, "steps": None, "verbose": 0}) == {
+    assert hyperparameters(record(model, epochs=4, steps=None)) == {
         "batch_norm": True,
         "batch_norm_kind": "kbn.BatchNormalization",
         "parameters": model.count_params(),
@@ -26,7 +32,7 @@ def test_batch_norm_is_known_by_what_it_is(norm):
     model = keras.Sequential([layers.Input((3,)), norm()])
     inner = keras.optimizers.SGD(0.1)
     model.compile(keras.optimizers.LossScaleOptimizer(inner), "mse")
-    known = hyperparameters(model, {})
+    known = hyperparameters(record(model))
     is_batch_norm = norm is layers.BatchNormalization
     kind = "keras.BatchNormalization" if is_batch_norm else "none"
     assert (known["batch_norm"], known["batch_norm_kind"]) == (is_batch_norm, kind)

@@ -1,11 +1,10 @@
-"""kbn.callbacks.layout: the charts of the Custom Scalars tab."""
+"""kbn.callbacks.log.layout: the charts of the Custom Scalars tab."""
 
 import re
 
 import pytest
-from kbn.callbacks import layout as module
-from kbn.callbacks.diagnostics import TAGS
-from kbn.callbacks.layout import Layout
+from kbn.callbacks.diagnostics.registry import REGISTRY
+from kbn.callbacks.log.layout import Layout, charts
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.util import tensor_util
 
@@ -26,13 +25,13 @@ def test_layout_is_read_by_the_plugin():
     value = Layout().grown(FIRST)
     assert value.tag == "custom_scalars__config__"
     assert value.metadata.plugin_data.plugin_name == "custom_scalars"
-    charts = read(value)
-    assert {title: [*category] for title, category in charts.items()} == {
+    shown = read(value)
+    assert {title: [*category] for title, category in shown.items()} == {
         "Training": ["learning rate"],
-        "Health": ["dead units"],
+        "Health": ["dead units, healthy 0 to 0.2"],
         "Weights, 5 to 95 %": ["a/b/kernel"],
     }
-    (band,) = charts["Weights, 5 to 95 %"]["a/b/kernel"].margin.series
+    (band,) = shown["Weights, 5 to 95 %"]["a/b/kernel"].margin.series
     tag = "quantiles/weights/a/b/kernel"
     assert (band.lower, band.value, band.upper) == (
         f"{tag}/p05",
@@ -47,9 +46,9 @@ def test_layout_grows_with_the_tags_and_only_then():
     assert layout.grown(FIRST) is not None
     assert layout.grown(FIRST) is None
     assert layout.grown(["health/dead_units/relu_1"]) is None  # a chart that is there
-    charts = read(layout.grown(["health/non_finite/activations/relu"]))
-    assert [*charts["Health"]] == ["NaN and Inf", "dead units"]
-    assert "Training" in charts
+    shown = read(layout.grown(["health/non_finite/activations/relu"]))
+    assert [*shown["Health"]] == ["dead units, healthy 0 to 0.2", "NaN and Inf"]
+    assert "Training" in shown
 
 
 def test_layouts_of_two_runs_have_equal_charts():
@@ -62,11 +61,13 @@ def test_layouts_of_two_runs_have_equal_charts():
             assert two[title][name] == chart
 
 
-EXPRESSIONS = [tag for charts in module.LINES.values() for tag in charts.values()]
+EXPRESSIONS = [
+    tag for titles in charts().values() for tags in titles.values() for tag in tags
+]
 DRAWN = [
-    pattern
-    for pattern in TAGS
-    if not pattern.startswith(("weights", "gradients", "activ", "batch_norm/", "quant"))
+    tag
+    for tag, one in REGISTRY.items()
+    if not one.is_histogram and not tag.startswith("quantiles")
 ]
 
 
@@ -78,6 +79,9 @@ def test_every_scalar_is_in_one_chart(pattern):
 
 @pytest.mark.parametrize("tag", ["epoch/loss", "epoch/val_loss", "epoch/val_auc"])
 def test_the_loss_and_the_metrics_are_in_charts_of_their_own(tag):
-    charts = module.LINES["Training"]
-    assert bool(re.match(charts["loss"], tag)) == tag.endswith("loss")
-    assert bool(re.match(charts["metrics"], tag)) != tag.endswith("loss")
+    drawn = {
+        title: any(re.match(one, tag) for one in tags)
+        for title, tags in charts()["Training"].items()
+    }
+    assert drawn["loss"] == tag.endswith("loss")
+    assert drawn["metrics"] != tag.endswith("loss")

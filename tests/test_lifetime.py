@@ -180,7 +180,7 @@ def test_an_interrupt_in_a_look_leaves_no_trace(where, tmp_path, monkeypatch):
     schedule = interrupt if where == "schedule" else lambda step: step == 2
     monitor = TrainingMonitor(tmp_path, log_freq=schedule)
     if where == "writer":
-        monkeypatch.setattr("kbn.callbacks.writer.EventWriter.write", interrupt)
+        monkeypatch.setattr("kbn.callbacks.log.writer.EventWriter.write", interrupt)
     if where == "layer":
         layer = model.layers[0]
         call = layer.call

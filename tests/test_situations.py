@@ -493,7 +493,9 @@ def test_a_selection_of_nothing_says_so(tmp_path, said):
     assert "hidden, norm, relu, head" in message
 
 
-@pytest.mark.parametrize("culprit", ["measures.active_row", "probe._loss_scale"])
+@pytest.mark.parametrize(
+    "culprit", ["diagnostics.rows.active_row", "model.seeing.loss_scaling"]
+)
 def test_what_fails_in_a_look_is_left_out(culprit, tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise RuntimeError("no statistics today")
@@ -508,7 +510,7 @@ def test_what_fails_in_a_look_is_left_out(culprit, tmp_path, monkeypatch):
     assert steps(read_log(tmp_path), "activations/head") == [1, STEPS + 1]
 
 
-@pytest.mark.parametrize("culprit", ["Twin._rows", "TwinStep.prepare"])
+@pytest.mark.parametrize("culprit", ["Twin._read", "TwinStep.prepare"])
 def test_a_look_that_fails_leaves_the_step_to_keras(
     culprit, tmp_path, said, monkeypatch
 ):
@@ -520,7 +522,7 @@ def test_a_look_that_fails_leaves_the_step_to_keras(
         model.fit(x, y, epochs=2, callbacks=callbacks, **FIT)
         return model
 
-    monkeypatch.setattr(f"kbn.callbacks.twin.{culprit}", fail)
+    monkeypatch.setattr(f"kbn.callbacks.step.twin.{culprit}", fail)
     same_weights(train, TrainingMonitor(tmp_path))
     (message,) = said()
     assert "no look today" in message

@@ -1,10 +1,10 @@
-"""kbn.callbacks.statistics: one definition, in NumPy and in TensorFlow."""
+"""kbn.callbacks.diagnostics.statistics: one definition, in NumPy and in TensorFlow."""
 
 import keras
 import numpy as np
 import pytest
-from kbn.callbacks import statistics
-from kbn.callbacks.statistics import BINS, Summary
+from kbn.callbacks.diagnostics import statistics
+from kbn.callbacks.diagnostics.statistics import BINS, Summary
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 needs_tensorflow = pytest.mark.skipif(not ON_TENSORFLOW, reason="needs TensorFlow")

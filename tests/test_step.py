@@ -10,8 +10,9 @@ if keras.backend.backend() != "tensorflow":
     pytest.skip("the other backends have no twin", allow_module_level=True)
 
 import tensorflow as tf
-from kbn.callbacks import TrainingMonitor, host
-from kbn.callbacks.history import POINT, History
+from kbn.callbacks import TrainingMonitor
+from kbn.callbacks.log.history import POINT, History
+from kbn.callbacks.step import host
 
 from tests import watched_models
 from tests.event_files import read_log, steps

@@ -1,14 +1,14 @@
-"""kbn.callbacks.writer and records: event files that TensorBoard reads."""
+"""kbn.callbacks.log.writer and framing: event files that TensorBoard reads."""
 
 import io
 
 import numpy as np
 import pytest
 from event_files import read_log, steps, values
-from kbn.callbacks.layout import Layout
-from kbn.callbacks.records import framed
-from kbn.callbacks.statistics import summarize
-from kbn.callbacks.writer import EventWriter
+from kbn.callbacks.diagnostics.statistics import summarize
+from kbn.callbacks.log.framing import framed
+from kbn.callbacks.log.layout import Layout
+from kbn.callbacks.log.writer import EventWriter
 from tensorboard.backend.event_processing import event_accumulator, event_file_loader
 from tensorboard.summary.writer.record_writer import RecordWriter
 from tensorboard.util import tensor_util

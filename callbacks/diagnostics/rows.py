@@ -1,8 +1,7 @@
 """What a training step measures of a tensor.
 
-Each is a row of float64, as a histogram's is, so that a look is one read-back; the rows
-of replicas are merged on the host, by the functions of `diagnostics`. Of an array, the
-same row in NumPy.
+Each is a row of float64, as a summary is, so that a look is one read-back; the rows of
+replicas are merged on the host. Of an array, the same row in NumPy.
 """
 
 import functools
@@ -11,16 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 PIECE = 1024  # elements of each channel that are reduced at once
-
-SATURATED: dict[str, tuple[float, float]] = {  # below and above which an output is
-    "tanh": (-0.99, 0.99),
-    "softsign": (-0.99, 0.99),
-    "sigmoid": (0.01, 0.99),
-    "hard_sigmoid": (0.01, 0.99),
-}
 
 
 def active_row(x: Any, axis: int) -> Any:
@@ -31,9 +22,10 @@ def active_row(x: Any, axis: int) -> Any:
     return _traced(_active)(_by_channel(x, [axis]))
 
 
-def saturated_row(x: Any, activation: str) -> Any:
-    """(2,): elements, and how many are saturated as outputs of `activation`."""
-    low, high = SATURATED[activation]
+def outside_row(x: Any, low: float, high: float) -> Any:
+    """(2,): elements, and how many are below `low` or above `high`."""
+    import tensorflow as tf
+
     if isinstance(x, np.ndarray):
         outside = np.count_nonzero((x < low) | (x > high))
         return np.array([x.size, outside], np.float64)
@@ -43,10 +35,21 @@ def saturated_row(x: Any, activation: str) -> Any:
 
 def moments_row(x: Any, axes: Sequence[int]) -> Any:
     """(1 + 2 C,): elements per channel, then mean and biased variance of each."""
+    import tensorflow as tf
+
     if isinstance(x, np.ndarray):
         return _moments_of(_rows_by_channel(x, axes))
     wide = x if x.dtype == tf.float64 else tf.cast(x, tf.float32)
     return _traced(_moments)(_by_channel(wide, axes))
+
+
+def scalar_row(x: Any) -> Any:
+    """(1,): a tensor of one number."""
+    if isinstance(x, np.ndarray):
+        return x.astype(np.float64).reshape(1)
+    import tensorflow as tf
+
+    return tf.reshape(tf.cast(x, tf.float64), [1])
 
 
 def _rows_by_channel(x: Any, axes: Sequence[int]) -> Any:
@@ -83,6 +86,8 @@ def _moments_of(x: Any) -> Any:
 
 def _by_channel(x: Any, axes: Sequence[int]) -> Any:
     """(elements, channels)."""
+    import tensorflow as tf
+
     rank = x.shape.rank
     axes = [axis % rank for axis in axes]
     others = [axis for axis in range(rank) if axis not in axes]
@@ -97,23 +102,31 @@ def _by_channel(x: Any, axes: Sequence[int]) -> Any:
 
 @functools.cache
 def _traced(row: Callable[..., Any]) -> Any:
+    import tensorflow as tf
+
     # One function for all tensors, not inlined: see statistics.
     kept = {"_noinline": True}
     return tf.function(row, reduce_retracing=True, experimental_attributes=kept)
 
 
 def _active(x: Any) -> Any:
+    import tensorflow as tf
+
     # float32 counts to 2^24; beyond, it still tells 1 % of a unit's elements.
     active = tf.reduce_sum(tf.cast(tf.not_equal(x, 0), tf.float32), axis=0)
     return _row(tf.shape(x)[0], active)
 
 
 def _outside(x: Any, low: Any, high: Any) -> Any:
+    import tensorflow as tf
+
     outside = tf.logical_or(x < low, x > high)
     return _row(tf.size(x), [tf.reduce_sum(tf.cast(outside, tf.float32))])
 
 
 def _moments(x: Any) -> Any:
+    import tensorflow as tf
+
     rounded = tf.reduce_mean(x, axis=0)
     # centred: E[x^2] - E[x]^2 loses every digit once |mean| >> std
     rest = x - rounded
@@ -123,5 +136,7 @@ def _moments(x: Any) -> Any:
 
 
 def _row(count: Any, *parts: Any) -> Any:
+    import tensorflow as tf
+
     head = tf.cast(count, tf.float64)[None]
     return tf.concat([head, *(tf.cast(part, tf.float64) for part in parts)], axis=0)

@@ -1,4 +1,4 @@
-"""kbn.callbacks.probe: what there is to look at in a model."""
+"""kbn.callbacks.model: what there is to see in a model, and calls that are noted."""
 
 import contextlib
 
@@ -6,7 +6,11 @@ import keras
 import numpy as np
 import pytest
 import watched_models
-from kbn.callbacks import probe
+from kbn.callbacks.model import private
+from kbn.callbacks.model.inventory import Contents, Inventory, Selection
+from kbn.callbacks.model.layers import unique_names
+from kbn.callbacks.model.seeing import seeing
+from kbn.callbacks.model.sight import Sight
 from keras import layers
 
 import kbn
@@ -18,12 +22,12 @@ needs_tensorflow = pytest.mark.skipif(
 
 
 def names(model, select=None):
-    return set(probe.named_layers(model, select))
+    return set(Selection(Inventory(model), select).layers)
 
 
 def test_layers_of_a_sequential_model():
     model, *_ = watched_models.sequential()
-    assert list(probe.named_layers(model)) == ["hidden", "norm", "relu", "head"]
+    assert list(Inventory(model).layers) == ["hidden", "norm", "relu", "head"]
 
 
 def test_layers_of_nested_and_shared_models():
@@ -57,7 +61,7 @@ def test_layers_without_keras_private_list(monkeypatch):
     model, *_ = watched_models.residual()
     expected = names(model)
     nested, *_ = watched_models.nested_and_shared()
-    monkeypatch.setattr(probe, "LAYERS", "_no_such_attribute")
+    monkeypatch.setattr(private, "direct_layers", lambda parent: None)
     assert names(model) == expected
     assert names(nested) == {"encoder", "inner", "join", "head"}
     built, x, _ = watched_models.subclassed()
@@ -82,9 +86,9 @@ def test_selected_layers(select, expected):
 
 def test_weights_are_named_by_path():
     model, *_ = watched_models.sequential()
-    named = probe.named_weights(model)
+    named = Inventory(model).weights
     assert [weight.path for weight in model.weights] == list(named)
-    selected = probe.named_weights(model, "norm")
+    selected = Selection(Inventory(model), "norm").weights
     assert {path.split("/")[-1] for path in selected} == {
         "gamma",
         "beta",
@@ -108,9 +112,9 @@ def test_weights_with_the_same_path_are_told_apart():
 
     model = Model()
     model(np.ones((1, 2)))
-    named = probe.named_weights(model)
+    named = Inventory(model).weights
     assert len(named) == len(model.weights) == 4
-    assert set(probe.named_layers(model)) == {"twin", "twin_1"}
+    assert set(Inventory(model).layers) == {"twin", "twin_1"}
 
 
 @pytest.mark.parametrize(
@@ -124,41 +128,42 @@ def test_weights_with_the_same_path_are_told_apart():
 )
 def test_batch_norms_of_any_make(make, parts):
     model = keras.Sequential([layers.Input((3,)), make(), layers.LayerNormalization()])
-    (found,) = probe.batch_norms(model).values()
+    ((_, norm),) = Inventory(model).batch_norms.items()
+    found = norm.parts
     assert list(found) == parts.split()
     assert all(found[part] is getattr(model.layers[0], part) for part in found)
 
 
 def test_optimizers_of_a_gan():
     model, *_ = watched_models.gan()
-    found = probe.optimizers(model)
+    found = Inventory(model).optimizers
     assert list(found) == ["optimizer", "g_optimizer", "d_optimizer"]
     assert found["d_optimizer"] is model.d_optimizer
 
 
 def test_unique_names():
     pairs = [("a", 1), ("b", 2), ("a", 3), ("a_1", 4), ("a", 5)]
-    assert probe.unique_names(pairs) == {"a": 1, "b": 2, "a_1": 3, "a_1_1": 4, "a_2": 5}
+    assert unique_names(pairs) == {"a": 1, "b": 2, "a_1": 3, "a_1_1": 4, "a_2": 5}
 
 
 class Sighting:
     """A Sight outside of any graph."""
 
     def __new__(cls):
-        return probe.Sight(lambda: None)
+        return Sight(lambda: None)
 
 
 @needs_tensorflow
-def test_watched_overrides_the_instances_and_restores_them():
+def test_seeing_overrides_the_instances_and_restores_them():
     model, x, _ = watched_models.sequential()
     own = model.layers[2].call
     object.__setattr__(model.layers[2], "call", own)  # another tool's override
     before = [dict(vars(layer)) for layer in [*model.layers, model.optimizer]]
     seen = Sighting()
-    watching = probe.watched(
-        probe.named_layers(model),
-        probe.optimizers(model),
-        lambda: probe.named_weights(model),
+    watching = seeing(
+        Inventory(model).layers,
+        Inventory(model).optimizers,
+        lambda: Inventory(model).weights,
         lambda: seen,
     )
     with contextlib.suppress(KeyboardInterrupt), watching:
@@ -176,12 +181,12 @@ def test_watched_overrides_the_instances_and_restores_them():
 
 
 @needs_tensorflow
-def test_watched_notes_repeated_calls_and_several_outputs():
+def test_seeing_notes_repeated_calls_and_several_outputs():
     model, x, _ = watched_models.nested_and_shared()
     seen = Sighting()
     lstm = layers.LSTM(2, return_state=True, name="lstm")
-    targets = {**probe.named_layers(model), "lstm": lstm}
-    with probe.watched(targets, {}, dict, lambda: seen):
+    targets = {**Inventory(model).layers, "lstm": lstm}
+    with seeing(targets, {}, dict, lambda: seen):
         model(x)
         lstm(np.ones((1, 3, 2), "float32"))
     assert {"inner", "inner#1", "encoder", "encoder#1"} <= set(seen.activations)
@@ -189,8 +194,41 @@ def test_watched_notes_repeated_calls_and_several_outputs():
 
 
 @needs_tensorflow
-def test_watched_with_nowhere_to_note_changes_nothing():
+def test_seeing_with_nowhere_to_note_changes_nothing():
     model, x, _ = watched_models.sequential()
     expected = model(x)
-    with probe.watched(probe.named_layers(model), {}, dict, lambda: None):
+    with seeing(Inventory(model).layers, {}, dict, lambda: None):
         np.testing.assert_array_equal(model(x), expected)
+
+
+# --- taken anew only when the model has changed ---
+
+
+def frozen(model):
+    model.get_layer("hidden").trainable = False
+
+
+def grown(model):
+    model.add(layers.Dense(3, name="more"))
+
+
+def compiled_again(model):
+    model.compile(keras.optimizers.Adam(), "mse")
+
+
+def trained(model):
+    x, y = watched_models.sequential()[1:]
+    model.fit(x, y, verbose=0)
+
+
+@pytest.mark.parametrize("change", [frozen, grown, compiled_again, trained])
+def test_an_inventory_is_taken_anew_when_the_model_has_changed(change):
+    model, x, y = watched_models.sequential()
+    model.fit(x, y, verbose=0)
+    contents = Contents()
+    before = contents.of(model)
+    assert contents.of(model) is before
+    change(model)
+    after = contents.of(model)
+    assert (after is before) == (change is trained)
+    assert [*after.layers] == [*Inventory(model).layers]

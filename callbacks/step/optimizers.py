@@ -1,14 +1,14 @@
-"""What optimizers tell: learning rates, loss scales and skipped steps."""
+"""What optimizers tell: learning rates, loss scales, skipped and counted steps."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import keras
+from ..diagnostics.subjects import Optimizer
+from ..model.optimizers import inner_of, loss_scaling, steps_taken
+from ..model.tensors import to_numpy
 
-from . import probe
 
-
-class OptimizerScalars:
+class OptimizerReader:
     """Of the optimizers that a training applies, of several each by its name.
 
     Those are the ones that a look saw applied, and those whose `iterations` advance: a
@@ -20,20 +20,13 @@ class OptimizerScalars:
         self._seen: list[str] = []  # applied, in the order of the step
         self._began: dict[str, int] = {}
         self._clock: str | None = None
-        self._found: dict[str, Any] | None = None  # of this look, see `look_again`
 
-    def look_again(self) -> None:
-        """Forget which optimizers there are: a callback may have changed them."""
-        self._found = None
-
-    def begin_fit(self, model: Any, steps: int | None) -> int:
+    def begin_fit(self, found: Mapping[str, Any], steps: int | None) -> int:
         """Right before its first step: the iterations so far.
 
-        `steps` of an epoch, None if unknown.
+        `found`: the optimizers by name; `steps` of an epoch, None if unknown.
         """
-        self.look_again()
-        found = self._all(model)
-        self._began = {name: _steps_of(x) for name, x in found.items()}
+        self._began = {name: steps_taken(x) for name, x in found.items()}
         self.steps.begin_fit(steps, self._began)
         if self._clock in self._began:
             return self._began[self._clock]
@@ -43,60 +36,52 @@ class OptimizerScalars:
         """What a look saw applied; of none, the last ones count."""
         self._seen = list(names) or self._seen
 
-    def iterations(self, model: Any) -> int | None:
+    def iterations(self, found: Mapping[str, Any]) -> int | None:
         """Steps of the optimizer that the training goes by; None if none is known."""
-        found = self._all(model)
         moved = self._moved(found)
         if self._clock not in (moved or found):
             first = [x for x in self._seen if x in found] or sorted(
                 moved, key=lambda name: (name != "optimizer", -moved[name])
             )
             self._clock = first[0] if first else None
-        return None if self._clock is None else _steps_of(found[self._clock])
+        return None if self._clock is None else steps_taken(found[self._clock])
 
-    def read(self, model: Any, *, after_each_step: bool) -> dict[str, float]:
-        """The scalars by tag; skipped steps only where every step was counted."""
-        optimizers = self._of(model)
-        rates = {k: probe.to_numpy(x.learning_rate) for k, x in optimizers.items()}
-        scaled = {
-            name: optimizer
-            for name, optimizer in optimizers.items()
-            if isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
-        }
-        scales = {
-            k: probe.to_numpy(x.dynamic_scale) for k, x in scaled.items() if x.built
-        }
-        skipped = {
-            name: self.steps.skipped(name, _steps_of(optimizer))
-            for name, optimizer in scaled.items()
-            if after_each_step
-            and not optimizer.inner_optimizer.gradient_accumulation_steps
-        }
-        by_tag = {
-            "learning_rate": rates,
-            "loss_scale": scales,
-            "skipped_steps": {k: v for k, v in skipped.items() if v is not None},
-        }
-        return {
-            f"{tag}/{name}" if len(optimizers) > 1 else tag: float(value)
-            for tag, values in by_tag.items()
-            for name, value in values.items()
-        }
+    def read(
+        self, found: Mapping[str, Any], *, after_each_step: bool
+    ) -> list[Optimizer]:
+        """Those that are applied; skipped steps only where every step was counted."""
+        applied = self._applied(found)
+        return [
+            Optimizer(
+                name,
+                len(applied) == 1,
+                float(to_numpy(optimizer.learning_rate)),
+                _logged_scale(optimizer),
+                self._skipped(name, optimizer) if after_each_step else None,
+            )
+            for name, optimizer in applied.items()
+        ]
+
+    def _skipped(self, name: str, optimizer: Any) -> int | None:
+        if not loss_scaling(optimizer).skips:
+            return None
+        if inner_of(optimizer).gradient_accumulation_steps:
+            return None
+        return self.steps.skipped(name, steps_taken(optimizer))
 
     def _moved(self, found: Mapping[str, Any]) -> dict[str, int]:
         """How many steps each took in this fit, those that took any."""
-        taken = {k: _steps_of(x) - self._began.get(k, 0) for k, x in found.items()}
+        taken = {k: steps_taken(x) - self._began.get(k, 0) for k, x in found.items()}
         return {name: steps for name, steps in taken.items() if steps}
 
-    def _all(self, model: Any) -> dict[str, Any]:
-        if self._found is None:
-            self._found = probe.optimizers(model)
-        return self._found
-
-    def _of(self, model: Any) -> dict[str, Any]:
-        found = self._all(model)
+    def _applied(self, found: Mapping[str, Any]) -> Mapping[str, Any]:
         applied = dict.fromkeys([*self._seen, *self._moved(found)])
         return {k: found[k] for k in applied if k in found} or found
+
+
+def _logged_scale(optimizer: Any) -> float | None:
+    scale = loss_scaling(optimizer).logged(optimizer)
+    return None if scale is None else float(to_numpy(scale))
 
 
 class StepCount:
@@ -141,15 +126,3 @@ class StepCount:
         skipped = tried - (applied - self._applied[optimizer])
         self._skipped[optimizer] = self._before.get(optimizer, 0) + skipped
         return self._skipped[optimizer]
-
-
-def steps_taken(model: Any) -> int:
-    """By all of its optimizers together."""
-    return sum(map(_steps_of, probe.optimizers(model).values()))
-
-
-def _steps_of(optimizer: Any) -> int:
-    try:
-        return int(probe.to_numpy(optimizer.iterations))
-    except Exception:  # a user's own optimizer may count otherwise
-        return 0

@@ -5,6 +5,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from ..model.tensors import kind_of
+
 # Element by element, or of another shape: Grappler's arithmetic optimizer, constant
 # folding and remapper reorder, hoist and fuse chains of these.
 _MOVES = {"Identity", "Reshape", "Squeeze", "ExpandDims", "Transpose", "Pad", "PadV2"}
@@ -68,14 +70,13 @@ class Aside:
         return made
 
     def __call__(self, tensor: Any) -> Any:
-        """The tensor, or its copy; of an embedding's gradient, dense."""
-        if isinstance(tensor, tf.IndexedSlices):
-            # The rows that were looked up, some repeatedly.
-            return tf.scatter_nd(
-                self(tensor.indices)[:, None],
-                self(tensor.values),
-                tf.cast(tensor.dense_shape, tensor.indices.dtype),
-            )
+        """The tensor, or its copy; dense, of whatever kind it is."""
+        kind = kind_of(tensor)
+        if kind is None:
+            return self._dense(tensor)
+        return kind.dense([self._dense(part) for part in kind.parts(tensor)])
+
+    def _dense(self, tensor: Any) -> Any:
         if tf.executing_eagerly() or self._can_be_read(tensor):
             return tensor
         op = tensor.op
@@ -84,7 +85,7 @@ class Aside:
             attributes["_kbn_aside"] = tf.compat.v1.AttrValue(b=True)
             self._copies[op] = op.graph.create_op(
                 op.type,
-                [self(x) for x in op.inputs],
+                [self._dense(x) for x in op.inputs],
                 [x.dtype for x in op.outputs],
                 name="kbn_aside",
                 attrs=attributes,

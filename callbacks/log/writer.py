@@ -11,9 +11,9 @@ from tensorboard.compat.proto import event_pb2, summary_pb2, tensor_pb2, types_p
 from tensorboard.plugins.histogram import metadata as histogram_metadata
 from tensorboard.plugins.scalar import metadata as scalar_metadata
 
-from .diagnostics import describe
-from .records import framed
-from .statistics import Summary
+from ..diagnostics.registry import describe
+from ..diagnostics.statistics import Summary
+from .framing import framed
 
 
 class EventWriter:
@@ -61,7 +61,7 @@ class EventWriter:
             self._described.add(value.tag)
 
     def write_values(self, step: int, values: Sequence[Any]) -> None:
-        """Append values that are complete: a layout, hyperparameters."""
+        """Append values that are complete: a run record, a layout, hyperparameters."""
         summary = summary_pb2.Summary(value=values)
         self._append(event_pb2.Event(step=step, summary=summary), mode="r+b")
 

@@ -4,24 +4,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from . import probe
+from ..model.inventory import Contents, Inventory
+from ..model.optimizers import steps_taken
 from .batches import DATA_ENDS, ITERATORS, Batches, without_optionals
-from .optimizer_scalars import steps_taken
 from .trainable import Traced
-from .twin import Rows, Twin
+from .twin import Twin
 
 
 @dataclass(eq=False)
 class Watcher:
     """One monitor, as the stand-in knows it.
 
-    `is_due(steps)` is asked once per call, and `undo` told if the data had ended before
-    it; `look(rows, applied)` is told, after a step, what `twin` saw of it. Without a
-    twin, it looks at what can be had from outside.
+    `begin(steps)` is called once before each call of so many steps, and returns whether
+    to look at it; `undo` is told if the data had ended before it. `look(subjects, rows,
+    applied)` is told, after a step, what `twin` saw of it. Without a twin, it looks at
+    what can be had from outside.
     """
 
-    is_due: Callable[[int], bool]
-    look: Callable[[Rows, list[str]], None]
+    begin: Callable[[int], bool]
+    look: Callable[..., None]
     say: Callable[..., None]
     twin: Twin | None
     undo: Callable[[], None]
@@ -38,6 +39,7 @@ class WatchedFunction:
         self.original = original
         self.watchers: list[Watcher] = []
         self._model = model
+        self._contents = Contents()
         self._fit = _current_fit(model)
         self._is_fit = False
         self._traced: Traced | None = None
@@ -69,7 +71,7 @@ class WatchedFunction:
             self._traced = Traced(self._model, self.original, iterator)
         steps = self._model.steps_per_execution if is_fit else 1
         try:
-            due = [watcher for watcher in self.watchers if watcher.is_due(steps)]
+            due = [watcher for watcher in self.watchers if watcher.begin(steps)]
             if due:
                 return self._watched_step(iterator, due)
             return self._unwatched_step(iterator)
@@ -99,12 +101,13 @@ class WatchedFunction:
             step = twins[0].step
             # For all, due or not: one trace shows what any of them wants.
             everyone = [w.twin for w in self.watchers if w.twin is not None]
+            inventory = self._contents.of(self._model)
             with self._traced.state_in_force():
-                step.prepare(batches.spec(), everyone)
+                step.prepare(batches.spec(), everyone, inventory)
         except DATA_ENDS:
             raise
         except Exception as error:  # the training's own, the original raises as well
-            if _is_half_made(self._model):
+            if _is_half_made(self._contents.of(self._model)):
                 raise  # on replicas, the original would wait for ever
             logs = self._blind_step(batches.rest(), due)
             self._give_up(due, error)
@@ -114,26 +117,29 @@ class WatchedFunction:
             # The original has to see the end itself: tried on an exhausted iterator, it
             # still advances the seeds of dropout.
             return self._unwatched_step(iterator)
-        before = steps_taken(self._model)
+        optimizers = inventory.optimizers.values()
+        before = sum(map(steps_taken, optimizers))
         try:
             logs, seen = step(batch, evaluates=any(t.wants_evaluation for t in twins))
         except DATA_ENDS:
             raise
         except Exception as error:
-            if self._model.run_eagerly or steps_taken(self._model) != before:
+            if self._model.run_eagerly or sum(map(steps_taken, optimizers)) != before:
                 raise
             # Nothing was trained yet: as above.
             logs = self._blind_step([without_optionals(batch)], due)
             self._give_up(due, error)
             return logs
-        rows = {twin: twin.rows(seen) for twin in twins}
+        inventory = self._contents.of(self._model)  # the step may have built layers
+        read = {twin: twin.read(seen, inventory) for twin in twins}
         del seen  # the tensors of the step, which are not to outlive it
         blind = [watcher for watcher in due if watcher.twin is None]
         for watcher in due:
             if watcher.twin is not None:
                 twin = watcher.twin
-                self._tell_what_is_hidden(watcher, twin, rows[twin])
-                watcher.look(rows[twin], twin.applied)
+                subjects, rows = read[twin]
+                self._tell_what_is_hidden(watcher, twin, bool(rows))
+                watcher.look(subjects, rows, twin.applied)
         for _ in range(batches.steps(self._model) - 1):
             batch = batches.take()
             if batch is None:
@@ -141,13 +147,13 @@ class WatchedFunction:
             with self._traced.state_in_force():  # its first call is a trace
                 logs = step.unseen(batch)
         for watcher in blind:  # as after the original: when all the steps are done
-            watcher.look({}, [])
+            watcher.look()
         return logs
 
     def _blind_step(self, iterator: Any, due: list[Watcher]) -> Any:
         logs = self._unwatched_step(iterator)
         for watcher in due:
-            watcher.look({}, [])
+            watcher.look()
         return logs
 
     def _give_up(self, due: list[Watcher], error: Exception) -> None:
@@ -159,8 +165,8 @@ class WatchedFunction:
                     f"{error!r}. It logs metrics, weights and batch norm."
                 )
 
-    def _tell_what_is_hidden(self, watcher: Watcher, twin: Twin, rows: Rows) -> None:
-        if not rows and not twin.applied:
+    def _tell_what_is_hidden(self, watcher: Watcher, twin: Twin, saw: bool) -> None:
+        if not saw and not twin.applied:
             watcher.twin = None
             watcher.say(
                 f"sees no gradients and activations of {self._model.name!r}: its "
@@ -185,9 +191,9 @@ def stand_in(model: Any) -> WatchedFunction:
     return WatchedFunction(model, current)
 
 
-def _is_half_made(model: Any) -> bool:
+def _is_half_made(inventory: Inventory) -> bool:
     """Whether a failed trace has left variables of an optimizer without a value."""
-    for optimizer in probe.optimizers(model).values():
+    for optimizer in inventory.optimizers.values():
         for variable in optimizer.variables:
             parts = getattr(variable.value, "values", None) or [variable.value]
             if not all(bool(part.is_initialized()) for part in parts):

@@ -6,7 +6,8 @@ from typing import Any, TypeAlias
 import keras
 import numpy as np
 
-from .statistics import sampling_stride
+from ..diagnostics.reading import SINCE_START, SINCE_STEP
+from ..diagnostics.statistics import sampling_stride
 
 Sample: TypeAlias = Any  # (at most sample_size,), an array of NumPy or a tensor
 
@@ -28,15 +29,15 @@ class Movement:
         self._meet(weights)
         self._before = self._samples.take()
 
-    def rows(self, weights: Mapping[str, Any]) -> dict[str, Any]:
-        """`update_ratio/<path>`, after `before_step`, `distance_from_init/<path>`."""
+    def rows(self, weights: Mapping[str, Any]) -> dict[tuple[str, str], Any]:
+        """Squares by path: since `before_step`, and since the weight was first met."""
         self._meet(weights)
         before, self._before = self._before, {}
         initial = {path: sample for path, (_, sample) in self._initial.items()}
-        kinds = {"update_ratio": before, "distance_from_init": initial}
+        kinds = {SINCE_STEP: before, SINCE_START: initial}
         now = self._samples.take()
         return {
-            f"{kind}/{path}": row
+            (path, kind): row
             for kind, earlier in kinds.items()
             if earlier
             for path, row in self._samples.compare(now, earlier).items()

@@ -8,30 +8,34 @@ from tensorboard.compat.proto import summary_pb2
 from tensorboard.plugins.custom_scalar import layout_pb2, metadata
 from tensorboard.util.tensor_util import make_tensor_proto
 
-# {category: {chart: regular expression of its tags}}; every run that has them is drawn.
-LINES = {
-    "Training": {
-        "loss": r"^epoch/(val_)?loss$",
-        "metrics": r"^epoch/(?!(val_)?loss$)",
-        "gradient norm, before clipping": r"^gradient_norm/(global|suggested_clip)$",
-        "learning rate": r"^learning_rate(/|$)",
-        "loss scale": r"^loss_scale(/|$)",
-        "skipped steps": r"^skipped_steps(/|$)",
-    },
-    "Health": {
-        "NaN and Inf": r"^health/non_finite/",
-        "dead units": r"^health/dead_units/",
-        "saturated units": r"^health/saturated/",
-        "update ratio of the weights": r"^update_ratio/",
-        "distance of the weights from the start": r"^distance_from_init/",
-    },
-    "Training beside evaluation": {
-        "loss gap, evaluation to training mode": r"^loss_gap/train_eval$",
-        "batch norm's gap, mean": r"^batch_norm_gap/.+/mean$",
-        "batch norm's gap, variance": r"^batch_norm_gap/.+/variance$",
-    },
-}
+from ..diagnostics.registry import REGISTRY
+
 BANDS = ("activations", "gradients", "weights")
+
+
+def charts() -> dict[str, dict[str, list[str]]]:
+    """{category: {title: regular expressions of its tags}}, from the registry.
+
+    Every run that has such tags is drawn. A title names the guide values.
+    """
+    guides: dict[tuple[str, str], str] = {}
+    tags: dict[str, dict[str, list[str]]] = {}
+    for one in REGISTRY.values():
+        if one.chart is None:
+            continue
+        category, title = one.chart.category, one.chart.title
+        drawn = tags.setdefault(category, {}).setdefault(title, [])
+        expression = one.chart.tags or one.chart_regex
+        drawn += [expression] if expression not in drawn else []
+        if one.guide is not None:
+            guides.setdefault((category, title), one.guide.title())
+    return {
+        category: {
+            ", ".join(filter(None, (title, guides.get((category, title))))): drawn
+            for title, drawn in titles.items()
+        }
+        for category, titles in tags.items()
+    }
 
 
 class Layout:
@@ -64,13 +68,13 @@ class Layout:
 
     def _layout(self) -> Any:
         layout = layout_pb2.Layout()
-        for title, charts in LINES.items():
+        for title, lines_of in charts().items():
             lines = [
                 layout_pb2.Chart(
-                    title=name, multiline=layout_pb2.MultilineChartContent(tag=[tag])
+                    title=name, multiline=layout_pb2.MultilineChartContent(tag=tags)
                 )
-                for name, tag in charts.items()
-                if self._has(tag)
+                for name, tags in lines_of.items()
+                if any(map(self._has, tags))
             ]
             if lines:
                 layout.category.add(title=title, chart=lines)
@@ -81,15 +85,15 @@ class Layout:
 
     def _bands(self, prefix: str) -> list[Any]:
         medians = [x for x in self._tags if x.startswith(prefix) and x.endswith("/p50")]
-        charts = []
+        bands = []
         for tag in sorted(median.removesuffix("/p50") for median in medians):
             band = layout_pb2.MarginChartContent.Series(
                 value=f"{tag}/p50", lower=f"{tag}/p05", upper=f"{tag}/p95"
             )
             margin = layout_pb2.MarginChartContent(series=[band])
             title = tag.removeprefix(prefix)
-            charts.append(layout_pb2.Chart(title=title, margin=margin))
-        return charts
+            bands.append(layout_pb2.Chart(title=title, margin=margin))
+        return bands
 
     def _has(self, expression: str) -> bool:
         return any(re.match(expression, tag) for tag in self._tags)

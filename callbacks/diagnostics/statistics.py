@@ -9,7 +9,7 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -21,6 +21,7 @@ FRACTIONS = np.linspace(0, 1, TENSORBOARD_BINS + 1)
 PIECE = 8192  # elements that are reduced at once, beside others
 
 Array: TypeAlias = np.ndarray[Any, Any]
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)
@@ -100,14 +101,14 @@ def summarize(array: Array, sample_size: int) -> Summary:
     return summarize_all({"": array}, sample_size)[""]
 
 
-def summarize_all(arrays: Mapping[str, Array], sample_size: int) -> dict[str, Summary]:
+def summarize_all(arrays: Mapping[Key, Array], sample_size: int) -> dict[Key, Summary]:
     """The summary of each array; those of one size and dtype are reduced together.
 
     Moments are reduced in float32 where that is safe, else in float64, and a piece at a
     time, so that what is computed of a piece stays in the processor's cache.
     """
-    found: dict[str, Summary] = {}
-    small: dict[tuple[int, Any], list[str]] = {}
+    found: dict[Key, Summary] = {}
+    small: dict[tuple[int, Any], list[Key]] = {}
     flat = {tag: _flat(array) for tag, array in arrays.items()}
     for tag, x in flat.items():
         if 0 < x.size <= min(PIECE, sample_size):

@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 from keras import tree
 
-from . import probe
+from ..model.inventory import Inventory
 from .batches import spec_key, without_optionals
 
 _log = logging.getLogger(__name__)
@@ -40,9 +40,9 @@ _TAKES = ["x", "y", "y_pred", "sample_weight"]
 class LossEvaluation:
     """L = model.compute_loss(x, y, model(x, training=False)) of one batch.
 
-    A forward pass in a `keras.StatelessScope`, whence no metric, seed or moving
-    statistic of Keras comes out changed. A model that keeps state in other variables,
-    or that has no loss to compute, is left out, said once at debug level.
+    A forward pass in a `keras.StatelessScope`, so no metric, seed or moving statistic
+    of Keras changes. A model that keeps state in other variables, or that has no loss
+    to compute, is left out, said once at debug level.
     """
 
     def __init__(self, model: Any) -> None:
@@ -97,9 +97,10 @@ class LossEvaluation:
 
 
 def has_modes(model: Any) -> bool:
-    """Whether the model has batch norm or dropout: layers that tell modes apart."""
-    layers = probe.named_layers(model).values()
-    return bool(probe.batch_norms(model)) or any(isinstance(x, DROPOUT) for x in layers)
+    """Whether a model has batch norm or dropout: layers that tell modes apart."""
+    inventory = Inventory(model)  # the trace may have just built it
+    layers = inventory.layers.values()
+    return bool(inventory.batch_norms) or any(isinstance(x, DROPOUT) for x in layers)
 
 
 def writers(concrete_function: Any) -> set[str]:

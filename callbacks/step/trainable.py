@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
-import tensorflow as tf
 
-from . import probe
+from ..model import private
+from ..model.inventory import Inventory
+from ..model.layers import children
 from .batches import ITERATORS
 
 
@@ -25,7 +26,7 @@ class Traced:
         self._original = original
         self._is_traced = True
         self._state: Trainable | None = None
-        functions = _functions(original)
+        functions = private.traced_functions(original)
         if not functions:  # run eagerly: as things are at each step
             return
         self._is_traced = any(map(_traces, functions))
@@ -67,16 +68,15 @@ class Traced:
         """
         now = Trainable(self._model)
         if self._is_traced and isinstance(iterator, ITERATORS):
-            # Of the two, the one that takes the iterator. Its trace is due anyway.
-            outer = max(functions, key=lambda x: x.python_function.__name__ == OUTER)
+            # The first takes the iterator. Its trace is due anyway.
+            outer = functions[0]
             before = _traces(outer)
             outer.get_concrete_function(iterator)
             if _traces(outer) > before:
                 return now
-        # Private in Keras (3.15): without it there is one guess.
-        compiled = probe.attribute(self._model, "_compiled_trainable_state")
-        if not self._is_traced or not isinstance(compiled, dict):
-            return now
+        compiled = private.compiled_trainable_state(self._model)
+        if not self._is_traced or compiled is None:
+            return now  # without it there is one guess
         then = Trainable(self._model, compiled)
         for state in (then, now):
             if _built_for(self._model) == state.variables(self._model):
@@ -119,32 +119,20 @@ class Trainable:
 _KNOWN: weakref.WeakKeyDictionary[Any, list[tuple[Any, Trainable]]] = (
     weakref.WeakKeyDictionary()
 )
-OUTER = "multi_step_on_iterator"  # in Keras 3.15
 
 
 def _built_for(model: Any) -> set[int]:
     """Ids of the variables that its optimizers were built for, at their first step."""
     return {
         id(variable)
-        for optimizer in probe.optimizers(model).values()
-        # Private in Keras (3.15).
-        for variable in probe.attribute(optimizer, "_trainable_variables", ())
+        for optimizer in Inventory(model).optimizers.values()
+        for variable in private.optimizer_variables(optimizer)
     }
 
 
 def _traces(function: Any) -> int:
     count: int = function.experimental_get_tracing_count()
     return count
-
-
-def _functions(original: Any) -> list[Any]:
-    """The traced functions that Keras' closure holds: none if it runs eagerly."""
-    cells = [
-        cell.cell_contents for cell in getattr(original, "__closure__", None) or ()
-    ]
-    return [
-        x for x in cells if isinstance(x, tf.types.experimental.PolymorphicFunction)
-    ]
 
 
 def _parents_first(model: Any) -> list[Any]:
@@ -155,7 +143,7 @@ def _parents_first(model: Any) -> list[Any]:
         if id(layer) in done or not isinstance(layer, keras.Layer):
             return
         done[id(layer)] = None
-        for child in probe.children(layer):
+        for child in children(layer):
             visit(child)
         done[id(layer)] = done.pop(id(layer)) or layer
 

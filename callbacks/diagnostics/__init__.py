@@ -1,0 +1,16 @@
+"""What the monitor measures: each diagnostic in one place, in a file a family."""
+
+from . import (
+    activations,
+    batch_norm,
+    gradients,
+    loss,
+    optimizers,
+    registry,
+    tensors,
+    weights,
+)
+
+# The order of the charts, and of the table in the docs.
+FAMILIES = (loss, gradients, optimizers, activations, batch_norm, weights, tensors)
+registry.arrange([family.__name__ for family in FAMILIES])

@@ -1,0 +1,120 @@
+"""Rows of numbers that a step gave become what was read of each subject."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from . import statistics
+from .batch_norm import merge_moments
+from .statistics import Summary
+from .subjects import (
+    MOMENTS,
+    SCALAR,
+    SUMMARY,
+    Array,
+    Loss,
+    Moments,
+    NormInput,
+    Squares,
+    Subject,
+    Weight,
+)
+
+# (key of a subject, what was read of it) -> a Summary, or (replicas, n)
+Rows: TypeAlias = Mapping[tuple[str, str], Any]
+EVALUATED = "evaluated"  # the loss in evaluation mode
+SINCE_STEP, SINCE_START = "since_step", "since_start"
+
+
+def moving_key(layer: str) -> tuple[str, str]:
+    """Where the moving mean and variance of a batch norm stand, flat, (1, 2 C)."""
+    return f"moving:{layer}", "values"
+
+
+def read_back(rows: Rows) -> dict[tuple[str, str], Any]:
+    """TensorFlow's rows, (replicas, n) each, in one transfer from the device.
+
+    What is an array already, or a summary, stays as it is.
+    """
+    arrays = {k: v for k, v in rows.items() if isinstance(v, np.ndarray | Summary)}
+    tensors = {k: v for k, v in rows.items() if k not in arrays}
+    if not tensors:
+        return arrays
+    import tensorflow as tf
+
+    # Those of one width together: a hundred reshapes take longer than most of them.
+    widths: dict[int, list[tuple[str, str]]] = {}
+    for key, row in tensors.items():
+        widths.setdefault(int(row.shape[1]), []).append(key)
+    groups = [tf.concat([tensors[key] for key in keys], 0) for keys in widths.values()]
+    flat = tf.concat([tf.reshape(group, [-1]) for group in groups], 0).numpy()
+    for width, keys in widths.items():
+        for key in keys:
+            size = int(tensors[key].shape[0]) * width
+            arrays[key], flat = flat[:size].reshape(-1, width), flat[size:]
+    return arrays
+
+
+def read(subjects: Iterable[Subject], rows: Rows) -> list[Subject]:
+    """The subjects with what `rows`, read back, says of each."""
+    by_subject: dict[str, dict[str, Any]] = {}
+    for (key, what), row in rows.items():
+        by_subject.setdefault(key, {})[what] = row
+    found = []
+    for subject in subjects:
+        own = by_subject.get(subject.key, {})
+        parts: dict[str, Any] = {
+            what: row for what, row in own.items() if what not in _BASE
+        }
+        fields = {"rows": parts} | (_READ[subject.reads](subject, own, rows))
+        found.append(replace(subject, **fields))
+    return found
+
+
+def _nothing(subject: Any, own: Mapping[str, Any], rows: Rows) -> dict[str, Any]:
+    return {}
+
+
+def _summary(subject: Any, own: Mapping[str, Any], rows: Rows) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    row = own.get(SUMMARY)
+    if row is not None:
+        found["summary"] = row if isinstance(row, Summary) else _merged(row)
+    if isinstance(subject, Weight):
+        for what in (SINCE_STEP, SINCE_START):
+            if what in own:
+                found[what] = Squares(*map(float, own[what][0]))
+    return found
+
+
+def _merged(rows: Array) -> Summary:
+    return statistics.merge([*map(statistics.from_row, rows)])
+
+
+def _moments(subject: NormInput, own: Mapping[str, Any], rows: Rows) -> dict[str, Any]:
+    if MOMENTS not in own:
+        return {}
+    parts = [Moments(row[0], *np.split(row[1:], 2)) for row in own[MOMENTS]]
+    mean, variance = np.split(rows[moving_key(subject.layer)][0], 2)
+    return {
+        "batch": merge_moments(parts),
+        "moving_mean": mean,
+        "moving_variance": variance,
+    }
+
+
+def _losses(subject: Loss, own: Mapping[str, Any], rows: Rows) -> dict[str, Any]:
+    # Replicas: the mean of their losses, in either mode.
+    names = {SCALAR: "trained", EVALUATED: "evaluated"}
+    return {names[x]: float(own[x].mean()) for x in names if x in own}
+
+
+_BASE = {SUMMARY, MOMENTS, SCALAR, EVALUATED, SINCE_STEP, SINCE_START}
+_READ: dict[str | None, Callable[[Any, Mapping[str, Any], Rows], dict[str, Any]]] = {
+    None: _nothing,
+    SUMMARY: _summary,
+    MOMENTS: _moments,
+    SCALAR: _losses,
+}

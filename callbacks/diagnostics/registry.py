@@ -1,0 +1,206 @@
+"""The registry of diagnostics: one entry says all that there is to say about one.
+
+TensorBoard's descriptions, the dashboard, the table in the docs, alerts and reports are
+made from it. Adding a diagnostic touches the file of its family, and its test.
+"""
+
+import contextlib
+import functools
+import inspect
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Guide:
+    """Guide values, (low, high) with None for no bound: `healthy`, and `sick` beyond.
+
+    For orientation. Where the diagnostic names no other source they were measured on
+    small classifiers of scikit-learn's digits, healthy and faulty ones.
+    """
+
+    healthy: tuple[float | None, float | None]
+    sick: tuple[float | None, float | None] = (None, None)
+
+    def sentence(self) -> str:
+        """For a description: `Guide: 0 to 0.2 is healthy; above 0.5 is not` is one."""
+        ends = [
+            f"{word} {limit:g}"
+            for word, limit in zip(("below", "above"), self.sick, strict=True)
+            if limit is not None
+        ]
+        beyond = f"; {' and '.join(ends)} is not" if ends else ""
+        return f"Guide: {self.range()} is healthy{beyond}."
+
+    def title(self) -> str:
+        """For the title of a chart: `healthy 0 to 0.2`."""
+        return f"healthy {self.range()}"
+
+    def range(self) -> str:
+        """The healthy values: `0 to 0.2`."""
+        low, high = self.healthy
+        if low is None:
+            return f"below {high:g}"
+        return f"above {low:g}" if high is None else f"{low:g} to {high:g}"
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Where the dashboard draws a diagnostic; those of one title share a chart.
+
+    `tags`: a regular expression of the tags to draw, where the pattern's own is not it.
+    """
+
+    category: str
+    title: str
+    tags: str | None = None
+
+
+@dataclass(frozen=True)
+class Diagnostic:
+    """One thing that is measured.
+
+    Attributes:
+        tag: The tag in TensorBoard, with `<layer>`, `<path>` and so on for the names.
+        of: What it is computed of: a class of `subjects`.
+        value: On the host, from what `given` takes out of the subject: a number for a
+            scalar, an array or a Summary for a histogram. None: there is no value.
+        given: The arguments of `value`; None: the subject has none.
+        where: Whether the subject has this diagnostic at all.
+        row: In the step, from the tensor and the subject: a row of float64, in NumPy or
+            in TensorFlow as the tensor is. The rows of the replicas come to the subject
+            as `rows[tag]`, (replicas, n). None: nothing but what the subject has.
+        is_histogram: Whether the value is drawn as a histogram.
+        unit: The unit, or what the number is a share of.
+        source: Where formula or guide values come from, if not from here.
+        guide: Guide values, as numbers.
+        chart: Its chart on the dashboard.
+        watch: What in the monitor's `watch` asks for it; None: what its subject does.
+        description: A sentence, and what a reader has to know, as Markdown.
+    """
+
+    tag: str
+    of: type
+    value: Callable[..., Any] = field(repr=False)
+    given: Callable[[Any], tuple[Any, ...] | None] = field(repr=False)
+    where: Callable[[Any], bool] = field(default=lambda subject: True, repr=False)
+    row: Callable[[Any, Any], Any] | None = field(default=None, repr=False)
+    is_histogram: bool = False
+    unit: str = ""
+    source: str = ""
+    guide: Guide | None = None
+    chart: Chart | None = None
+    watch: str | None = None
+    description: str = ""
+
+    @functools.cached_property
+    def regex(self) -> re.Pattern[str]:
+        """Matches the tags of this diagnostic."""
+        return re.compile(self.chart_regex)
+
+    @functools.cached_property
+    def chart_regex(self) -> str:
+        """The same as TensorBoard's dashboard takes it."""
+        parts = re.split("<[a-z]+>", self.tag)
+        return f"^{'.+'.join(map(re.escape, parts))}$"
+
+    def tag_of(self, name: str) -> str:
+        """The tag for a subject of this name."""
+        return re.sub("<[a-z]+>", lambda _: name, self.tag, count=1)
+
+    def of_subject(self, subject: Any) -> Any:
+        """Its value there; None if there is none."""
+        if self.row is not None and self.tag not in subject.rows:
+            return None
+        arguments = self.given(subject)
+        return None if arguments is None else self.value(*arguments)
+
+    def text(self) -> str:
+        """What TensorBoard shows beside its charts, as Markdown."""
+        parts = [inspect.cleandoc(self.description)]
+        parts += [f"Unit: {self.unit}."] if self.unit else []
+        parts += [self.guide.sentence()] if self.guide else []
+        parts += [f"Source: {self.source}."] if self.source else []
+        return "\n\n".join(parts)
+
+
+# In the order of the table in the docs.
+REGISTRY: dict[str, Diagnostic] = {}
+_by_subject: dict[type, list[Diagnostic]] = {}  # of the registry
+
+
+def diagnostic(tag: str, **entry: Any) -> Callable[[Function], Function]:
+    """Register a pure function as the value of a diagnostic: see `Diagnostic`.
+
+    Its docstring is the description. A function of several tags is decorated for each.
+    """
+
+    def register(function: Function) -> Function:
+        description = entry.pop("description", function.__doc__ or "")
+        add(Diagnostic(tag, value=function, description=description, **entry))
+        return function
+
+    return register
+
+
+def add(new: Diagnostic) -> None:
+    """Enter a diagnostic; a ValueError if its tag is taken."""
+    if new.tag in REGISTRY:
+        raise ValueError(f"There is a diagnostic {new.tag!r} already.")
+    REGISTRY[new.tag] = new
+    _by_subject.clear()
+
+
+def arrange(modules: Sequence[str]) -> None:
+    """Put the diagnostics in the order of the modules that they were written in."""
+    ordered = sorted(
+        REGISTRY.items(), key=lambda item: modules.index(item[1].value.__module__)
+    )
+    REGISTRY.clear()
+    REGISTRY.update(ordered)
+
+
+@contextlib.contextmanager
+def registered(new: Diagnostic) -> Iterator[None]:
+    """With one more diagnostic for a while."""
+    add(new)
+    try:
+        yield
+    finally:
+        del REGISTRY[new.tag]
+        _by_subject.clear()
+
+
+def of(subject: Any) -> list[Diagnostic]:
+    """The diagnostics that a subject has."""
+    kind = type(subject)
+    if kind not in _by_subject:
+        _by_subject[kind] = [x for x in REGISTRY.values() if x.of is kind]
+    return [x for x in _by_subject[kind] if x.where(subject)]
+
+
+def find(tag: str) -> Diagnostic | None:
+    """The diagnostic that a tag belongs to."""
+    return next((x for x in REGISTRY.values() if x.regex.fullmatch(tag)), None)
+
+
+def describe(tag: str) -> str:
+    """What TensorBoard shows about a tag, as Markdown; empty for an unknown tag."""
+    found = find(tag)
+    return "" if found is None else found.text()
+
+
+def table() -> str:
+    """The table of all tags in the docs, as Markdown."""
+    rows = ["| tag | kind | what | healthy |", "|---|---|---|---|"]
+    for one in REGISTRY.values():
+        kind = "histogram" if one.is_histogram else "scalar"
+        first, *_ = inspect.cleandoc(one.description).split("\n\n")
+        first = first.replace("\n", " ").replace("|", "\\|")
+        healthy = one.guide.range() if one.guide else ""
+        rows.append(f"| `{one.tag}` | {kind} | {first} | {healthy} |")
+    return "\n".join(rows)

@@ -1,0 +1,173 @@
+"""What diagnostics are computed of: what one look read of one thing in a model."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple, TypeAlias
+
+import numpy as np
+
+from .statistics import Summary
+
+Array: TypeAlias = np.ndarray[Any, Any]
+# What a look reads of every tensor of a subject, beside the rows of its diagnostics.
+SUMMARY, MOMENTS, SCALAR = "summary", "moments", "scalar"
+
+
+class Moments(NamedTuple):
+    """Of each channel; mean, biased variance: (C,) float64."""
+
+    elements: float
+    mean: Array
+    variance: Array
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A named thing, and what was read of it.
+
+    `reads`: what a look reads of its tensor in any case. `watch`: what in the monitor's
+    `watch` asks for it. `rows`: by the tag of a diagnostic, (replicas, n).
+    """
+
+    reads: ClassVar[str | None] = None
+    watch: ClassVar[str] = ""
+    name: str
+    rows: Mapping[str, Array] = field(default_factory=dict, kw_only=True)
+
+    @property
+    def key(self) -> str:
+        """Tells it from all other subjects of a look."""
+        return f"{type(self).__name__}:{self.name}"
+
+
+@dataclass(frozen=True)
+class Output(Subject):
+    """What a layer gave in one call: `name`, `name#1` for its second call.
+
+    `activation`: a row of `model.activations`, None if the layer ends with no function
+    that is known. `is_final`: whether it is an output of the model.
+    """
+
+    reads = SUMMARY
+    watch = "activations"
+    layer: str
+    activation: Any = None
+    unit_axis: int = -1
+    is_final: bool = False
+    summary: Summary | None = None
+
+
+@dataclass(frozen=True)
+class Gradient(Subject):
+    """The gradient by one variable; `path#1` when an optimizer was applied again."""
+
+    reads = SUMMARY
+    watch = "gradients"
+    path: str
+    summary: Summary | None = None
+
+    @property
+    def is_again(self) -> bool:
+        """Whether it is of a second application in the same step."""
+        return self.name != self.path
+
+
+@dataclass(frozen=True)
+class NormInput(Subject):
+    """What one call of a batch norm normalized, in training and without a mask.
+
+    `batch`: its moments; `moving_mean`, `moving_variance`: (C,), after the step.
+    """
+
+    reads = MOMENTS
+    watch = "batch_norm"
+    layer: str
+    axes: tuple[int, ...]
+    batch: Moments | None = None
+    moving_mean: Array | None = None
+    moving_variance: Array | None = None
+
+
+@dataclass(frozen=True)
+class NormWeight(Subject):
+    """One variable of a batch norm: gamma, beta, moving_mean or moving_variance."""
+
+    reads = SUMMARY
+    watch = "batch_norm"
+    part: str
+    summary: Summary | None = None
+
+    @property
+    def key(self) -> str:
+        """Tells it from all other subjects of a look."""
+        return f"{type(self).__name__}:{self.name}/{self.part}"
+
+
+class Squares(NamedTuple):
+    """Sums of squares of a weight, or of a sample of it: how far it has moved."""
+
+    change: float  # sum((now - before)^2)
+    before: float  # sum(before^2)
+
+
+@dataclass(frozen=True)
+class Weight(Subject):
+    """One variable after the step, by its path.
+
+    `summary`: None of a batch norm's, which is a `NormWeight`. `since_step`,
+    `since_start`: how far it has moved in this step, and since it was first met;
+    trainable weights of two and more dimensions only.
+    """
+
+    reads = SUMMARY
+    watch = "weights"
+    summary: Summary | None = None
+    since_step: Squares | None = None
+    since_start: Squares | None = None
+
+
+@dataclass(frozen=True)
+class Loss(Subject):
+    """The loss of the looked-at step: of training, and in evaluation mode."""
+
+    reads = SCALAR
+    watch = "batch_norm"
+    trained: float | None = None
+    evaluated: float | None = None
+
+
+@dataclass(frozen=True)
+class Optimizer(Subject):
+    """What an optimizer tells. `is_only`: whether no other is applied."""
+
+    is_only: bool
+    learning_rate: float
+    loss_scale: float | None = None
+    skipped_steps: int | None = None
+
+
+@dataclass(frozen=True)
+class Metric(Subject):
+    """What `fit` reports at the end of an epoch."""
+
+    value: float
+
+
+@dataclass(frozen=True)
+class Histogram(Subject):
+    """A histogram that the look shows, by its tag: scalars may follow from it."""
+
+    summary: Summary
+    of: Subject
+
+
+@dataclass(frozen=True)
+class Whole(Subject):
+    """All that a look has seen, and `past(tag)`: the values of earlier looks.
+
+    `scalars`: by tag, those of the diagnostics before.
+    """
+
+    subjects: Sequence[Subject]
+    scalars: Mapping[str, float]
+    past: Callable[[str], Sequence[float]]

@@ -1,0 +1,1 @@
+"""The log of a run: event files as TensorBoard reads them, and a history in memory."""

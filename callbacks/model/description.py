@@ -1,0 +1,141 @@
+"""A model in words and numbers, for readers who do not have it."""
+
+import json
+import math
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+
+from . import activations
+from .inventory import BatchNorm, Inventory
+from .layers import Layer, attribute, children, weights_of
+from .optimizers import inner_of
+from .tensors import to_numpy
+
+
+def describe(
+    model: Any, inventory: Inventory, order: Sequence[str], final: Collection[str]
+) -> dict[str, Any]:
+    """`model`, `layers` in forward order, `optimizers`: as JSON has it.
+
+    `order`: names of layers as they were seen called, where that was seen. `final`:
+    names of layers whose output is the model's, beside those that tell.
+    """
+    paths = {id(weight): path for path, weight in inventory.weights.items()}
+    outputs = attribute(model, "outputs") or ()
+    return {
+        "model": {
+            "name": attribute(model, "name"),
+            "type": _kind(model),
+            "parameters": sum(
+                int(np.prod(x.shape)) for x in inventory.weights.values()
+            ),
+            "loss": _name_of_loss(attribute(model, "loss")),
+            "weights": _weights(model, paths),
+        },
+        "layers": [
+            _layer(name, inventory, paths)
+            | {"is_output": name in final or _gives(inventory.layers[name], outputs)}
+            for name in _in_forward_order(inventory.layers, order)
+        ],
+        "optimizers": [
+            _optimizer(name, optimizer)
+            for name, optimizer in inventory.optimizers.items()
+        ],
+    }
+
+
+def _in_forward_order(names: Collection[str], seen: Sequence[str]) -> list[str]:
+    """The names, with those that were seen in the order in which they were."""
+    called = iter([name for name in seen if name in names])
+    was_seen = {*seen}
+    return [next(called) if name in was_seen else name for name in names]
+
+
+def _kind(thing: Any) -> str:
+    return f"{type(thing).__module__.split('.')[0]}.{type(thing).__name__}"
+
+
+def _layer(name: str, inventory: Inventory, paths: dict[int, str]) -> dict[str, Any]:
+    layer = inventory.layers[name]
+    norm = inventory.batch_norms.get(name)
+    described = {
+        "name": name,
+        "path": attribute(layer, "path"),
+        "type": _kind(layer),
+        "activation": activations.name_of(layer),
+        "trainable": bool(attribute(layer, "trainable", True)),
+        "weights": _weights(layer, paths),
+    }
+    if norm is not None:
+        described["batch_norm"] = _batch_norm(norm)
+    return described
+
+
+def _weights(layer: Layer, paths: dict[int, str]) -> list[dict[str, Any]]:
+    """Its own: not those of the layers in it, which have entries of their own."""
+    inner = {id(x) for child in children(layer) for x in weights_of(child)}
+    return [
+        {
+            "path": paths[id(weight)],
+            "shape": [*map(int, weight.shape)],
+            "dtype": str(weight.dtype),
+            "trainable": bool(weight.trainable),
+        }
+        for weight in weights_of(layer)
+        if id(weight) in paths and id(weight) not in inner
+    ]
+
+
+def _batch_norm(norm: BatchNorm) -> dict[str, Any]:
+    return {
+        "momentum": _plain(attribute(norm.layer, "momentum")),
+        "epsilon": _plain(attribute(norm.layer, "epsilon")),
+        "axis": attribute(norm, "axes"),
+        "is_frozen": norm.is_frozen,
+    }
+
+
+def _gives(layer: Layer, outputs: Collection[Any]) -> bool:
+    given = attribute(layer, "output")
+    return given is not None and any(given is output for output in outputs)
+
+
+def _optimizer(name: str, optimizer: Any) -> dict[str, Any]:
+    inner = inner_of(optimizer)
+    return {
+        "name": name,
+        "type": _kind(inner),
+        "learning_rate": _plain(to_numpy(optimizer.learning_rate)),
+        "settings": _settings(inner),
+        "loss_scaling": None if inner is optimizer else _kind(optimizer),
+    }
+
+
+def _settings(optimizer: Any) -> dict[str, Any]:
+    try:
+        config = optimizer.get_config()
+    except Exception:  # a user's own may have none
+        return {}
+    return {str(name): _plain(value) for name, value in config.items()}
+
+
+def _name_of_loss(loss: Any) -> Any:
+    if loss is None or isinstance(loss, str):
+        return loss
+    name = attribute(loss, "name") or attribute(loss, "__name__")
+    return name if isinstance(name, str) else type(loss).__name__
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it: a number of NumPy as one of Python, NaN as None."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, float):
+        # Of a float32, the digits that somebody wrote.
+        return float(str(np.float32(value))) if math.isfinite(value) else None
+    try:
+        return json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError):
+        return str(value)

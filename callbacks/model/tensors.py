@@ -1,0 +1,69 @@
+"""Kinds of tensors: which can be read, and the dense tensors that they are made of."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+
+
+def to_numpy(tensor: Any) -> Any:
+    """A variable or tensor as an array."""
+    if keras.backend.backend() == "tensorflow":
+        # np.array(tf.Variable), in convert_to_numpy, warns: TensorFlow 2.21, NumPy 2.4.
+        return np.asarray(tensor)
+    return keras.ops.convert_to_numpy(tensor)
+
+
+class Kind(NamedTuple):
+    """A kind of tensor.
+
+    `parts`: dense tensors, its numbers first, then those that say where they are.
+    `dense`: one tensor, made of its parts.
+    """
+
+    fits: Callable[[Any], bool]
+    parts: Callable[[Any], Sequence[Any]]
+    dense: Callable[[Sequence[Any]], Any]
+
+
+def _scattered(parts: Sequence[Any]) -> Any:
+    import tensorflow as tf
+
+    values, indices, shape = parts
+    return tf.scatter_nd(indices[:, None], values, tf.cast(shape, indices.dtype))
+
+
+def _is_dense(x: Any) -> bool:
+    # Sparse and ragged tensors have `values` and no shape to look at; on torch all
+    # tensors have them, as a method, and "meta" tensors have nothing in them.
+    if not keras.ops.is_tensor(x) or getattr(x, "is_meta", False):
+        return False
+    return callable(getattr(x, "values", len))
+
+
+# The first that fits; a new kind is a row.
+KINDS = [
+    # TensorFlow's gradient of an embedding: the rows that were looked up, some twice.
+    Kind(
+        lambda x: type(x).__name__ == "IndexedSlices",
+        lambda x: [x.values, x.indices, x.dense_shape],
+        _scattered,
+    ),
+    Kind(_is_dense, lambda x: [x], lambda parts: parts[0]),
+]
+
+
+def kind_of(x: Any) -> Kind | None:
+    """The kind of a tensor; None for what cannot be read."""
+    return next((kind for kind in KINDS if kind.fits(x)), None)
+
+
+def is_readable(x: Any) -> bool:
+    """Whether it is a tensor of numbers that a layer gives."""
+    kind = kind_of(x)
+    if kind is None:
+        return False
+    (numbers, *_) = kind.parts(x)
+    dtype = getattr(numbers.dtype, "name", str(numbers.dtype)).removeprefix("torch.")
+    return dtype.startswith(("float", "bfloat", "int", "uint"))

@@ -1,0 +1,48 @@
+"""One run for each model that a monitor watches."""
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .model.layers import attribute, unique_names
+from .run import Run
+
+
+class Runs:
+    """One run for each model: the first in `log_dir` itself, others below it."""
+
+    def __init__(self, log_dir: str | os.PathLike[str]) -> None:
+        self._log_dir = Path(log_dir)
+        self._runs: list[Run] = []
+        # Keras' own TensorBoard callback writes to these.
+        self._names = {"train", "validation"}
+        self._has_first = False
+
+    def __deepcopy__(self, memo: Any) -> "Runs":
+        """The same: a tuner copies its callbacks for each model, with one log_dir."""
+        return self
+
+    def of(self, model: Any, make: Callable[[Any, Path, str], Run]) -> Run:
+        """The run of this model; `make(model, directory, name)` for a new one."""
+        for run in self._runs:
+            if run.is_of(model):
+                return run
+        for run in self._runs:
+            run.forget_tensors()
+        self._runs = [run for run in self._runs if not run.is_over]
+        if not self._has_first:
+            # Fixed now: a training may change the working directory.
+            self._log_dir = self._log_dir.absolute()
+        name = self._new_name(model) if self._has_first else ""
+        self._has_first = True
+        self._runs.append(make(model, self._log_dir / name, name))
+        return self._runs[-1]
+
+    def _new_name(self, model: Any) -> str:
+        name = re.sub(r"[^\w.+-]", "_", str(attribute(model, "name"))).strip(".")
+        names = [*self._names, name or "model"]
+        (*_, new) = unique_names((x, None) for x in names)
+        self._names.add(new)
+        return new

@@ -1,0 +1,29 @@
+"""What a monitor says to its user: warnings, each of them once."""
+
+import logging
+from collections.abc import Callable
+
+# Logged, not warned: under `python -W error` a warning would end the training.
+_log = logging.getLogger(__name__)
+
+
+class Voice:
+    """Says each thing once."""
+
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+
+    def say(self, message: str, about: str | None = None) -> None:
+        """Log a warning; of what it is about, only the first."""
+        about = about or message
+        if about not in self._said:
+            self._said.add(about)
+            space = "" if message.startswith("(") else " "
+            _log.warning("TrainingMonitor%s%s", space, message)
+
+    def try_to(self, act: Callable[[], None], what: str) -> None:
+        """Act; whatever that raises is said, and the training goes on."""
+        try:
+            act()
+        except Exception as error:  # a training is not to fail for its statistics
+            self.say(f"could not {what}: {error!r}. Training goes on.", what)

@@ -1,0 +1,192 @@
+"""kbn.callbacks.diagnostics.registry: adding a diagnostic touches nothing else."""
+
+import dataclasses
+import inspect
+import math
+
+import keras
+import numpy as np
+import pytest
+import watched_models
+from event_files import read_log, steps, values
+from kbn.callbacks import TrainingMonitor
+from kbn.callbacks.diagnostics import registry, subjects
+from kbn.callbacks.diagnostics.registry import (
+    REGISTRY,
+    Chart,
+    Diagnostic,
+    Guide,
+    registered,
+)
+from kbn.callbacks.log.layout import Layout
+from tensorboard.backend.event_processing import event_accumulator
+from tensorboard.plugins.custom_scalar import layout_pb2
+
+ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
+
+
+def largest(x, output):
+    """A row of an array or, in the step, of a tensor."""
+    if isinstance(x, np.ndarray):
+        return np.array([np.abs(x).max()], np.float64)
+    import tensorflow as tf
+
+    return tf.cast(tf.reduce_max(tf.abs(x)), tf.float64)[None]
+
+
+# One for each thing that a diagnostic can be computed of: what it says must be true.
+MADE_UP = {
+    "row-of-a-tensor": Diagnostic(
+        "made_up/<layer>",
+        of=subjects.Output,
+        where=lambda output: output.layer == "hidden",
+        row=largest,
+        given=lambda output: (output.rows["made_up/<layer>"],),
+        value=lambda rows: rows.max(),
+    ),
+    "of-a-summary": Diagnostic(
+        "made_up/<path>",
+        of=subjects.Gradient,
+        given=lambda gradient: (gradient.summary,),
+        value=lambda summary: summary.maximum,
+    ),
+    "of-the-batch": Diagnostic(
+        "made_up/<layer>",
+        of=subjects.NormInput,
+        given=lambda norm: (norm.batch,),
+        value=lambda batch: batch.elements,
+    ),
+    "of-a-weight": Diagnostic(
+        "made_up/<path>",
+        of=subjects.Weight,
+        given=lambda weight: weight.summary and (weight.summary,),
+        value=lambda summary: summary.std,
+    ),
+    "of-a-norm-weight": Diagnostic(
+        "made_up/<layer>",
+        of=subjects.NormWeight,
+        where=lambda weight: weight.part == "gamma",
+        given=lambda weight: (weight.summary,),
+        value=lambda summary: summary.mean,
+    ),
+    "of-the-loss": Diagnostic(
+        "made_up/loss",
+        of=subjects.Loss,
+        given=lambda loss: None if loss.trained is None else (loss.trained,),
+        value=math.sqrt,
+    ),
+    "of-an-optimizer": Diagnostic(
+        "made_up/<optimizer>",
+        of=subjects.Optimizer,
+        given=lambda optimizer: (optimizer.learning_rate,),
+        value=lambda rate: 2 * rate,
+    ),
+    "of-the-whole-look": Diagnostic(
+        "made_up/tensors",
+        of=subjects.Whole,
+        given=lambda whole: (whole.subjects,),
+        value=len,
+    ),
+    "of-a-histogram": Diagnostic(
+        "made_up/<tag>",
+        of=subjects.Histogram,
+        given=lambda shown: (shown.summary,),
+        value=lambda summary: summary.count,
+    ),
+}
+NEEDS_A_STEP = {"row-of-a-tensor", "of-a-summary", "of-the-batch", "of-the-loss"}
+
+
+@pytest.mark.parametrize("kind", MADE_UP)
+@pytest.mark.parametrize("where", ["host", "device"])
+def test_a_made_up_diagnostic_is_everywhere(kind, where, tmp_path, monkeypatch):
+    if kind in NEEDS_A_STEP and not ON_TENSORFLOW:
+        pytest.skip("what a training step shows needs TensorFlow")
+    if where == "device":
+        if not ON_TENSORFLOW:
+            pytest.skip("tensors are read in NumPy")
+        from kbn.callbacks.step import host
+
+        monkeypatch.setattr(host, "is_host_only", lambda: False)
+    made_up = dataclasses.replace(
+        MADE_UP[kind],
+        description="A sentence about it.\n\n    And another.",
+        unit="apples",
+        guide=Guide(healthy=(None, 3), sick=(None, 5)),
+        chart=Chart("Made up", "apples"),
+        source="nobody",
+    )
+    model, x, y = watched_models.sequential()
+    monitor = TrainingMonitor(tmp_path)
+    with registered(made_up):
+        model.fit(x, y, epochs=2, verbose=0, callbacks=[monitor])
+        text = made_up.text()
+        assert f"| `{made_up.tag}` | scalar | A sentence about it. | below 3 |" in (
+            registry.table()
+        )
+        tags = [tag for tag in read_log(tmp_path) if tag.startswith("made_up/")]
+        assert tags
+        layout = Layout().grown(tags)
+    assert all(map(math.isfinite, values(read_log(tmp_path), tags[0])))
+    events = event_accumulator.EventAccumulator(str(tmp_path)).Reload()
+    assert events.SummaryMetadata(tags[0]).summary_description == text
+    assert text == (
+        "A sentence about it.\n\nAnd another.\n\nUnit: apples.\n\n"
+        "Guide: below 3 is healthy; above 5 is not.\n\nSource: nobody."
+    )
+    shown = layout_pb2.Layout.FromString(layout.tensor.string_val[0])
+    (category,) = shown.category
+    assert (category.title, category.chart[0].title) == (
+        "Made up",
+        "apples, healthy below 3",
+    )
+    assert monitor.history[tags[0]][0] == steps(read_log(tmp_path), tags[0])
+
+
+def test_a_diagnostic_that_raises_loses_only_its_own(tmp_path, caplog):
+    broken = dataclasses.replace(MADE_UP["of-a-weight"], value=lambda summary: 1 / 0)
+    model, x, y = watched_models.sequential()
+    with registered(broken):
+        model.fit(x, y, verbose=0, callbacks=[TrainingMonitor(tmp_path)])
+    log = read_log(tmp_path)
+    assert not any(tag.startswith("made_up") for tag in log)
+    assert any(tag.startswith("update_ratio") for tag in log)
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_tag_has_one_diagnostic():
+    taken = dataclasses.replace(MADE_UP["of-a-weight"], tag="update_ratio/<path>")
+    with pytest.raises(ValueError, match="diagnostic 'update_ratio/<path>' already"):
+        registry.add(taken)
+
+
+@pytest.mark.parametrize("tag", REGISTRY)
+def test_a_diagnostic_says_what_it_is(tag):
+    one = REGISTRY[tag]
+    first, *_ = inspect.cleandoc(one.description).split("\n\n")
+    assert first.endswith("."), first
+    assert registry.find(one.tag_of("a/b")) is one
+    if one.guide is not None:
+        low, high = one.guide.healthy
+        sick_low, sick_high = one.guide.sick
+        if None not in (low, sick_low):
+            assert sick_low <= low
+        if None not in (high, sick_high):
+            assert sick_high >= high
+    assert (one.chart is None) == (one.is_histogram or one.watch == "quantiles")
+
+
+@pytest.mark.parametrize(
+    ("guide", "text"),
+    [
+        (Guide((0, 0.2), (None, 0.5)), "0 to 0.2 is healthy; above 0.5 is not."),
+        (Guide((None, 1)), "below 1 is healthy."),
+        (Guide((2, None), (1, None)), "above 2 is healthy; below 1 is not."),
+        (
+            Guide((1e-4, 1e-2), (1e-5, 0.1)),
+            "0.0001 to 0.01 is healthy; below 1e-05 and above 0.1 is not.",
+        ),
+    ],
+)
+def test_guides_are_written_from_their_numbers(guide, text):
+    assert guide.sentence() == f"Guide: {text}"
