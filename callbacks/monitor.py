@@ -179,6 +179,7 @@ class TrainingMonitor(keras.callbacks.Callback):
         if self._run is None:
             return
         run, steps = self._run, self._run.optimizers.steps
+        run.epoch = epoch + 1
         if self._has_begun:
             slack = 0 if steps.is_known else 1
             self._try_to(
@@ -192,7 +193,7 @@ class TrainingMonitor(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Write the epoch's metrics and the learning rate."""
         if self._run is not None:
-            self._run.epoch(self.model, logs or {})
+            self._run.end_epoch(self.model, logs or {})
 
     def on_train_end(self, logs: Any = None) -> None:
         """Look at weights and batch norm once more, and leave the model as it was."""

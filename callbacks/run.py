@@ -14,7 +14,7 @@ import numpy as np
 
 from .diagnostics.look import Look, look
 from .diagnostics.reading import read, read_back
-from .diagnostics.subjects import Metric, Output, Subject
+from .diagnostics.subjects import Metric, Output, Progress, Subject
 from .log import run_record
 from .log.history import History
 from .log.hyperparameters import hyperparameter_values, hyperparameters
@@ -61,6 +61,7 @@ class Run:
         self.writer = EventWriter(directory)
         self.optimizers = OptimizerReader()
         self.twin: Any = None
+        self.epoch = 1  # of the fit, from 1
         self._weights = WeightReader(settings.watch, settings.sample_size)
         self._layout = Layout()
         self._history = history
@@ -139,7 +140,8 @@ class Run:
         seen = Look()
 
         def see() -> None:
-            read = [*self._read_optimizers(model, after_each_step=each)]
+            read: list[Subject] = [Progress("", self.epoch)]
+            read += self._read_optimizers(model, after_each_step=each)
             read += self._read_tensors(model, subjects, rows)
             shown = look(read, self.settings.watch, self._past)
             seen.scalars |= shown.scalars
@@ -151,18 +153,20 @@ class Run:
         self._try_to(see, "summarize a step")
         self._write(model, seen)
 
-    def epoch(self, model: Any, logs: Mapping[str, Any]) -> None:
+    def end_epoch(self, model: Any, logs: Mapping[str, Any]) -> None:
         """Write what `fit` reports for an epoch, and what the optimizers tell."""
         seen = Look()
 
         def see() -> None:
-            metrics = look([*_metrics(logs)])
+            metrics = look([Progress("", self.epoch), *_metrics(logs)])
             seen.scalars |= metrics.scalars
             told = look(self._read_optimizers(model, after_each_step=True))
             seen.scalars |= told.scalars
             if not self._has_hyperparameters:
                 self._has_hyperparameters = True
-                self._write_hyperparameters(model, [*metrics.scalars])
+                self._write_hyperparameters(
+                    model, [tag for tag in metrics.scalars if tag != "epoch"]
+                )
 
         self._try_to(see, "read the metrics")
         self._write(model, seen)
@@ -184,12 +188,15 @@ class Run:
     def _read_tensors(
         self, model: Any, subjects: Sequence[Subject], rows: Rows
     ) -> list[Subject]:
-        own, own_rows = self._weights.read(self.selection(model))
+        selection = self.selection(model)
+        own, own_rows = self._weights.read(selection, self.epoch)
         for subject in subjects:
             if isinstance(subject, Output):
                 self._order.setdefault(subject.layer)
                 self._final |= {subject.layer} if subject.is_final else set()
-        return read([*own, *subjects], read_back({**rows, **own_rows}))
+        found = read([*own, *subjects], read_back({**rows, **own_rows}))
+        self._weights.saw(selection, found)
+        return found
 
     def _past(self, tag: str) -> Sequence[float]:
         return self._history.values(self._tag(tag))

@@ -22,6 +22,7 @@ from kbn.callbacks.diagnostics import (
     weights,
 )
 from kbn.callbacks.diagnostics.registry import REGISTRY
+from kbn.callbacks.diagnostics.statistics import summarize
 from kbn.callbacks.diagnostics.subjects import Moments
 from kbn.callbacks.model.activations import activation_of, unit_axis
 from keras import layers
@@ -93,6 +94,52 @@ def test_gap_of_the_loss_is_relative():
     assert loss.train_eval_gap(2.0, 3.0) == 0.5
     assert loss.train_eval_gap(-2.0, -3.0) == -0.5
     assert loss.train_eval_gap(0.0, 3.0) is None
+
+
+def test_distance_of_distributions_is_that_of_sorted_samples():
+    before, after = RANDOM.normal(size=4000), 0.5 + 3 * RANDOM.normal(size=4000)
+    summaries = [summarize(x, x.size) for x in (before, after)]
+    exact = np.mean(np.abs(np.sort(after) - np.sort(before))) / before.std()
+    assert exact > 1
+    np.testing.assert_allclose(weights.weight_drift(*summaries), exact, rtol=0.02)
+    np.testing.assert_allclose(weights.weight_drift_epoch(*summaries), exact, rtol=0.02)
+    spread = after.std() / before.std()
+    np.testing.assert_allclose(weights.weight_spread(*summaries), spread)
+    shifted = summarize(before + 2, before.size)
+    drift = weights.weight_drift(summaries[0], shifted)
+    np.testing.assert_allclose(drift, 2 / before.std(), rtol=1e-2)
+    assert weights.weight_drift(summaries[0], summaries[0]) == 0
+
+
+def test_distributions_without_a_spread_or_a_number_have_no_distance():
+    some, constant, none = (
+        summarize(np.array(x), 9) for x in ([1.0, 2], [3.0, 3], [math.nan])
+    )
+    assert weights.weight_drift(constant, some) is None
+    assert weights.weight_drift(some, none) is None
+    assert weights.weight_drift(none, some) is None
+    assert weights.weight_spread(constant, some) is None
+    assert weights.weight_spread(some, none) is None
+    assert weights.weight_std(none) is None
+    np.testing.assert_allclose(weights.weight_drift(some, constant), 3.0, rtol=1e-2)
+
+
+def test_growth_is_a_ratio_of_norms():
+    assert weights.weight_growth(4.0, 36.0) == 3
+    assert weights.weight_growth(0.0, 36.0) is None
+
+
+def test_rms_of_a_gradient():
+    x = RANDOM.normal(size=(5, 3))
+    rms = np.sqrt(np.mean(x**2))
+    np.testing.assert_allclose(gradients.gradient_rms(summarize(x, 15)), rms)
+
+
+def test_collapsed_channels():
+    batch = Moments(10, np.zeros(4), np.array([1.0, 0.009, 0.011, 5]))
+    gamma = np.array([1.0, 1, 1, -5e-4])
+    assert batch_norm.collapsed_channels(batch, gamma, 1e-3) == 0.5
+    assert batch_norm.collapsed_channels(batch, None, 1e-3) == 0.25
 
 
 # --- one step by hand ---
@@ -179,6 +226,19 @@ def test_health_and_batch_norm_of_one_step(batch_norm, tmp_path):
     gap = np.mean(np.abs(np.log(moving["moving_variance"] / variance)))
     measured = values(log, "batch_norm_gap/norm/variance")
     np.testing.assert_allclose(measured, gap, rtol=1e-5)
+    assert values(log, "batch_norm_elements/norm") == [len(x) * 2 * 2]
+    collapsed = np.mean(variance < 10 * 1e-3)
+    assert values(log, "health/collapsed_channels/norm") == [np.float32(collapsed)]
+
+    for name in ("conv", "hidden", "head"):
+        std = seen[name].std()
+        np.testing.assert_allclose(
+            values(log, f"activation_std/{name}"), std, rtol=1e-4
+        )
+    np.testing.assert_allclose(values(log, "inputs/x/mean"), x.mean(), rtol=1e-4)
+    np.testing.assert_allclose(values(log, "inputs/x/std"), x.std(), rtol=1e-4)
+    loss = np.mean((seen["head"] - y) ** 2)
+    np.testing.assert_allclose(values(log, "loss/train"), loss, rtol=1e-4)
 
 
 @needs_tensorflow
@@ -223,6 +283,13 @@ def test_updates_and_distances_over_two_fits(sample_size, tmp_path):
         updates = [ratio(new, old) for old, new in itertools.pairwise(w)]
         logged = values(log, f"update_ratio/{kernel.path}")
         np.testing.assert_allclose(logged, updates, rtol=1e-4)
+        growth = [np.linalg.norm(new) / np.linalg.norm(w[0]) for new in w[1:]]
+        if w[0].size <= sample_size:
+            logged = values(log, f"weight_growth/{kernel.path}")
+            np.testing.assert_allclose(logged, growth, rtol=1e-4)
+        spread = [new.std() / w[0].std() for new in w[1:]]
+        logged = values(log, f"weight_spread/{kernel.path}")
+        np.testing.assert_allclose(logged, spread, rtol=1e-3)
         distances = [ratio(new, w[0]) for new in w[1:]]
         logged = values(log, f"distance_from_init/{kernel.path}")
         np.testing.assert_allclose(logged, distances, rtol=1e-4)

@@ -82,10 +82,21 @@ def test_tags_and_steps_of_a_training(monitor, tmp_path, said):
         "distance_from_init",
         "health",
         "batch_norm_gap",
+        "batch_norm_elements",
         "loss_gap",
+        "loss",
         "epoch",
         "learning_rate",
+        "activation_std",
+        "gradient_rms",
+        "inputs",
+        "weight_drift",
+        "weight_drift_epoch",
+        "weight_growth",
+        "weight_spread",
+        "weight_std",
     }
+    assert steps(log, "epoch") == steps(log, "learning_rate")
     assert said() == []
 
 
@@ -233,7 +244,7 @@ def test_layers_selects_activations_weights_and_batch_norm(tmp_path):
     mentioned = {tag.split("/")[-2] for tag in tags if tag.startswith(("weig", "grad"))}
     assert mentioned - {"gradient_norm"} == {"norm", "head"}
     assert any(tag.startswith("batch_norm/norm/") for tag in tags)
-    assert {t for t in tags if t.startswith("act")} == {
+    assert {t for t in tags if t.startswith("activations")} == {
         "activations/norm",
         "activations/head",
     }
@@ -254,11 +265,24 @@ def test_watch_selects(watch, tmp_path, said):
     train("sequential", [TrainingMonitor(tmp_path, watch=watch)], epochs=1, **EAGER)
     kinds = {tag.split("/")[0] for tag in read_log(tmp_path)}
     of = {
-        "weights": {"update_ratio", "distance_from_init"},
-        "gradients": {"gradient_norm"},
-        "activations": {"health"},
+        "weights": {
+            "update_ratio",
+            "distance_from_init",
+            *(
+                f"weight_{x}"
+                for x in ("drift", "drift_epoch", "growth", "spread", "std")
+            ),
+        },
+        "gradients": {"gradient_norm", "gradient_rms", "loss"},
+        "activations": {"activation_std", "health", "inputs", "loss"},
         "quantiles": set(),
-        "batch_norm": {"batch_norm_gap", "loss_gap"},
+        "batch_norm": {
+            "batch_norm_elements",
+            "batch_norm_gap",
+            "health",
+            "loss",
+            "loss_gap",
+        },
     }
     expected = set(watch).union(*(of[what] for what in watch))
     assert kinds == expected | {"epoch", "learning_rate"}

@@ -18,7 +18,8 @@ if keras.backend.backend() != "tensorflow":
     pytest.skip("the other backends have no twin", allow_module_level=True)
 
 import tensorflow as tf
-from kbn.callbacks import TrainingMonitor, probe
+from kbn.callbacks import TrainingMonitor
+from kbn.callbacks.model.inventory import Inventory
 
 from tests import transparency, watched_models
 from tests.event_files import read_log
@@ -93,7 +94,7 @@ def train(case, callbacks):
 def state(model):
     """{path: array} of every variable, on every replica."""
     variables = [*model.variables, *model.metrics_variables]
-    for optimizer in probe.optimizers(model).values():
+    for optimizer in Inventory(model).optimizers.values():
         variables += optimizer.variables
     arrays = {}
     for number, variable in enumerate(variables):

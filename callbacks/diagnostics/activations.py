@@ -7,7 +7,7 @@ import numpy as np
 from . import rows
 from .registry import Chart, Guide, diagnostic
 from .statistics import Summary
-from .subjects import Array, Output
+from .subjects import Array, Input, Output
 
 
 @diagnostic(
@@ -88,3 +88,66 @@ def saturated(outside: float, elements: float) -> float | None:
     layer hardly learns.
     """
     return outside / elements if elements else None
+
+
+@diagnostic(
+    "activation_std/<layer>",
+    of=Output,
+    given=lambda output: output.summary and (output.summary,),
+    unit="that of the output",
+    chart=Chart("Health", "standard deviation of the outputs"),
+)
+def activation_std(summary: Summary) -> float | None:
+    """Standard deviation of all elements that the layer gave.
+
+    It should stay of one size from layer to layer; where it grows or shrinks from one
+    to the next, the initial weights are too large or too small.
+    """
+    return summary.std if summary.count else None
+
+
+@diagnostic(
+    "inputs/<name>/mean",
+    of=Input,
+    given=lambda given: given.summary and (given.summary,),
+    unit="that of the input",
+    guide=Guide(healthy=(-1, 1), sick=(-10, 10)),
+    source="DLCheck",
+    chart=Chart("Health", "mean of the inputs"),
+)
+def input_mean(summary: Summary) -> float | None:
+    """Mean of what the model was given in the looked-at step, over all elements.
+
+    Far from 0, the first layer works on an offset: subtract it.
+    """
+    return summary.mean if summary.count else None
+
+
+@diagnostic(
+    "inputs/<name>/std",
+    of=Input,
+    given=lambda given: given.summary and (given.summary,),
+    unit="that of the input",
+    guide=Guide(healthy=(0.1, 10), sick=(None, 100)),
+    source="DLCheck",
+    chart=Chart("Health", "standard deviation of the inputs"),
+)
+def input_std(summary: Summary) -> float | None:
+    """Standard deviation of what the model was given, over all elements."""
+    return summary.std if summary.count else None
+
+
+@diagnostic(
+    "health/non_finite/inputs/<name>",
+    of=Input,
+    given=lambda given: (
+        (given.summary.non_finite,)
+        if given.summary and given.summary.non_finite
+        else None
+    ),
+    unit="elements",
+    chart=Chart("Health", "NaN and Inf", r"^health/non_finite/"),
+)
+def non_finite_inputs(count: int) -> float:
+    """How many elements of what the model was given are NaN or Inf, if any are."""
+    return float(count)

@@ -162,3 +162,41 @@ def variance_gap(batch: Moments, moving_variance: Array) -> float | None:
 def _varies(batch: Moments) -> Array:
     # Of a constant channel, float32 leaves a variance of rounding errors.
     return batch.variance > 1e-12 * np.square(batch.mean)
+
+
+@diagnostic(
+    "batch_norm_elements/<layer>",
+    of=NormInput,
+    given=lambda norm: (norm.batch,) if _has_elements(norm) else None,
+    unit="elements",
+    guide=Guide(healthy=(32, None), sick=(16, None)),
+    chart=Chart("Training beside evaluation", "elements that batch norm averages over"),
+)
+def elements(batch: Moments) -> float:
+    """How many elements each channel of the looked-at batch has: batch x space.
+
+    The moments of few elements are noise, and so is what is normalized by them.
+    """
+    return batch.elements
+
+
+@diagnostic(
+    "health/collapsed_channels/<layer>",
+    of=NormInput,
+    given=lambda norm: (
+        (norm.batch, norm.gamma, norm.epsilon) if _has_elements(norm) else None
+    ),
+    unit="share of channels, 0 to 1",
+    guide=Guide(healthy=(0, 0.1), sick=(None, 0.25)),
+    chart=Chart("Health", "collapsed channels of batch norm"),
+)
+def collapsed_channels(batch: Moments, gamma: Array | None, epsilon: float) -> float:
+    """Share of channels with `var_B < 10 epsilon` or `|gamma| < 1e-3`.
+
+    Such a channel carries (almost) no signal: epsilon outweighs its variance, or gamma
+    switches it off.
+    """
+    collapsed = batch.variance < 10 * epsilon
+    if gamma is not None:
+        collapsed |= np.abs(gamma) < 1e-3
+    return float(np.mean(collapsed))

@@ -77,3 +77,20 @@ def suggested_clip(norms: Sequence[float]) -> float | None:
     """
     finite = [norm for norm in norms if math.isfinite(norm)]
     return float(np.quantile(finite, 0.9)) if finite else None
+
+
+@diagnostic(
+    "gradient_rms/<path>",
+    of=Gradient,
+    where=lambda gradient: gradient.is_kernel and not gradient.is_again,
+    given=lambda gradient: gradient.summary and (gradient.summary,),
+    unit="loss per unit of weight",
+    guide=Guide(healthy=(1e-5, None), sick=(1e-7, None)),
+    chart=Chart("Health", "gradient of each weight"),
+)
+def gradient_rms(summary: Summary) -> float | None:
+    """`sqrt(mean(g^2))` over one weight of two and more dimensions.
+
+    Compared from the first layer to the last, it shows where the gradient vanishes.
+    """
+    return summary.norm / math.sqrt(summary.count) if summary.count else None

@@ -1,7 +1,7 @@
 """The loss and the metrics, and the loss in both modes."""
 
 from .registry import Chart, Guide, diagnostic
-from .subjects import Loss, Metric
+from .subjects import Loss, Metric, Progress
 
 _EPOCH = {"of": Metric, "given": lambda metric: (metric.value,)}
 _LOSSES = Chart("Training", "loss")
@@ -41,6 +41,26 @@ def epoch_metric(value: float) -> float:
     Training metrics are averages over the epoch, in which the weights moved.
     """
     return value
+
+
+@diagnostic(
+    "loss/train",
+    of=Loss,
+    given=lambda loss: None if loss.trained is None else (loss.trained,),
+    chart=Chart("Training", "loss of the looked-at batch"),
+)
+def train_loss(trained: float) -> float:
+    """The loss of the batch that was looked at, before the step.
+
+    Where the step computes one loss of the batch as it came.
+    """
+    return trained
+
+
+@diagnostic("epoch", of=Progress, given=lambda progress: (progress.epoch,))
+def epoch(number: int) -> float:
+    """Number of the epoch in its `fit`, from 1 as the progress bar counts."""
+    return float(number)
 
 
 @diagnostic(

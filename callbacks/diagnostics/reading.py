@@ -29,7 +29,10 @@ SINCE_STEP, SINCE_START = "since_step", "since_start"
 
 
 def moving_key(layer: str) -> tuple[str, str]:
-    """Where the moving mean and variance of a batch norm stand, flat, (1, 2 C)."""
+    """Where moving mean, moving variance and gamma of a batch norm stand, (1, 3 C).
+
+    One after the other; without gamma, (1, 2 C).
+    """
     return f"moving:{layer}", "values"
 
 
@@ -97,12 +100,10 @@ def _moments(subject: NormInput, own: Mapping[str, Any], rows: Rows) -> dict[str
     if MOMENTS not in own:
         return {}
     parts = [Moments(row[0], *np.split(row[1:], 2)) for row in own[MOMENTS]]
-    mean, variance = np.split(rows[moving_key(subject.layer)][0], 2)
-    return {
-        "batch": merge_moments(parts),
-        "moving_mean": mean,
-        "moving_variance": variance,
-    }
+    batch = merge_moments(parts)
+    whole = rows[moving_key(subject.layer)].reshape(-1, batch.mean.size)
+    names = ("moving_mean", "moving_variance", "gamma")
+    return {"batch": batch, **dict(zip(names, whole, strict=False))}
 
 
 def _losses(subject: Loss, own: Mapping[str, Any], rows: Rows) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -18,6 +19,8 @@ import numpy as np
 TENSORBOARD_BINS = 30
 BINS = 32 * TENSORBOARD_BINS
 FRACTIONS = np.linspace(0, 1, TENSORBOARD_BINS + 1)
+GRID = (np.arange(200) + 0.5) / 200  # shares at which distributions are compared
+EDGES = np.arange(1, BINS + 1) / BINS  # upper ends of the bins
 PIECE = 8192  # elements that are reduced at once, beside others
 
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -79,6 +82,18 @@ class Summary:
         is_wide = width > 1e3 * 2.0**-24 * largest and width > 1e-35
         is_float32 = largest < 1e38 and (is_one_value or is_wide)
         return np.float32 if is_float32 else np.float64
+
+    @cached_property
+    def grid(self) -> Array:
+        """(200,): the quantiles at 0.25 %, 0.75 %, ... 99.75 %; NaN of nothing finite.
+
+        Within a bin of what `quantiles` gives; kept, to compare distributions often.
+        """
+        if not self.count or not self.bins.any():
+            return np.full(GRID.size, math.nan)
+        share = np.cumsum(self.bins) / self.bins.sum()
+        edges = self.minimum + (self.maximum - self.minimum) * EDGES
+        return np.interp(GRID, share, edges)
 
     def quantiles(self, shares: Sequence[float]) -> Array:
         """Values below which each share of the finite elements lies.

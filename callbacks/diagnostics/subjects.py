@@ -58,12 +58,25 @@ class Output(Subject):
 
 
 @dataclass(frozen=True)
+class Input(Subject):
+    """What the model was given in the looked-at step: one array of x, by its name."""
+
+    reads = SUMMARY
+    watch = "activations"
+    summary: Summary | None = None
+
+
+@dataclass(frozen=True)
 class Gradient(Subject):
-    """The gradient by one variable; `path#1` when an optimizer was applied again."""
+    """The gradient by one variable; `path#1` when an optimizer was applied again.
+
+    `is_kernel`: of a trainable weight of two and more dimensions.
+    """
 
     reads = SUMMARY
     watch = "gradients"
     path: str
+    is_kernel: bool = False
     summary: Summary | None = None
 
     @property
@@ -76,16 +89,19 @@ class Gradient(Subject):
 class NormInput(Subject):
     """What one call of a batch norm normalized, in training and without a mask.
 
-    `batch`: its moments; `moving_mean`, `moving_variance`: (C,), after the step.
+    `batch`: its moments; `moving_mean`, `moving_variance`, `gamma`: (C,), after the
+    step; gamma is None where the layer has none.
     """
 
     reads = MOMENTS
     watch = "batch_norm"
     layer: str
     axes: tuple[int, ...]
+    epsilon: float = 0.0
     batch: Moments | None = None
     moving_mean: Array | None = None
     moving_variance: Array | None = None
+    gamma: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -108,15 +124,17 @@ class Squares(NamedTuple):
 
     change: float  # sum((now - before)^2)
     before: float  # sum(before^2)
+    now: float  # sum(now^2)
 
 
 @dataclass(frozen=True)
 class Weight(Subject):
     """One variable after the step, by its path.
 
-    `summary`: None of a batch norm's, which is a `NormWeight`. `since_step`,
-    `since_start`: how far it has moved in this step, and since it was first met;
-    trainable weights of two and more dimensions only.
+    `summary`: None of a batch norm's, which is a `NormWeight`. Of kernels, which are
+    the trainable weights of two and more dimensions: `since_step`, `since_start`, how
+    far they have moved in this step and since they were first met; `first`, the summary
+    of then, and `last_epoch`, that of the last look of an earlier epoch.
     """
 
     reads = SUMMARY
@@ -124,6 +142,8 @@ class Weight(Subject):
     summary: Summary | None = None
     since_step: Squares | None = None
     since_start: Squares | None = None
+    first: Summary | None = None
+    last_epoch: Summary | None = None
 
 
 @dataclass(frozen=True)
@@ -144,6 +164,13 @@ class Optimizer(Subject):
     learning_rate: float
     loss_scale: float | None = None
     skipped_steps: int | None = None
+
+
+@dataclass(frozen=True)
+class Progress(Subject):
+    """Where the training is. `epoch`: of this `fit`, from 1 as its progress bar."""
+
+    epoch: int
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ def p95(summary: Summary) -> float:
         (shown.summary.non_finite,) if shown.summary.non_finite else None
     ),
     unit="elements",
-    chart=Chart("Health", "NaN and Inf"),
+    chart=Chart("Health", "NaN and Inf", r"^health/non_finite/"),
 )
 def non_finite(count: int) -> float:
     """How many elements are NaN or Inf, only where there are any.

@@ -2,6 +2,8 @@
 
 import math
 
+import numpy as np
+
 from .registry import Chart, Guide, diagnostic
 from .statistics import Summary
 from .subjects import Weight
@@ -25,7 +27,7 @@ def weights(summary: Summary) -> Summary:
 @diagnostic(
     "update_ratio/<path>",
     of=Weight,
-    given=lambda weight: weight.since_step,
+    given=lambda weight: weight.since_step and weight.since_step[:2],
     unit="share of the weight's norm",
     guide=Guide(healthy=(1e-4, 1e-2), sick=(1e-5, 1e-1)),
     source="CS231n, cs231n.github.io/neural-networks-3/#ratio",
@@ -47,7 +49,7 @@ def update_ratio(change: float, before: float) -> float | None:
 @diagnostic(
     "distance_from_init/<path>",
     of=Weight,
-    given=lambda weight: weight.since_start,
+    given=lambda weight: weight.since_start and weight.since_start[:2],
     unit="share of the first norm",
     guide=Guide(healthy=(None, 1), sick=(None, 10)),
     source="Cockpit (Schneider et al., 2021, arXiv:2102.06604), relative here",
@@ -64,3 +66,107 @@ def distance_from_init(change: float, initial: float) -> float | None:
     change, initial: sums of squares of the difference and of w_0.
     """
     return math.sqrt(change / initial) if initial > 0 else None
+
+
+@diagnostic(
+    "weight_growth/<path>",
+    of=Weight,
+    given=lambda weight: weight.since_start and weight.since_start[1:],
+    unit="multiple of the first norm",
+    guide=Guide(healthy=(0.3, 3), sick=(None, 10)),
+    chart=Chart("Health", "norm of the weights beside the first"),
+)
+def weight_growth(initial: float, now: float) -> float | None:
+    """`||w|| / ||w_0||`, w after the looked-at step; of the weights of `update_ratio`.
+
+    Left out for weights that began as 0.
+
+    initial, now: sums of squares.
+    """
+    return math.sqrt(now / initial) if initial > 0 else None
+
+
+def _with_first(weight: Weight) -> tuple[Summary, Summary] | None:
+    if weight.first is None or weight.summary is None:
+        return None
+    return weight.first, weight.summary
+
+
+def _with_last_epoch(weight: Weight) -> tuple[Summary, Summary] | None:
+    if weight.last_epoch is None or weight.summary is None:
+        return None
+    return weight.last_epoch, weight.summary
+
+
+def distance(before: Summary, now: Summary) -> float | None:
+    """`W_1(before, now) / sigma_before`, W_1 the mean distance of equal quantiles.
+
+    None if one of them has no finite element, or the first no spread.
+    """
+    if not before.std > 0 or not now.count:
+        return None
+    return float(np.mean(np.abs(now.grid - before.grid))) / before.std
+
+
+_DRIFT = Chart("Health", "drift of the weight distributions")
+
+
+@diagnostic(
+    "weight_drift/<path>",
+    of=Weight,
+    given=_with_first,
+    unit="first standard deviations",
+    guide=Guide(healthy=(0, 1), sick=(None, 3)),
+    source="the normed Wasserstein distance of Evidently",
+    chart=_DRIFT,
+)
+def weight_drift(first: Summary, now: Summary) -> float | None:
+    """`W_1(w_0, w) / sigma_0`: how far the distribution of a weight has moved.
+
+    W_1 is the earth mover's distance, read from the quantiles of the two histograms;
+    sigma_0 the standard deviation when this monitor first met the weight. Of the
+    weights of `update_ratio`, with a spread at the start.
+    """
+    return distance(first, now)
+
+
+@diagnostic(
+    "weight_drift_epoch/<path>",
+    of=Weight,
+    given=_with_last_epoch,
+    unit="standard deviations of the epoch before",
+    guide=Guide(healthy=(0, 0.3), sick=(None, 0.5)),
+    chart=Chart("Health", "drift of the weight distributions in an epoch"),
+)
+def weight_drift_epoch(last_epoch: Summary, now: Summary) -> float | None:
+    """`W_1 / sigma` between the last look of an earlier epoch and this one."""
+    return distance(last_epoch, now)
+
+
+@diagnostic(
+    "weight_spread/<path>",
+    of=Weight,
+    given=_with_first,
+    unit="multiple of the first standard deviation",
+    guide=Guide(healthy=(0.3, 3), sick=(0.25, 4)),
+    chart=Chart("Health", "spread of the weights beside the first"),
+)
+def weight_spread(first: Summary, now: Summary) -> float | None:
+    """`sigma / sigma_0` of a weight; as `weight_drift`."""
+    return now.std / first.std if first.std > 0 and now.count else None
+
+
+@diagnostic(
+    "weight_std/<path>",
+    of=Weight,
+    given=lambda weight: None if weight.first is None else (weight.summary,),
+    unit="that of the weight",
+    guide=Guide(healthy=(1e-3, 1), sick=(1e-6, None)),
+    chart=Chart("Health", "standard deviation of the weights"),
+)
+def weight_std(summary: Summary) -> float | None:
+    """Standard deviation of the weights of `update_ratio`, after the step.
+
+    All equal, the units of a layer learn the same.
+    """
+    return summary.std if summary.count else None

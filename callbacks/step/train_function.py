@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from ..diagnostics.subjects import Input
 from ..model.inventory import Contents, Inventory
 from ..model.optimizers import steps_taken
 from .batches import DATA_ENDS, ITERATORS, Batches, without_optionals
@@ -138,7 +139,8 @@ class WatchedFunction:
             if watcher.twin is not None:
                 twin = watcher.twin
                 subjects, rows = read[twin]
-                self._tell_what_is_hidden(watcher, twin, bool(rows))
+                saw = any(not isinstance(x, Input) for x in subjects)
+                self._tell_what_is_hidden(watcher, twin, saw)
                 watcher.look(subjects, rows, twin.applied)
         for _ in range(batches.steps(self._model) - 1):
             batch = batches.take()

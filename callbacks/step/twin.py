@@ -7,6 +7,7 @@ from ..diagnostics import registry
 from ..diagnostics.subjects import (
     SUMMARY,
     Gradient,
+    Input,
     Loss,
     NormInput,
     Output,
@@ -120,6 +121,7 @@ class Twin:
             subject
             for subject in trace.subjects.values()
             if isinstance(subject, Loss)
+            or (isinstance(subject, Input) and Input.watch in self.watch)
             or (type(subject) in wants and _owner(subject) in owners[type(subject)])
         ]
 

@@ -11,12 +11,22 @@ import tensorflow as tf
 from keras import tree
 
 from ..diagnostics.reading import EVALUATED
-from ..diagnostics.subjects import SUMMARY, Gradient, Loss, NormInput, Output, Subject
+from ..diagnostics.subjects import (
+    SUMMARY,
+    Gradient,
+    Input,
+    Loss,
+    NormInput,
+    Output,
+    Subject,
+)
 from ..model.activations import activation_of, unit_axis
 from ..model.inventory import BatchNorm, Inventory, Selection
+from ..model.layers import attribute
 from ..model.optimizers import unscaled
 from ..model.seeing import seeing
 from ..model.sight import Sight
+from ..model.tensors import is_readable
 from . import host
 from .aside import Aside
 from .batches import spec_key, without_optionals
@@ -178,7 +188,8 @@ class TwinStep:
         tensors = self._tensors(sight, trace, batch)
         scales = {}
         for name, (gradient, scale) in sight.gradients.items():
-            subject = Gradient(name, re.sub(r"#\d+$", "", name))
+            path = re.sub(r"#\d+$", "", name)
+            subject = Gradient(name, path, _is_kernel(gradient))
             trace.subjects[subject.key] = subject
             tensors[subject.key] = gradient
             scales[subject.key] = scale
@@ -216,7 +227,10 @@ class TwinStep:
                 except Exception as error:  # a user's layer may mean anything by it
                     trace.hidden.add(f"moments of {call} ({error!r})")
                 else:
-                    enter(NormInput(call, name, axes), tensor)
+                    epsilon = attribute(self._norms[name].layer, "epsilon", 0.0)
+                    enter(NormInput(call, name, axes, float(epsilon)), tensor)
+        for name, x in _inputs(batch).items():
+            enter(Input(name), x)
         loss = _loss_of(sight, batch)
         if loss is not None:
             enter(Loss(""), loss)
@@ -252,6 +266,21 @@ class TwinStep:
             yield self._thread.sight
         finally:
             self._thread.sight = None
+
+
+def _is_kernel(gradient: Any) -> bool:
+    rank = gradient.shape.rank
+    return rank is not None and rank > 1
+
+
+def _inputs(batch: Any) -> dict[str, Any]:
+    """What the model is given, by name: that of a dictionary, else the place in x."""
+    x, *_ = batch if isinstance(batch, tuple | list) else (batch,)
+    named = {
+        "/".join(map(str, path)) or "x": leaf
+        for path, leaf in tree.flatten_with_path(x)
+    }
+    return {name: leaf for name, leaf in named.items() if is_readable(leaf)}
 
 
 def _loss_of(sight: Sight, batch: Any) -> Any:

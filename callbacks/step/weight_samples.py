@@ -90,7 +90,7 @@ class WeightSamples:
     def compare(
         self, now: Mapping[str, Sample], before: Mapping[str, Sample]
     ) -> dict[str, Any]:
-        """(1, 2) float64 by path: sum((now - before)^2) and sum(before^2)."""
+        """(1, 3) float64 by path: see `Squares`."""
         pairs = [[samples[path] for path in self.weights] for samples in (now, before)]
         rows = self._compare(*pairs) if self.weights else []
         return dict(zip(self.weights, rows, strict=True))
@@ -119,7 +119,7 @@ def _in_numpy(samples: Any) -> Any:
 
 def _compare_in_numpy(now: Sequence[Any], before: Sequence[Any]) -> list[Any]:
     return [
-        np.array([[np.sum((a - b) ** 2), np.sum(b**2)]])
+        np.array([[np.sum((a - b) ** 2), np.sum(b**2), np.sum(a**2)]])
         for a, b in (
             (np.asarray(a, np.float64), np.asarray(b, np.float64))
             for a, b in zip(now, before, strict=True)
@@ -139,6 +139,8 @@ def _in_tensorflow(samples: Any) -> tuple[Any, Any]:
             for a, b in zip(now, before, strict=True)
             for wide in [tf.float64 if a.dtype == tf.float64 else tf.float32]
         ]
-        return [tf.stack([squares(a - b), squares(b)])[None] for a, b in pairs]
+        return [
+            tf.stack([squares(a - b), squares(b), squares(a)])[None] for a, b in pairs
+        ]
 
     return tf.function(samples, autograph=False), tf.function(compare, autograph=False)

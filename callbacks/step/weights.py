@@ -1,14 +1,14 @@
 """The weights and the batch norms of a model, as they are at a look."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
 from ..diagnostics import statistics
-from ..diagnostics.reading import moving_key
-from ..diagnostics.statistics import tensor_row
+from ..diagnostics.reading import moving_key, read, read_back
+from ..diagnostics.statistics import Summary, tensor_row
 from ..diagnostics.subjects import SUMMARY, NormWeight, Subject, Weight
 from ..model.inventory import BatchNorm, Selection
 from ..model.tensors import to_numpy
@@ -25,21 +25,66 @@ class WeightReader:
         self._sample_size = sample_size
         self._movement = Movement(sample_size)
         self._rows: tuple[list[Any] | None, Any] = (None, None)
+        # Of kernels: when first met, with the variable; at the last look; and at that
+        # of an earlier epoch.
+        self._first: dict[str, tuple[Any, Summary]] = {}
+        self._last: dict[str, Summary] = {}
+        self._last_epoch: dict[str, Summary] = {}
+        self._epoch = 0
 
     def before_step(self, selection: Selection) -> None:
         """Note the weights as they are, for a `read` after the step."""
-        self._movement.before_step(_moving(self._named(selection)))
+        kernels = _moving(self._named(selection))
+        self._movement.before_step(kernels)
+        new = {path: x for path, x in kernels.items() if not self._has_met(path, x)}
+        if new:
+            variables = {Weight(path).key: x for path, x in new.items()}
+            rows = read_back(self._summaries({}, variables))
+            self._meet(read([*map(Weight, new)], rows), new)
 
-    def read(self, selection: Selection) -> tuple[list[Subject], dict[Key, Any]]:
-        """The subjects, and rows of each, see `reading`."""
+    def _has_met(self, path: str, weight: Any) -> bool:
+        return path in self._first and self._first[path][0] is weight
+
+    def _meet(self, subjects: Iterable[Subject], kernels: Mapping[str, Any]) -> None:
+        for subject in subjects:
+            if isinstance(subject, Weight) and subject.summary is not None:
+                path = subject.name
+                if path in kernels and not self._has_met(path, kernels[path]):
+                    self._first[path] = kernels[path], subject.summary
+
+    def saw(self, selection: Selection, subjects: Sequence[Subject]) -> None:
+        """What a look has read, for later ones to compare with."""
+        kernels = _moving(self._named(selection))
+        self._meet(subjects, kernels)
+        self._last = {
+            subject.name: subject.summary
+            for subject in subjects
+            if isinstance(subject, Weight)
+            and subject.name in kernels
+            and subject.summary is not None
+        }
+
+    def _weight(self, path: str, kernels: Collection[str]) -> Weight:
+        if path not in kernels or path not in self._first:
+            return Weight(path)
+        first = self._first[path][1]
+        return Weight(path, first=first, last_epoch=self._last_epoch.get(path, first))
+
+    def read(
+        self, selection: Selection, epoch: int
+    ) -> tuple[list[Subject], dict[Key, Any]]:
+        """The subjects, and rows of each, see `reading`; in this epoch."""
+        if epoch != self._epoch:
+            self._epoch, self._last_epoch = epoch, self._last
         norms, named = self._batch_norms(selection), self._named(selection)
-        tracked = _subjects(norms, named)
+        kernels = _moving(named)
+        tracked = self._subjects(norms, named, kernels)
         first: dict[int, str] = {}
         for subject, weight in tracked:
             first.setdefault(id(weight), subject.key)
         # A variable that is two subjects is read once.
         variables = {s.key: w for s, w in tracked if first[id(w)] == s.key}
-        moved = self._movement.rows(_moving(named))
+        moved = self._movement.rows(kernels)
         rows: dict[Key, Any] = self._summaries(norms, variables)
         for subject, weight in tracked:
             if subject.key not in variables:
@@ -50,6 +95,25 @@ class WeightReader:
             subjects.setdefault(subject.key, subject)
             rows[subject.key, what] = row
         return [*subjects.values()], rows
+
+    def _subjects(
+        self,
+        norms: Mapping[str, BatchNorm],
+        named: Mapping[str, Any],
+        kernels: Collection[str],
+    ) -> list[tuple[Subject, Any]]:
+        """Each variable with its subject: those of batch norms as theirs."""
+        found: list[tuple[Subject, Any]] = [
+            (NormWeight(layer, part), weight)
+            for layer, norm in norms.items()
+            for part, weight in norm.parts.items()
+        ]
+        met = {id(weight) for _, weight in found}
+        return found + [
+            (self._weight(path, kernels), weight)
+            for path, weight in named.items()
+            if id(weight) not in met
+        ]
 
     def _batch_norms(self, selection: Selection) -> Mapping[str, BatchNorm]:
         return selection.batch_norms if NormWeight.watch in self._watch else {}
@@ -81,19 +145,6 @@ class WeightReader:
             self._rows = key, _traced_rows(weights, moving, self._sample_size)
         rows: dict[Key, Any] = self._rows[1]()
         return rows
-
-
-def _subjects(
-    norms: Mapping[str, BatchNorm], named: Mapping[str, Any]
-) -> list[tuple[Subject, Any]]:
-    """Each variable with its subject: those of batch norms as theirs."""
-    found: list[tuple[Subject, Any]] = [
-        (NormWeight(layer, part), weight)
-        for layer, norm in norms.items()
-        for part, weight in norm.parts.items()
-    ]
-    met = {id(weight) for _, weight in found}
-    return found + [(Weight(k), v) for k, v in named.items() if id(v) not in met]
 
 
 def _moving(named: Mapping[str, Any]) -> dict[str, Any]:
