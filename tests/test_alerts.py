@@ -176,6 +176,28 @@ def test_rule_that_fails_is_left_out_and_said():
         alerts_of([(1, {"level/a": 1}), (2, {"level/a": 1})], [Fails()])
 
 
+def test_weights_that_are_nan_silence_all_but_non_finite():
+    follower = Follower()
+    follower.record(RECORD)
+    broken = {"health/non_finite/weights/net/a/kernel": 64, "epoch": 1}
+    for step in range(1, 5):
+        follower.look(step, {DEAD + "a": 1.0, **broken})
+    assert [alert.rule for alert in follower.alerts] == ["non_finite"]
+
+
+def test_tag_has_one_value_a_step_as_in_an_event_file():
+    follower = Follower([rules.UnchangedWeight()])
+    tag = "distance_from_init/net/a/kernel"
+    for step in range(1, 5):  # each entry twice, as at the end of a training
+        for _ in range(2):
+            follower.look(step, {tag: 0.1 * step, "epoch": 3})
+    assert follower.end() == []
+    follower.look(5, {tag: 0.5, "epoch": 4})
+    assert follower._last.epoch == 4
+    follower.look(5, {"epoch/loss": 1.0, "epoch": 4})
+    assert (follower._last.epoch, "epoch" in follower._last) == (4, False)
+
+
 def test_rules_keep_no_state():
     rule = Level()
     first, _ = follow(*[{"a": 1}] * 3, rule=rule)

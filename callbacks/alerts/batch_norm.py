@@ -91,6 +91,7 @@ class BnTrainEvalGap(_Gap):
 
     gap: float = 0.5
     share: float = 0.1
+    patience: int = 2
 
     reads: ClassVar = ("loss_gap/train_eval", "batch_norm_gap/", "loss/train")
     keeps: ClassVar = {"loss/train": 1}
@@ -220,7 +221,7 @@ class BnStatsCold(Rule):
 class BnCollapsed(Rule):
     """Channels of a batch norm carry nothing.
 
-    The share of channels with a batch variance below 10 epsilon or |gamma| < 1e-3,
+    The share of channels with a batch variance below epsilon / 10 or |gamma| < 1e-3,
     above `share`.
 
     No unit, 0 to 1. The limits are kbn's own.

@@ -52,6 +52,7 @@ class NonFinite(Rule):
     )
     keeps: ClassVar = {"loss/train": 100, "epoch/loss": 1}
     is_of_model: ClassVar = True
+    reads_broken: ClassVar = True
 
     def readings(self, view: View) -> Iterable[Reading]:
         """Of the model: how many elements of the origin are not finite."""

@@ -11,6 +11,9 @@ from .record import Record
 from .rule import Reading, Rule
 from .view import Memory, View, has_any
 
+# Counts of weights that are NaN or Inf: only written where there are any.
+BROKEN = "health/non_finite/weights/"
+
 
 class Place:
     """How one layer or variable fares under one rule."""
@@ -138,7 +141,7 @@ class Follower:
         self.alerts: list[Alert] = []  # all, the oldest first, with how they ended
         self.failures: dict[str, Exception] = {}
         self._courses = [Course(rule) for rule in rules]
-        keeps: dict[str, int] = {}
+        keeps: dict[str, int] = {BROKEN: 0}
         for rule in rules:
             for tag in (*rule.reads, *rule.keeps):
                 keeps[tag] = max(keeps.get(tag, 0), rule.keeps.get(tag, 0))
@@ -154,9 +157,12 @@ class Follower:
         """The alerts that an entry raises or ends: those that ended are not open."""
         view = self._memory.view(step, scalars, self._record)
         found: list[Alert] = []
+        is_broken = bool(view.under(BROKEN))
         for course in self._courses:
             rule = course.rule
             if rule.name in self.failures or not has_any(view, rule.reads):
+                continue
+            if is_broken and not rule.reads_broken:
                 continue
             try:
                 course.look(rule.readings(view), view)

@@ -8,10 +8,9 @@ from typing import ClassVar
 from .rule import Reading, Rule
 from .view import View
 
-# Their kernels get a gradient of another size than the layers' around them: a batch
-# touches few rows of an embedding, and the softmax of attention is flat at first, so
-# that queries and keys hardly matter yet.
-UNLIKE = ("Embedding", "MultiHeadAttention", "GroupQueryAttention", "Attention")
+# Their kernels get a gradient of another size than the layers' around them: the softmax
+# of attention is flat at first, so that queries and keys hardly matter yet.
+UNLIKE = ("MultiHeadAttention", "GroupQueryAttention", "Attention")
 EARLIER = 5  # norms before there is a median to speak of
 
 
@@ -171,7 +170,7 @@ def _in_order(view: View) -> list[tuple[str, float]]:
 
 
 def _is_unlike(path: str, view: View) -> bool:
-    if view.record.kind(path) in UNLIKE:
+    if not view.record.is_kernel(path) or view.record.kind(path) in UNLIKE:
         return True
     # The parts of attention are layers of their own, named query, key and value.
     return "/query/" in path or "/key/" in path

@@ -21,7 +21,8 @@ class InputScale(Rule):
 
     |mean| above `mean` or standard deviation above `std` of an input, at its first
     look.
-    Not where the first layer of the model scales or normalizes.
+    Not where the first layer of the model scales or normalizes, nor of a model with an
+    embedding, whose inputs are numbers of words.
 
     In units of the input. Source: DLCheck (mean 10, standard deviation 100).
     """
@@ -39,7 +40,9 @@ class InputScale(Rule):
             view.record.kind(str(layer.get("name"))) for layer in view.record.layers
         ]
         first = next((kind for kind in kinds if kind != "InputLayer"), "")
-        if first in SCALES_ITSELF or not view.is_first("inputs/"):
+        if first in SCALES_ITSELF or "Embedding" in kinds:
+            return
+        if not view.is_first("inputs/"):
             return
         for name in names:
             pairs = [

@@ -139,7 +139,7 @@ class Overfit(Rule):
         )
         train = view["epoch/loss"]
         gap = (losses[-1] - train) / abs(train) if train else 0.0
-        yield Reading("", gap if rises else min(gap, self.gap), self.gap, "info")
+        yield Reading("", gap if rises else 0.0, self.gap, "info")
 
     def explain(self, reading: Reading, view: View) -> str:
         """Say what is usual against it."""

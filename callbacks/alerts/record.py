@@ -52,6 +52,14 @@ class Record:
         """Shape of a variable, None if it is not known."""
         return self._shapes.get(path)
 
+    def is_kernel(self, path: str) -> bool:
+        """Whether a weight of two and more dimensions is what a layer multiplies by.
+
+        Not a bias of two dimensions, as GRU and attention have, which starts at 0; nor
+        an embedding, which starts near 0 and of which a batch touches few rows.
+        """
+        return not path.endswith("bias") and self.kind(path) != "Embedding"
+
     def kind(self, where: str) -> str:
         """Class of the layer without its package, "" if it is not known."""
         kind = self._kinds.get(where)

@@ -42,8 +42,9 @@ class Rule(abc.ABC):
 
     `reads`: tags, and prefixes of tags that end in a slash. `keeps`: {one of them: how
     many earlier values `view.past` is to have}. `is_of_model`: a look has one reading,
-    whose `where` may change. `patience`: an attribute or argument. The name is that of
-    the class, in lower case with underscores.
+    whose `where` may change. `reads_broken`: it is asked even where weights are NaN or
+    Inf, when other measures mean nothing. `patience`: an attribute or argument. The
+    name is that of the class, in lower case with underscores.
 
     Example:
         >>> from kbn.callbacks import rules
@@ -65,6 +66,7 @@ class Rule(abc.ABC):
     reads: ClassVar[tuple[str, ...]]
     keeps: ClassVar[Mapping[str, int]] = {}
     is_of_model: ClassVar[bool] = False
+    reads_broken: ClassVar[bool] = False
     patience: int = 1
 
     def __init_subclass__(cls) -> None:

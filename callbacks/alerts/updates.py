@@ -1,5 +1,6 @@
 """Rules on how far one step moves a weight."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -64,8 +65,8 @@ class UpdateRatioLow(Rule):
             return
         excused = is_slowed(view) or has_learned(view)
         for path, ratio in view.under("update_ratio/").items():
-            if ratio > 0 and view.record.kind(path) != "Embedding":
-                value = max(ratio, self.ratio) if excused else ratio
+            if ratio > 0 and view.record.is_kernel(path):
+                value = math.inf if excused else ratio
                 yield Reading(path, value, self.ratio, below=True)
 
     def explain(self, reading: Reading, view: View) -> str:
@@ -98,7 +99,8 @@ class UpdateRatioHigh(Rule):
         """Of each kernel."""
         if view.step > FIRST_STEPS:
             for path, ratio in view.under("update_ratio/").items():
-                yield Reading(path, ratio, self.ratio)
+                if view.record.is_kernel(path):
+                    yield Reading(path, ratio, self.ratio)
 
     def explain(self, reading: Reading, view: View) -> str:
         """Name the learning rate."""
@@ -145,7 +147,7 @@ class UnchangedWeight(Rule):
             past = view.past(f"distance_from_init/{path}", last=1)
             if past:
                 excused = distance > 0 and (slowed or learned)
-                value = self.change if excused else abs(distance - past[0])
+                value = math.inf if excused else abs(distance - past[0])
                 yield Reading(path, value, self.change, below=True)
 
     def explain(self, reading: Reading, view: View) -> str:

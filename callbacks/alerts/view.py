@@ -64,14 +64,14 @@ class View:
         step: int,
         scalars: Mapping[str, float],
         grouped: Mapping[str, Mapping[str, float]],
+        epoch: int | None,
         record: Record,
         memory: "Memory",
     ) -> None:
         self.step = step
         self.scalars = scalars
         self.record = record
-        epoch = scalars.get("epoch", math.nan)
-        self.epoch = int(epoch) if math.isfinite(epoch) else None
+        self.epoch = epoch
         self._grouped = grouped
         self._memory = memory
 
@@ -149,11 +149,19 @@ class Memory:
         self._series: dict[str, Series] = {}
         self._groups: dict[str, tuple[tuple[str, str], ...]] = {}
         self._kept: dict[str, int] = {}
+        self._step: int | None = None  # of the last entry
+        self._tags: set[str] = set()  # that have a value at this step
+        self._epoch: int | None = None
         self.met: set[str] = set()  # prefixes that an entry before had
 
     def view(self, step: int, scalars: Mapping[str, float], record: Record) -> View:
         """What rules see of an entry, which is not kept yet."""
-        # As an event file keeps them: a log read back gives the same alerts.
+        # As an event file keeps them: a log read back gives the same alerts. It has one
+        # value of a tag at a step, the first, in float32.
+        if step != self._step:
+            self._step, self._tags = step, set()
+        scalars = {tag: x for tag, x in scalars.items() if tag not in self._tags}
+        self._tags |= scalars.keys()
         with np.errstate(over="ignore"):
             rounded = np.array([*scalars.values()], np.float64).astype(np.float32)
         values = dict(zip(scalars, rounded.tolist(), strict=True))
@@ -165,7 +173,10 @@ class Memory:
                 found = self._meet(tag)
             for prefix, rest in found:
                 grouped.setdefault(prefix, {})[rest] = value
-        return View(step, values, grouped, record, self)
+        epoch = values.get("epoch", math.nan)
+        if math.isfinite(epoch):
+            self._epoch = int(epoch)
+        return View(step, values, grouped, self._epoch, record, self)
 
     def keep(self, view: View) -> None:
         """Keep an entry for the views to come."""

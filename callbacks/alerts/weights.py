@@ -27,7 +27,7 @@ class WeightDrift(Rule):
 
     distance: float = 3.0
     per_epoch: float = 0.5
-    spread: float = 4.0
+    spread: float = 6.0
     patience: int = 2
 
     reads: ClassVar = ("weight_drift/", "weight_drift_epoch/", "weight_spread/")
@@ -41,7 +41,7 @@ class WeightDrift(Rule):
             shape = view.record.shape(path)
             if shape is not None and math.prod(shape) < 64:
                 continue
-            if view.record.kind(path) == "Embedding":
+            if not view.record.is_kernel(path):
                 continue
             spread = spreads.get(path, 1.0)
             pairs = [
@@ -83,7 +83,7 @@ class WeightExplosion(Rule):
     def readings(self, view: View) -> Iterable[Reading]:
         """Of each kernel."""
         for path, growth in view.under("weight_growth/").items():
-            if view.record.kind(path) != "Embedding":
+            if view.record.is_kernel(path):
                 yield Reading(path, growth, self.growth)
 
     def explain(self, reading: Reading, view: View) -> str:
