@@ -44,6 +44,7 @@ class Measured(Rule):
         self.rule = rule
         self.name, self.reads, self.keeps = rule.name, rule.reads, rule.keeps
         self.is_of_model, self.patience = rule.is_of_model, rule.patience
+        self.reads_broken = rule.reads_broken
         self.holds_at_end = rule.holds_at_end
         # Severity, where, value, limit; of readings that wait for the end, apart.
         self.worst = {waits: (0.0, "", 0.0, 0.0) for waits in (False, True)}

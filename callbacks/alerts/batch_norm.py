@@ -90,7 +90,7 @@ class BnTrainEvalGap(_Gap):
     """
 
     gap: float = 0.5
-    share: float = 0.1
+    share: float = 0.15
     patience: int = 2
 
     reads: ClassVar = ("loss_gap/train_eval", "batch_norm_gap/", "loss/train")
