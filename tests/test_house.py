@@ -99,7 +99,7 @@ MAY_IMPORT = {
         "keras numpy tensorflow",
     ),
     "callbacks.diagnostics": ("", "numpy tensorflow"),
-    "callbacks.log": ("callbacks.diagnostics", "tensorboard"),
+    "callbacks.log": ("callbacks.alerts callbacks.diagnostics", "tensorboard"),
     "callbacks.alerts": ("", "numpy"),
 }
 ROOMS = ("model", "step", "diagnostics", "log", "alerts")
