@@ -9,7 +9,7 @@ UNREACHABLE := kbn: installing failed (see above); if the package index cannot b
 PIP := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help demo test lint bench test-backends test-wheel test-oldest clean
+.PHONY: help demo test lint bench zoo test-backends test-wheel test-oldest clean
 .DELETE_ON_ERROR:
 .PRECIOUS: %/bin/python
 .NOTPARALLEL: # two targets must not install into one environment at once
@@ -21,6 +21,7 @@ help:
 	@echo "make test-wheel     the suite on the built wheel, outside of the checkout"
 	@echo "make test-oldest    the suite on the oldest versions that kbn supports"
 	@echo "make lint           ruff and mypy"
+	@echo "make zoo            alerts on networks that are healthy and on sick ones, in ten minutes"
 	@echo "make bench          all benchmarks, each under two minutes, into benchmarks/RESULTS.md"
 
 demo: $(VENV)/.has-demo
@@ -37,6 +38,9 @@ lint: $(VENV)/.has-dev
 # UNDER="taskset --cpu-list 0,1" runs each benchmark under that command.
 bench: $(VENV)/.has-bench $(BACKENDS)/.has-test
 	$(VENV)/bin/python benchmarks/results.py --under "$(UNDER)"
+
+zoo: $(VENV)/.has-test
+	$(VENV)/bin/python benchmarks/zoo.py
 
 test-backends: $(BACKENDS)/.has-test
 	KERAS_BACKEND=jax $(BACKENDS)/bin/python -m pytest --numprocesses 2 --dist worksteal

@@ -4,16 +4,26 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from . import rules as rules
+    from .alerts.action import TrainingAlert as TrainingAlert
+    from .alerts.alert import Alert as Alert
     from .monitor import TrainingMonitor as TrainingMonitor
     from .update_bn_stats import UpdateBatchNormStats as UpdateBatchNormStats
 
-HOMES = {"TrainingMonitor": ".monitor", "UpdateBatchNormStats": ".update_bn_stats"}
+HOMES = {
+    "Alert": ".alerts.alert",
+    "TrainingAlert": ".alerts.action",
+    "TrainingMonitor": ".monitor",
+    "UpdateBatchNormStats": ".update_bn_stats",
+}
 
-__all__ = ["TrainingMonitor", "UpdateBatchNormStats"]
+__all__ = ["Alert", "TrainingAlert", "TrainingMonitor", "UpdateBatchNormStats", "rules"]
 
 
 def __getattr__(name: str) -> Any:
     """Import a callback, and with the monitor TensorBoard, at its first use."""
+    if name == "rules":
+        return importlib.import_module(".rules", __name__)
     if name not in HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(HOMES[name], __name__), name)

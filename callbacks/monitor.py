@@ -8,6 +8,11 @@ from typing import Any
 import keras
 
 from . import arguments
+from .alerts import action
+from .alerts.action import OnAlert
+from .alerts.alert import Alert
+from .alerts.default import listed
+from .alerts.rule import Rule
 from .log.history import History
 from .model.layers import attribute
 from .run import Run, Settings
@@ -64,12 +69,20 @@ class TrainingMonitor(keras.callbacks.Callback):
             draws them too, so that they are on request.
         layers: Which layers: a regular expression to be found in the name, or a
             function of the layer. None: all.
+        rules: By which it calls a training ill: "default", for those of
+            `kbn.callbacks.rules`, a list of them, or None.
+        on_alert: What to do about an alert: "log" it (Python's logging, logger `kbn`);
+            "stop" training after the step for a critical one; "raise" a
+            `kbn.callbacks.TrainingAlert` for a critical one; or a function of the
+            alert, called when it is raised. At the end of `fit`, a line is logged for
+            each alert that is open.
         sample_size: How many elements of a tensor a histogram reads. Counts, minimum,
             maximum, mean and norm are always of all elements.
 
     Raises:
         ValueError: An argument is not one of those.
         OSError: When `fit` starts, if `log_dir` cannot be written.
+        TrainingAlert: During `fit`, if `on_alert` is "raise".
 
     Example:
         >>> import keras, kbn, numpy as np
@@ -88,15 +101,21 @@ class TrainingMonitor(keras.callbacks.Callback):
         log_freq: str | int | Schedule = "epoch",
         watch: Sequence[str] = arguments.USUAL,
         layers: str | Callable[[Any], bool] | None = None,
+        rules: str | Sequence[Rule] | None = "default",
+        on_alert: OnAlert = "log",
         sample_size: int = 65536,
     ) -> None:
         super().__init__()
         watch = arguments.listed(watch)
         arguments.check(log_dir, log_freq, watch, layers, sample_size)
+        self._rules = listed(rules)
+        action.check(on_alert)
         self.log_dir = log_dir
         self.log_freq = log_freq
         self.watch = watch
         self.layers = layers
+        self.rules = rules
+        self.on_alert = on_alert
         self.sample_size = int(sample_size)
         self._schedule: Any = log_freq
         if not isinstance(log_freq, str) and not callable(log_freq):
@@ -128,6 +147,22 @@ class TrainingMonitor(keras.callbacks.Callback):
             ([1], [0.5])
         """
         return self._history.by_tag()
+
+    @property
+    def alerts(self) -> list[Alert]:
+        """All alerts so far, the oldest first, with how they ended.
+
+        Example:
+            >>> import keras, kbn, numpy as np
+            >>> model = keras.Sequential([keras.layers.Dense(1)])
+            >>> model.compile("sgd", "mse")
+            >>> monitor = kbn.callbacks.TrainingMonitor("logs", on_alert=lambda x: None)
+            >>> x, y = np.full((32, 4), np.nan), np.zeros((32, 1))
+            >>> _ = model.fit(x, y, callbacks=[monitor], verbose=0)
+            >>> [alert.rule for alert in monitor.alerts]
+            ['non_finite']
+        """
+        return self._runs.alerts
 
     # --- Keras calls these ---
 
@@ -193,13 +228,15 @@ class TrainingMonitor(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Write the epoch's metrics and the learning rate."""
         if self._run is not None:
-            self._run.end_epoch(self.model, logs or {})
+            self._act(self._run.end_epoch(self.model, logs or {}))
 
     def on_train_end(self, logs: Any = None) -> None:
         """Look at weights and batch norm once more, and leave the model as it was."""
         self._unwrap()
         if self._run is not None:
             self._look()
+            self._act(self._run.end_training(self.model))
+            action.log_open(self._run.follower.open)
         self.params = None
         if keras.backend.backend() == "tensorflow":
             for name in ("on_train_batch_begin", "on_train_batch_end"):
@@ -215,7 +252,12 @@ class TrainingMonitor(keras.callbacks.Callback):
     def _new_run(self, model: Any, directory: Path, name: str) -> Run:
         select = self._is_selected if callable(self.layers) else self.layers
         settings = Settings(
-            self.watch, select, self.sample_size, repr(self.layers), self._described()
+            self.watch,
+            select,
+            self.sample_size,
+            repr(self.layers),
+            self._rules,
+            self._described(),
         )
         return Run(model, directory, name, settings, self._history, self._voice)
 
@@ -226,6 +268,7 @@ class TrainingMonitor(keras.callbacks.Callback):
             "log_freq": repr(freq) if callable(freq) else freq,
             "watch": list(self.watch),
             "layers": repr(layers) if callable(layers) else layers,
+            "rules": [rule.name for rule in self._rules],
             "sample_size": self.sample_size,
         }
 
@@ -327,7 +370,16 @@ class TrainingMonitor(keras.callbacks.Callback):
     ) -> None:
         """Write what a twin saw, and weights and batch norm as they are."""
         self._epoch_begins = False
-        self._here.look(self.model, subjects, rows or {}, applied)
+        self._act(self._here.look(self.model, subjects, rows or {}, applied))
+
+    def _act(self, alerts: Sequence[Alert]) -> None:
+        """Do about new alerts what the user asked for."""
+        try:
+            if action.act(alerts, self.on_alert):
+                self.model.stop_training = True
+        except BaseException:  # the training ends here: leave its model as it was
+            self._unwrap()
+            raise
 
     def _try_to(self, act: Callable[[], None], what: str) -> None:
         self._voice.try_to(act, what)

@@ -12,9 +12,13 @@ from typing import Any
 import keras
 import numpy as np
 
+from .alerts.alert import LEVELS, Alert
+from .alerts.follow import Follower
+from .alerts.rule import Rule
 from .diagnostics.look import Look, look
 from .diagnostics.reading import read, read_back
-from .diagnostics.subjects import Metric, Output, Progress, Subject
+from .diagnostics.subjects import Metric, OpenAlerts, Output, Progress, Subject
+from .log import alerts as alert_log
 from .log import run_record
 from .log.history import History
 from .log.hyperparameters import hyperparameter_values, hyperparameters
@@ -40,6 +44,7 @@ class Settings:
     select: Select
     sample_size: int
     layers: str  # as the user wrote it
+    rules: Sequence[Rule]
     described: Mapping[str, Any]
 
 
@@ -61,6 +66,7 @@ class Run:
         self.writer = EventWriter(directory)
         self.optimizers = OptimizerReader()
         self.twin: Any = None
+        self.follower = Follower(settings.rules)
         self.epoch = 1  # of the fit, from 1
         self._weights = WeightReader(settings.watch, settings.sample_size)
         self._layout = Layout()
@@ -126,10 +132,11 @@ class Run:
         subjects: Sequence[Subject],
         rows: Rows,
         applied: Sequence[str],
-    ) -> None:
+    ) -> list[Alert]:
         """Write what a twin saw of a step, and weights and batch norm as they are.
 
-        `subjects`, `rows`: see `diagnostics.reading`; `applied`: names of optimizers.
+        Returns the alerts that this raises or ends. `subjects`, `rows`: see
+        `diagnostics.reading`; `applied`: names of optimizers.
         """
         self.optimizers.saw_applied(applied)
         each = getattr(model, "steps_per_execution", 1) == 1
@@ -151,10 +158,13 @@ class Run:
             self._tell_of_layers(model)
 
         self._try_to(see, "summarize a step")
-        self._write(model, seen)
+        return self._write(model, seen)
 
-    def end_epoch(self, model: Any, logs: Mapping[str, Any]) -> None:
-        """Write what `fit` reports for an epoch, and what the optimizers tell."""
+    def end_epoch(self, model: Any, logs: Mapping[str, Any]) -> list[Alert]:
+        """Write what `fit` reports for an epoch, and what the optimizers tell.
+
+        Returns the alerts that this raises or ends.
+        """
         seen = Look()
 
         def see() -> None:
@@ -169,7 +179,13 @@ class Run:
                 )
 
         self._try_to(see, "read the metrics")
-        self._write(model, seen)
+        return self._write(model, seen)
+
+    def end_training(self, model: Any) -> list[Alert]:
+        """The alerts that only the end of a training raises."""
+        found = self.follower.end()
+        self._write_alerts(self._step(model), found)
+        return found
 
     # --- reading ---
 
@@ -225,9 +241,18 @@ class Run:
         except Exception:  # as `try_to`, which has said it
             return self.steps.show(None)
 
-    def _write(self, model: Any, seen: Look) -> None:
+    def _write(self, model: Any, seen: Look) -> list[Alert]:
         step = self._step(model)
         self._try_to(lambda: self._write_record(model, step), "describe the run")
+        found = self.follower.look(step, seen.scalars)
+        for rule, error in self.follower.failures.items():
+            self._voice.say(
+                f"leaves out the rule {rule}: {error!r}. Training goes on.", rule
+            )
+        if self.follower.alerts:
+            counts = [alert.level for alert in self.follower.open]
+            levels = [OpenAlerts(level, counts.count(level)) for level in LEVELS]
+            seen.scalars |= look(levels).scalars
         scalars = {self._tag(tag): value for tag, value in seen.scalars.items()}
         self._history.add(step, scalars)
         self._try_to_write(
@@ -236,6 +261,20 @@ class Run:
         layout = self._layout.grown(seen.scalars)
         if layout is not None:
             self._try_to_write(lambda: self.writer.write_values(step, [layout]))
+        self._write_alerts(step, found)
+        return found
+
+    def _write_alerts(self, step: int, found: Sequence[Alert]) -> None:
+        if found:
+            self._try_to_write(
+                lambda: self.writer.write_values(
+                    step,
+                    [
+                        alert_log.value_of(found),
+                        alert_log.text_of(self.follower.alerts),
+                    ],
+                )
+            )
 
     def _write_record(self, model: Any, step: int) -> None:
         """Describe the run where it begins, and where its model has changed."""
@@ -243,7 +282,9 @@ class Run:
         state = inventory, len(self._order), len(self._final)
         if state != self._recorded and inventory.weights:
             self._recorded = state
-            value = run_record.value_of(self._record(model, inventory, step))
+            record = self._record(model, inventory, step)
+            self.follower.record(record)
+            value = run_record.value_of(record)
             self._try_to_write(lambda: self.writer.write_values(step, [value]))
 
     def _record(self, model: Any, inventory: Inventory, step: int) -> dict[str, Any]:

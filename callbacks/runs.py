@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from .alerts.alert import Alert
+from .alerts.follow import Follower
 from .model.layers import attribute, unique_names
 from .run import Run
 
@@ -19,6 +21,12 @@ class Runs:
         # Keras' own TensorBoard callback writes to these.
         self._names = {"train", "validation"}
         self._has_first = False
+        self._followers: list[Follower] = []
+
+    @property
+    def alerts(self) -> list[Alert]:
+        """Those of all runs, also of models that are gone."""
+        return [alert for follower in self._followers for alert in follower.alerts]
 
     def __deepcopy__(self, memo: Any) -> "Runs":
         """The same: a tuner copies its callbacks for each model, with one log_dir."""
@@ -38,6 +46,7 @@ class Runs:
         name = self._new_name(model) if self._has_first else ""
         self._has_first = True
         self._runs.append(make(model, self._log_dir / name, name))
+        self._followers.append(self._runs[-1].follower)
         return self._runs[-1]
 
     def _new_name(self, model: Any) -> str:

@@ -15,6 +15,7 @@ BACKEND = keras.backend.backend()  # an unknown one is an error here
 
 # What is run on every backend; the rest needs TensorFlow.
 EVERY_BACKEND = {
+    "test_alerts.py",
     "test_capture.py",
     "test_convert.py",
     "test_defects.py",
@@ -35,6 +36,7 @@ EVERY_BACKEND = {
     "test_oracle.py",
     "test_parity.py",
     "test_registry.py",
+    "test_rules.py",
     "test_run_record.py",
     "test_statistics.py",
     "test_survival.py",

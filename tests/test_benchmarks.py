@@ -41,11 +41,13 @@ RUNS = [
     ("passes", ["--quick"], r"\| kbn \| \*\*\d+.\d passes\*\*"),
     ("passes", ["--quick", "xla"], r"\| Keras \| \*\*\d+.\d passes\*\*"),
     ("surgery", ["--quick"], r"\| CNN of 3 convolutions \| 8 x 8 x 8 x 3 \| 3 to 0 \|"),
+    ("zoo", ["--quick", "--processes", "1"], r"\d healthy trainings, 0 with a false"),
     ("scaling", ["--quick"], r"\| channels: slope \| all sizes \| \*\*-?\d"),
 ]
 # Modules of the benchmarks, and what is run by other tests.
 OTHERS = {"hlo", "reporting", "results", "steps", "timing"}
 OTHERS |= {"defects"}  # its probes: test_defects.py
+OTHERS |= {"zoo_data", "zoo_networks"}
 
 
 @pytest.fixture(autouse=True)

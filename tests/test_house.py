@@ -89,8 +89,8 @@ MAY_IMPORT = {
     "demo": ("kbn", "keras numpy sklearn"),
     "picture": ("demo", "matplotlib numpy"),
     "callbacks": (
-        "callbacks.diagnostics callbacks.log callbacks.model callbacks.step "
-        "surgery.statistics",
+        "callbacks.alerts callbacks.diagnostics callbacks.log callbacks.model "
+        "callbacks.step surgery.statistics",
         "keras numpy tensorflow",
     ),
     "callbacks.model": ("", "keras numpy tensorflow"),
@@ -99,9 +99,10 @@ MAY_IMPORT = {
         "keras numpy tensorflow",
     ),
     "callbacks.diagnostics": ("", "numpy tensorflow"),
-    "callbacks.log": ("callbacks.diagnostics", "tensorboard"),
+    "callbacks.log": ("callbacks.alerts callbacks.diagnostics", "tensorboard"),
+    "callbacks.alerts": ("", "numpy"),
 }
-ROOMS = ("model", "step", "diagnostics", "log")
+ROOMS = ("model", "step", "diagnostics", "log", "alerts")
 # Only a backend's own module may need the backend when it is imported.
 BACKENDS = {"tensorflow", "torch", "jax"}
 

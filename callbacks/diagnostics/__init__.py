@@ -2,6 +2,7 @@
 
 from . import (
     activations,
+    alerts,
     batch_norm,
     gradients,
     loss,
@@ -12,5 +13,14 @@ from . import (
 )
 
 # The order of the charts, and of the table in the docs.
-FAMILIES = (loss, gradients, optimizers, activations, batch_norm, weights, tensors)
+FAMILIES = (
+    alerts,
+    loss,
+    gradients,
+    optimizers,
+    activations,
+    batch_norm,
+    weights,
+    tensors,
+)
 registry.arrange([family.__name__ for family in FAMILIES])

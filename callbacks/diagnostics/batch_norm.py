@@ -191,12 +191,12 @@ def elements(batch: Moments) -> float:
     chart=Chart("Health", "collapsed channels of batch norm"),
 )
 def collapsed_channels(batch: Moments, gamma: Array | None, epsilon: float) -> float:
-    """Share of channels with `var_B < 10 epsilon` or `|gamma| < 1e-3`.
+    """Share of channels with `var_B < epsilon / 10` or `|gamma| < 1e-3`.
 
-    Such a channel carries (almost) no signal: epsilon outweighs its variance, or gamma
-    switches it off.
+    Such a channel carries (almost) no signal: epsilon outweighs its variance, so that
+    less than a tenth of the variance is left, or gamma switches it off.
     """
-    collapsed = batch.variance < 10 * epsilon
+    collapsed = batch.variance < epsilon / 10
     if gamma is not None:
         collapsed |= np.abs(gamma) < 1e-3
     return float(np.mean(collapsed))

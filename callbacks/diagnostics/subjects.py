@@ -174,6 +174,13 @@ class Progress(Subject):
 
 
 @dataclass(frozen=True)
+class OpenAlerts(Subject):
+    """The open alerts of one level, which is its name."""
+
+    count: int
+
+
+@dataclass(frozen=True)
 class Metric(Subject):
     """What `fit` reports at the end of an epoch."""
 

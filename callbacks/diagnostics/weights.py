@@ -103,7 +103,7 @@ def distance(before: Summary, now: Summary) -> float | None:
 
     None if one of them has no finite element, or the first no spread.
     """
-    if not before.std > 0 or not now.count:
+    if not _has_spread(before) or not now.count:
         return None
     return float(np.mean(np.abs(now.grid - before.grid))) / before.std
 
@@ -153,7 +153,12 @@ def weight_drift_epoch(last_epoch: Summary, now: Summary) -> float | None:
 )
 def weight_spread(first: Summary, now: Summary) -> float | None:
     """`sigma / sigma_0` of a weight; as `weight_drift`."""
-    return now.std / first.std if first.std > 0 and now.count else None
+    return now.std / first.std if _has_spread(first) and now.count else None
+
+
+def _has_spread(summary: Summary) -> bool:
+    # Of a constant, float32 leaves a spread of rounding errors.
+    return summary.std > 1e-6 * abs(summary.mean)
 
 
 @diagnostic(

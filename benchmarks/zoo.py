@@ -1,0 +1,254 @@
+"""Do the rules name what is wrong with a network, and nothing else?
+
+Trains the zoo, small networks on scikit-learn's digits and on made data, some healthy
+and some each with an illness that is built in, and reads the alerts from their logs. A
+healthy network reaches its bar in evaluation mode, or the training does not count; an
+alert of level warning or critical on one is a false alarm. A sick network is to be
+named by a rule that fits. Then the margin of each rule: how far the worst healthy
+network stays from the limit, and how far the mildest sick one is beyond it, both after
+the rule's patience; 1 is the limit.
+
+`make zoo` runs it. `--only TEXT` takes the networks with TEXT in their name, `--seeds
+N` so many seeds; `--logs DIR` keeps the logs, and does not train again what is there.
+"""
+
+import json
+import multiprocessing
+import os
+import sys
+import tempfile
+import time
+from collections import deque
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+sys.path.insert(0, str(Path(__file__).parent))
+
+import reporting
+from kbn.callbacks.alerts.default import DEFAULT
+from kbn.callbacks.alerts.follow import alerts_of
+from kbn.callbacks.alerts.rule import Rule
+
+SEEDS, PROCESSES = 3, 2
+FALSE = ("warning", "critical")
+# More trainings than this leave gigabytes of graphs in a process.
+AT_ONCE = 24
+
+
+class Measured(Rule):
+    """A rule that notes how near each look came to its limit."""
+
+    reads = ()
+
+    def __init__(self, rule):
+        self.rule = rule
+        self.name, self.reads, self.keeps = rule.name, rule.reads, rule.keeps
+        self.is_of_model, self.patience = rule.is_of_model, rule.patience
+        self.reads_broken = rule.reads_broken
+        self.holds_at_end = rule.holds_at_end
+        # Severity, where, value, limit; of readings that wait for the end, apart.
+        self.worst = {waits: (0.0, "", 0.0, 0.0) for waits in (False, True)}
+        self._last = {}
+
+    def readings(self, view):
+        """As the rule's own."""
+        for reading in self.rule.readings(view):
+            self._note(reading)
+            yield reading
+
+    def explain(self, reading, view):
+        """As the rule's own."""
+        return self.rule.explain(reading, view)
+
+    def _note(self, reading):
+        where = "" if self.is_of_model else reading.where
+        key, needed = (reading.waits, where), 1 if reading.waits else self.patience
+        last = self._last.setdefault(key, deque(maxlen=needed))
+        last.append(severity(reading))
+        if len(last) == needed and min(last) > self.worst[reading.waits][0]:
+            found = min(last), reading.where, reading.value, reading.limit
+            self.worst[reading.waits] = found
+
+
+def severity(reading):
+    """Value beside limit, above 1 where it is ill."""
+    if not reading.below:
+        return reading.value / reading.limit if reading.limit else 99.0 * reading.is_ill
+    return reading.limit / reading.value if reading.value > 0 else 99.0
+
+
+def train(network, seed, log_dir):
+    """Train it under a monitor; what it reaches in evaluation mode."""
+    import keras
+
+    import kbn
+
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(seed)
+    model, data = network.build(), network.data(seed)
+    monitor = kbn.callbacks.TrainingMonitor(log_dir, log_freq=network.log_freq)
+    validation = data.x_val, data.y_val
+    fit = {"verbose": 0, "validation_data": validation, **network.fit}
+    model.fit(data.x, data.y, callbacks=[monitor], **fit)
+    return model.evaluate(*validation, verbose=0, return_dict=True)
+
+
+def entries_of(log_dir):
+    """Records and (step, scalars), as they were logged."""
+    from kbn.callbacks.log.run_record import record_of
+    from tensorboard.backend.event_processing import event_file_loader
+    from tensorboard.util import tensor_util
+
+    for path in sorted(Path(log_dir).glob("events.out.tfevents.*")):
+        for event in event_file_loader.EventFileLoader(str(path)).Load():
+            values = event.summary.value
+            yield from filter(None, map(record_of, values))
+            scalars = {
+                value.tag: float(tensor_util.make_ndarray(value.tensor))
+                for value in values
+                if value.tensor.dtype == 1 and not value.tensor.tensor_shape.dim
+            }
+            if scalars:
+                yield event.step, scalars
+
+
+def judge(job):
+    """Of (name, seed, directory or None): what became of it and what the rules say."""
+    from zoo_networks import NETWORKS
+
+    name, seed, logs = job
+    (network,) = [one for one in NETWORKS if one.name == name]
+    begun = time.perf_counter()
+    with tempfile.TemporaryDirectory() as temporary:
+        log_dir = Path(logs or temporary) / f"{name} {seed}"
+        results = log_dir / "results.json"
+        if not results.exists():
+            log_dir.mkdir(parents=True, exist_ok=True)
+            for old in log_dir.glob("events.out.tfevents.*"):
+                old.unlink()
+            results.write_text(json.dumps(train(network, seed, log_dir)))
+        reached = network.reaches(json.loads(results.read_text()))
+        rules = [Measured(rule) for rule in DEFAULT]
+        alerts = alerts_of([*entries_of(log_dir)], rules)
+        return {
+            "name": name,
+            "seed": seed,
+            "rules": sorted(network.rules),
+            "results": json.loads(results.read_text()),
+            "reached": reached,
+            "alerts": [(a.rule, a.level, str(a)) for a in alerts],
+            "margins": {rule.name: rule.worst for rule in rules},
+            "seconds": time.perf_counter() - begun,
+        }
+
+
+def judged(jobs, processes=PROCESSES):
+    """The jobs, done by processes of their own."""
+    if processes == 1:
+        yield from map(judge, jobs)
+        return
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(processes, _one_thread, maxtasksperchild=AT_ONCE) as pool:
+        yield from pool.imap(judge, jobs)
+
+
+def _one_thread():
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+
+
+def is_right(found):
+    """Whether a healthy one raised nothing, or a sick one what names its illness."""
+    raised = {rule for rule, level, _ in found["alerts"]}
+    if found["rules"]:
+        return found["reached"] is not True and bool(raised & {*found["rules"]})
+    false = {rule for rule, level, _ in found["alerts"] if level in FALSE}
+    return found["reached"] and not false
+
+
+def margins(all_found):
+    """Rows: rule, worst healthy severity, mildest sick one, with who it was."""
+    for rule in DEFAULT:
+        worst, mildest = (0.0, "", 0.0, 0.0, ""), None
+        for found in all_found:
+            who = f"{found['name']} {found['seed']}"
+            settled, waited = (found["margins"][rule.name][x] for x in (False, True))
+            one = (*settled, who)
+            raised = {name for name, *_ in found["alerts"]}
+            if not found["rules"] and found["reached"]:
+                worst = max(worst, one, key=lambda x: x[0])
+            elif rule.name in found["rules"] and rule.name in raised:
+                one = (*max(settled, waited), who)
+                mildest = min(mildest or one, one, key=lambda x: x[0])
+        yield rule.name, worst, mildest
+
+
+def main(arguments=None):
+    parser = reporting.parser(__doc__)
+    parser.add_argument("--only", default="", help="part of a network's name")
+    parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--logs", help="a directory to keep the logs in")
+    parser.add_argument("--processes", type=int, default=PROCESSES)
+    chosen = parser.parse_args(arguments)
+    from zoo_networks import NETWORKS
+
+    networks = [one for one in NETWORKS if chosen.only in one.name]
+    seeds = 1 if chosen.quick else chosen.seeds
+    if chosen.quick and not chosen.only:
+        networks = networks[:1] + networks[-2:]
+    logs = chosen.logs and str(Path(chosen.logs).absolute())
+    jobs = [(one.name, seed, logs) for one in networks for seed in range(seeds)]
+    begun = time.perf_counter()
+    reporting.setting("tensorflow")
+    table = reporting.Table("network", "seed", "result", "alerts", "")
+    all_found = []
+    for found in judged(jobs, chosen.processes):
+        all_found.append(found)
+        results = found["results"]
+        metric = "accuracy" if "accuracy" in results else "loss"
+        bar = {True: "", False: " (below its bar)", None: ""}[found["reached"]]
+        raised = {rule: level for rule, level, _ in found["alerts"]}
+        table.row(
+            found["name"],
+            found["seed"],
+            f"{metric} {results[metric]:.3g}{bar}",
+            ", ".join(f"{rule} ({level})" for rule, level in raised.items()) or "none",
+            "right" if is_right(found) else "WRONG",
+        )
+    table = reporting.Table("rule", "worst healthy", "mildest sick")
+    for name, worst, mildest in margins(all_found):
+        table.row(name, *map(_shown, (worst, mildest)))
+    return summary(all_found, time.perf_counter() - begun)
+
+
+def _shown(one):
+    if one is None:
+        return "-"
+    share, where, value, limit, who = one
+    return (
+        f"{share:.2g} ({value:.2g} beside {limit:.2g}: {who}, {where})" if who else "-"
+    )
+
+
+def summary(all_found, seconds):
+    """Print the counts; whether anything was wrong."""
+    well = [found for found in all_found if not found["rules"]]
+    ill = [found for found in all_found if found["rules"]]
+    false = [found for found in well if not is_right(found)]
+    missed = [found for found in ill if not is_right(found)]
+    print(
+        f"\n{len(well)} healthy trainings, {len(false)} with a false alarm or below "
+        f"their bar. {len(ill)} sick trainings, {len(missed)} not named by a rule that "
+        f"fits, or at their bar. {seconds:.0f} s."
+    )
+    for found in [*false, *missed]:
+        print(f"\n{found['name']}, seed {found['seed']}, expected {found['rules']}:")
+        for *_, text in found["alerts"]:
+            print(f"  {text}")
+    return bool(false or missed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

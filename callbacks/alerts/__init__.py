@@ -1,0 +1,1 @@
+"""Rules: what is logged -> Alert. Neither Keras nor TensorFlow nor TensorBoard."""

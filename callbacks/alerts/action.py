@@ -1,0 +1,82 @@
+"""What follows from an alert: a line in the log, the end of training, or a call."""
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import TypeAlias
+
+from .alert import Alert
+
+OnAlert: TypeAlias = str | Callable[[Alert], object]
+
+WAYS = ("log", "stop", "raise")
+LOGGED_AS = {
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "critical": logging.CRITICAL,
+}
+_log = logging.getLogger("kbn")
+
+
+class TrainingAlert(RuntimeError):
+    """A training is critically ill; `alert` says how."""
+
+    def __init__(self, alert: Alert) -> None:
+        super().__init__(str(alert))
+        self.alert = alert
+
+    def __reduce__(self) -> tuple[type["TrainingAlert"], tuple[Alert]]:
+        return type(self), (self.alert,)
+
+
+def check(on_alert: object) -> None:
+    """Raise a ValueError unless it is one of "log", "stop", "raise", or a function."""
+    if not callable(on_alert) and on_alert not in WAYS:
+        ways = ", ".join(map(repr, WAYS))
+        raise ValueError(
+            f"on_alert={on_alert!r}: expected {ways} or a function of an Alert"
+        )
+
+
+def act(alerts: Iterable[Alert], on_alert: OnAlert) -> bool:
+    """Do what is to be done about new alerts; whether training is to stop.
+
+    Alerts that are over are passed by. What a user's function raises is not caught.
+
+    Raises:
+        TrainingAlert: One is critical, and `on_alert` is "raise"; the others have been
+            logged by then.
+    """
+    fresh = [alert for alert in alerts if alert.is_open]
+    if callable(on_alert):
+        for alert in fresh:
+            on_alert(alert)
+        return False
+    for alert in fresh:
+        _log.log(LOGGED_AS[alert.level], "%s", alert)
+    critical = [alert for alert in fresh if alert.level == "critical"]
+    if not critical or on_alert == "log":
+        return False
+    if on_alert == "raise":
+        raise TrainingAlert(critical[0])
+    _log.critical(
+        "Training stops after step %d, because of %s (on_alert='stop').",
+        critical[0].step,
+        critical[0].rule,
+    )
+    return True
+
+
+def log_open(alerts: Iterable[Alert]) -> None:
+    """Say at the end of a training what is still wrong: a line per open alert."""
+    for alert in alerts:
+        if alert.is_open:
+            more = f" and {alert.others} more" if alert.others else ""
+            _log.log(
+                LOGGED_AS[alert.level],
+                "open at the end: %s in %s%s, since step %d (%s).",
+                alert.rule,
+                alert.where,
+                more,
+                alert.step,
+                alert.level,
+            )

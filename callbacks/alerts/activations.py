@@ -1,0 +1,164 @@
+"""Rules on what layers give: units that are dead or saturated, a poor start."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from .rule import Reading, Rule
+from .view import View
+
+
+@dataclass(frozen=True)
+class DeadRelu(Rule):
+    """Most units of a ReLU layer are 0 for every example.
+
+    The share of units that are non-zero in less than 1 % of batch x space, above
+    `share`. Layers that end in a ReLU or ReLU6.
+
+    No unit, 0 to 1. Sources: SageMaker Debugger's DeadRelu (1 %, half of the units);
+    measured on digits: healthy up to 0.16, learning rate 2 1.0.
+    """
+
+    share: float = 0.5
+    patience: int = 3
+
+    reads: ClassVar = ("health/dead_units/",)
+
+    def readings(self, view: View) -> Iterable[Reading]:
+        """Of each call of a ReLU layer."""
+        for call, share in view.under("health/dead_units/").items():
+            yield Reading(call, share, self.share)
+
+    def explain(self, reading: Reading, view: View) -> str:
+        """Name the layer and the learning rate."""
+        return (
+            f"{reading.value:.0%} of the units of "
+            f"{view.record.describe(reading.where)} are 0 for all examples, pass "
+            "no gradient and do not come back by themselves. Lower "
+            f"{view.named_rate} and train anew, or use batch norm before the "
+            "activation, or a leaky ReLU."
+        )
+
+
+@dataclass(frozen=True)
+class Saturated(Rule):
+    """Most outputs of a sigmoid or tanh layer lie on its flat ends.
+
+    The share of outputs with |a| > 0.99 of tanh and softsign, a < 0.01 or a > 0.99 of
+    sigmoid and hard sigmoid, above `share`. Not of the model's outputs, which are
+    meant to be sure.
+
+    No unit, 0 to 1. Source: SageMaker Debugger's rules on tanh and sigmoid, on outputs
+    here; measured on digits: healthy up to 0.01, in the code of an autoencoder 0.42,
+    faulty 0.85 to 1.0.
+    """
+
+    share: float = 0.6
+    patience: int = 3
+
+    reads: ClassVar = ("health/saturated/",)
+
+    def readings(self, view: View) -> Iterable[Reading]:
+        """Of each call of such a layer."""
+        for call, share in view.under("health/saturated/").items():
+            if not view.record.layer(call).get("is_output"):
+                yield Reading(call, share, self.share)
+
+    def explain(self, reading: Reading, view: View) -> str:
+        """Name the layer and its activation."""
+        activation = view.record.layer(reading.where).get("activation") or "activation"
+        return (
+            f"{reading.value:.0%} of the outputs of "
+            f"{view.record.describe(reading.where)} lie where {activation} is flat, so "
+            "next to no gradient passes. Scale its inputs (batch norm before the "
+            f"activation), use smaller initial weights, or lower {view.named_rate}."
+        )
+
+
+@dataclass(frozen=True)
+class PoorInit(Rule):
+    """The initial weights let the signal grow or die from layer to layer, or are equal.
+
+    At the first look and in the first 10 steps. Either: over the outputs of the layers
+    with kernels, in forward order, without the model's outputs, the variance changes by
+    a factor above `growth` a layer: (var_n / var_1)^(1 / (n - 1)), or its inverse, of
+    at least 3 layers. Or: a kernel of several units has no spread, sigma below
+    `spread`, and is not one of zeros that has moved since; then all its units compute
+    the same and learn the same.
+
+    No unit. Sources: SageMaker Debugger's PoorWeightInitialization (variance ratio 10),
+    DLCheck (sigma below 1e-6).
+    """
+
+    growth: float = 10.0
+    spread: float = 1e-6
+    steps: int = 10
+
+    reads: ClassVar = (
+        "activation_std/",
+        "weight_std/",
+        "weight_spread/",
+        "distance_from_init/",
+    )
+
+    def readings(self, view: View) -> Iterable[Reading]:
+        """Of the kernels without spread, and of the last of the layers."""
+        if view.step <= self.steps or view.is_first("activation_std/"):
+            yield from self._layers(view)
+        if view.step <= self.steps or view.is_first("weight_std/"):
+            yield from self._kernels(view)
+
+    def _layers(self, view: View) -> Iterable[Reading]:
+        record, stds = view.record, view.under("activation_std/")
+        calls = [x for x in stds if self._has_kernel(x, view) and stds[x] < math.inf]
+        calls.sort(key=lambda call: (record.position(call), call))
+        if len(calls) < 3:
+            return
+        first, last = stds[calls[0]], stds[calls[-1]]
+        if not first > 0:
+            return
+        growth = (last / first) ** (2 / (len(calls) - 1))
+        value = max(growth, 1 / growth if growth else math.inf)
+        yield Reading(calls[-1], value, self.growth)
+
+    def _kernels(self, view: View) -> Iterable[Reading]:
+        for path, std in view.under("weight_std/").items():
+            shape, layer = view.record.shape(path), view.record.layer(path)
+            if shape is None or shape[-1] < 2 or layer.get("is_output"):
+                continue
+            if not view.record.is_kernel(path):
+                continue
+            # Neither of them is logged of a kernel that began without spread, and the
+            # distance is not of one that began with zeros.
+            is_equal = (
+                f"weight_spread/{path}" not in view
+                and f"distance_from_init/{path}" in view
+            )
+            yield Reading(path, 0.0 if is_equal else std, self.spread, below=True)
+
+    def _has_kernel(self, call: str, view: View) -> bool:
+        layer = view.record.layer(call)
+        weights = layer.get("weights") or ()
+        return (
+            not layer.get("is_output")
+            and "#" not in call
+            and view.record.kind(call) != "Embedding"
+            and any(len(weight.get("shape") or ()) > 1 for weight in weights)
+        )
+
+    def explain(self, reading: Reading, view: View) -> str:
+        """Name the layer or the kernel."""
+        if reading.below:
+            return (
+                f"All elements of {reading.where} are equal, so all units of its layer "
+                "compute the same and stay the same. Use a random initializer, such as "
+                "the default glorot_uniform."
+            )
+        std = view.get(f"activation_std/{reading.where}") or 0.0
+        return (
+            f"From layer to layer the variance of the outputs changes "
+            f"{reading.value:.2g} times; that of {view.record.describe(reading.where)} "
+            f"has standard deviation {std:.1g}. Use he_normal before relu and "
+            "glorot_uniform or lecun_normal before others, or batch norm."
+        )

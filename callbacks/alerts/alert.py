@@ -1,0 +1,95 @@
+"""What the monitor says when a training is ill."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+LEVELS = ("info", "warning", "critical")  # from mild to grave
+
+
+@dataclass(frozen=True)
+class Alert:
+    """One illness of one training, from the step on at which it was certain.
+
+    Args:
+        rule: Name of the rule, such as "dead_relu".
+        level: "info", "warning" or "critical".
+        where: Layer (`dense`; its second call `dense#1`) or path of a variable; the
+            model's name where it is the model as a whole. Of several, the first in
+            forward order.
+        step: Optimizer step of the look at which the alert was raised.
+        epoch: Number of the epoch, from 1; None if it was not logged.
+        value: What the rule measured, in the unit that its docstring gives.
+        limit: The value beyond which the rule calls it ill.
+        message: What it means for this layer, then what to try first.
+        others: How many more layers or variables have the same illness.
+        resolved_step: Step at which it was over; None while it is not.
+        is_superseded: It was over because a graver alert of the same rule took over.
+
+    Example:
+        >>> from kbn.callbacks.alerts.alert import Alert
+        >>> alert = Alert("dead_relu", "warning", "hidden", 40, 2, 0.75, 0.5, "Dead.")
+        >>> print(alert)
+        warning: dead_relu in hidden at step 40 (epoch 2), 0.75 > 0.5. Dead.
+    """
+
+    rule: str
+    level: str
+    where: str
+    step: int
+    epoch: int | None
+    value: float
+    limit: float
+    message: str
+    others: int = 0
+    resolved_step: int | None = None
+    is_superseded: bool = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is not over."""
+        return self.resolved_step is None
+
+    def __str__(self) -> str:
+        """One line: what, where, since when, how much, and the message."""
+        more = f" and {self.others} more" if self.others else ""
+        epoch = "" if self.epoch is None else f" (epoch {self.epoch})"
+        sign = "<" if self.value < self.limit else ">"
+        line = (
+            f"{self.level}: {self.rule} in {self.where}{more} at step {self.step}"
+            f"{epoch}, {self.value:.3g} {sign} {self.limit:.3g}. {self.message}"
+        )
+        return line if self.is_open else f"{line} [{self.ending}]"
+
+    @property
+    def ending(self) -> str:
+        """How it ended, such as "resolved at step 420"; empty while it is open."""
+        if self.is_open:
+            return ""
+        how = "worse from" if self.is_superseded else "resolved at"
+        return f"{how} step {self.resolved_step}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it: numbers that are not finite as "nan", "inf" and "-inf"."""
+        known = dataclasses.asdict(self)
+        return known | {k: _to_json(known[k]) for k in ("value", "limit")}
+
+    @classmethod
+    def from_dict(cls, known: Mapping[str, Any]) -> "Alert":
+        """The alert of a `to_dict`; keys of later versions are passed over."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        fields = {name: known[name] for name in names if name in known}
+        return cls(**fields | {k: float(fields[k]) for k in ("value", "limit")})
+
+
+def _to_json(value: float) -> float | str:
+    return value if math.isfinite(value) else str(value)
+
+
+def rank(level: str) -> int:
+    """0, 1 or 2: how grave; a ValueError for what is not a level."""
+    if level not in LEVELS:
+        raise ValueError(f"{level!r} is not a level of alerts: {', '.join(LEVELS)}")
+    return LEVELS.index(level)

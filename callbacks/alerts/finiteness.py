@@ -1,0 +1,210 @@
+"""The rule on NaN and Inf: where they came from, as far as a look can tell."""
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+from .rule import Reading, Rule
+from .view import View
+
+COUNTS = "health/non_finite/"
+
+
+class Origin(NamedTuple):
+    """What was not finite first: a key of `MEANINGS`, where, how much."""
+
+    kind: str
+    where: str
+    elements: float
+
+
+@dataclass(frozen=True)
+class NonFinite(Rule):
+    """Something is NaN or Inf.
+
+    count(~isfinite(x)) > 0 in an input, a layer's output, the loss, a gradient, a
+    weight, or the loss of an epoch. Critical. It names the first input; else the first
+    layer in forward order whose output is not finite; else the variable whose gradient
+    is not, the nearest to the loss, for gradients come from there; else the first
+    weight. Gradients alone are no alert where the loss is scaled: such a step is
+    skipped, and it is how the scale finds its limit.
+
+    It names no origin where weights were NaN before the looked-at step, and where an
+    epoch's loss is NaN that no look of the epoch saw: by then every layer gives NaN.
+
+    Unit: elements. Sources: SageMaker Debugger's ExplodingTensor,
+    keras.callbacks.TerminateOnNaN.
+    """
+
+    patience: int = 1
+
+    reads: ClassVar = (
+        "epoch",
+        COUNTS,
+        "loss/train",
+        "epoch/loss",
+        "epoch/val_loss",
+        "gradient_norm/global",
+        "update_ratio/",
+        "inputs/",
+    )
+    keeps: ClassVar = {"loss/train": 100, "epoch/loss": 1}
+    is_of_model: ClassVar = True
+    reads_broken: ClassVar = True
+
+    def readings(self, view: View) -> Iterable[Reading]:
+        """Of the model: how many elements of the origin are not finite."""
+        origin = _origin(view)
+        if origin is None and not math.isfinite(view.get("epoch/loss") or 0.0):
+            return  # told of already, and no sign of health
+        if origin is None:
+            yield Reading("", 0.0, 0.0, "critical")
+        else:
+            yield Reading(origin.where, origin.elements, 0.0, "critical")
+
+    def explain(self, reading: Reading, view: View) -> str:
+        """Name the layer, the variable, the learning rate and a `log_freq`."""
+        origin = _origin(view)
+        assert origin is not None, "a reading above 0 has an origin"
+        since, until = _last_finite_step(view), view.step
+        known = {
+            "where": view.record.describe(origin.where),
+            "count": _elements(origin.elements),
+            "rate": view.named_rate,
+            "inputs": _inputs(view),
+            "variable": _first_variable(view),
+            "when": f"between steps {since} and {until}",
+            "log_freq": "log_freq=1"
+            + (f", or log_freq=lambda step: step > {since}" if since else ""),
+        }
+        return MEANINGS[origin.kind].format(**known)
+
+
+MEANINGS = {
+    "input": (
+        "{count} of the input {where} {inputs}, before any layer saw them. Mend the "
+        "data: drop or fill those examples."
+    ),
+    "activation": (
+        "The output of {where} has {count} that are NaN or Inf, {inputs}{variable}. "
+        "Lower {rate} or set global_clipnorm; if it is the first step, look "
+        "for a division, log or sqrt of 0 in this layer."
+    ),
+    "loss": (
+        "The loss is NaN or Inf while every layer's output is finite. Look for log, "
+        "sqrt or division by 0 in the loss, for targets that are NaN, and for a "
+        "softmax whose loss could be computed from_logits=True."
+    ),
+    "gradient": (
+        "The gradient of {where} has {count} that are NaN or Inf while the forward "
+        "pass is finite. Look for sqrt or a norm at 0, or a where() that hides a NaN, "
+        "between this variable and the loss."
+    ),
+    "weight": (
+        "{where} has {count} that are NaN or Inf after this step, while outputs and "
+        "gradients were finite or not logged. Lower {rate} or set "
+        "global_clipnorm."
+    ),
+    "before": (
+        "The weights were NaN or Inf before this step: it happened {when}, and no look "
+        "saw it, so that no layer can be named. Train again with {log_freq} to see the "
+        "first bad step."
+    ),
+    "epoch": (
+        "The loss became NaN or Inf {when}, and no look saw it, so that no layer can "
+        "be named. Train again with {log_freq} to see the first bad step."
+    ),
+    "validation": (
+        "The validation loss is NaN or Inf while that of training is finite. Look for "
+        "NaN in the validation data and in moving statistics of batch norm."
+    ),
+}
+
+
+def _origin(view: View) -> Origin | None:
+    if "epoch/loss" in view:
+        return _origin_in_epoch(view)
+    counts = view.under(COUNTS)
+    by_kind: dict[str, dict[str, float]] = {}
+    for tag, count in counts.items():
+        kind, _, where = tag.partition("/")
+        if kind == "batch_norm":
+            where = where.rpartition("/")[0]
+        if kind == "gradients":
+            where = re.sub(r"#\d+$", "", where)
+        by_kind.setdefault(kind, {}).setdefault(where, count)
+    order = view.record.position
+    weights = by_kind.get("weights", {})
+    broken = weights or by_kind.get("batch_norm", {})
+    if inputs := by_kind.get("inputs"):
+        where = min(inputs)
+        return Origin("input", where, inputs[where])
+    # A weight that was NaN before the step has no update ratio; one that became NaN in
+    # it has one that is NaN.
+    ratios = view.under("update_ratio/")
+    if weights and not any(path in ratios for path in weights):
+        return Origin("before", "", sum(weights.values()))
+    if calls := by_kind.get("activations"):
+        where = min(calls, key=lambda call: (order(call), call))
+        return Origin("activation", where, calls[where])
+    loss = view.get("loss/train")
+    if loss is not None and not math.isfinite(loss):
+        return Origin("loss", "", 1.0)
+    if gradients := by_kind.get("gradients"):
+        if not broken and view.record.is_loss_scaled:
+            return None
+        where = max(gradients, key=lambda path: (order(path), path))
+        return Origin("gradient", where, gradients[where])
+    if broken:
+        where = min(broken, key=lambda path: (order(path), path))
+        return Origin("weight", where, broken[where])
+    return None
+
+
+def _origin_in_epoch(view: View) -> Origin | None:
+    loss, validation = view["epoch/loss"], view.get("epoch/val_loss")
+    if not math.isfinite(loss):
+        epochs = view.points("epoch/loss")
+        began = epochs[-1].step if epochs else 0
+        seen = [point for point in view.points("loss/train") if point.step > began]
+        # An epoch's loss is a mean: NaN for the one batch that a look has told of.
+        was_told = any(not math.isfinite(point.value) for point in seen)
+        return None if was_told else Origin("epoch", "", 1.0)
+    if validation is not None and not math.isfinite(validation):
+        return Origin("validation", "", 1.0)
+    return None
+
+
+def _last_finite_step(view: View) -> int:
+    points = [*view.points("epoch/loss"), *view.points("loss/train")]
+    steps = [p.step for p in points if math.isfinite(p.value) and p.step < view.step]
+    return max(steps, default=0)
+
+
+def _elements(count: float) -> str:
+    return "1 element" if count == 1 else f"{count:.0f} elements"
+
+
+def _inputs(view: View) -> str:
+    """Whether the model's inputs were finite, and so all outputs before."""
+    counts: Mapping[str, float] = view.under(COUNTS)
+    if any(tag.startswith("inputs/") for tag in counts):
+        return "are NaN or Inf"
+    if view.under("inputs/"):
+        return (
+            "while the model's inputs and the outputs of all layers before were finite"
+        )
+    return "the first to be so (whether the inputs were finite was not logged)"
+
+
+def _first_variable(view: View) -> str:
+    """The first variable in forward order that is not finite after the step."""
+    paths = [
+        x.partition("/")[2] for x in view.under(COUNTS) if x.startswith("weights/")
+    ]
+    if not paths:
+        return ""
+    first = min(paths, key=lambda path: (view.record.position(path), path))
+    return f"; the first variable to break is {first}"

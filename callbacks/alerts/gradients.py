@@ -1,0 +1,176 @@
+"""Rules on gradients: before clipping, without the loss scale."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import median
+from typing import ClassVar
+
+from .rule import Reading, Rule
+from .view import View
+
+# Their kernels get a gradient of another size than the layers' around them: the softmax
+# of attention is flat at first, so that queries and keys hardly matter yet.
+UNLIKE = ("MultiHeadAttention", "GroupQueryAttention", "Attention")
+EARLIER = 5  # norms before there is a median to speak of
+
+
+@dataclass(frozen=True)
+class ExplodingGradient(Rule):
+    """The global gradient norm is far above what training survives.
+
+    ||g|| = sqrt(sum g^2) over all weights. Critical where ||g|| > `norm` * max(1, L),
+    L the first loss that was logged: targets of 1e4 make gradients of 1e4, and that is
+    no illness. A warning where ||g|| > `spike` * median of the last 50 logged norms
+    and ||g|| > `floor` * max(1, L): late in training the norms are small, and a batch
+    of ten times their median is harmless.
+
+    Unit: loss per unit of weight. Sources: the 1e3 of torchmortem; measured on digits,
+    healthy networks have 0.3 to 10.
+    """
+
+    norm: float = 1e3
+    spike: float = 10.0
+    floor: float = 10.0
+    patience: int = 1
+
+    reads: ClassVar = ("gradient_norm/global", "loss/train", "gradient_rms/")
+    keeps: ClassVar = {"gradient_norm/global": 50, "loss/train": 1}
+    is_of_model: ClassVar = True
+
+    def readings(self, view: View) -> Iterable[Reading]:
+        """Of the model, and with it the kernel with the largest gradient."""
+        norm = view.get("gradient_norm/global")
+        if norm is None:
+            return
+        kernels = view.under("gradient_rms/")
+        where = max(sorted(kernels), key=lambda path: kernels[path], default="")
+        scale = max(1.0, abs(view.first("loss/train") or 0.0))
+        limit, level = self.norm * scale, "critical"
+        past = view.past("gradient_norm/global")
+        if norm <= limit and len(past) >= EARLIER:
+            spike = max(self.spike * median(past), self.floor * scale)
+            limit, level = min(limit, spike), "warning"
+        yield Reading(where, norm, limit, level)
+
+    def explain(self, reading: Reading, view: View) -> str:
+        """Name the kernel and the learning rate."""
+        at = f", the largest in {reading.where}" if reading.where else ""
+        return (
+            f"The gradient of all weights has norm {reading.value:.3g}{at}: the next "
+            f"steps throw the weights far away. Lower {view.named_rate}, or set "
+            "global_clipnorm to the norm of healthy steps (gradient_norm/"
+            "suggested_clip); batch norm before the activations helps deep networks."
+        )
+
+
+@dataclass(frozen=True)
+class VanishingGradient(Rule):
+    """The first layers get next to no gradient, the last ones do.
+
+    max_{j<=i} rms(g_j) / max_j rms(g_j) of the i-th trainable kernel in forward order.
+    A warning below `ratio`, critical below `critical`. The largest of all before it,
+    not its own: one small gradient in the middle is no path that has dried up.
+    Embeddings, queries and keys are left out. A network without any gradient, such as
+    one that has fitted its data, has no ratio.
+
+    No unit. Sources: AUTOTRAINER (Zhang et al., ICSE 2021: first to last layer below
+    1e-3); measured on digits: healthy 0.15 to 6, sigmoid networks of 4 hidden layers
+    7e-3, of 6 4e-4. An absolute bound, as SageMaker Debugger's mean|g| < 1e-7, finds
+    only networks of 8 layers and more, and every network that has fitted its data.
+    """
+
+    ratio: float = 1e-2
+    critical: float = 1e-4
+    patience: int = 3
+
+    reads: ClassVar = ("gradient_rms/",)
+
+    def readings(self, view: View) -> Iterable[Reading]:
+        """Of each kernel."""
+        kernels = _in_order(view)
+        largest = max((rms for _, rms in kernels), default=0.0)
+        if not 0 < largest < float("inf"):
+            return
+        before = 0.0
+        for path, rms in kernels:
+            before = max(before, rms)
+            value = before / largest
+            limit, level = self.ratio, "warning"
+            if value < self.critical:
+                limit, level = self.critical, "critical"
+            yield Reading(path, value, limit, level, below=True)
+
+    def explain(self, reading: Reading, view: View) -> str:
+        """Name the activation, and whether the optimizer makes up for it."""
+        layer = view.record.layer(reading.where)
+        activation = layer.get("activation")
+        flat = activation in ("sigmoid", "tanh", "softsign", "hard_sigmoid")
+        kind = f" behind {activation}s" if flat else ""
+        still = ""
+        update = view.get(f"update_ratio/{reading.where}")
+        if update and update > 1e-4:
+            still = (
+                f" (its updates are still {update:.1g} of the weight: "
+                f"{view.record.optimizer or 'the optimizer'} rescales what is left, "
+                "noise included)"
+            )
+        first = f"relu in the place of {activation}" if flat else "a He initializer"
+        return (
+            f"The gradient of {reading.where}{kind} is {reading.value:.1g} of the "
+            f"largest in the network, so the first layers do not learn{still}. "
+            f"Put batch norm before the activations, or try {first} or residual "
+            "connections."
+        )
+
+
+@dataclass(frozen=True)
+class GradientImbalance(Rule):
+    """The first layers get far more gradient than the last one.
+
+    rms(g_i) / rms(g_last) over the trainable kernels above `ratio`; kernels without
+    any gradient, embeddings, queries and keys are left out. A plain deep network with
+    batch norm does this when it is initialized: each layer multiplies the gradient by
+    about 1.2.
+
+    No unit. Source: Yang et al., 2019 (arXiv:1902.08129); measured on digits: 44 at 20
+    layers of relu and batch norm, which train, 2.8e3 at 40, which do not.
+    """
+
+    ratio: float = 1e3
+    patience: int = 3
+
+    reads: ClassVar = ("gradient_rms/",)
+
+    def readings(self, view: View) -> Iterable[Reading]:
+        """Of each kernel but the last."""
+        kernels = [(path, rms) for path, rms in _in_order(view) if rms > 0]
+        if kernels:
+            (*before, (_, last)) = kernels
+            for path, rms in before:
+                yield Reading(path, rms / last, self.ratio)
+
+    def explain(self, reading: Reading, view: View) -> str:
+        """Name the layer and the learning rate."""
+        return (
+            f"The gradient of {reading.where} is {reading.value:.2g} times that of "
+            "the last layer, so no learning rate fits both: it grows from layer to "
+            "layer on its way back, as in deep networks of batch norm without "
+            "shortcuts. Add residual connections or make it shallower; meanwhile lower "
+            f"{view.named_rate}."
+        )
+
+
+def _in_order(view: View) -> list[tuple[str, float]]:
+    """(path, rms of the gradient) of the kernels that compare, in forward order."""
+    record = view.record
+    kernels = view.under("gradient_rms/")
+    alike = [path for path in kernels if not _is_unlike(path, view)]
+    alike.sort(key=lambda path: (record.position(path), path))
+    return [(path, kernels[path]) for path in alike]
+
+
+def _is_unlike(path: str, view: View) -> bool:
+    if not view.record.is_kernel(path) or view.record.kind(path) in UNLIKE:
+        return True
+    # The parts of attention are layers of their own, named query, key and value.
+    return "/query/" in path or "/key/" in path

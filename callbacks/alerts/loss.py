@@ -1,0 +1,156 @@
+"""Rules on the course of the loss."""
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import ClassVar
+
+from .rule import Reading, Rule
+from .view import View
+
+
+@dataclass(frozen=True)
+class LossNotDecreasing(Rule):
+    """The training loss has not improved for a while.
+
+    1 - min(last `epochs`) / min(before) of `epoch/loss` below `improvement`. Within
+    a long epoch the same of `loss/train`, with the means of the last `steps` and of the
+    `steps` before, if at least 10 looks fell in each. For negative losses the change is
+    taken relative to the absolute value.
+
+    No unit. Source: SageMaker Debugger's LossNotDecreasing (0.1 %). An information: it
+    is also what a training that is done looks like.
+    """
+
+    improvement: float = 1e-3
+    epochs: int = 5
+    steps: int = 1000
+
+    reads: ClassVar = ("epoch/loss", "loss/train")
+    keeps: ClassVar = {"epoch/loss": 100, "loss/train": 1}
+    is_of_model: ClassVar = True
+
+    def readings(self, view: View) -> Iterable[Reading]:
+        """Of the model."""
+        pair = self._epochs(view) if "epoch/loss" in view else self._steps(view)
+        if pair is not None:
+            before, now = pair
+            value = (before - now) / abs(before) if before else 0.0
+            yield Reading("", value, self.improvement, "info", below=True)
+
+    def _epochs(self, view: View) -> tuple[float, float] | None:
+        losses = _finite([*view.past("epoch/loss"), view["epoch/loss"]])
+        if len(losses) <= self.epochs:
+            return None
+        return min(losses[: -self.epochs]), min(losses[-self.epochs :])
+
+    def _steps(self, view: View) -> tuple[float, float] | None:
+        parts: tuple[list[float], list[float]] = [], []
+        for step, loss in view.course("loss/train"):
+            age = (view.step - step) // self.steps
+            if age < 2 and math.isfinite(loss):
+                parts[age].append(loss)
+        if min(map(len, parts)) < 10:
+            return None
+        now, before = map(fmean, parts)
+        return before, now
+
+    def explain(self, reading: Reading, view: View) -> str:
+        """Name the learning rate."""
+        over = (
+            f"{self.epochs} epochs" if "epoch/loss" in view else f"{self.steps} steps"
+        )
+        return (
+            f"Over the last {over} the training loss changed by {reading.value:.2%}. "
+            f"If it is low enough, training is done; if not, change {view.named_rate} "
+            "tenfold in either direction, or look for a layer that does not learn."
+        )
+
+
+@dataclass(frozen=True)
+class LossSpike(Rule):
+    """The loss jumped.
+
+    L / mean of the last `looks` above 1 + `jump`, and L above `floor` * the first loss:
+    late in training one hard batch is ten times the mean of easy ones, and harmless.
+    Of `loss/train`, and of `epoch/loss` after three epochs.
+
+    No unit. Source: Lightning's SpikeDetection (|L - mean_10| >= 2 mean_10, and not
+    an improvement).
+    """
+
+    jump: float = 2.0
+    floor: float = 1.0
+    looks: int = 10
+
+    reads: ClassVar = ("loss/train", "epoch/loss")
+    keeps: ClassVar = {"epoch/loss": 100, "loss/train": 100}
+    is_of_model: ClassVar = True
+
+    def readings(self, view: View) -> Iterable[Reading]:
+        """Of the model."""
+        tag = "epoch/loss" if "epoch/loss" in view else "loss/train"
+        if tag not in view:
+            return
+        past = _finite(view.past(tag, last=self.looks))
+        first = view.first(tag)
+        if len(past) >= min(3, self.looks) and first is not None:
+            usual = max(fmean(past) * (1 + self.jump), self.floor * first)
+            if usual > 0:
+                yield Reading("", view[tag], usual)
+
+    def explain(self, reading: Reading, view: View) -> str:
+        """Name the learning rate."""
+        return (
+            f"The loss jumped to {reading.value:.3g}, more than {1 + self.jump:.2g} "
+            "times its mean before and more than at the start. Lower "
+            f"{view.named_rate} or set global_clipnorm; if it was one batch, look at "
+            "its data."
+        )
+
+
+@dataclass(frozen=True)
+class Overfit(Rule):
+    """Validation gets worse while training gets better.
+
+    (L_val - L_train) / |L_train| above `gap`, and L_val rising over the last `epochs`
+    epochs, from one to the next.
+
+    No unit. Sources: SageMaker Debugger's Overfit (0.1), UMLAUT (rising validation).
+    """
+
+    gap: float = 0.1
+    epochs: int = 3
+
+    reads: ClassVar = ("epoch/val_loss", "epoch/loss")
+    keeps: ClassVar = {"epoch/val_loss": 100}
+    is_of_model: ClassVar = True
+
+    def readings(self, view: View) -> Iterable[Reading]:
+        """Of the model."""
+        if "epoch/val_loss" not in view or "epoch/loss" not in view:
+            return
+        losses = [*view.past("epoch/val_loss"), view["epoch/val_loss"]]
+        last = losses[-self.epochs - 1 :]
+        rises = len(last) > self.epochs and all(
+            a < b for a, b in itertools.pairwise(last)
+        )
+        train = view["epoch/loss"]
+        gap = (losses[-1] - train) / abs(train) if train else 0.0
+        yield Reading("", gap if rises else 0.0, self.gap, "info")
+
+    def explain(self, reading: Reading, view: View) -> str:
+        """Say what is usual against it."""
+        return (
+            f"The validation loss has risen for {self.epochs} epochs and lies "
+            f"{reading.value:.0%} above that of training: the network learns its "
+            "examples by heart. Stop at the best epoch (keras.callbacks.EarlyStopping "
+            "with restore_best_weights=True), or add data, augmentation, dropout or "
+            "weight decay."
+        )
+
+
+def _finite(values: Sequence[float]) -> list[float]:
+    return [value for value in values if math.isfinite(value)]

@@ -1,0 +1,108 @@
+"""What a rule is: a measure of each look, beside the limit beyond which it is ill."""
+
+import abc
+import dataclasses
+import math
+import re
+from collections.abc import Iterable, Mapping
+from typing import ClassVar, NamedTuple
+
+from .view import View
+
+
+class Reading(NamedTuple):
+    """What a rule measured at one look, for one layer, variable or the whole model.
+
+    where: Layer or path of a variable; "" for the whole model.
+    value, limit: It is ill where the value is above the limit, with `below` where it
+        is below it. A value that is NaN is no measure: neither ill nor good.
+    level: Of the alert: "info", "warning" or "critical".
+    waits: It is raised only if it is still so when training ends.
+    """
+
+    where: str
+    value: float
+    limit: float
+    level: str = "warning"
+    below: bool = False
+    waits: bool = False
+
+    @property
+    def is_ill(self) -> bool:
+        """Whether the value is beyond the limit."""
+        return self.value < self.limit if self.below else self.value > self.limit
+
+
+class Rule(abc.ABC):
+    """Reads what is logged and says where a training is ill; it keeps no state.
+
+    A rule is asked at every entry that has one of the tags that it `reads`. An alert
+    is raised once a place was ill at `patience` looks in a row, and resolved once all
+    places were good for as many.
+
+    `reads`: tags, and prefixes of tags that end in a slash. `keeps`: {one of them: how
+    many earlier values `view.past` is to have}. `is_of_model`: a look has one reading,
+    whose `where` may change. `reads_broken`: it is asked even where weights are NaN or
+    Inf, when other measures mean nothing. `patience`: an attribute or argument. The
+    name is that of the class, in lower case with underscores.
+
+    Example:
+        >>> from kbn.callbacks import rules
+        >>> class HighLoss(rules.Rule):
+        ...     '''The loss of a step is above 10.'''
+        ...     reads = ("loss/train",)
+        ...     patience = 3
+        ...
+        ...     def readings(self, view):
+        ...         yield rules.Reading("", view["loss/train"], limit=10.0)
+        ...
+        ...     def explain(self, reading, view):
+        ...         return f"Is the target scaled? Lower {view.named_rate}."
+        >>> HighLoss.name
+        'high_loss'
+    """
+
+    name: ClassVar[str]
+    reads: ClassVar[tuple[str, ...]]
+    keeps: ClassVar[Mapping[str, int]] = {}
+    is_of_model: ClassVar[bool] = False
+    reads_broken: ClassVar[bool] = False
+    patience: int = 1
+
+    def __init_subclass__(cls) -> None:
+        """Name the rule after its class."""
+        if "name" not in cls.__dict__:
+            cls.name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", cls.__name__).lower()
+
+    def __post_init__(self) -> None:
+        """Check the arguments: numbers above 0; `patience` counts looks.
+
+        Raises:
+            ValueError: One is not.
+        """
+        # Only the rules here are dataclasses: a user's own has what arguments it likes.
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not (is_number and 0 < value < math.inf):
+                raise ValueError(
+                    f"{type(self).__name__}({field.name}={value!r}): expected a finite "
+                    "number above 0"
+                )
+            if isinstance(field.default, int) and value != int(value):
+                raise ValueError(
+                    f"{type(self).__name__}({field.name}={value!r}): expected a whole "
+                    "number"
+                )
+
+    @abc.abstractmethod
+    def readings(self, view: View) -> Iterable[Reading]:
+        """What the rule measures at this entry, good places too."""
+
+    def explain(self, reading: Reading, view: View) -> str:
+        """One sentence on what it means for this place, one on what to try first."""
+        return (type(self).__doc__ or self.name).strip().splitlines()[0]
+
+    def holds_at_end(self, reading: Reading, since: int, view: View) -> bool:
+        """Whether a reading that `waits`, of step `since`, counts at the last step."""
+        return True

@@ -1,0 +1,208 @@
+"""What a rule sees: what is logged now, what was logged before, and the record."""
+
+import math
+from collections import deque
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from .record import Record
+
+THINNED = 256  # points that are kept of the whole course of a tag
+
+
+class Point(NamedTuple):
+    """One value of a tag."""
+
+    step: int
+    value: float
+
+
+class Series:
+    """What is kept of one tag: its first value, the largest, the last few, the course.
+
+    `course` spans the whole training in at most 256 points: when it is full, every
+    other one goes. Only of tags that a rule names in full, of which there are few.
+    """
+
+    def __init__(self, keeps: int, has_course: bool = False) -> None:
+        self._has_course = has_course
+        self.first: float | None = None
+        self.largest = -np.inf
+        self.last: deque[Point] = deque(maxlen=keeps)
+        self.course: list[Point] = []
+        self._stride, self._met = 1, 0
+
+    def add(self, step: int, value: float) -> None:
+        """One value a step: the first that was logged."""
+        if self.last and self.last[-1].step == step:
+            return
+        point = Point(step, value)
+        if self.first is None and math.isfinite(value):
+            self.first = value
+        self.largest = max(self.largest, value)  # a NaN never is
+        self.last.append(point)
+        if self._has_course and self._met % self._stride == 0:
+            self.course.append(point)
+            if len(self.course) > THINNED:
+                del self.course[1::2]
+                self._stride *= 2
+        self._met += 1
+
+
+class View:
+    """One entry of a training, and what was kept of the entries before.
+
+    `step`, `epoch` (from 1, None if unknown), `record`. `view[tag]` and `view.get(tag)`
+    are the values of this entry, `view.under("update_ratio/")` those of all tags with
+    that prefix, by the rest of the tag.
+    """
+
+    def __init__(
+        self,
+        step: int,
+        scalars: Mapping[str, float],
+        grouped: Mapping[str, Mapping[str, float]],
+        epoch: int | None,
+        record: Record,
+        memory: "Memory",
+    ) -> None:
+        self.step = step
+        self.scalars = scalars
+        self.record = record
+        self.epoch = epoch
+        self._grouped = grouped
+        self._memory = memory
+
+    def __contains__(self, tag: str) -> bool:
+        return tag in self.scalars
+
+    def __getitem__(self, tag: str) -> float:
+        return self.scalars[tag]
+
+    def get(self, tag: str) -> float | None:
+        """This entry's value of a tag, None if it has none."""
+        return self.scalars.get(tag)
+
+    @property
+    def prefixes(self) -> Iterable[str]:
+        """Those that rules read and that a tag of this entry has."""
+        return self._grouped.keys()
+
+    def under(self, prefix: str) -> Mapping[str, float]:
+        """{rest of the tag: value} of one of the prefixes that a rule reads."""
+        return self._grouped.get(prefix, {})
+
+    def is_first(self, prefix: str) -> bool:
+        """Whether no earlier entry had a tag with this prefix, which a rule reads."""
+        return prefix not in self._memory.met
+
+    def past(self, tag: str, last: int | None = None) -> list[float]:
+        """Earlier values, the oldest first; the last so many of those that are kept."""
+        values = [point.value for point in self._memory.series(tag).last]
+        return values if last is None else values[-last:]
+
+    def points(self, tag: str) -> list[Point]:
+        """As `past`, with their steps."""
+        return [*self._memory.series(tag).last]
+
+    def course(self, tag: str) -> list[Point]:
+        """Earlier (step, value), from the beginning on, thinned to 256 points."""
+        return self._memory.series(tag).course
+
+    def first(self, tag: str) -> float | None:
+        """The first finite value, this entry's if there is no earlier one."""
+        earlier = self._memory.series(tag).first
+        return self.get(tag) if earlier is None else earlier
+
+    def largest(self, tag: str) -> float | None:
+        """The largest value up to now, None if there is none."""
+        values = [self._memory.series(tag).largest, self.get(tag)]
+        known = [x for x in values if x is not None and x > -np.inf]
+        return max(known, default=None)
+
+    @property
+    def learning_rate(self) -> float | None:
+        """Of the optimizer; of several, of the first."""
+        rate = self.get("learning_rate")
+        rates = self.under("learning_rate/").values()
+        return rate if rate is not None else next(iter(rates), None)
+
+    @property
+    def named_rate(self) -> str:
+        """`Adam's learning rate of 0.001`, as far as it is known."""
+        optimizer, rate = self.record.optimizer, self.learning_rate
+        whose = f"{optimizer}'s" if optimizer else "the"
+        return f"{whose} learning rate" + ("" if rate is None else f" of {rate:.3g}")
+
+
+class Memory:
+    """Sorts the tags of each entry by what rules read, and keeps earlier values.
+
+    keeps: {tag or prefix: how many earlier values of it rules look at}; a prefix ends
+    in a slash. One with 0 is only sorted.
+    """
+
+    def __init__(self, keeps: Mapping[str, int]) -> None:
+        self._keeps = dict(keeps)
+        self._series: dict[str, Series] = {}
+        self._groups: dict[str, tuple[tuple[str, str], ...]] = {}
+        self._kept: dict[str, int] = {}
+        self._step: int | None = None  # of the last entry
+        self._tags: set[str] = set()  # that have a value at this step
+        self._epoch: int | None = None
+        self.met: set[str] = set()  # prefixes that an entry before had
+
+    def view(self, step: int, scalars: Mapping[str, float], record: Record) -> View:
+        """What rules see of an entry, which is not kept yet."""
+        # As an event file keeps them: a log read back gives the same alerts. It has one
+        # value of a tag at a step, the first, in float32.
+        if step != self._step:
+            self._step, self._tags = step, set()
+        scalars = {tag: x for tag, x in scalars.items() if tag not in self._tags}
+        self._tags |= scalars.keys()
+        with np.errstate(over="ignore"):
+            rounded = np.array([*scalars.values()], np.float64).astype(np.float32)
+        values = dict(zip(scalars, rounded.tolist(), strict=True))
+        grouped: dict[str, dict[str, float]] = {}
+        groups = self._groups
+        for tag, value in values.items():
+            found = groups.get(tag)
+            if found is None:
+                found = self._meet(tag)
+            for prefix, rest in found:
+                grouped.setdefault(prefix, {})[rest] = value
+        epoch = values.get("epoch", math.nan)
+        if math.isfinite(epoch):
+            self._epoch = int(epoch)
+        return View(step, values, grouped, self._epoch, record, self)
+
+    def keep(self, view: View) -> None:
+        """Keep an entry for the views to come."""
+        self.met.update(view.prefixes)
+        for tag in self._kept.keys() & view.scalars.keys():
+            series = self._series.get(tag)
+            if series is None:
+                series = self._series[tag] = Series(
+                    self._kept[tag], has_course=tag in self._keeps
+                )
+            series.add(view.step, view.scalars[tag])
+
+    def series(self, tag: str) -> Series:
+        """What is kept of a tag; empty if nothing is."""
+        return self._series.get(tag) or Series(1)
+
+    def _meet(self, tag: str) -> tuple[tuple[str, str], ...]:
+        """(prefix, rest) for each prefix that a new tag has."""
+        prefixes = [x for x in self._keeps if x.endswith("/") and tag.startswith(x)]
+        keeps = max(self._keeps.get(x, 0) for x in [tag, *prefixes])
+        if keeps:
+            self._kept[tag] = keeps
+        self._groups[tag] = tuple((x, tag.removeprefix(x)) for x in prefixes)
+        return self._groups[tag]
+
+
+def has_any(view: View, reads: Iterable[str]) -> bool:
+    """Whether the entry has a tag that a rule reads."""
+    return any(view.under(x) if x.endswith("/") else x in view for x in reads)

@@ -1,0 +1,273 @@
+"""Alerts of a training under the monitor: said, stopped, raised, logged, kept."""
+
+import logging
+
+import keras
+import numpy as np
+import pytest
+from kbn.callbacks import Alert, TrainingAlert, TrainingMonitor, rules
+from kbn.callbacks.alerts.follow import alerts_of
+from kbn.callbacks.log.alerts import TEXT, alerts_in, markdown
+from kbn.callbacks.log.run_record import record_of
+from kbn.callbacks.step.train_function import WatchedFunction
+from tensorboard.backend.event_processing import event_accumulator, event_file_loader
+from tensorboard.util import tensor_util
+
+if keras.backend.backend() != "tensorflow":
+    pytest.skip("see test_alerts: the rules need no backend", allow_module_level=True)
+
+ROWS, BATCH = 64, 16
+STEPS = ROWS // BATCH
+
+
+def network(bias=0.0):
+    """`bias`: of the hidden ReLUs; -9 and they are dead."""
+    keras.utils.set_random_seed(0)
+    initial = keras.initializers.Constant(bias)
+    model = keras.Sequential(
+        [
+            keras.layers.Input((6,)),
+            keras.layers.Dense(8, "relu", bias_initializer=initial, name="hidden"),
+            keras.layers.Dense(1, name="head"),
+        ],
+        name="net",
+    )
+    model.compile(keras.optimizers.SGD(0.01), "mse")
+    return model
+
+
+def data(nan_in=None):
+    """`nan_in`: the number of the batch that has a NaN, from 0."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(ROWS, 6)).astype("float32")
+    y = x[:, :1].copy()
+    if nan_in is not None:
+        x[nan_in * BATCH, 2] = np.nan
+    return x, y
+
+
+def fit(model, arrays, *monitors, epochs=2):
+    return model.fit(
+        *arrays,
+        batch_size=BATCH,
+        epochs=epochs,
+        shuffle=False,
+        verbose=0,
+        callbacks=list(monitors),
+    )
+
+
+@pytest.fixture
+def said(caplog):
+    caplog.set_level(logging.INFO, "kbn")
+    return lambda: [x.getMessage() for x in caplog.records if x.name == "kbn"]
+
+
+def events(log_dir):
+    for path in sorted(log_dir.glob("events.out.tfevents.*")):
+        yield from event_file_loader.EventFileLoader(str(path)).Load()
+
+
+def entries(log_dir):
+    """Records and (step, scalars), as a reader of the log has them."""
+    for event in events(log_dir):
+        values = event.summary.value
+        yield from filter(None, map(record_of, values))
+        scalars = {
+            value.tag: float(tensor_util.make_ndarray(value.tensor))
+            for value in values
+            if value.metadata.plugin_data.plugin_name == "scalars"
+            or (value.tensor.dtype == 1 and not value.tensor.tensor_shape.dim)
+        }
+        if scalars:
+            yield event.step, scalars
+
+
+# --- on_alert ---
+
+
+def test_healthy_training_says_nothing(tmp_path, said):
+    monitor = TrainingMonitor(tmp_path, log_freq=1)
+    fit(network(), data(), monitor)
+    assert monitor.alerts == []
+    assert said() == []
+    assert not any(tag.startswith("alerts") for tag in monitor.history)
+
+
+def test_log_says_it_once_and_again_at_the_end(tmp_path, said):
+    monitor = TrainingMonitor(tmp_path, log_freq=1)
+    fit(network(), data(nan_in=1), monitor, epochs=3)
+    (alert,) = monitor.alerts
+    assert (alert.rule, alert.where, alert.step, alert.epoch) == (
+        "non_finite",
+        "x",
+        2,
+        1,
+    )
+    assert said() == [
+        str(alert),
+        "open at the end: non_finite in x, since step 2 (critical).",
+    ]
+
+
+def test_stop_stops_after_the_step(tmp_path, said):
+    monitor = TrainingMonitor(tmp_path, log_freq=1, on_alert="stop")
+    history = fit(network(), data(nan_in=1), monitor, epochs=3)
+    assert history.epoch == [0]
+    assert max(monitor.history["learning_rate"][0]) == 2
+    assert "Training stops after step 2, because of non_finite" in said()[1]
+
+
+def test_raise_raises_and_leaves_the_model_unwrapped(tmp_path):
+    model = network()
+    monitor = TrainingMonitor(tmp_path, log_freq=1, on_alert="raise")
+    with pytest.raises(TrainingAlert, match="non_finite in x at step 2") as error:
+        fit(model, data(nan_in=1), monitor)
+    assert error.value.alert == monitor.alerts[0]
+    assert not isinstance(model.train_function, WatchedFunction)
+    fit(network(), data(), TrainingMonitor(tmp_path))
+
+
+def test_function_gets_each_alert_and_may_raise(tmp_path, said):
+    met = []
+    monitor = TrainingMonitor(tmp_path, log_freq=1, on_alert=met.append)
+    fit(network(bias=-9.0), data(), monitor)
+    assert [alert.rule for alert in met] == [alert.rule for alert in monitor.alerts]
+    assert met[0].rule == "dead_relu"
+    assert all(isinstance(alert, Alert) for alert in met)
+    assert all(line.startswith("open at the end") for line in said())
+
+    def fail(alert):
+        raise KeyError(alert.rule)
+
+    model = network(bias=-9.0)
+    with pytest.raises(KeyError, match="dead_relu"):
+        fit(model, data(), TrainingMonitor(tmp_path / "b", 1, on_alert=fail))
+    assert not isinstance(model.train_function, WatchedFunction)
+
+
+# --- rules ---
+
+
+@pytest.mark.parametrize("wrong", ["all", [rules.DeadRelu], 3])
+def test_rules_are_checked(wrong, tmp_path):
+    with pytest.raises(ValueError, match="rule"):
+        TrainingMonitor(tmp_path, rules=wrong)
+
+
+def test_on_alert_is_checked(tmp_path):
+    with pytest.raises(ValueError, match="on_alert='halt': expected 'log', 'stop', "):
+        TrainingMonitor(tmp_path, on_alert="halt")
+
+
+def test_no_rules_no_alerts(tmp_path):
+    monitor = TrainingMonitor(tmp_path, log_freq=1, rules=None)
+    fit(network(), data(nan_in=1), monitor)
+    assert monitor.alerts == []
+
+
+class Fails(rules.Rule):
+    """Divides by zero."""
+
+    reads = ("loss/train",)
+
+    def readings(self, view):
+        """None."""
+        return [1 / 0]
+
+
+def test_rule_that_raises_is_left_out_and_the_training_goes_on(tmp_path, caplog):
+    monitor = TrainingMonitor(tmp_path, 1, rules=[Fails(), rules.NonFinite()])
+    fit(network(), data(nan_in=1), monitor)
+    assert [alert.rule for alert in monitor.alerts] == ["non_finite"]
+    assert caplog.text.count("leaves out the rule fails: ZeroDivisionError") == 1
+
+
+# --- several fits, several monitors ---
+
+
+def test_second_fit_goes_on_with_the_alert(tmp_path, said):
+    model = network(bias=-9.0)
+    monitor = TrainingMonitor(tmp_path, log_freq=1, rules=[rules.DeadRelu()])
+    fit(model, data(), monitor, epochs=1)
+    (alert,) = monitor.alerts
+    assert alert.step == 3
+    fit(model, data(), monitor, epochs=1)
+    assert monitor.alerts == [alert]
+    assert [line[:4] for line in said()] == ["warn", "open", "open"]
+    hidden = model.get_layer("hidden")
+    hidden.bias.assign(hidden.bias * 0)
+    fit(model, data(), monitor, epochs=1)
+    (over,) = monitor.alerts
+    assert (over.step, over.resolved_step) == (3, 2 * STEPS + 3)
+
+
+def test_resumed_training_is_judged_anew(tmp_path):
+    model = network(bias=-9.0)
+    first = TrainingMonitor(tmp_path, log_freq=1, rules=[rules.DeadRelu()])
+    fit(model, data(), first, epochs=1)
+    second = TrainingMonitor(tmp_path, log_freq=1, rules=[rules.DeadRelu()])
+    fit(model, data(), second, epochs=1)
+    assert [alert.step for alert in first.alerts] == [3]
+    assert [alert.step for alert in second.alerts] == [STEPS + 3]
+
+
+def test_two_monitors_on_one_model_say_the_same(tmp_path):
+    monitors = [TrainingMonitor(tmp_path / x, log_freq=1) for x in "ab"]
+    fit(network(bias=-9.0), data(), *monitors)
+    first, second = (monitor.alerts for monitor in monitors)
+    assert first == second
+    assert first[0].rule == "dead_relu"
+
+
+def test_short_training_is_told_of_at_its_end(tmp_path, said):
+    monitor = TrainingMonitor(tmp_path, rules=[rules.DeadRelu()])
+    fit(network(bias=-9.0), data(), monitor, epochs=2)  # two looks, at steps 1 and 5
+    (alert,) = monitor.alerts
+    assert alert.step == 2 * STEPS
+    assert len(said()) == 2
+
+
+# --- the log ---
+
+
+def test_log_has_the_alerts_and_gives_them_again(tmp_path):
+    monitor = TrainingMonitor(tmp_path, log_freq=1)
+    model = network(bias=-9.0)
+    fit(model, data(), monitor)
+    hidden = model.get_layer("hidden")
+    hidden.bias.assign(hidden.bias * 0)
+    fit(model, data(nan_in=3), monitor)
+    values = [value for event in events(tmp_path) for value in event.summary.value]
+    logged = [alert for value in values for alert in alerts_in(value)]
+    state = {(alert.rule, alert.step): alert for alert in logged}
+    assert [*state.values()] == monitor.alerts
+    assert len(logged) > len(state)  # what was resolved was written twice
+    again = alerts_of(entries(tmp_path))
+    assert again == monitor.alerts
+
+
+def test_text_tab_and_counts(tmp_path):
+    monitor = TrainingMonitor(tmp_path, log_freq=1)
+    model = network()
+    fit(model, data(nan_in=1), monitor, epochs=1)
+    accumulator = event_accumulator.EventAccumulator(str(tmp_path)).Reload()
+    (*_, newest) = accumulator.Tensors(TEXT)
+    text = tensor_util.make_ndarray(newest.tensor_proto).item().decode()
+    assert text == markdown(monitor.alerts)
+    assert "| **critical** | non_finite | `x` | step 2, epoch 1 | " in text
+    assert monitor.history["alerts/critical"] == ([2, 3, 4], [1.0, 1.0, 1.0])
+    assert set(monitor.history["alerts/warning"][1]) == {0.0}
+
+
+def test_markdown_has_open_alerts_first_and_the_newest_on_top():
+    def alert(step, resolved=None):
+        return Alert("a", "info", "w|x", step, None, 1.0, 0.0, "M.", 2, resolved)
+
+    rows = markdown([alert(1), alert(2, 9), alert(3)]).splitlines()[2:]
+    assert [row.split(" | ")[3] for row in rows] == [
+        "step 3",
+        "step 1",
+        "step 2, resolved at step 9",
+    ]
+    assert "`w&#124;x` and 2 more" in rows[0]

@@ -1,0 +1,775 @@
+"""Every rule on made-up entries: what it calls ill, what it does not, and its words."""
+
+import dataclasses
+import math
+
+import pytest
+from kbn.callbacks import rules
+from kbn.callbacks.alerts.default import DEFAULT, listed
+from kbn.callbacks.alerts.follow import alerts_of
+
+KERNELS = [f"net/dense_{i}/kernel" for i in range(4)]
+
+
+def layer(name, kind="Dense", activation="relu", shape=(8, 8), **more):
+    weights = [{"path": f"net/{name}/kernel", "shape": [*shape], "trainable": True}]
+    known = {"name": name, "path": f"net/{name}", "type": f"keras.{kind}"}
+    return {**known, "activation": activation, "weights": weights, **more}
+
+
+def record(*layers, **more):
+    return {"model": {"name": "net"}, "layers": [*layers], **more}
+
+
+def norm(name="norm", momentum=0.9, **more):
+    settings = {"momentum": momentum, "epsilon": 1e-3, "is_frozen": False, **more}
+    return {"name": name, "type": "keras.BatchNormalization", "batch_norm": settings}
+
+
+DENSE = record(
+    *(layer(f"dense_{i}") for i in range(4)),
+    optimizers=[{"type": "keras.Adam", "loss_scaling": None}],
+    fit={"epochs": 10, "steps": 28},
+)
+DEEP = record(*(layer(f"dense_{i}", activation="sigmoid") for i in range(4)))
+SCALED = {**DENSE, "optimizers": [{"type": "keras.SGD", "loss_scaling": "keras.L"}]}
+NORM = record(layer("dense_0"), norm(), fit={"steps": 28})
+COLD = record(layer("dense_0"), norm(momentum=0.99), fit={"steps": 28})
+CUMULATIVE = record(norm(momentum=None))
+FROZEN = record(norm(is_frozen=True))
+
+
+def looks(*scalars, first=100, every=20):
+    return [(first + every * i, one) for i, one in enumerate(scalars)]
+
+
+def series(tag, *values, **others):
+    """Looks that differ in one tag."""
+    return looks(*({tag: value, "epoch": 1, **others} for value in values))
+
+
+def epochs(**metrics):
+    """Ends of epochs: loss=[...], val_loss=[...]."""
+    columns = zip(*metrics.values(), strict=True)
+    return [
+        (28 * i, {f"epoch/{k}": x for k, x in zip(metrics, row, strict=True)})
+        for i, row in enumerate(columns, start=1)
+    ]
+
+
+def gradients(*rms):
+    return {f"gradient_rms/{path}": x for path, x in zip(KERNELS, rms, strict=False)}
+
+
+def stds(*values):
+    return {f"activation_std/dense_{i}": x for i, x in enumerate(values)}
+
+
+def ratio(value, path=KERNELS[0]):
+    return {f"update_ratio/{path}": value}
+
+
+def gap(value, loss=1.0, mean=0.1, variance=0.1):
+    """A look at a model with batch norm."""
+    return {
+        "loss_gap/train_eval": value,
+        "loss/train": loss,
+        "batch_norm_gap/norm/mean": mean,
+        "batch_norm_gap/norm/variance": variance,
+    }
+
+
+HEALTHY_KERNEL = {
+    "weight_std/net/dense_0/kernel": 0.1,
+    "weight_spread/net/dense_0/kernel": 1.0,
+    "distance_from_init/net/dense_0/kernel": 0.1,
+}
+OF_ZEROS = {"weight_std/net/dense_0/kernel": 0.0}
+OF_ZEROS_THAT_MOVED = {"weight_std/net/dense_0/kernel": 1e-3}
+OF_ONES = {
+    "weight_std/net/dense_0/kernel": 1e-3,  # the first step has moved its rows apart
+    "distance_from_init/net/dense_0/kernel": 0.01,
+}
+BAD = "health/non_finite/"
+NAN = math.nan
+
+# (rule, record, entries, what is said: where, level, step, part of the message)
+ILL = [
+    (
+        "exploding_gradient",
+        DENSE,
+        series("gradient_norm/global", 2, 2e3, **gradients(1, 1, 9, 1)),
+        ("net/dense_2/kernel", "critical", 120, "norm 2e+03, the largest in"),
+    ),
+    (
+        "exploding_gradient",
+        DENSE,
+        series("gradient_norm/global", *[1.5] * 5, 20),
+        ("net", "warning", 200, "suggested_clip"),
+    ),
+    (
+        "vanishing_gradient",
+        DEEP,
+        looks(*[gradients(1e-3, 5e-3, 0.1, 1)] * 3),
+        ("net/dense_0/kernel", "warning", 140, "behind sigmoids is 0.001 of"),
+    ),
+    (
+        "vanishing_gradient",
+        DENSE,
+        looks(*[{**gradients(1e-6, 5e-6, 0.1, 1), **ratio(1e-3)}] * 3),
+        ("net/dense_0/kernel", "critical", 140, "still 0.001 of the weight: Adam"),
+    ),
+    (
+        "gradient_imbalance",
+        DENSE,
+        looks(*[gradients(5, 3, 0.1, 1e-3)] * 3),
+        ("net/dense_0/kernel", "warning", 140, "5e+03 times that of the last layer"),
+    ),
+    (
+        "update_ratio_low",
+        DENSE,
+        looks(*[{**ratio(1e-7), "learning_rate": 1e-7, "loss/train": 2.3}] * 3),
+        ("net/dense_0/kernel", "warning", 140, "Raise Adam's learning rate of 1e-07"),
+    ),
+    (
+        "update_ratio_high",
+        DENSE,
+        looks(*[{**ratio(0.5), "learning_rate": 2.0}] * 3),
+        ("net/dense_0/kernel", "warning", 140, "Lower Adam's learning rate of 2 "),
+    ),
+    (
+        "unchanged_weight",
+        DENSE,
+        series(f"distance_from_init/{KERNELS[1]}", 0, 0, 0, 0),
+        ("net/dense_1/kernel", "warning", 160, "has not moved since the start"),
+    ),
+    (
+        "unchanged_weight",
+        DENSE,
+        series(f"distance_from_init/{KERNELS[1]}", 0.2, 0.3, 0.3, 0.3, 0.3),
+        ("net/dense_1/kernel", "warning", 180, "no longer moves"),
+    ),
+    (
+        "dead_relu",
+        DENSE,
+        series("health/dead_units/dense_1", 0.1, 0.9, 0.96, 0.96, learning_rate=2),
+        ("dense_1", "warning", 160, "96% of the units of dense_1 (Dense, relu)"),
+    ),
+    (
+        "dead_relu",
+        DENSE,
+        series("health/dead_units/dense_1#1", 0.9, 0.9, 0.9),
+        ("dense_1#1", "warning", 140, "dense_1#1 (Dense, relu)"),
+    ),
+    (
+        "saturated",
+        DEEP,
+        series("health/saturated/dense_2", 0.9, 0.9, 0.9),
+        ("dense_2", "warning", 140, "where sigmoid is flat"),
+    ),
+    (
+        "poor_init",
+        DENSE,
+        [(1, stds(1, 8, 64, 512))],
+        ("dense_3", "warning", 1, "changes 64 times"),
+    ),
+    (
+        "poor_init",
+        DENSE,
+        [(1, stds(1, 0.1, 0.01, 0.001))],
+        ("dense_3", "warning", 1, "he_normal"),
+    ),
+    (
+        "poor_init",
+        DENSE,
+        [(50, OF_ONES)],
+        ("net/dense_0/kernel", "warning", 50, "are equal"),
+    ),
+    (
+        "poor_init",
+        DENSE,
+        [(1, OF_ZEROS)],
+        ("net/dense_0/kernel", "warning", 1, "random initializer"),
+    ),
+    (
+        "weight_drift",
+        DENSE,
+        series(f"weight_drift/{KERNELS[0]}", 5, 5),
+        ("net/dense_0/kernel", "warning", 120, "moved 5 initial standard"),
+    ),
+    (
+        "weight_drift",
+        DENSE,
+        series(f"weight_drift_epoch/{KERNELS[0]}", 0.8, 0.8),
+        (
+            "net/dense_0/kernel",
+            "warning",
+            120,
+            "0.8 initial standard deviations within",
+        ),
+    ),
+    (
+        "weight_drift",
+        DENSE,
+        series(f"weight_spread/{KERNELS[0]}", 0.1, 0.1),
+        ("net/dense_0/kernel", "warning", 120, "spread 0.1 times as wide"),
+    ),
+    (
+        "weight_explosion",
+        DENSE,
+        series(f"weight_growth/{KERNELS[0]}", 2, 12),
+        ("net/dense_0/kernel", "warning", 120, "12 times as large as it started"),
+    ),
+    (
+        "loss_not_decreasing",
+        DENSE,
+        epochs(loss=[2.3] * 6),
+        (
+            "net",
+            "info",
+            168,
+            "Over the last 5 epochs the training loss changed by 0.00%",
+        ),
+    ),
+    (
+        "loss_not_decreasing",
+        DENSE,
+        [(50 * i, {"loss/train": 2.3}) for i in range(1, 41)],
+        ("net", "info", 1500, "Over the last 1000 steps"),
+    ),
+    (
+        "loss_spike",
+        DENSE,
+        series("loss/train", *[2.3] * 5, 9.0),
+        ("net", "warning", 200, "jumped to 9"),
+    ),
+    (
+        "loss_spike",
+        DENSE,
+        epochs(loss=[2, 1, 1, 8]),
+        ("net", "warning", 112, "at the start"),
+    ),
+    (
+        "overfit",
+        DENSE,
+        epochs(loss=[0.5, 0.4, 0.3, 0.2], val_loss=[0.6, 0.7, 0.8, 0.9]),
+        ("net", "info", 112, "lies 350% above"),
+    ),
+    (
+        "bn_train_eval_gap",
+        NORM,
+        looks(gap(1.0), gap(1.0)),
+        ("norm", "warning", 120, "Lower momentum=0.9 to 0.45 (28 steps, an epoch, "),
+    ),
+    (
+        "bn_train_eval_gap",
+        record(norm(momentum=0.999), fit={"steps": 28}),
+        looks(gap(1.0), gap(1.0), first=9000),
+        (
+            "norm",
+            "warning",
+            9020,
+            "momentum=0.999 to 0.9 (28 steps, an epoch, renew 3%",
+        ),
+    ),
+    (
+        "bn_train_eval_gap",
+        CUMULATIVE,
+        looks(gap(1.0), gap(1.0)),
+        ("norm", "warning", 120, "To mend it, recompute the statistics"),
+    ),
+    (
+        "bn_stats_cold",
+        COLD,
+        looks(gap(4.0)),
+        ("norm", "info", 100, "37% of the moving statistics of norm"),
+    ),
+    (
+        "bn_stats_cold",
+        COLD,
+        epochs(loss=[1.0], val_loss=[4.0]),
+        ("norm", "info", 28, "a lower momentum than 0.99"),
+    ),
+    (
+        "bn_moment_gap",
+        NORM,
+        looks(*[gap(0.1, mean=0.9, variance=0.7)] * 3),
+        ("norm", "warning", 140, "0.9 standard deviations from the batch's"),
+    ),
+    (
+        "bn_collapsed",
+        NORM,
+        series("health/collapsed_channels/norm", *[0.5] * 3),
+        (
+            "norm",
+            "warning",
+            140,
+            "50% of the channels of norm (BatchNormalization) (eps",
+        ),
+    ),
+    (
+        "bn_small_batch",
+        NORM,
+        series("batch_norm_elements/norm", *[4] * 3),
+        ("norm", "info", 140, "mean and variance of 4 elements"),
+    ),
+    (
+        "input_scale",
+        DENSE,
+        looks({"inputs/image/mean": 33, "inputs/image/std": 79}),
+        ("image", "info", 100, "has mean 33, standard deviation 79"),
+    ),
+    (
+        "loss_scale_collapse",
+        SCALED,
+        series("loss_scale", 512, 0.5),
+        ("net", "warning", 120, "down to 0.5"),
+    ),
+    (
+        "loss_scale_collapse",
+        SCALED,
+        [(5, {"skipped_steps": 1}), (8, {"skipped_steps": 21})],
+        ("net", "warning", 8, "20 steps in a row were skipped"),
+    ),
+]
+
+# (rule, record, entries): what looks like it and is healthy.
+GOOD = {
+    "a bias of two dimensions": (
+        "weight_drift",
+        record(layer("gru", "GRUCell", shape=(2, 96))),
+        series("weight_drift_epoch/net/gru/bias", 0.9, 0.9, 0.9),
+    ),
+    "numbers of words": (
+        "input_scale",
+        record(layer("dense_0", "Embedding")),
+        looks({"inputs/x/mean": 400, "inputs/x/std": 300}),
+    ),
+    "large targets": (
+        "exploding_gradient",
+        DENSE,
+        series("gradient_norm/global", 2e4, 2e4, **{"loss/train": 1e6}),
+    ),
+    "a hard batch late": (
+        "exploding_gradient",
+        DENSE,
+        series("gradient_norm/global", *[0.01] * 9, 0.5),
+    ),
+    "few norms": ("exploding_gradient", DENSE, series("gradient_norm/global", 1, 50)),
+    "gradients of one size": (
+        "vanishing_gradient",
+        DENSE,
+        looks(*[gradients(0.1, 0.2, 1, 1)] * 5),
+    ),
+    "one small kernel in the middle": (
+        "vanishing_gradient",
+        DENSE,
+        looks(*[gradients(0.5, 1e-6, 1, 1)] * 5),
+    ),
+    "small ones at the end": (
+        "vanishing_gradient",
+        DENSE,
+        looks(*[gradients(1, 1, 1e-6, 1e-6)] * 5),
+    ),
+    "no gradient at all": (
+        "vanishing_gradient",
+        DENSE,
+        looks(*[gradients(0, 0, 0, 0)] * 5),
+    ),
+    "an embedding": (
+        "vanishing_gradient",
+        record(layer("dense_0", "Embedding"), *DENSE["layers"][1:]),
+        looks(*[gradients(1e-6, 1, 1, 1)] * 5),
+    ),
+    "a branch without gradient": (
+        "gradient_imbalance",
+        DENSE,
+        looks(*[gradients(1, 1, 0, 0)] * 5),
+    ),
+    "accumulation": ("update_ratio_low", DENSE, looks(*[ratio(0.0)] * 5)),
+    "warm-up": (
+        "update_ratio_low",
+        DENSE,
+        looks(*({**ratio(1e-6), "learning_rate": 1e-6 * i} for i in range(1, 6))),
+    ),
+    "a schedule's end": (
+        "update_ratio_low",
+        DENSE,
+        looks(
+            {**ratio(1e-3), "learning_rate": 1e-3},
+            *[{**ratio(1e-6), "learning_rate": 1e-6}] * 4,
+        ),
+    ),
+    "converged": (
+        "update_ratio_low",
+        DENSE,
+        looks(
+            {**ratio(1e-3), "loss/train": 2.3},
+            *[{**ratio(1e-6), "loss/train": 0.1}] * 4,
+        ),
+    ),
+    "first steps": (
+        "update_ratio_high",
+        DENSE,
+        looks(*[ratio(0.5)] * 8, first=1, every=1),
+    ),
+    "a bias": ("update_ratio_high", DENSE, looks(*[ratio(0.06)] * 5)),
+    "arrived": (
+        "unchanged_weight",
+        DENSE,
+        looks(
+            {f"distance_from_init/{KERNELS[0]}": 0.1, "loss/train": 2.3},
+            *[{f"distance_from_init/{KERNELS[0]}": 0.3, "loss/train": 0.1}] * 5,
+        ),
+    ),
+    "rate of zero at the end": (
+        "unchanged_weight",
+        DENSE,
+        looks(
+            {f"distance_from_init/{KERNELS[0]}": 0.3, "learning_rate": 0.1},
+            *[{f"distance_from_init/{KERNELS[0]}": 0.3, "learning_rate": 0}] * 5,
+        ),
+    ),
+    "the model's output": (
+        "saturated",
+        record(layer("head", activation="sigmoid", is_output=True)),
+        series("health/saturated/head", *[0.99] * 5),
+    ),
+    "signal kept": ("poor_init", DENSE, [(1, {**stds(1, 2, 2, 3), **HEALTHY_KERNEL})]),
+    "two layers": ("poor_init", DENSE, [(1, stds(1, 100))]),
+    "grown in training": (
+        "poor_init",
+        DENSE,
+        [(1, stds(1, 1, 1)), (90, stds(1, 9, 99))],
+    ),
+    "zeros that moved": ("poor_init", DENSE, [(1, OF_ZEROS_THAT_MOVED)]),
+    "zeros in the head": (
+        "poor_init",
+        record(layer("dense_0", is_output=True)),
+        [(1, OF_ZEROS)],
+    ),
+    "one unit": ("poor_init", record(layer("dense_0", shape=(8, 1))), [(1, OF_ZEROS)]),
+    "few elements": (
+        "weight_drift",
+        record(layer("dense_0", shape=(4, 4))),
+        series(f"weight_drift/{KERNELS[0]}", 5, 5),
+    ),
+    "an embedding that grows": (
+        "weight_explosion",
+        record(layer("dense_0", "Embedding")),
+        series(f"weight_growth/{KERNELS[0]}", 20, 20),
+    ),
+    "a falling loss": (
+        "loss_not_decreasing",
+        DENSE,
+        epochs(loss=[1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4]),
+    ),
+    "a falling negative loss": (
+        "loss_not_decreasing",
+        DENSE,
+        epochs(loss=[-1, -2, -3, -4, -5, -6, -7]),
+    ),
+    "a hard batch": ("loss_spike", DENSE, series("loss/train", 2.3, *[0.1] * 9, 1.0)),
+    "validation falls": (
+        "overfit",
+        DENSE,
+        epochs(loss=[0.1] * 6, val_loss=[0.9, 0.8, 0.7, 0.6, 0.5, 0.4]),
+    ),
+    "validation below": (
+        "overfit",
+        DENSE,
+        epochs(loss=[1.0] * 5, val_loss=[0.5, 0.6, 0.7, 0.8, 0.9]),
+    ),
+    "dropout's gap": ("bn_train_eval_gap", NORM, looks(*[gap(-0.5)] * 3)),
+    "no batch norm": ("bn_train_eval_gap", DENSE, looks(gap(3.0), gap(3.0))),
+    "frozen": ("bn_train_eval_gap", FROZEN, looks(gap(3.0), gap(3.0))),
+    "a loss of nearly 0": (
+        "bn_train_eval_gap",
+        NORM,
+        looks(gap(0.0, loss=2.3), *[gap(2.0, loss=1e-3)] * 3),
+    ),
+    "warm statistics": ("bn_stats_cold", COLD, looks(gap(4.0), first=900)),
+    "cold without a gap": ("bn_stats_cold", COLD, looks(gap(0.1))),
+    "an average over all": ("bn_stats_cold", CUMULATIVE, looks(gap(4.0))),
+    "moments of few elements": (
+        "bn_moment_gap",
+        NORM,
+        looks(*[{**gap(0, mean=0.7, variance=1.4), "batch_norm_elements/norm": 8}] * 5),
+    ),
+    "a short last batch": (
+        "bn_small_batch",
+        NORM,
+        series("batch_norm_elements/norm", 64, 3, 64, 64, 3, 64),
+    ),
+    "a model that scales": (
+        "input_scale",
+        record({"name": "x", "type": "keras.InputLayer"}, layer("a", "Rescaling")),
+        looks({"inputs/image/mean": 128, "inputs/image/std": 79}),
+    ),
+    "the scale's search": (
+        "loss_scale_collapse",
+        SCALED,
+        [(1, {"skipped_steps": 0}), (9, {"skipped_steps": 8, "loss_scale": 128})],
+    ),
+    "an overflow under a loss scale": (
+        "non_finite",
+        SCALED,
+        looks({"epoch": 1, "loss/train": 1, f"{BAD}gradients/{KERNELS[0]}": 64}),
+    ),
+}
+
+
+def rule(name):
+    (found,) = [one for one in DEFAULT if one.name == name]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "entries", "said"),
+    ILL,
+    ids=[f"{name}-{i}" for i, (name, *_) in enumerate(ILL)],
+)
+def test_rule_names_the_illness(name, known, entries, said):
+    (alert,) = alerts_of([known, *entries], [rule(name)])
+    where, level, step, part = said
+    assert (alert.where, alert.level, alert.step) == (where, level, step)
+    assert part in alert.message
+    assert part in str(alert)
+    assert alert.is_open
+
+
+@pytest.mark.parametrize("case", GOOD)
+def test_rule_is_silent_on_what_is_healthy(case):
+    name, known, entries = GOOD[case]
+    assert alerts_of([known, *entries], [rule(name)]) == []
+
+
+def test_every_rule_has_both_kinds_of_cases():
+    assert len(DEFAULT) == 22
+    names = {one.name for one in DEFAULT} - {"non_finite"}
+    assert {name for name, *_ in ILL} == names
+    quiet = {name for name, *_ in GOOD.values()}
+    # A share or a growth below its limit: the property test of constant series.
+    assert names - quiet == {"dead_relu", "bn_collapsed"}
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "entries", "said"),
+    ILL,
+    ids=[f"{name}-{i}" for i, (name, *_) in enumerate(ILL)],
+)
+def test_other_rules_are_silent_about_it_or_have_their_own_reason(
+    name, known, entries, said
+):
+    together = alerts_of([known, *entries])
+    (alone,) = alerts_of([known, *entries], [rule(name)])
+    assert alone in together
+    assert len({alert.rule for alert in together}) == len(together)
+
+
+# --- NaN and Inf ---
+
+FINE = {"epoch": 2, "loss/train": 1.0, "inputs/x/mean": 0.0, **ratio(1e-3)}
+
+
+def non_finite(*tags, **scalars):
+    return {**FINE, **scalars, **{BAD + tag: 5 for tag in tags}}
+
+
+WEIGHTS = [f"weights/{path}" for path in KERNELS]
+GRADIENTS = [f"gradients/{path}" for path in KERNELS]
+BROKEN = {"loss/train": NAN, f"update_ratio/{KERNELS[0]}": NAN}
+ORIGINS = {
+    "the data": (
+        [(7, non_finite("inputs/x", "activations/dense_0", *WEIGHTS, **BROKEN))],
+        ("x", "5 elements of the input x are NaN or Inf, before any layer"),
+    ),
+    "a layer": (
+        [
+            (
+                7,
+                non_finite(
+                    "activations/dense_3", "activations/dense_2#1", *WEIGHTS, **BROKEN
+                ),
+            )
+        ],
+        ("dense_2#1", "while the model's inputs and the outputs of all layers before"),
+    ),
+    "a layer, inputs unseen": (
+        [(7, {BAD + "activations/dense_1": 1, "epoch": 1})],
+        ("dense_1", "whether the inputs were finite was not logged"),
+    ),
+    "the loss": (
+        [(7, non_finite(*GRADIENTS, *WEIGHTS, **BROKEN))],
+        ("net", "The loss is NaN or Inf while every layer's output is finite"),
+    ),
+    "the way back": (
+        [(7, non_finite(GRADIENTS[0], GRADIENTS[2] + "#1"))],
+        ("net/dense_2/kernel", "while the forward pass is finite"),
+    ),
+    "a weight": (
+        [(7, non_finite(WEIGHTS[2], WEIGHTS[1], **ratio(NAN, KERNELS[1])))],
+        ("net/dense_1/kernel", "after this step"),
+    ),
+    "moving statistics": (
+        [(7, non_finite("batch_norm/dense_1/moving_mean"))],
+        ("dense_1", "after this step"),
+    ),
+    "before the look": (
+        [
+            (20, FINE),
+            (
+                40,
+                {BAD + tag: 5 for tag in [*WEIGHTS, "activations/dense_0"]}
+                | {"epoch": 2},
+            ),
+        ],
+        ("net", "between steps 20 and 40, and no look saw it"),
+    ),
+    "between looks": (
+        [(29, FINE), (56, {"epoch/loss": NAN, "epoch": 2})],
+        ("net", "log_freq=1, or log_freq=lambda step: step > 29"),
+    ),
+    "validation": (
+        [(56, {"epoch/loss": 0.3, "epoch/val_loss": NAN})],
+        ("net", "validation loss is NaN or Inf while that of training is finite"),
+    ),
+}
+
+
+@pytest.mark.parametrize("origin", ORIGINS)
+def test_non_finite_names_its_origin(origin):
+    entries, (where, part) = ORIGINS[origin]
+    (alert,) = alerts_of([DENSE, *entries], [rules.NonFinite()])
+    assert (alert.where, alert.level) == (where, "critical")
+    assert alert.step == entries[-1][0]
+    assert part in alert.message
+
+
+def test_epoch_of_one_bad_batch_is_told_of_once():
+    entries = [(7, non_finite("inputs/x", **{"loss/train": NAN})), (8, FINE)]
+    entries += [(28, {"epoch/loss": NAN, "epoch": 1})]
+    (alert,) = alerts_of([DENSE, *entries], [rules.NonFinite()])
+    assert (alert.where, alert.ending) == ("x", "resolved at step 8")
+
+
+def test_network_that_broke_is_one_alert_to_the_end():
+    broken = {BAD + tag: 5 for tag in [*WEIGHTS, "activations/dense_0"]}
+    entries = [(7, non_finite("activations/dense_2", *WEIGHTS, **BROKEN))]
+    entries += [(28, {"epoch/loss": NAN}), (29, {**broken, "epoch": 2})]
+    (alert,) = alerts_of([DENSE, *entries], [rules.NonFinite()])
+    assert (alert.where, alert.is_open) == ("dense_2", True)
+    assert "the first variable to break is net/dense_0/kernel" in alert.message
+
+
+# --- batch norm, young and at the end ---
+
+
+def test_gap_of_young_statistics_is_told_of_only_at_the_end():
+    young = [(1 + 28 * i, gap(2.0, mean=0.9)) for i in range(4)]
+    entries = [COLD, *young, (112, {"weight_std/net/dense_0/kernel": 0.1})]
+    found = {alert.rule: alert for alert in alerts_of(entries)}
+    assert found.keys() == {"bn_stats_cold", "bn_train_eval_gap", "bn_moment_gap"}
+    cold = found.pop("bn_stats_cold")
+    assert (cold.step, cold.level) == (1, "info")
+    assert {(alert.step, alert.level) for alert in found.values()} == {(112, "warning")}
+
+
+def test_gap_that_closed_before_the_end_is_no_warning():
+    entries = [COLD, (1, gap(2.0, mean=0.9)), (29, gap(2.0)), (57, gap(0.1))]
+    (alert,) = alerts_of(entries)
+    assert (alert.rule, alert.ending) == ("bn_stats_cold", "resolved at step 57")
+
+
+def test_gap_of_statistics_that_were_renewed_since_says_nothing_of_the_end():
+    entries = [NORM, (1, gap(2.0, mean=0.9)), (28, {"epoch/loss": 0.5})]
+    assert {alert.rule for alert in alerts_of(entries)} == {"bn_stats_cold"}
+
+
+# --- arguments ---
+
+
+def test_limit_is_an_argument():
+    entries = [DENSE, *looks(*[gradients(0.05, 0.1, 1, 1)] * 2)]
+    assert alerts_of(entries) == []
+    mine = rules.default_rules(rules.VanishingGradient(ratio=0.07, patience=2))
+    (alert,) = alerts_of(entries, mine)
+    assert alert.limit == 0.07
+    assert len(mine) == len(DEFAULT)
+
+
+@pytest.mark.parametrize(
+    ("one", "field"),
+    [
+        (one, field.name)
+        for one in DEFAULT
+        for field in dataclasses.fields(one)  # the default rules are dataclasses
+    ],
+    ids=lambda x: x if isinstance(x, str) else x.name,
+)
+def test_arguments_are_checked(one, field):
+    for wrong in (0, -1, NAN, math.inf, "3", None, True):
+        with pytest.raises(ValueError, match=rf"{type(one).__name__}\({field}="):
+            dataclasses.replace(one, **{field: wrong})
+    if isinstance(getattr(one, field), int):
+        with pytest.raises(ValueError, match=r"=1.5\): expected a whole number"):
+            dataclasses.replace(one, **{field: 1.5})
+
+
+def test_argument_rules_of_a_monitor():
+    assert listed("default") == [*DEFAULT]
+    assert listed(None) == []
+    assert listed([rules.DeadRelu()]) == [rules.DeadRelu()]
+    for wrong, said in [
+        ("all", "rules='all': expected 'default', a list or None"),
+        (3, "rules=3"),
+        ([rules.DeadRelu], "a rule is an instance"),
+        ([len], "is not a kbn rule"),
+        ([rules.DeadRelu(), rules.DeadRelu(share=0.3)], "two of dead_relu"),
+    ]:
+        with pytest.raises(ValueError) as error:  # noqa: PT011
+            listed(wrong)
+        assert said in str(error.value)
+
+
+def test_rules_are_public_and_documented():
+    public = {name for name in vars(rules) if name[0].isupper()}
+    assert public == {type(one).__name__ for one in DEFAULT} | {
+        "Rule",
+        "Reading",
+        "View",
+    }
+    for one in DEFAULT:
+        assert "nit" in one.__doc__
+        words = " ".join(one.__doc__.split())
+        assert "Source" in words or "kbn's own" in words
+        assert one.name == rule(one.name).name
+
+
+class HighLoss(rules.Rule):
+    """The loss of a step is above 10."""
+
+    reads = ("loss/train",)
+    patience = 2
+
+    def readings(self, view):
+        """Of the model."""
+        yield rules.Reading("", view["loss/train"], limit=10.0)
+
+
+def test_own_rule_needs_a_name_tags_and_readings():
+    (alert,) = alerts_of([DENSE, *series("loss/train", 11, 12)], [HighLoss()])
+    assert (alert.rule, alert.where, alert.value) == ("high_loss", "net", 12)
+    assert alert.message == "The loss of a step is above 10."
+
+
+NAMES = """
+non_finite loss_scale_collapse exploding_gradient vanishing_gradient gradient_imbalance
+update_ratio_low update_ratio_high unchanged_weight dead_relu saturated poor_init
+weight_drift weight_explosion loss_not_decreasing loss_spike overfit bn_train_eval_gap
+bn_stats_cold bn_moment_gap bn_collapsed bn_small_batch input_scale
+"""
+
+
+def test_names_are_the_public_ones():
+    assert [one.name for one in DEFAULT] == NAMES.split()
