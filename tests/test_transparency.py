@@ -209,7 +209,8 @@ def test_a_fused_activation_keeps_its_bits(contraction, state_of, tmp_path):
         expected = trained([])
     except tf.errors.UnimplementedError as error:
         # TensorFlow 2.21 with oneDNN merges a sum and a mish into what it has not.
-        assert "Fusion is not implemented: [BiasAdd,Add,Mish]" in error.message
+        if "Fusion is not implemented: [BiasAdd,Add,Mish]" not in error.message:
+            raise
         without = ("mish",)
         expected = trained([], without)
     arrays = trained([TrainingMonitor(tmp_path, log_freq=1)], without)
