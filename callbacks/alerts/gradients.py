@@ -8,9 +8,9 @@ from typing import ClassVar
 from .rule import Reading, Rule
 from .view import View
 
-# Their kernels get a gradient of another size than the layers' around them: the softmax
-# of attention is flat at first, so that queries and keys hardly matter yet.
-UNLIKE = ("MultiHeadAttention", "GroupQueryAttention", "Attention")
+# Layers inside of attention, whose kernels get a gradient of another size than those
+# around them: its softmax is flat at first, and a shortcut leads around it.
+ATTENTION = {"query", "key", "value", "attention_output"}
 EARLIER = 5  # norms before there is a median to speak of
 
 
@@ -70,7 +70,7 @@ class VanishingGradient(Rule):
     max_{j<=i} rms(g_j) / max_j rms(g_j) of the i-th trainable kernel in forward order.
     A warning below `ratio`, critical below `critical`. The largest of all before it,
     not its own: one small gradient in the middle is no path that has dried up.
-    Embeddings, queries and keys are left out. A network without any gradient, such as
+    Embeddings and the parts of attention are left out. A network without any gradient, such as
     one that has fitted its data, has no ratio.
 
     No unit. Sources: AUTOTRAINER (Zhang et al., ICSE 2021: first to last layer below
@@ -128,7 +128,7 @@ class GradientImbalance(Rule):
     """The first layers get far more gradient than the last one.
 
     rms(g_i) / rms(g_last) over the trainable kernels above `ratio`; kernels without
-    any gradient, embeddings, queries and keys are left out. A plain deep network with
+    any gradient, embeddings and the parts of attention are left out. A plain deep network with
     batch norm does this when it is initialized: each layer multiplies the gradient by
     about 1.2.
 
@@ -164,13 +164,10 @@ def _in_order(view: View) -> list[tuple[str, float]]:
     """(path, rms of the gradient) of the kernels that compare, in forward order."""
     record = view.record
     kernels = view.under("gradient_rms/")
-    alike = [path for path in kernels if not _is_unlike(path, view)]
+    alike = [path for path in kernels if _compares(path, view)]
     alike.sort(key=lambda path: (record.position(path), path))
     return [(path, kernels[path]) for path in alike]
 
 
-def _is_unlike(path: str, view: View) -> bool:
-    if not view.record.is_kernel(path) or view.record.kind(path) in UNLIKE:
-        return True
-    # The parts of attention are layers of their own, named query, key and value.
-    return "/query/" in path or "/key/" in path
+def _compares(path: str, view: View) -> bool:
+    return view.record.is_kernel(path) and not ATTENTION & {*path.split("/")}
