@@ -33,25 +33,27 @@ MAY_IMPORT = {
     ),
     "arguments": ("", "keras"),
     "layer": (
-        "arguments folding kernels kernels.reference moving_average renorm",
+        "arguments folding kernels kernels.arithmetic moving_average renorm",
         "keras",
     ),
     "folding": ("arguments kernels", "keras"),
-    "moving_average": ("arguments kernels kernels.reference", "keras"),
-    "renorm": ("arguments kernels.reference", "keras"),
+    "moving_average": ("arguments kernels kernels.arithmetic", "keras"),
+    "renorm": ("arguments kernels.arithmetic", "keras"),
     "kernels": (
         "kernels.reference kernels.tensorflow kernels.torch kernels.jax",
         "keras",
     ),
-    "kernels.reference": ("", "keras numpy"),
+    "kernels.arithmetic": ("", "keras numpy"),
+    "kernels.reference": ("kernels.arithmetic", "keras"),
     "kernels.tensorflow": (
-        "kernels kernels.reference kernels.tensorflow_formula kernels.tensorflow_fused",
+        "kernels.arithmetic kernels.reference kernels.tensorflow_formula "
+        "kernels.tensorflow_fused",
         "tensorflow",
     ),
-    "kernels.tensorflow_formula": ("kernels kernels.reference", "tensorflow"),
-    "kernels.tensorflow_fused": ("kernels kernels.reference", "tensorflow"),
-    "kernels.torch": ("kernels.reference", "torch"),
-    "kernels.jax": ("kernels.reference", "jax"),
+    "kernels.tensorflow_formula": ("kernels.arithmetic", "tensorflow"),
+    "kernels.tensorflow_fused": ("kernels.arithmetic", "tensorflow"),
+    "kernels.torch": ("kernels.arithmetic kernels.reference", "torch"),
+    "kernels.jax": ("kernels.arithmetic", "jax"),
     "surgery": ("", ""),
     "surgery.absorb": ("surgery.affine surgery.einsum surgery.graph", "keras numpy"),
     "surgery.affine": ("", ""),
@@ -80,7 +82,7 @@ MAY_IMPORT = {
     "surgery.freeze": ("layer surgery.exchange surgery.graph", "keras numpy"),
     "surgery.population": ("surgery.freeze", "keras numpy"),
     "surgery.statistics": (
-        "arguments folding kernels kernels.reference layer surgery.batches "
+        "arguments folding kernels kernels.arithmetic layer surgery.batches "
         "surgery.forward surgery.freeze surgery.population",
         "keras numpy",
     ),

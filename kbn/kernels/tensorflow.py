@@ -7,8 +7,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from kbn.kernels import reference, tensorflow_formula
-from kbn.kernels.reference import Moments, Tensor
+from kbn.kernels import arithmetic, reference, tensorflow_formula
+from kbn.kernels.arithmetic import Moments, Tensor
 from kbn.kernels.tensorflow_formula import Formula, GuardedFormula, differentiable
 from kbn.kernels.tensorflow_fused import Fused, FusedOnGpu, FusedTall
 
@@ -308,7 +308,7 @@ def _merge_replicas(own: Moments) -> Moments:
     rows = context.all_reduce(
         tf.distribute.ReduceOp.SUM, place[:, None, None] * rows
     )  # (R, 4, C)
-    return reference.merged(own, rows)
+    return arithmetic.merged(own, rows)
 
 
 def average_replicas(
