@@ -33,6 +33,7 @@ EVERY_BACKEND = {
     "test_moving_average.py",
     "test_oracle.py",
     "test_parity.py",
+    "test_private.py",
     "test_probe.py",
     "test_statistics.py",
     "test_survival.py",

@@ -249,7 +249,7 @@ def test_whatever_watches_gets_the_formula(monkeypatch, watch, shape, training):
 
 
 def test_without_torchs_private_questions_everything_gets_the_formula(monkeypatch):
-    monkeypatch.setattr(kernel, "_is_transformed", kernel._cannot_tell)
+    monkeypatch.setattr(kernel, "is_transformed", lambda: True)
     y, *_ = train(data(8, 4).requires_grad_())
     assert "RsqrtBackward0" in operations(y)
 

@@ -14,6 +14,7 @@ from torch import distributed
 
 from kbn.kernels import reference
 from kbn.kernels.arithmetic import Moments, Tensor, is_ill_conditioned, merged
+from kbn.private.torch import is_transformed
 
 # Native batch norm sums float32 naively, row after row, and one channel at a time where
 # they are few. So a sum is cut into groups that stand side by side, as many as make a
@@ -127,35 +128,8 @@ def _is_plain(x: Tensor, gamma: Tensor | None, beta: Tensor | None) -> bool:
         and type(gamma) in PLAIN_TYPES
         and type(beta) in PLAIN_TYPES
         and not torch.jit.is_tracing()
-        and not _is_transformed()
+        and not is_transformed()
     )
-
-
-def _cannot_tell() -> bool:
-    return True
-
-
-try:
-    # Private, as torch 2.13 has them: no public question tells.
-    # https://github.com/pytorch/pytorch/blob/v2.13.0/torch/_C/__init__.pyi.in
-    from torch._C import (
-        _are_functorch_transforms_active,  # vmap, grad, jvp
-        _len_torch_dispatch_stack,  # fake tensors, make_fx
-        _len_torch_function_stack,
-    )
-    from torch.autograd import forward_ad
-
-    forward_ad._current_level  # noqa: B018
-
-    def _is_transformed() -> bool:
-        return bool(
-            _are_functorch_transforms_active()
-            or _len_torch_dispatch_stack()
-            or _len_torch_function_stack()
-            or forward_ad._current_level >= 0
-        )
-except (ImportError, AttributeError):
-    _is_transformed = _cannot_tell
 
 
 def _by_formula(
