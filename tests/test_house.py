@@ -268,16 +268,6 @@ def test_no_two_modules_import_each_other():
 
 @pytest.mark.parametrize(
     "path",
-    [*MODULES.values(), *EXAMPLES, *sorted((ROOT / "tests").glob("*.py"))],
-    ids=lambda path: str(path.relative_to(ROOT)),
-)
-def test_callbacks_are_imported_as_kbn_callbacks(path):
-    # `import callbacks` would make a second copy of every class.
-    assert "callbacks" not in {name.split(".")[0] for name in imports(path)}
-
-
-@pytest.mark.parametrize(
-    "path",
     [*(MODULES[module] for module in sorted(COMMAND)), *EXAMPLES],
     ids=lambda path: path.stem,
 )
