@@ -41,8 +41,8 @@ class Captured:
     the transformation that they were computed in.
     """
 
-    def __init__(self) -> None:
-        self._sight = Sight(_scratch_graph)
+    def __init__(self, sight: Sight) -> None:
+        self._sight = sight
 
     @property
     def activations(self) -> dict[str, Any]:
@@ -131,17 +131,17 @@ def capture(model: Any, layers: Select = None) -> Iterator[Captured]:
             "keras.Model. Pass the model whose layers you want to see."
         )
     arguments.check_layers(layers, "capture")
-    seen = Captured()
+    sight = Sight(_scratch_graph)
     selected = Selection(Inventory(model), layers)
     watching = seeing(
         selected.layers,
         selected.optimizers,
         # Taken then: a model may be built by the call.
         lambda: Selection(Inventory(model), layers).weights,
-        lambda: seen._sight,
+        lambda: sight,
     )
     with _eager(model), watching:
-        yield seen
+        yield Captured(sight)
 
 
 @contextlib.contextmanager
