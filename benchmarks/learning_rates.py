@@ -36,7 +36,7 @@ def main():
 def measure(rate, batch_norm, options):
     runs = []
     for seed in range(options.seeds):
-        keras.backend.clear_session()
+        keras.backend.clear_session(free_memory=False)
         digits = demo.load_digits(seed)
         runs.append(
             demo.train(

@@ -7,7 +7,7 @@ which are mostly tracing; bytes and tags of a look; peak memory with and without
 in a process of its own. Then the memory that looking adds to the training of 40 million
 weights. The design's limits stand beside it.
 
-`--quick`: the MLP only.
+`--quick`: the MLP only, and in this process.
 """
 
 import json
@@ -105,7 +105,7 @@ def trained(name, log_dir, monitors):
 
 
 def measure(name, kind):
-    """In a process of its own."""
+    """What a training with or without a monitor takes; for a process of its own."""
     with tempfile.TemporaryDirectory() as log_dir:
         monitor = kbn.callbacks.TrainingMonitor(log_dir, log_freq=2)
         clock = trained(name, log_dir, [monitor] if kind == "monitor" else [])
@@ -119,12 +119,11 @@ def measure(name, kind):
             "bytes": clock.sizes[-1] - clock.sizes[-3],
             "tags": tags,
         }
-    print(json.dumps(found))
+    return found
 
 
-def memory(kind):
-    """In a process of its own: peak MiB of four steps of 40 million weights."""
-    width = 3162
+def memory(kind, width=3162):
+    """Peak MiB of four steps of 40 million weights; for a process of its own."""
     model = keras.Sequential([layers.Input((width,))])
     for _ in range(4):
         model.add(layers.Dense(width, use_bias=False))
@@ -134,7 +133,7 @@ def memory(kind):
         monitor = kbn.callbacks.TrainingMonitor(log_dir, log_freq=2)
         callbacks = [monitor] if kind == "monitor" else []
         model.fit(x, x, batch_size=2, verbose=0, callbacks=callbacks)
-    print(json.dumps({"peak": peak()}))
+    return {"peak": peak()}
 
 
 def peak():
@@ -144,13 +143,20 @@ def peak():
 
 
 def run(*arguments):
+    """`measure` or `memory` in a process of its own."""
     command = [sys.executable, __file__, *arguments]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def run_here(name, kind):
+    """The same in this process, which is quick."""
+    return memory(kind, width=64) if name == "memory" else measure(name, kind)
+
+
 def main():
-    names = [*NETWORKS][: 1 if "--quick" in sys.argv else None]
+    quick = "--quick" in sys.argv
+    names, run_one = ([*NETWORKS][:1], run_here) if quick else ([*NETWORKS], run)
     reporting.setting(
         "tensorflow",
         f"float32, graph mode, batch {BATCH}, images of {IMAGES[0]} x {IMAGES[1]}",
@@ -170,7 +176,7 @@ def main():
     )
     looks, firsts, sizes = {}, {}, {}
     for name in names:
-        free, seen = run(name, "plain"), run(name, "monitor")
+        free, seen = run_one(name, "plain"), run_one(name, "monitor")
         added = seen["look"] - seen["step"]
         looks[name] = added if name.startswith("MLP") else added / seen["step"]
         firsts[name] = seen["first_look"] / free["first"]
@@ -189,7 +195,7 @@ def main():
             f"{free['peak']:.0f}",
             f"{seen['peak'] - free['peak']:.0f}",
         )
-    plain, watched = (run("memory", kind)["peak"] for kind in ("plain", "monitor"))
+    plain, watched = (run_one("memory", x)["peak"] for x in ("plain", "monitor"))
     print(
         f"\nTraining 40 million weights takes {plain:.0f} MiB; looks add "
         f"{watched - plain:.0f} MiB."
@@ -216,8 +222,8 @@ def hold(what, limit, measured):
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["memory"]:
-        memory(sys.argv[2])
+        print(json.dumps(memory(sys.argv[2])))
     elif sys.argv[1:] and sys.argv[1] in NETWORKS:
-        measure(*sys.argv[1:3])
+        print(json.dumps(measure(*sys.argv[1:3])))
     else:
         main()

@@ -73,7 +73,6 @@ BENCHMARKS = [
     Benchmark("import_time.py"),
     Benchmark("monitor_cost.py"),
     Benchmark("passes.py"),
-    Benchmark("passes.py", "xla"),
     Benchmark("passes.py", backend="torch"),
     Benchmark("passes.py", backend="jax"),
     Benchmark("accuracy.py"),
@@ -127,12 +126,38 @@ def run(benchmark, under):
 def kept(benchmark):
     """The file that keeps what `benchmark` measured of the code as it is."""
     digest = hashlib.sha256()
-    shared = ("hlo.py", "reporting.py", "steps.py", "timing.py")
-    sources = [HERE / name for name in (*shared, benchmark.script)]
-    for path in [*sorted((ROOT / "kbn").rglob("*.py")), *sources]:
+    measured = [
+        path for part in ("kbn", "callbacks") for path in (ROOT / part).rglob("*.py")
+    ]
+    for path in sorted({*measured, *sources(HERE / benchmark.script)}):
         digest.update(path.read_bytes())
     name = re.sub(r"\W+", "-", benchmark.command)
     return KEPT / f"{name}-{digest.hexdigest()[:16]}.json"
+
+
+def sources(script):
+    """A script, and the files of this repository that it imports, all told."""
+    found, left = set(), [script]
+    while left:
+        path = left.pop()
+        if path not in found:
+            found.add(path)
+            left += imports(path)
+    return found
+
+
+def imports(path):
+    """The files of this repository that a file imports itself."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            names |= {module, *(f"{module}.{x.name}" for x in node.names)}
+    files = [name.replace(".", "/") + ".py" for name in names]
+    folders = {path.parent, HERE, ROOT}
+    return {place for file in files for x in folders if (place := x / file).exists()}
 
 
 def markdown(outputs, limits):

@@ -6,6 +6,9 @@ from typing import Any
 
 import keras
 
+from kbn.private import keras as private
+from kbn.private.jax import trace_of
+
 from . import arguments
 from .model.inventory import Inventory, Selection
 from .model.layers import Select
@@ -38,8 +41,8 @@ class Captured:
     the transformation that they were computed in.
     """
 
-    def __init__(self) -> None:
-        self._sight = Sight(_scratch_graph)
+    def __init__(self, sight: Sight) -> None:
+        self._sight = sight
 
     @property
     def activations(self) -> dict[str, Any]:
@@ -128,17 +131,17 @@ def capture(model: Any, layers: Select = None) -> Iterator[Captured]:
             "keras.Model. Pass the model whose layers you want to see."
         )
     arguments.check_layers(layers, "capture")
-    seen = Captured()
+    sight = Sight(_scratch_graph)
     selected = Selection(Inventory(model), layers)
     watching = seeing(
         selected.layers,
         selected.optimizers,
         # Taken then: a model may be built by the call.
         lambda: Selection(Inventory(model), layers).weights,
-        lambda: seen._sight,
+        lambda: sight,
     )
     with _eager(model), watching:
-        yield seen
+        yield Captured(sight)
 
 
 @contextlib.contextmanager
@@ -166,8 +169,7 @@ def _scratch_graph() -> Any:
     import tensorflow as tf
 
     graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
-    is_scratch = getattr(graph, "name", "").startswith("scratch_graph")
-    return graph if is_scratch else None
+    return graph if private.is_scratch(graph) else None
 
 
 def _place(tensor: Any) -> Any:
@@ -175,7 +177,7 @@ def _place(tensor: Any) -> Any:
     kind = kind_of(tensor)
     tensor = kind.parts(tensor)[0] if kind is not None else tensor
     graph = getattr(tensor, "graph", None)  # an AttributeError if eager
-    return graph if graph is not None else getattr(tensor, "_trace", None)
+    return graph if graph is not None else trace_of(tensor)
 
 
 def _is_within(place: Any, places: dict[int, Any]) -> bool:

@@ -8,8 +8,7 @@ from keras import constraints, initializers, ops, regularizers
 
 from kbn import arguments, folding, kernels, moving_average, renorm
 from kbn.arguments import Shape, Tensor
-from kbn.kernels import reference
-from kbn.kernels.reference import wide_dtype
+from kbn.kernels.arithmetic import where_present, wide_dtype
 
 
 @keras.saving.register_keras_serializable(package="kbn")
@@ -362,7 +361,7 @@ class BatchNormalization(keras.layers.Layer):
                 self.epsilon,
                 self.renorm_clipping or {},
             )
-            beta = reference.where_present(beta, count)
+            beta = where_present(beta, count)
             y = renorm.corrected(y, r, d, gamma, beta, axis)
         else:
             y, mean, variance, count = kernels.normalize_batch(

@@ -11,7 +11,7 @@ from keras import ops
 
 from kbn import kernels
 from kbn.arguments import Tensor
-from kbn.kernels.reference import at_least_one
+from kbn.kernels.arithmetic import at_least_one
 
 
 class Entry(NamedTuple):

@@ -8,7 +8,7 @@ import math
 from keras import ops
 
 from kbn.arguments import Tensor
-from kbn.kernels.reference import along
+from kbn.kernels.arithmetic import along
 
 
 def correction(

@@ -35,6 +35,7 @@ EVERY_BACKEND = {
     "test_moving_average.py",
     "test_oracle.py",
     "test_parity.py",
+    "test_private.py",
     "test_registry.py",
     "test_rules.py",
     "test_run_record.py",

@@ -38,14 +38,13 @@ RUNS = [
     ),
     ("model_step", ["--quick"], r"\| MLP of 2 layers \| 4 x 8 \| \d"),
     ("monitor_cost", ["--quick"], r"\| MLP, 6 layers \| \d+\.\d \|"),
-    ("passes", ["--quick"], r"\| kbn \| \*\*\d+.\d passes\*\*"),
-    ("passes", ["--quick", "xla"], r"\| Keras \| \*\*\d+.\d passes\*\*"),
+    ("passes", ["--quick"], r"\| kbn \| \d+\.\d \| \d+\.\d \| \*\*\d+\.\d\*\*"),
     ("surgery", ["--quick"], r"\| CNN of 3 convolutions \| 8 x 8 x 8 x 3 \| 3 to 0 \|"),
     ("zoo", ["--quick", "--processes", "1"], r"\d healthy trainings, 0 with a false"),
     ("scaling", ["--quick"], r"\| channels: slope \| all sizes \| \*\*-?\d"),
 ]
 # Modules of the benchmarks, and what is run by other tests.
-OTHERS = {"hlo", "reporting", "results", "steps", "timing"}
+OTHERS = {"reporting", "results", "steps", "timing"}
 OTHERS |= {"defects"}  # its probes: test_defects.py
 OTHERS |= {"zoo_data", "zoo_networks"}
 
@@ -77,50 +76,63 @@ def test_scaling_draws(tmp_path):
     assert png.read_bytes()[:4] == b"\x89PNG"
 
 
-HLO = """
-%fused (param_0: f32[8,4], param_1: f32[4]) -> f32[8,4] {
-  %param_0 = f32[8,4]{1,0} parameter(0)
-  %param_1 = f32[4]{0} parameter(1)
-  %b = f32[8,4]{1,0} broadcast(%param_1), dimensions={1}
-  ROOT %add.1 = f32[8,4]{1,0} add(%param_0, %b)
-}
+def instruction(number, opcode, sizes, operands=(), called=(), parameter=0):
+    from tensorflow.compiler.xla.service import hlo_pb2
 
-%first (param_0.1: f32[8,4]) -> f32[4] {
-  %param_0.1 = f32[8,4]{1,0} parameter(0)
-  %slice.1 = f32[1,4]{1,0} slice(%param_0.1), slice={[0:1], [0:4]}
-  ROOT %bitcast.1 = f32[4]{0} bitcast(%slice.1)
-}
-
-%rare (p: f32[8,4]) -> f32[8,4] {
-  %p = f32[8,4]{1,0} parameter(0)
-  %copy.1 = f32[8,4]{1,0} copy(%p)
-  ROOT %copy.2 = f32[8,4]{1,0} copy(%copy.1)
-}
-
-%ordinary (q: f32[8,4]) -> f32[8,4] {
-  ROOT %q = f32[8,4]{1,0} parameter(0)
-}
-
-ENTRY %main (x: f32[8,4], flag: pred[]) -> (f32[8,4], f32[8,4]) {
-  %x = f32[8,4]{1,0} parameter(0)
-  %flag = pred[] parameter(1)
-  %row = f32[4]{0} fusion(%x), kind=kLoop, calls=%first
-  %sum.3 = f32[8,4]{1,0} fusion(%x, %row), kind=kLoop, calls=%fused, metadata={op_name="jit(f)/add"}
-  %y = f32[8,4]{1,0} conditional(%flag, %sum.3, %sum.3), true_computation=%rare, false_computation=%ordinary
-  ROOT %both = (f32[8,4]{1,0}, f32[8,4]{1,0}) tuple(%sum.3, %y)
-}
-"""  # noqa: E501
+    made = hlo_pb2.HloInstructionProto(
+        id=number,
+        opcode=opcode,
+        operand_ids=operands,
+        called_computation_ids=called,
+        parameter_number=parameter,
+    )
+    for size in sizes:
+        shape = made.shape.tuple_shapes.add() if len(sizes) > 1 else made.shape
+        shape.dimensions.extend(size)
+    return made
 
 
 def test_passes_of_a_compiled_program_are_its_operands_and_results():
-    hlo = importlib.import_module("hlo")
-    # A slice of one row in eight; x, the row and the result; the conditional is free.
-    assert hlo.passes(HLO, 32) == [("row", 0.125, 0.125), ("sum (add)", 1.125, 1.0)]
+    from tensorflow.compiler.xla.service import hlo_pb2
 
-
-def test_text_that_is_no_program_is_refused():
-    with pytest.raises(ValueError, match="no ENTRY computation in HLO text"):
-        importlib.import_module("hlo").passes("HloModule empty", 32)
+    full, row = (8, 4), (4,)
+    programs = {
+        # A sum of both operands; one row of the first; two copies; none.
+        1: [
+            instruction(10, "parameter", [full]),
+            instruction(11, "parameter", [row], parameter=1),
+            instruction(12, "broadcast", [full], [11]),
+            instruction(13, "add", [full], [10, 12]),
+        ],
+        2: [
+            instruction(20, "parameter", [full]),
+            instruction(21, "slice", [(1, 4)], [20]),
+        ],
+        3: [
+            instruction(30, "parameter", [full]),
+            instruction(31, "copy", [full], [30]),
+            instruction(32, "copy", [full], [31]),
+        ],
+        4: [instruction(40, "parameter", [full])],
+        5: [
+            instruction(50, "parameter", [full]),
+            instruction(51, "parameter", [()], parameter=1),
+            instruction(52, "fusion", [row], [50], [2]),
+            instruction(53, "fusion", [full], [50, 52], [1]),
+            instruction(54, "conditional", [full], [51, 53, 53], [3, 4]),
+            instruction(55, "tuple", [full, full], [53, 54]),
+        ],
+    }
+    module = hlo_pb2.HloModuleProto(
+        entry_computation_id=5,
+        computations=[
+            hlo_pb2.HloComputationProto(id=number, instructions=instructions)
+            for number, instructions in programs.items()
+        ],
+    )
+    traffic = importlib.import_module("passes").program_traffic(module)
+    # One row, read and written; x and that row, and the sum; the conditional is free.
+    assert traffic == (4 + 32 + 4, 4 + 32)
 
 
 def test_ratio_of_two_lists_is_that_of_their_rounds():
@@ -173,6 +185,50 @@ def test_results_keep_what_a_failing_benchmark_measured(tmp_path):
     assert output == "| a |\n\n**Failed** with exit status 3."
     assert limits == [["speed", "at most 5", "7", "no: a"]]
     assert failed
+
+
+@pytest.fixture
+def measured(tmp_path, monkeypatch):
+    """A repository of one benchmark, and the file that keeps what it measured."""
+    files = {
+        "benchmarks/speed.py": "import model\nfrom tests import oracle\n",
+        "benchmarks/model.py": "def make():\n    from tests.cases import CASES\n",
+        "benchmarks/other.py": "",
+        "tests/oracle.py": "",
+        "tests/cases.py": "import numbers_of_cases\n",
+        "tests/numbers_of_cases.py": "",
+        "tests/test_layer.py": "",
+        "kbn/kernels/torch.py": "",
+        "callbacks/monitor.py": "",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    results = importlib.import_module("results")
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    monkeypatch.setattr(results, "HERE", tmp_path / "benchmarks")
+    return lambda: results.kept(results.Benchmark("speed.py"))
+
+
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [
+        ("benchmarks/speed.py", True),
+        ("benchmarks/model.py", True),
+        ("tests/oracle.py", True),
+        ("tests/cases.py", True),
+        ("tests/numbers_of_cases.py", True),
+        ("kbn/kernels/torch.py", True),
+        ("callbacks/monitor.py", True),
+        ("benchmarks/other.py", False),
+        ("tests/test_layer.py", False),
+    ],
+)
+def test_resuming_notices_what_a_benchmark_measures(name, counts, measured, tmp_path):
+    before = measured()
+    with (tmp_path / name).open("a") as file:
+        file.write("# changed\n")
+    assert (measured() != before) == counts
 
 
 def test_limits_go_to_the_file_that_results_reads(tmp_path, monkeypatch, capsys):

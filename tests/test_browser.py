@@ -1,6 +1,8 @@
 """What a user sees: a logged run in TensorBoard, in a browser, tab by tab."""
 
+import json
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -8,17 +10,21 @@ import time
 import urllib.error
 import urllib.request
 
-import browser
 import keras
 import numpy as np
 import pytest
+from event_files import read_log, steps, values
+from playwright import sync_api
 
 import kbn
 from kbn import demo
 
+expect = sync_api.expect
+expect.set_options(timeout=60_000)  # a busy machine draws a tab within ten seconds
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [
     pytest.mark.browser,
-    pytest.mark.skipif(browser.chromium() is None, reason="chromium is not installed"),
+    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
 ]
 
 RUNS = {"with_batch_norm": True, "without_batch_norm": False}
@@ -82,38 +88,52 @@ def wait_for_runs(server, address):
 
 
 @pytest.fixture(scope="module")
-def page(address, tmp_path_factory):
-    with browser.Browser(tmp_path_factory.mktemp("profile"), height=4000) as page:
-        yield page
+def page(address):
+    """A page of a browser that draws all of a tab at once."""
+    with sync_api.sync_playwright() as playwright:
+        # In a container Chromium has no sandbox of its own, and little shared memory.
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM,
+            args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"],
+        )
+        yield browser.new_page(viewport={"width": 1600, "height": 4000})
+        browser.close()
+
+
+def shown(page, text):
+    """Where the page shows a text, alone, or names something by it."""
+    named = page.get_by_title(text, exact=True).or_(page.get_by_label(text, exact=True))
+    found = page.get_by_text(text, exact=True).or_(named)
+    return found.filter(visible=True)
 
 
 def show(page, address, tab, *expected):
-    """The page's text once it shows all of what is expected."""
-    page.open("about:blank")
-    page.open(f"{address}/#{tab}")
-
-    def is_shown(text):
-        lines = text.splitlines()
-        return all(line in lines for line in (*RUNS, *expected))
-
-    text = page.wait_for(is_shown)
+    """Open a tab, once it shows both runs and all of what is expected."""
+    page.goto("about:blank")
+    page.goto(f"{address}/#{tab}")
+    for text in (*RUNS, *expected):
+        expect(shown(page, text).first).to_be_visible()
     for nothing in ("No data", "No dashboards are active", "No scalar data"):
-        assert nothing not in text
-    return text
+        expect(page.get_by_text(nothing).filter(visible=True)).to_have_count(0)
+
+
+def drawn(page, chart, part):
+    """The charts that have a part inside."""
+    return page.locator(chart).filter(has=page.locator(part))
 
 
 def test_time_series_has_a_card_for_every_histogram(page, address):
     show(page, address, "timeseries", "activations/relu", "activations/batch_norm")
-    page.wait_for(lambda text: page.drawn("tb-histogram", "path") >= 7)
+    expect(drawn(page, "tb-histogram", "path").nth(6)).to_be_visible()
 
 
 def test_scalars_have_their_charts_and_say_what_they_are(page, address):
     groups = ("epoch", "gradient_norm", "health", "loss_gap", "update_ratio")
     show(page, address, "scalars", "batch_norm_gap/batch_norm/mean", *groups)
-    page.wait_for(lambda text: page.drawn("vz-line-chart2", "svg path") >= 4)
-    page.click("paper-icon-button[icon=info]")
+    expect(drawn(page, "vz-line-chart2", "svg path").nth(3)).to_be_visible()
+    page.locator("paper-icon-button[icon=info]").first.click()
     sentence = "How far the mean that inference uses lies from the looked-at batch's"
-    page.wait_for(lambda text: sentence in " ".join(text.split()))
+    expect(page.get_by_text(sentence).first).to_be_visible()
 
 
 @pytest.mark.parametrize("tab", ["histograms", "distributions"])
@@ -125,7 +145,7 @@ def test_histograms_are_drawn(tab, page, address):
         "histograms": "vz-histogram-timeseries",
         "distributions": "vz-distribution-chart",
     }[tab]
-    page.wait_for(lambda text: page.drawn(chart, "svg path") >= 7)
+    expect(drawn(page, chart, "svg path").nth(6)).to_be_visible()
 
 
 def test_custom_scalars_are_a_dashboard_without_an_empty_chart(page, address):
@@ -136,36 +156,29 @@ def test_custom_scalars_are_a_dashboard_without_an_empty_chart(page, address):
         *("Activations, 5 to 95 %", "relu", "Gradients, 5 to 95 %"),
     )
     show(page, address, "custom_scalars", *charts)
-
-    def matches(text):
-        return [int(number) for number in re.findall(r"Matches \((\d+)\)", text)]
-
     # Each chart loads for itself: wait until the last has found its tags.
-    text = page.wait_for(lambda text: len(matches(text)) >= 12 and min(matches(text)))
+    matches = page.get_by_text(re.compile(r"Matches \(\d+\)"))
+    expect(matches.nth(11)).to_be_visible()
+    expect(page.get_by_text("Matches (0)")).to_have_count(0)
     # Both runs are in one chart, with training and validation.
-    assert matches(text)[:2] == [4, 4]
+    expect(matches.nth(0)).to_contain_text("(4)")
+    expect(matches.nth(1)).to_contain_text("(4)")
     for never in ("saturated units", "NaN and Inf", "loss scale"):
-        assert never not in text.splitlines()
+        expect(shown(page, never)).to_have_count(0)
 
 
 def test_hparams_compare_the_runs(page, address):
+    page.goto("about:blank")
+    page.goto(f"{address}/#hparams")
     columns = ("batch_norm", "batch_norm_kind", "learning_rate", "optimizer")
-    page.open("about:blank")
-    page.open(f"{address}/#hparams")
-
-    def has_both(text):
-        return "kbn.BatchNormalization" in text and "none" in text.splitlines()
-
-    text = page.wait_for(has_both).splitlines()
-    assert {*columns, "epoch/val_accuracy", "SGD", "true", "false"} <= set(text)
-    assert "gradient_norm/global" not in text  # a column for each would be hundreds
+    values = ("kbn.BatchNormalization", "none", "SGD", "true", "false")
+    for text in (*columns, *values, "epoch/val_accuracy"):
+        expect(shown(page, text).first).to_be_visible()
+    # A column for each would be hundreds.
+    expect(shown(page, "gradient_norm/global")).to_have_count(0)
 
 
 def test_the_numbers_drawn_are_those_of_the_training(address, log_dir):
-    import json
-
-    from event_files import read_log, steps, values
-
     log = read_log(log_dir / "with_batch_norm")
     for tag in ("update_ratio/digits/hidden/kernel", "epoch/loss"):
         query = f"/data/plugin/scalars/scalars?run=with_batch_norm&tag={tag}"

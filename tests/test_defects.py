@@ -3,6 +3,7 @@
 `benchmarks/defects.py` prints the same findings as a table, beside Keras'.
 """
 
+import os
 import re
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import keras
 import pytest
 
 import kbn
-from tests.defects import BACKEND, DEFECTS, HERE, SHARED, measure
+from tests.defects import BACKEND, DEFECTS, HERE, RECORDED, SHARED, measure
 
 MENDED = [defect for defect in HERE if not defect.shared]
 KEPT = [defect for defect in HERE if defect.shared]
@@ -53,10 +54,14 @@ def test_shared_defect_is_there_and_its_remedy_holds(defect):
     check(defect, defect.shared.probe, kbn.BatchNorm, False)
 
 
-@pytest.mark.skipif(keras.__version__ != "3.15.1", reason="another Keras may be mended")
+@pytest.mark.skipif(
+    keras.__version__ in RECORDED and "KBN_KERAS_DEFECTS" not in os.environ,
+    reason="known of this Keras; KBN_KERAS_DEFECTS=1 looks again",
+)
 @pytest.mark.parametrize(
     "defect", [d for d in HERE if BACKEND in d.backends], ids=lambda defect: defect.id
 )
 def test_probe_finds_the_defect_in_keras(defect):
-    # A probe that finds nothing there says nothing about kbn.
+    # A probe that finds nothing there says nothing about kbn. In another version the
+    # defect may be mended: then the table and README are out of date.
     assert measure(defect.probe, keras.layers.BatchNormalization).defective

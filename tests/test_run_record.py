@@ -96,6 +96,7 @@ def test_record_of_a_network(tmp_path):
     assert record["versions"]["keras"] == keras.__version__
     assert record["versions"]["kbn"] == kbn.__version__
     assert record["versions"]["backend"] == keras.backend.backend()
+    assert record["options"].pop("rules")[0] == "non_finite"
     assert record["options"] == {
         "log_freq": "epoch",
         "watch": ["weights", "gradients", "activations", "batch_norm"],
@@ -124,6 +125,10 @@ def frozen_statistics(model):
     kbn.freeze_batch_norm(model, train_affine=True)
 
 
+@pytest.mark.skipif(
+    keras.backend.backend() == "jax",
+    reason="Keras on JAX has to be compiled again: it would train the wrong variables",
+)
 @pytest.mark.parametrize("change", [frozen, frozen_statistics])
 def test_a_model_that_changes_in_a_fit_is_described_again(change, tmp_path):
     model = network()

@@ -242,14 +242,14 @@ def test_whatever_watches_gets_the_formula(monkeypatch, watch, shape, training):
     def forbidden(*_):
         raise AssertionError("not for what watches")
 
-    for name in ("_centred", "_normalize", "_apply", "_ill_conditioned"):
+    for name in ("_centred", "_normalize", "_apply", "is_ill_conditioned"):
         monkeypatch.setattr(kernel, name, forbidden)
     monkeypatch.setattr(kernel._NarrowNormalization, "apply", forbidden)
     np.testing.assert_allclose(watch(call, x), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_without_torchs_private_questions_everything_gets_the_formula(monkeypatch):
-    monkeypatch.setattr(kernel, "_is_transformed", kernel._cannot_tell)
+    monkeypatch.setattr(kernel, "is_transformed", lambda: True)
     y, *_ = train(data(8, 4).requires_grad_())
     assert "RsqrtBackward0" in operations(y)
 
@@ -398,6 +398,13 @@ def test_only_ill_conditioned_batches_are_centred(x, expected):
     y, *_ = train(x.requires_grad_())
     assert ("SubBackward0" in operations(y)) == expected
     np.testing.assert_allclose(y.detach(), exact(x.detach()).y, atol=1e-4)
+
+
+def test_constant_channel_far_from_zero_gives_beta():
+    """The native op computes x * a + b, which loses it: the batch is centred first."""
+    x = torch.full((4096, 8), 1e6)
+    y, *_ = train(x, beta=torch.full((8,), 0.3))
+    np.testing.assert_array_equal(y, np.full(x.shape, 0.3, "float32"))
 
 
 def test_nan_stays_in_its_channel():

@@ -1,7 +1,8 @@
 """One of two processes that train one batch norm layer together.
 
-python -m tests.two_workers RANK PORT... MEAN OUT: rank 0 or 1; one loopback port for
-each worker (TensorFlow) or for the store (torch). Writes an .npz of what it saw.
+python -m tests.two_workers RANK PORT... OUT: rank 0 or 1; one loopback port for each
+worker (TensorFlow) or for the store (torch). Writes an .npz of what it saw of a batch
+of each of `MEANS`, under "<mean> <name>".
 """
 
 import json
@@ -10,6 +11,7 @@ import sys
 
 import numpy as np
 
+MEANS = [0.0, 1e3, 1e4]
 ROWS = {0: slice(0, 7), 1: slice(7, 12)}  # uneven on purpose
 
 
@@ -20,7 +22,7 @@ def batch(mean):
     return x, rng.normal(size=(12, 3)).astype("float32")
 
 
-def tensorflow(rank, ports, mean):
+def tensorflow(rank, ports):
     workers = [f"127.0.0.1:{port}" for port in ports]
     task = {"type": "worker", "index": rank}
     os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": workers}, "task": task})
@@ -33,7 +35,6 @@ def tensorflow(rank, ports, mean):
     with strategy.scope():
         layer = kbn.BatchNorm(synchronized=True, momentum=0.0)
         layer.build((None, 3))
-    x, dy = (tf.constant(values[ROWS[rank]]) for values in batch(mean))
 
     @tf.function
     def step(x, dy):
@@ -45,11 +46,12 @@ def tensorflow(rank, ports, mean):
         context = tf.distribute.get_replica_context()
         return y, dx, *context.all_reduce("sum", gradients)
 
-    y, dx, dgamma, dbeta = strategy.run(step, args=(x, dy))
-    return layer, y, dx, dgamma, dbeta
+    for mean in MEANS:
+        x, dy = (tf.constant(values[ROWS[rank]]) for values in batch(mean))
+        yield mean, layer, *strategy.run(step, args=(x, dy))
 
 
-def torch(rank, ports, mean):
+def torch(rank, ports):
     import torch
     from torch import distributed
 
@@ -60,25 +62,28 @@ def torch(rank, ports, mean):
 
     layer = kbn.BatchNorm(synchronized=True, momentum=0.0)
     layer.build((None, 3))
-    x, dy = (torch.tensor(values[ROWS[rank]]) for values in batch(mean))
-    x.requires_grad_(True)
-    y = layer(x, training=True)
-    y.backward(dy)
-    gradients = [layer.gamma.value.grad, layer.beta.value.grad]
-    for gradient in gradients:
-        distributed.all_reduce(gradient)
-    return layer, y.detach(), x.grad, *gradients
+    weights = [layer.gamma.value, layer.beta.value]
+    for mean in MEANS:
+        x, dy = (torch.tensor(values[ROWS[rank]]) for values in batch(mean))
+        x.requires_grad_(True)
+        y = layer(x, training=True)
+        dx, *gradients = torch.autograd.grad(y, [x, *weights], dy)
+        for gradient in gradients:
+            distributed.all_reduce(gradient)
+        yield mean, layer, y.detach(), dx, *gradients
 
 
 def main():
-    rank, *ports, mean, out = sys.argv[1:]
+    rank, *ports, out = sys.argv[1:]
     backend = os.environ["KERAS_BACKEND"]
     run = {"tensorflow": tensorflow, "torch": torch}[backend]
-    layer, *values = run(int(rank), ports, float(mean))
-    statistics = [layer.moving_mean.numpy(), layer.moving_variance.numpy()]
     names = ("y", "dx", "dgamma", "dbeta", "mean", "variance")
-    arrays = [np.asarray(value) for value in (*values, *statistics)]
-    np.savez(out, **dict(zip(names, arrays, strict=True)))
+    seen = {}
+    for mean, layer, *values in run(int(rank), ports):
+        statistics = [layer.moving_mean.numpy(), layer.moving_variance.numpy()]
+        for name, value in zip(names, [*values, *statistics], strict=True):
+            seen[f"{mean} {name}"] = np.array(value)
+    np.savez(out, **seen)
 
 
 if __name__ == "__main__":

@@ -326,3 +326,15 @@ KINDS = {
         distilled,
     )
 }
+
+
+def assert_nothing_is_overridden(model):
+    """No method of the model, its layers or its optimizer is a monitor's."""
+    for thing in [model, *model._flatten_layers(), model.optimizer]:
+        assert not {"call", "apply", "compute_loss"} & set(vars(thing))
+
+
+def assert_unwatched(model):
+    """Nothing of a monitor is left in a model that has been trained."""
+    assert_nothing_is_overridden(model)
+    assert type(model.train_function).__name__ == "function"

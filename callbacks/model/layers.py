@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import keras
 
-from . import private
+from kbn.private import keras as private
 
 Layer: TypeAlias = Any  # keras.Operation: layers, and operations such as keras.ops.relu
 Variable: TypeAlias = Any

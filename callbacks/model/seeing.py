@@ -8,7 +8,8 @@ from typing import Any
 
 import keras
 
-from . import private
+from kbn.private import keras as private
+
 from .inventory import BatchNorm
 from .layers import Layer, Variable
 from .optimizers import loss_scaling

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+from kbn.private import keras as private
+
 Tensor: TypeAlias = Any
 
 
@@ -37,10 +39,8 @@ class Sight:
         """
         if self.is_here:
             return True
-        graph = self._graph()
-        # While a layer is built, keras 3.x calls it in a graph of this name; that is
-        # no call to miss. Were it renamed, layers built then would seem hidden.
-        if not getattr(graph, "name", "").startswith("scratch_graph"):
+        # While a layer is built, Keras calls it in a scratch graph: no call to miss.
+        if not private.is_scratch(self._graph()):
             self.hidden.add(name)
         return False
 

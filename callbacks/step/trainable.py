@@ -7,7 +7,8 @@ from typing import Any
 
 import keras
 
-from ..model import private
+from kbn.private import keras as private
+
 from ..model.inventory import Inventory
 from ..model.layers import children
 from .batches import ITERATORS

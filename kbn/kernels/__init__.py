@@ -1,4 +1,4 @@
-"""The arithmetic of batch normalization, one module a backend, one contract.
+"""Batch normalization, one module a backend, one contract.
 
 `normalize_batch(x, gamma, beta, axis, epsilon, mask=None, synchronized=False)`
 returns `(y, mean, variance, count)` and serves training::

@@ -9,8 +9,8 @@ from jax import lax
 from jax import numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
-from kbn.kernels import reference
-from kbn.kernels.reference import Moments, Tensor
+from kbn.kernels import arithmetic
+from kbn.kernels.arithmetic import Moments, Tensor
 
 Triple = tuple[Tensor, Tensor, Tensor]
 
@@ -52,20 +52,20 @@ def _normalize_batch(
     mapped: tuple[str, ...],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     dtype = x.dtype
-    x = x.astype(reference.wide_dtype(dtype))
+    x = x.astype(arithmetic.wide_dtype(dtype))
     count = _count(x, mask, axis)  # (C,), or () where all channels have the same
     pilot, offset, variance = _moments(x, mask, jnp.maximum(count, 1), axis)
     if mapped:
         own = Moments(count, pilot, offset, variance * jnp.maximum(count, 1))
         own = Moments(*(jnp.broadcast_to(value, pilot.shape) for value in own))
         rows = lax.all_gather(jnp.stack(own), mapped)  # (R, 4, C)
-        count, pilot, offset, scatter = reference.merged(own, rows)
+        count, pilot, offset, scatter = arithmetic.merged(own, rows)
         variance = scatter / jnp.maximum(count, 1)
     scale = lax.rsqrt(variance + epsilon)
     if mask is not None or mapped:
         # A channel without elements has no say: its output is beta, its gradients 0.
         scale = jnp.where(count > 0, scale, 0)
-        beta = reference.where_present(beta, count)
+        beta = arithmetic.where_present(beta, count)
     if gamma is not None:
         scale = scale * gamma
     shift = -offset * scale
@@ -88,7 +88,7 @@ def normalize_fixed(
 ) -> Tensor:
     """Normalize with given statistics; see `kbn.kernels`."""
     dtype = x.dtype
-    x = x.astype(reference.wide_dtype(dtype))
+    x = x.astype(arithmetic.wide_dtype(dtype))
     scale = lax.rsqrt(variance + epsilon)
     if gamma is not None:
         scale = scale * gamma
@@ -109,7 +109,7 @@ def _moments(x: Tensor, mask: Tensor | None, size: Tensor, axis: int) -> Triple:
     # An element is within sqrt(N) deviations of the mean, most often within three: what
     # is left after it has its digits, whatever the mean. An offset from a rounded mean
     # would do, did XLA not compute that anew, and round it anew, in each of its loops.
-    pilot = _an_element(x, mask, axis)
+    pilot = arithmetic.an_element(x, axis, mask)
     from_pilot = x - _along(pilot, axis, x)
     offset = _total(from_pilot, mask, axis) / size
     # centred: E[x^2] - E[x]^2 loses every digit once |mean| >> std
@@ -137,18 +137,6 @@ def _moments_jvp(axis: int, primals: Any, tangents: Any) -> tuple[Triple, Triple
     doffset = _total(dx, mask, axis) / size
     product = _total(centred * dx, mask, axis) / size
     return found, (zero, doffset, 2 * (product - offset * doffset))
-
-
-def _an_element(x: Tensor, mask: Tensor | None, axis: int) -> Tensor:
-    """Some element that counts, of each channel; 0 where there is none. (C,)."""
-    others = _others(axis, x)
-    if mask is not None:
-        largest = jnp.max(x, others, where=mask, initial=-jnp.inf)
-        return jnp.where(largest > -jnp.inf, largest, 0)
-    if 0 in x.shape:
-        return jnp.zeros(x.shape[axis], x.dtype)
-    first = [slice(None) if i == axis else slice(0, 1) for i in range(x.ndim)]
-    return lax.squeeze(x[tuple(first)], others)
 
 
 def _total(values: Tensor, mask: Tensor | None, axis: int) -> Tensor:

@@ -2,32 +2,19 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
-import keras
-import numpy as np
 from keras import ops
 
-Tensor = Any
-
-# Where mean^2 is more than this many times the variance, a native op is run on the
-# centred input: its error grows with |mean| / deviation. Below 30 it is within a few
-# units of the last place of x, so that ordinary inputs, ReLU outputs among them, are
-# computed once.
-ILL_CONDITIONED = 30.0**2
-
-
-class Moments(NamedTuple):
-    """Moments of a batch, relative to a pilot near its mean; each of shape (C,).
-
-    The mean is `pilot + offset`; `scatter` is the sum of squared distances from it.
-    A large mean rounds away the digits of a small offset, so the sum is kept apart.
-    """
-
-    count: Tensor
-    pilot: Tensor
-    offset: Tensor
-    scatter: Tensor
+from kbn.kernels.arithmetic import (
+    Moments,
+    Tensor,
+    along,
+    an_element,
+    at_least_one,
+    where_present,
+    wide_dtype,
+)
 
 
 def normalize_batch(
@@ -91,21 +78,6 @@ def normalize_fixed(
     return ops.cast(y, dtype)
 
 
-def merged(own: Moments, rows: Tensor) -> Moments:
-    """The moments of all replicas together, relative to this one's pilot.
-
-    rows: (R, 4, C), the moments of each. Chan, Golub & LeVeque (1983): the scatter is
-    sum(scatter_r) + sum(n_r * (mean_r - mean)^2).
-    """
-    count, pilot, offset, scatter = (rows[:, i] for i in range(4))  # (R, C) each
-    total = ops.sum(count, axis=0)
-    # Not pilot + offset, which would lose the digits of the offset.
-    distance = ops.stop_gradient(pilot - own.pilot) + offset
-    mean = ops.sum(count * distance, axis=0) / at_least_one(total)
-    between = ops.sum(count * ops.square(distance - mean), axis=0)
-    return Moments(total, own.pilot, mean, ops.sum(scatter, axis=0) + between)
-
-
 def average_replicas(
     values: list[Tensor], count: Tensor | int, enters: Tensor
 ) -> tuple[list[Tensor], Tensor]:
@@ -130,51 +102,6 @@ def switch(
     return then() if condition else otherwise()
 
 
-def is_ill_conditioned(mean: Tensor, variance: Tensor, epsilon: float) -> Tensor:
-    """Where `mean`, as a native op sums it, hides digits of the deviation. (C,)."""
-    return ops.logical_and(
-        ops.square(mean) > ILL_CONDITIONED * (variance + epsilon),
-        # A constant channel comes out right the first time.
-        variance > 1e-9 * epsilon,
-    )
-
-
-def elements_per_channel(x: Tensor, axis: int) -> Tensor | int:
-    """How many elements of `x` share an index along `axis`; an int where it is known.
-
-    Else a scalar of the statistics' dtype.
-    """
-    elements = math.prod(n for i, n in enumerate(ops.shape(x)) if i != axis)
-    return (
-        elements
-        if isinstance(elements, int)
-        else ops.cast(elements, wide_dtype(x.dtype))
-    )
-
-
-def where_present(beta: Tensor | None, count: Tensor | int) -> Tensor | None:
-    """`beta`, with no gradient to the channels that had no element."""
-    if beta is None or (isinstance(count, int) and count > 0):
-        return beta
-    return ops.where(count > 0, beta, ops.stop_gradient(beta))
-
-
-def at_least_one(count: Tensor | int) -> Tensor | int:
-    """A divisor. Not `ops.maximum`, which answers float32 for float64 on torch."""
-    if isinstance(count, int):
-        return max(count, 1)
-    return ops.where(count > 0, count, ops.ones_like(count))
-
-
-def wide_dtype(dtype: Any) -> str:
-    """The dtype of the statistics of inputs of `dtype`: float32, or float64 as it is.
-
-    Not `keras.backend.result_type`: on torch it answers float32 for float64.
-    """
-    wide = keras.backend.standardize_dtype(dtype) == "float64"
-    return "float64" if wide else "float32"
-
-
 def _moments(x: Tensor, axis: int, mask: Tensor | None) -> tuple[Tensor, Moments]:
     """`x - pilot`, and the moments of `x` by the corrected two-pass algorithm.
 
@@ -193,7 +120,7 @@ def _moments(x: Tensor, axis: int, mask: Tensor | None) -> tuple[Tensor, Moments
         return ops.sum(values, axis=reduced)
 
     if mask is None:
-        count = elements_per_channel(x, axis)
+        count = _elements_per_channel(x, axis)
     else:
         elements = math.prod(shape[i] for i in reduced)  # per channel
         mask_shape = ops.shape(mask)
@@ -215,22 +142,14 @@ def _moments(x: Tensor, axis: int, mask: Tensor | None) -> tuple[Tensor, Moments
     return centred, Moments(count, pilot, offset, ops.relu(scatter))
 
 
-def an_element(x: Tensor, axis: int, mask: Tensor | None = None) -> Tensor:
-    """Some element that counts, of each channel; 0 where there is none. (C,)."""
-    reduced = [i for i in range(len(x.shape)) if i != axis]
-    if mask is None:
-        first = tuple(
-            slice(0, 1) if i in reduced else slice(None) for i in range(len(x.shape))
-        )
-        return ops.sum(x[first], axis=reduced)
-    # Not -inf, which TensorFlow's enable_check_numerics takes for a mistake.
-    lowest = float(np.finfo(keras.backend.standardize_dtype(x.dtype)).min)
-    largest = ops.max(ops.where(mask, x, lowest), axis=reduced, initial=lowest)
-    return ops.where(largest > lowest, largest, 0)
+def _elements_per_channel(x: Tensor, axis: int) -> Tensor | int:
+    """How many elements of `x` share an index along `axis`; an int where it is known.
 
-
-def along(values: Tensor, axis: int, x: Tensor) -> Tensor:
-    """`values`, shape (C,), as a tensor that broadcasts along `axis` of `x`."""
-    if axis == len(x.shape) - 1:
-        return values  # as it is: TFLite folds no other shape after a Conv1D
-    return ops.reshape(values, [-1 if i == axis else 1 for i in range(len(x.shape))])
+    Else a scalar of the statistics' dtype.
+    """
+    elements = math.prod(n for i, n in enumerate(ops.shape(x)) if i != axis)
+    return (
+        elements
+        if isinstance(elements, int)
+        else ops.cast(elements, wide_dtype(x.dtype))
+    )

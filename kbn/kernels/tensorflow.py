@@ -7,24 +7,11 @@ from typing import Any
 
 import tensorflow as tf
 
-from kbn.kernels import reference, tensorflow_formula
-from kbn.kernels.reference import Moments, Tensor
+from kbn.kernels import arithmetic, reference, tensorflow_formula
+from kbn.kernels.arithmetic import Moments, Tensor
 from kbn.kernels.tensorflow_formula import Formula, GuardedFormula, differentiable
 from kbn.kernels.tensorflow_fused import Fused, FusedOnGpu, FusedTall
-
-try:
-    # Private, TensorFlow 2.21; tf_keras decides in the same way. There is no public
-    # means to learn whether a graph is built for XLA.
-    from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
-except ImportError:
-    GraphOrParentsInXlaContext = None
-try:
-    # Private, TensorFlow 2.21. Without oneDNN the fused op takes twice the time of a
-    # multiply and an add, in inference.
-    from tensorflow.python.util._pywrap_util_port import IsMklEnabled
-except ImportError:
-    IsMklEnabled = None
-
+from kbn.private.tensorflow import is_built_for_xla, is_onednn_enabled
 
 # Elements of a tensor up to which the formula takes less time than the fused op, in
 # training: measured on two cores, with TensorFlow's oneDNN ops and without.
@@ -112,8 +99,7 @@ def normalize_fixed(
     if x.dtype == tf.float64 or _under_xla():
         return reference.normalize_fixed(*given)
     is_image = len(x.shape) == 4 and axis == 3 and x.shape[3]
-    is_fast = is_image and IsMklEnabled is not None and IsMklEnabled()
-    if not is_fast or _known_elements(x) <= SMALL_FIXED:
+    if not (is_image and is_onednn_enabled()) or _known_elements(x) <= SMALL_FIXED:
         return tensorflow_formula.normalize_fixed(*given)
     y, *_ = tf.raw_ops.FusedBatchNormV3(
         x=x,
@@ -162,9 +148,7 @@ def _under_xla() -> bool:
     """
     if tf.executing_eagerly():
         return False
-    if GraphOrParentsInXlaContext is None:
-        return True
-    return bool(GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()))
+    return bool(is_built_for_xla(tf.compat.v1.get_default_graph()))
 
 
 def _plan(x: Tensor, axis: int) -> tuple[str, ...]:
@@ -308,7 +292,7 @@ def _merge_replicas(own: Moments) -> Moments:
     rows = context.all_reduce(
         tf.distribute.ReduceOp.SUM, place[:, None, None] * rows
     )  # (R, 4, C)
-    return reference.merged(own, rows)
+    return arithmetic.merged(own, rows)
 
 
 def average_replicas(

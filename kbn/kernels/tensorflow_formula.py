@@ -9,8 +9,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from kbn.kernels import reference
-from kbn.kernels.reference import Tensor
+from kbn.kernels import arithmetic
+from kbn.kernels.arithmetic import Tensor
 
 Forward = Callable[[Tensor, Tensor, Tensor, Tensor], list[Tensor]]
 Backward = Callable[..., tuple[Tensor, Tensor, Tensor]]
@@ -127,7 +127,7 @@ class GuardedFormula(Formula):
     """The formula for tensors that may be empty, and for those that XLA compiles."""
 
     def _an_element(self, x: Tensor) -> Tensor:
-        return reference.an_element(x, self._axis)
+        return arithmetic.an_element(x, self._axis)
 
     def _mean(self, values: Tensor, size: Tensor) -> Tensor:
         return self._total(values) / self._divisor(size)
@@ -163,5 +163,5 @@ def normalize_fixed(
     scale = tf.math.rsqrt(variance + epsilon)
     scale = scale if gamma is None else scale * gamma
     shift = -mean * scale if beta is None else beta - mean * scale
-    y = tf.cast(x, mean.dtype) * reference.along(scale, axis, x)
-    return tf.cast(y + reference.along(shift, axis, x), x.dtype)
+    y = tf.cast(x, mean.dtype) * arithmetic.along(scale, axis, x)
+    return tf.cast(y + arithmetic.along(shift, axis, x), x.dtype)

@@ -4,8 +4,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from kbn.kernels import reference
-from kbn.kernels.reference import Tensor
+from kbn.kernels.arithmetic import Tensor, is_ill_conditioned
 
 # A sum of so many float32 numbers, one after the other, keeps six digits.
 SUM_LENGTH = 2**14
@@ -28,7 +27,9 @@ class Fused:
 
         first = run(image)
         _, pilot, spread, *_ = first
-        ill = tf.reduce_any(reference.is_ill_conditioned(pilot, spread, self._epsilon))
+        # A constant channel comes out right the first time: the op subtracts its mean.
+        varies = spread > 1e-9 * self._epsilon
+        ill = tf.reduce_any(is_ill_conditioned(pilot, spread, self._epsilon) & varies)
         pilot = tf.cast(tf.stop_gradient(pilot), image.dtype)
 
         def again() -> list[Tensor]:

@@ -13,7 +13,8 @@ import torch
 from torch import distributed
 
 from kbn.kernels import reference
-from kbn.kernels.reference import Tensor
+from kbn.kernels.arithmetic import Moments, Tensor, is_ill_conditioned, merged
+from kbn.private.torch import is_transformed
 
 # Native batch norm sums float32 naively, row after row, and one channel at a time where
 # they are few. So a sum is cut into groups that stand side by side, as many as make a
@@ -92,7 +93,7 @@ def normalize_fixed(
     gamma, beta = _widened(x, gamma), _widened(x, beta)
     plain = _is_plain(x, gamma, beta)
     large = plain and x.numel() > SMALL_FIXED and x.shape[axis] >= NARROW
-    if large and not _ill_conditioned(mean, variance, epsilon):
+    if large and not is_ill_conditioned(mean, variance, epsilon).any():
         planes, restore = _as_planes(x, axis)
         # Copies: the statistics may move on before the backward pass needs them.
         y = _apply(planes, gamma, beta, mean.clone(), variance.clone(), epsilon)
@@ -127,35 +128,8 @@ def _is_plain(x: Tensor, gamma: Tensor | None, beta: Tensor | None) -> bool:
         and type(gamma) in PLAIN_TYPES
         and type(beta) in PLAIN_TYPES
         and not torch.jit.is_tracing()
-        and not _is_transformed()
+        and not is_transformed()
     )
-
-
-def _cannot_tell() -> bool:
-    return True
-
-
-try:
-    # Private, as torch 2.13 has them: no public question tells.
-    # https://github.com/pytorch/pytorch/blob/v2.13.0/torch/_C/__init__.pyi.in
-    from torch._C import (
-        _are_functorch_transforms_active,  # vmap, grad, jvp
-        _len_torch_dispatch_stack,  # fake tensors, make_fx
-        _len_torch_function_stack,
-    )
-    from torch.autograd import forward_ad
-
-    forward_ad._current_level  # noqa: B018
-
-    def _is_transformed() -> bool:
-        return bool(
-            _are_functorch_transforms_active()
-            or _len_torch_dispatch_stack()
-            or _len_torch_function_stack()
-            or forward_ad._current_level >= 0
-        )
-except (ImportError, AttributeError):
-    _is_transformed = _cannot_tell
 
 
 def _by_formula(
@@ -352,7 +326,7 @@ def _normalize(
     centred first where it must be.
     """
     mean, variance = _moments(planes.detach())
-    if not _ill_conditioned(mean, variance, epsilon):
+    if not is_ill_conditioned(mean, variance, epsilon).any():
         y = _Normalization.apply(planes, gamma, beta, mean, variance, epsilon)
         return y, mean, variance
     # In float32: 16 bits would round the difference.
@@ -360,13 +334,6 @@ def _normalize(
     offset, variance = _moments(centred.detach())
     y = _Normalization.apply(centred, gamma, beta, offset, variance, epsilon)
     return y.to(planes.dtype), mean + offset, variance
-
-
-def _ill_conditioned(mean: Tensor, variance: Tensor, epsilon: float) -> bool:
-    """Whether x * a + b loses digits of any channel."""
-    return bool(
-        (mean.square() > reference.ILL_CONDITIONED * (variance + epsilon)).any()
-    )
 
 
 def _moments(planes: Tensor) -> tuple[Tensor, Tensor]:
@@ -470,7 +437,7 @@ class _Normalization(torch.autograd.Function):
         return *gradients, None, None, None
 
 
-def _merge(own: reference.Moments) -> reference.Moments:
+def _merge(own: Moments) -> Moments:
     rows = torch.zeros(
         (distributed.get_world_size(), len(own), *own.count.shape),
         dtype=own.count.dtype,
@@ -479,7 +446,7 @@ def _merge(own: reference.Moments) -> reference.Moments:
     place = torch.zeros_like(rows[:, :1, :1])  # (R, 1, 1)
     place[distributed.get_rank()] = 1
     rows = _AllReduce.apply(rows + place * torch.stack(tuple(own)))  # (R, 4, C)
-    return reference.merged(own, rows)
+    return merged(own, rows)
 
 
 class _AllReduce(torch.autograd.Function):

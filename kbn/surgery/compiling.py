@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 
+from kbn.private import keras as private
 from kbn.surgery import graph, remaking
 from kbn.surgery.graph import Layer
 
@@ -50,13 +51,9 @@ def forget_functions(model: Layer) -> None:
 
 def _settings(model: Any) -> dict[str, Any] | None:
     """The arguments of `compile`, as objects; None where it is not Keras' own."""
-    # Private: get_compile_config() gives them as configs, which a function of the
-    # user's own, unregistered, does not survive. Keras 3.15.1,
-    # https://github.com/keras-team/keras/blob/v3.15.1/keras/src/trainers/trainer.py
-    config = getattr(model, "_compile_config", None)
-    if config is None or type(model).compile is not keras.Model.compile:
+    if type(model).compile is not keras.Model.compile:
         return None
-    return dict(config.config)
+    return private.compile_settings(model)
 
 
 def _copied(value: Any) -> Any:
@@ -84,8 +81,9 @@ def _carry_state(model: Any, twin: Any, layers: dict[Layer, Layer]) -> None:
         )
     }
     theirs, ours = model.optimizer, twin.optimizer
-    variables = getattr(theirs, "_trainable_variables", None)
-    if variables is None or any(id(variable) not in twins for variable in variables):
+    variables = private.optimizer_variables(theirs)
+    is_known = bool(variables) or not model.trainable_variables
+    if not is_known or any(id(variable) not in twins for variable in variables):
         _log.warning(
             "The optimizer of the copy of '%s' starts anew: the one given was built "
             "for other variables than the model's.",

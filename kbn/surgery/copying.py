@@ -11,6 +11,7 @@ from typing import Any
 
 import keras
 
+from kbn.private import keras as private
 from kbn.surgery import exchange, graph
 from kbn.surgery.graph import Layer
 from kbn.surgery.remaking import from_config, last_line, policy_of, uncopied
@@ -105,7 +106,7 @@ class _Copier:
             elif isinstance(call.layer, keras.layers.Layer):
                 results = self.copy(call.layer)(*args, **keywords)
             else:
-                results = graph.without_nodes(call.layer)(*args, **keywords)
+                results = private.without_nodes(call.layer)(*args, **keywords)
             flat = keras.tree.flatten(results)
             tensors |= {id(t): r for t, r in zip(call.outputs, flat, strict=True)}
         outputs = keras.tree.map_structure(lambda t: tensors[id(t)], model.output)
@@ -205,7 +206,7 @@ def take_names(layer: Layer, twin: Layer) -> None:
     if twin.name != layer.name:
         twin.name = layer.name
     if twin.path != layer.path:
-        twin._path = layer.path
+        private.rename(twin, layer.path)
     theirs, ours = graph.own_variables(layer), graph.own_variables(twin)
     renamed = [
         (given, made)
@@ -213,10 +214,9 @@ def take_names(layer: Layer, twin: Layer) -> None:
         if made.path != given.path
     ]
     for given, made in renamed:
-        made._name, made._path = given.name, given.path
-    # torch's parameters are listed by path.
-    if renamed and hasattr(twin, "_track_variables"):
-        twin._track_variables()
+        private.rename(made, given.path, given.name)
+    if renamed:
+        private.track_on_torch(twin)
     if hasattr(layer, "output_names"):
         twin.output_names = list(layer.output_names)
 

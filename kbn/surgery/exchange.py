@@ -5,14 +5,12 @@ of several models; and the optimizer keeps the state of its weights. Both classe
 on `keras.layers.Layer` and have the same weights under the same names.
 """
 
-import functools
-import inspect
-import types
 from typing import Any
 
 import keras
 
 from kbn.layer import BatchNormalization
+from kbn.private import keras as private
 from kbn.surgery import graph
 from kbn.surgery.graph import Layer
 
@@ -64,6 +62,7 @@ def become(layer: Layer, other: Layer) -> None:
 
     `other`, which is spent, is built if `layer` is.
     """
+    build = private.wrapped_build(layer, type(other))
     if layer.built and not other.built:
         other.build(**_shapes(layer))
     if not keeps_weights(layer, other):
@@ -73,7 +72,7 @@ def become(layer: Layer, other: Layer) -> None:
     lacking = vars(other).keys() - vars(layer).keys()
     for name in (arguments & vars(other).keys()) | lacking | {"autocast"}:
         setattr(layer, name, vars(other)[name])
-    _wrap_build(layer)
+    layer.build = build
 
 
 def _beyond_keras(config: dict[str, Any]) -> list[str]:
@@ -100,36 +99,12 @@ def _shapes(layer: Layer) -> dict[str, Any]:
 def _take_weights(layer: Layer, other: Layer) -> None:
     """Give `layer` the weights of `other`, with its own values, paths and flags."""
     given = {variable.name: variable for variable in graph.own_variables(layer)}
-    for old in given.values():
-        layer._untrack_variable(old)
-    layer._tracker.unlock()
-    for new in graph.own_variables(other):
-        setattr(layer, new.name, new)
-        new._path = f"{layer.path}/{new.name}"
-        if new.name in given:
-            new.assign(given[new.name])
-            new.trainable = given[new.name].trainable
-    layer._lock_state()
-    layer._post_build()
-
-
-def _wrap_build(layer: Layer) -> None:
-    """Wrap `build` as Keras does in the constructor: there it wrapped the old class's.
-
-    Keras 3.15.1, `Layer.__new__`:
-    https://github.com/keras-team/keras/blob/v3.15.1/keras/src/layers/layer.py
-    """
-    method = types.MethodType(type(layer).build, layer)
-
-    @functools.wraps(method)
-    def build(*args: Any, **kwargs: Any) -> None:
-        with layer._open_name_scope():
-            layer._path = "/".join(filter(None, (layer._parent_path, layer.name)))
-            method(*args, **kwargs)
-        bound = inspect.signature(method).bind(*args, **kwargs)
-        layer._build_shapes_dict = bound.arguments
-        layer.built = True
-        layer._post_build()
-        layer._lock_state()
-
-    layer.build = build
+    with private.unlocked(layer):
+        for old in given.values():
+            private.untrack(layer, old)
+        for new in graph.own_variables(other):
+            setattr(layer, new.name, new)
+            private.rename(new, f"{layer.path}/{new.name}")
+            if new.name in given:
+                new.assign(given[new.name])
+                new.trainable = given[new.name].trainable

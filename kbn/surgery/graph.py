@@ -1,8 +1,4 @@
-"""The graph of a functional or sequential model: which layer was called on what.
-
-The one place that reads Keras' private parts of it, as Keras 3.14 and 3.15 have them:
-https://github.com/keras-team/keras/blob/v3.15.1/keras/src/ops/function.py
-"""
+"""The graph of a functional or sequential model: which layer was called on what."""
 
 import dataclasses
 import inspect
@@ -10,6 +6,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
+
+from kbn.private import keras as private
 
 Tensor = Any
 Layer = Any
@@ -77,12 +75,12 @@ def is_sequential(layer: Layer) -> bool:
 
 def graph(model: keras.Model) -> Any:
     """The functional model that runs `model`; None where it has no inputs yet."""
-    return model if isinstance(model, keras.Function) else model._functional
+    return model if isinstance(model, keras.Function) else private.functional(model)
 
 
 def calls(model: keras.Model) -> Iterator[Call]:
     """The calls of a graph in the order in which it runs, without its inputs."""
-    nodes = graph(model)._nodes_by_depth
+    nodes = private.nodes_by_depth(graph(model))
     for depth in sorted(nodes, reverse=True):
         for node in nodes[depth]:
             if not node.is_input:
@@ -99,27 +97,27 @@ def calls(model: keras.Model) -> Iterator[Call]:
 
 def input_layer(tensor: Tensor) -> Layer:
     """The input layer that gave a symbolic tensor."""
-    return tensor._keras_history.operation
+    return private.giver(tensor)
 
 
 def children(layer: Layer) -> list[Layer]:
     """The layers that `layer` tracks, each once, input layers too."""
-    return layer._flatten_layers(include_self=False, recursive=False)
+    return private.layers_in(layer, deep=False)
 
 
 def descendants(layer: Layer) -> list[Layer]:
     """`layer` and all layers in it, each once."""
-    return list(dict.fromkeys(layer._flatten_layers()))
+    return private.layers_in(layer, deep=True)
 
 
 def own_variables(layer: Layer) -> list[Any]:
     """The variables of `layer` that are none of its sublayers'."""
-    return [*layer._trainable_variables, *layer._non_trainable_variables]
+    return private.own_variables(layer)
 
 
 def own_seeds(layer: Layer) -> list[Any]:
     """The states of the seed generators of `layer`."""
-    return [generator.state for generator in layer._seed_generators]
+    return [generator.state for generator in private.own_seed_generators(layer)]
 
 
 def value(variable: Any) -> Tensor:
@@ -133,11 +131,3 @@ def parameters(cls: Any) -> list[str] | None:
     if arguments.varkw is not None:
         return None
     return [*arguments.args[1:], *arguments.kwonlyargs]
-
-
-def without_nodes(operation: Any) -> Any:
-    """A copy of an operation without variables, called nowhere yet."""
-    copy = object.__new__(type(operation))
-    copy.__dict__.update(operation.__dict__)
-    copy._inbound_nodes, copy._outbound_nodes = [], []
-    return copy

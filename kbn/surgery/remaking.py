@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from kbn.private import keras as private
 from kbn.surgery import graph
 from kbn.surgery.graph import Layer
 
@@ -93,7 +94,7 @@ def _customs(owner: Any) -> dict[str, Any]:
 @contextlib.contextmanager
 def _reading_lambdas() -> Iterator[None]:
     """Lambdas of the model in hand become config and back: they come from no file."""
-    with warnings.catch_warnings(), _unsafe():
+    with warnings.catch_warnings(), private.unsafe_deserialization():
         warnings.filterwarnings("ignore", "The object being serialized includes a")
         yield
 
@@ -123,14 +124,3 @@ def _takes(cls: type, key: str) -> bool:
         return True
     parameters = graph.parameters(cls)
     return parameters is None or key in parameters
-
-
-def _unsafe() -> Any:
-    """Lambdas of the model in hand may be read: they came from no file."""
-    try:
-        # Private: the public switch has no way back. Keras 3.15.1,
-        # https://github.com/keras-team/keras/blob/v3.15.1/keras/src/saving/serialization_lib.py
-        from keras.src.saving.serialization_lib import SafeModeScope
-    except ImportError:
-        return contextlib.nullcontext()
-    return SafeModeScope(False)

@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 
 from kbn import arguments, folding, kernels
-from kbn.kernels.reference import along, at_least_one, wide_dtype
+from kbn.kernels.arithmetic import along, at_least_one, wide_dtype
 from kbn.layer import BatchNormalization
 from kbn.surgery import forward
 from kbn.surgery.batches import Batches, Inputs

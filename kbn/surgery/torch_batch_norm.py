@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from kbn.layer import BatchNormalization
+from kbn.private import keras as private
 from kbn.surgery.freeze import KERAS, Layer, describe, is_frozen
 
 Module = Any
@@ -72,8 +73,7 @@ def from_torch_batch_norm(
         axes = {axis: len(sample)}
         layer.input_spec = keras.layers.InputSpec(min_ndim=2, axes=axes, **most)
         # Else a saved model would build it for rank 2 before it sees its inputs.
-        # Private in Keras (3.15); without it such a model must be of rank 2.
-        layer._build_shapes_dict = None
+        private.forget_build_shapes(layer)
     for ours, theirs in _pairs(layer, module):
         ours.assign(np.array(theirs.detach().cpu().to(torch.float64).numpy()))
     return layer

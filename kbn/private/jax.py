@@ -1,0 +1,12 @@
+"""What kbn uses of JAX that is private, as JAX 0.10 has it."""
+
+from typing import Any
+
+
+def trace_of(x: Any) -> Any:
+    """The trace of the transformation in which a tracer lives; None of an array.
+
+    Without the name, a tracer is taken for an array that can be had.
+    """
+    # https://github.com/jax-ml/jax/blob/jax-v0.10.2/jax/_src/core.py
+    return getattr(x, "_trace", None)

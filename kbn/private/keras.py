@@ -1,0 +1,202 @@
+"""What kbn uses of Keras that is private, as Keras 3.14 and 3.15 have it.
+
+The lines named below are those of
+https://github.com/keras-team/keras/tree/v3.15.1/keras/src
+"""
+
+import contextlib
+import functools
+import inspect
+import types
+from collections.abc import Iterator
+from typing import Any
+
+from kbn.private import required
+
+_needed = functools.partial(required, framework="keras", known="3.14 and 3.15")
+
+
+def direct_layers(parent: Any) -> list[Any] | None:
+    """The layers that a layer holds, those in lists and dictionaries too.
+
+    None where Keras does not say.
+    """
+    layers = getattr(parent, "_layers", None)  # layers/layer.py#L391
+    if layers is None:
+        return None
+    # A user's class may have something else of that name.
+    return list(layers) if isinstance(layers, list | tuple) else []
+
+
+def layers_in(layer: Any, deep: bool) -> list[Any]:
+    """The layers that `layer` holds, each once; `deep`: itself and all below."""
+    flatten = _needed(layer, "_flatten_layers")  # layers/layer.py#L1708
+    return list(dict.fromkeys(flatten(include_self=deep, recursive=deep)))
+
+
+def own_variables(layer: Any) -> list[Any]:
+    """The variables of `layer` that are none of its sublayers'."""
+    trainable = _needed(layer, "_trainable_variables")  # layers/layer.py#L389
+    return [*trainable, *_needed(layer, "_non_trainable_variables")]
+
+
+def own_seed_generators(layer: Any) -> list[Any]:
+    """The seed generators of `layer` that are none of its sublayers'."""
+    return list(_needed(layer, "_seed_generators"))  # layers/layer.py#L393
+
+
+@contextlib.contextmanager
+def unlocked(layer: Any) -> Iterator[None]:
+    """Let a layer that is built track what is set."""
+    unlock = _needed(_needed(layer, "_tracker"), "unlock")  # layers/layer.py#L252
+    lock, finish = _needed(layer, "_lock_state"), _needed(layer, "_post_build")
+    unlock()
+    try:
+        yield
+    finally:
+        lock()
+        finish()
+
+
+def untrack(layer: Any, variable: Any) -> None:
+    """Have `layer` forget one of its variables."""
+    _needed(layer, "_untrack_variable")(variable)  # layers/layer.py#L1505
+
+
+def wrapped_build(layer: Any, cls: Any) -> Any:
+    """`cls.build` of `layer`, as Keras wraps it in a layer that it makes.
+
+    For a layer whose class changes: Keras wrapped the method of the old one.
+    """
+    method = types.MethodType(cls.build, layer)
+    # `Layer.__new__`, layers/layer.py#L221
+    _needed(layer, "_parent_path")
+    open_scope = _needed(layer, "_open_name_scope")
+    lock, finish = _needed(layer, "_lock_state"), _needed(layer, "_post_build")
+
+    @functools.wraps(method)
+    def build(*args: Any, **kwargs: Any) -> None:
+        with open_scope():
+            layer._path = "/".join(filter(None, (layer._parent_path, layer.name)))
+            method(*args, **kwargs)
+        bound = inspect.signature(method).bind(*args, **kwargs)
+        layer._build_shapes_dict = bound.arguments
+        layer.built = True
+        finish()
+        lock()
+
+    return build
+
+
+def forget_build_shapes(layer: Any) -> None:
+    """Have a saved model build `layer` when it sees its inputs, whatever their rank.
+
+    Without the name, it is built for inputs of the rank that it has seen.
+    """
+    layer._build_shapes_dict = None  # layers/layer.py#L470
+
+
+def rename(thing: Any, path: str, name: str | None = None) -> None:
+    """Give a layer or a variable another path, and a variable another name.
+
+    Without the names, they keep those that they were made with.
+    """
+    if hasattr(thing, "_path"):  # layers/layer.py#L417
+        thing._path = path
+    if name is not None and hasattr(thing, "_name"):  # backend/common/variables.py#L147
+        thing._name = name
+
+
+def track_on_torch(layer: Any) -> None:
+    """List the parameters of `layer` anew, by their paths; only torch has a list."""
+    if hasattr(layer, "_track_variables"):  # backend/torch/layer.py#L21
+        layer._track_variables()
+
+
+def functional(model: Any) -> Any:
+    """The functional model that runs a sequential one; None: it has no inputs yet."""
+    return _needed(model, "_functional")  # models/sequential.py#L235
+
+
+def nodes_by_depth(function: Any) -> dict[int, list[Any]]:
+    """The nodes of a graph; those that give its outputs are at depth 0.
+
+    A node has `operation`, `is_input`, `outputs`, and `arguments` with `args`,
+    `kwargs`, `keras_tensors` and `fill_in`: ops/node.py, ops/symbolic_arguments.py.
+    """
+    nodes: dict[int, list[Any]] = _needed(function, "_nodes_by_depth")
+    return nodes  # ops/function.py#L82
+
+
+def giver(tensor: Any) -> Any:
+    """The operation that gave a symbolic tensor."""
+    return _needed(tensor, "_keras_history").operation  # ops/node.py#L77
+
+
+def without_nodes(operation: Any) -> Any:
+    """A copy of an operation without variables, called nowhere yet."""
+    for name in ("_inbound_nodes", "_outbound_nodes"):  # ops/operation.py#L32
+        _needed(operation, name)
+    copy = object.__new__(type(operation))
+    copy.__dict__.update(operation.__dict__)
+    copy._inbound_nodes, copy._outbound_nodes = [], []
+    return copy
+
+
+def compile_settings(model: Any) -> dict[str, Any] | None:
+    """The arguments of `compile`, as objects; None where Keras keeps none.
+
+    `get_compile_config()` gives them as configs, which a function of the user's own,
+    unregistered, does not survive.
+    """
+    config = getattr(model, "_compile_config", None)  # trainers/trainer.py#L227
+    return None if config is None else dict(config.config)
+
+
+def compiled_trainable_state(model: Any) -> dict[Any, bool] | None:
+    """{layer: whether it was trainable when the model was compiled}; None: unknown."""
+    state = getattr(model, "_compiled_trainable_state", None)
+    return state if isinstance(state, dict) else None  # trainers/trainer.py#L216
+
+
+def optimizer_variables(optimizer: Any) -> list[Any]:
+    """The variables that an optimizer was built for; none where Keras does not say."""
+    variables = getattr(optimizer, "_trainable_variables", None)
+    return list(variables or ())  # optimizers/base_optimizer.py#L227
+
+
+def traced_functions(train_function: Any) -> list[Any]:
+    """The `tf.function`s that Keras' training function calls, outermost first.
+
+    They are in its closure. There are none where it runs eagerly.
+    """
+    import tensorflow as tf
+
+    cells = getattr(train_function, "__closure__", None) or ()
+    held = [cell.cell_contents for cell in cells]
+    kind = tf.types.experimental.PolymorphicFunction
+    functions = [one for one in held if isinstance(one, kind)]
+    outer = "multi_step_on_iterator"  # backend/tensorflow/trainer.py#L151
+    return sorted(functions, key=lambda x: x.python_function.__name__ != outer)
+
+
+def is_scratch(graph: Any) -> bool:
+    """Whether Keras calls layers in this graph only to learn what they would give.
+
+    Were it renamed, those would be taken for calls.
+    """
+    name = getattr(graph, "name", "")  # backend/tensorflow/core.py#L223
+    return isinstance(name, str) and name.startswith("scratch_graph")
+
+
+def unsafe_deserialization() -> contextlib.AbstractContextManager[Any]:
+    """Configs may hold lambdas within.
+
+    The public switch has no way back. Without the class, Keras refuses a lambda and
+    says so.
+    """
+    try:  # saving/serialization_lib.py#L74
+        from keras.src.saving.serialization_lib import SafeModeScope
+    except ImportError:
+        return contextlib.nullcontext()
+    return SafeModeScope(False)

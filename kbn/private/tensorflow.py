@@ -1,0 +1,35 @@
+"""What kbn uses of TensorFlow that is private, as TensorFlow 2.16 to 2.21 have it."""
+
+from typing import Any
+
+
+def _cannot_tell(graph: Any) -> bool:
+    return True
+
+
+def _has_none() -> bool:
+    return False
+
+
+# is_built_for_xla(graph): whether a graph, or one around it, is compiled by XLA. There
+# is no public means to learn that; tf_keras decides in the same way. Without it we take
+# every graph for one: its formula is right in all of them.
+# https://github.com/tensorflow/tensorflow/blob/v2.21.0/tensorflow/python/ops/control_flow_util.py#L69
+#
+# Neither is a function around the other's: a kernel calls them for every layer.
+try:
+    from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
+
+    is_built_for_xla = GraphOrParentsInXlaContext
+except ImportError:
+    is_built_for_xla = _cannot_tell
+
+# is_onednn_enabled(): whether TensorFlow runs oneDNN's ops. Without them the fused op
+# takes twice the time of a multiply and an add, in inference.
+# https://github.com/tensorflow/tensorflow/blob/v2.21.0/tensorflow/python/util/port_wrapper.cc
+try:
+    from tensorflow.python.util._pywrap_util_port import IsMklEnabled
+
+    is_onednn_enabled = IsMklEnabled
+except ImportError:
+    is_onednn_enabled = _has_none

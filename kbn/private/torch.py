@@ -1,0 +1,31 @@
+"""What kbn uses of torch that is private, as torch 2.13 has it."""
+
+
+def _cannot_tell() -> bool:
+    return True
+
+
+# is_transformed(): whether anything but autograd sees what is called now: a transform
+# of functorch, a mode, forward mode. No public question tells. Without the names we
+# take every call for one: the formula that they get is right for all of them.
+# https://github.com/pytorch/pytorch/blob/v2.13.0/torch/_C/__init__.pyi.in
+try:
+    from torch._C import (
+        _are_functorch_transforms_active,  # vmap, grad, jvp
+        _len_torch_dispatch_stack,  # fake tensors, make_fx
+        _len_torch_function_stack,
+    )
+    from torch.autograd import forward_ad
+
+    forward_ad._current_level  # noqa: B018
+
+    def is_transformed() -> bool:
+        """Whether anything but autograd sees this call."""
+        return bool(
+            _are_functorch_transforms_active()
+            or _len_torch_dispatch_stack()
+            or _len_torch_function_stack()
+            or forward_ad._current_level >= 0
+        )
+except (ImportError, AttributeError):
+    is_transformed = _cannot_tell

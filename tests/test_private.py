@@ -1,0 +1,445 @@
+"""Names that no framework promises: is each still there, and what if it is not?"""
+
+import contextlib
+import importlib.metadata
+import importlib.util
+import sys
+import types
+
+import keras
+import numpy as np
+import pytest
+
+from kbn.private import Moved
+from kbn.private import keras as private
+
+BACKEND = keras.backend.backend()
+on_tensorflow = pytest.mark.skipif(
+    BACKEND != "tensorflow", reason="of Keras on TensorFlow"
+)
+
+
+class Nested(keras.layers.Layer):
+    """Holds layers in a list and a dictionary, one of them twice."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.first = keras.layers.Dropout(0.5, name="first")
+        self.rest = [keras.layers.Dense(2, name="second"), self.first]
+        self.named = {"third": keras.Sequential([keras.layers.ReLU(name="inner")])}
+        self.scale = self.add_weight(shape=(), name="scale")
+        self.shift = self.add_weight(shape=(), name="shift", trainable=False)
+        self.noise = keras.random.SeedGenerator(1)
+
+    def call(self, x):
+        return x
+
+
+@pytest.fixture(scope="module")
+def given():
+    """{what it is: an object of Keras'}."""
+    inputs = keras.Input((3,), name="inputs")
+    hidden = keras.layers.Dense(2, name="hidden")
+    model = keras.Model(inputs, keras.ops.relu(hidden(inputs)))
+    model.compile("adam", "mse")
+    model.train_on_batch(np.ones((4, 3)), np.ones((4, 2)))
+    return {
+        "nested": Nested(),
+        "layer": hidden,
+        "tracker": hidden._tracker,
+        "variable": hidden.kernel,
+        "tensor": model.outputs[0],
+        "operation": model.operations[-1],
+        "model": model,
+        "sequential": keras.Sequential([keras.Input((3,)), keras.layers.ReLU()]),
+        "optimizer": model.optimizer,
+    }
+
+
+# (function of kbn.private.keras, what it is given, a private name that it needs)
+NEEDED = [
+    ("layers_in", "nested", "_flatten_layers"),
+    ("own_variables", "nested", "_trainable_variables"),
+    ("own_variables", "nested", "_non_trainable_variables"),
+    ("own_seed_generators", "nested", "_seed_generators"),
+    ("unlocked", "layer", "_tracker"),
+    ("unlocked", "layer", "_lock_state"),
+    ("unlocked", "layer", "_post_build"),
+    ("untrack", "layer", "_untrack_variable"),
+    ("wrapped_build", "layer", "_open_name_scope"),
+    ("wrapped_build", "layer", "_parent_path"),
+    ("wrapped_build", "layer", "_lock_state"),
+    ("wrapped_build", "layer", "_post_build"),
+    ("functional", "sequential", "_functional"),
+    ("nodes_by_depth", "model", "_nodes_by_depth"),
+    ("giver", "tensor", "_keras_history"),
+    ("without_nodes", "operation", "_inbound_nodes"),
+    ("without_nodes", "operation", "_outbound_nodes"),
+]
+# Those that have an answer without it.
+WANTED = [
+    ("direct_layers", "nested", "_layers"),
+    ("wrapped_build", "layer", "_path"),
+    ("wrapped_build", "layer", "_build_shapes_dict"),
+    ("forget_build_shapes", "layer", "_build_shapes_dict"),
+    ("rename", "layer", "_path"),
+    ("rename", "variable", "_path"),
+    ("rename", "variable", "_name"),
+    ("compile_settings", "model", "_compile_config"),
+    ("compiled_trainable_state", "model", "_compiled_trainable_state"),
+    ("optimizer_variables", "optimizer", "_trainable_variables"),
+    *([("track_on_torch", "layer", "_track_variables")] * (BACKEND == "torch")),
+]
+MORE = {
+    "layers_in": [True],
+    "untrack": [None],
+    "wrapped_build": [keras.layers.Dense],
+    "rename": ["path", "name"],
+}
+
+
+class Without:
+    """An object that lacks one name."""
+
+    def __init__(self, thing, name):
+        self.__dict__["thing"] = thing
+        self.__dict__["lacking"] = name
+
+    def __getattr__(self, name):
+        if name == self.lacking:
+            raise AttributeError(name)
+        return getattr(self.thing, name)
+
+
+@pytest.mark.parametrize(("function", "what", "name"), [*NEEDED, *WANTED])
+def test_keras_still_has_the_name(given, function, what, name):
+    assert hasattr(given[what], name), (
+        f"Keras {keras.__version__} has no {type(given[what]).__name__}.{name}, which "
+        f"kbn.private.keras.{function} goes by"
+    )
+
+
+def call(function, thing, stack):
+    made = getattr(private, function)(thing, *MORE.get(function, []))
+    if isinstance(made, contextlib.AbstractContextManager):
+        stack.enter_context(made)
+
+
+@pytest.mark.parametrize(("function", "what", "name"), NEEDED)
+def test_without_the_name_it_says_so_and_does_nothing(given, function, what, name):
+    lacking = Without(given[what], name)
+    version = importlib.metadata.version("keras")
+    kind = f"keras {version}: Without has no {name}, which kbn needs here"
+    with contextlib.ExitStack() as stack, pytest.raises(Moved, match=kind):
+        call(function, lacking, stack)
+    assert given["layer"]._tracker.locked
+
+
+@pytest.mark.parametrize(
+    ("function", "what", "name", "answer"),
+    [
+        ("direct_layers", "nested", "_layers", None),
+        ("compile_settings", "model", "_compile_config", None),
+        ("compiled_trainable_state", "model", "_compiled_trainable_state", None),
+        ("optimizer_variables", "optimizer", "_trainable_variables", []),
+    ],
+)
+def test_without_the_name_there_is_another_answer(given, function, what, name, answer):
+    assert getattr(private, function)(Without(given[what], name)) == answer
+    assert getattr(private, function)(given[what]) != answer
+
+
+def test_layers_of_a_layer(given):
+    nested = given["nested"]
+    names = [layer.name for layer in private.direct_layers(nested)]
+    assert sorted(set(names) - {nested.named["third"].name}) == ["first", "second"]
+    direct = [nested.first, nested.rest[0], nested.named["third"]]
+    assert set(private.layers_in(nested, deep=False)) == set(direct)
+    assert len(private.layers_in(nested, deep=False)) == 3
+    inner = nested.named["third"].layers[0]
+    assert set(private.layers_in(nested, deep=True)) == {nested, *direct, inner}
+
+
+def test_attribute_of_the_same_name_is_no_list_of_layers():
+    assert private.direct_layers(types.SimpleNamespace(_layers=3)) == []
+
+
+def test_own_state_of_a_layer(given):
+    nested = given["nested"]
+    assert private.own_variables(nested) == [nested.scale, nested.shift]
+    assert private.own_seed_generators(nested) == [nested.noise]
+
+
+def test_unlocked_layer_tracks_what_is_set_and_forgets_what_it_is_told():
+    layer, other = keras.layers.Dense(2), keras.layers.Dense(2)
+    layer.build((None, 3))
+    other.build((None, 3))
+    with pytest.raises(ValueError, match="cannot add new elements"):
+        layer.extra = other.kernel
+    with private.unlocked(layer):
+        private.untrack(layer, layer.kernel)
+        layer.kernel_of_another = other.kernel
+    assert set(map(id, layer.variables)) == {id(layer.bias), id(other.kernel)}
+    assert layer._tracker.locked
+
+
+def test_wrapped_build_does_what_keras_does_in_a_new_layer():
+    class Wide(keras.layers.Dense):
+        def build(self, input_shape):
+            super().build(input_shape)
+            self.built_wide = True
+
+    layer, model = keras.layers.Dense(2, name="one"), keras.Sequential(name="model")
+    expected = Wide(2, name="two")
+    build = private.wrapped_build(layer, Wide)
+    layer.__class__ = Wide
+    layer.build = build
+    for each in (layer, expected):
+        model.add(each)
+    model.build((None, 2))
+    assert layer.built_wide
+    assert layer.built
+    assert layer.path == expected.path.replace("two", "one")
+    assert layer.kernel.path == expected.kernel.path.replace("two", "one")
+    assert layer.get_build_config() == expected.get_build_config()
+    assert layer._tracker.locked == expected._tracker.locked
+
+
+def test_build_shapes_are_forgotten():
+    layer = keras.layers.Dense(2)
+    layer.build((None, 3))
+    assert layer.get_build_config() is not None
+    private.forget_build_shapes(layer)
+    assert layer.get_build_config() is None
+
+
+def test_things_are_renamed():
+    layer = keras.layers.Dense(2)
+    layer.build((None, 3))
+    private.rename(layer, "model/dense")
+    private.rename(layer.kernel, "model/dense/weights", "weights")
+    assert layer.path == "model/dense"
+    assert (layer.kernel.path, layer.kernel.name) == ("model/dense/weights", "weights")
+    private.track_on_torch(layer)
+    if BACKEND == "torch":
+        assert "_torch_params.model/dense/weights" in dict(layer.named_parameters())
+
+
+def test_things_without_a_path_keep_their_name():
+    thing = types.SimpleNamespace(name="given")
+    private.rename(thing, "path", "name")
+    private.track_on_torch(thing)
+    assert vars(thing) == {"name": "given"}
+
+
+def test_graph_of_a_model(given):
+    model = given["model"]
+    nodes = private.nodes_by_depth(model)
+    (last,), (inner,), (first,) = nodes[0], nodes[1], nodes[2]
+    assert [first.is_input, inner.is_input, last.is_input] == [True, False, False]
+    assert inner.operation is given["layer"]
+    assert list(inner.arguments.keras_tensors) == model.inputs
+    assert (inner.arguments.args, inner.arguments.kwargs) == ((model.inputs[0],), {})
+    filled = inner.arguments.fill_in({id(model.inputs[0]): "tensor"})
+    assert filled == (("tensor",), {})
+    assert last.outputs == model.outputs
+    assert private.giver(model.outputs[0]) is last.operation
+    assert private.functional(keras.Sequential()) is None
+    assert isinstance(private.functional(given["sequential"]), keras.Function)
+
+
+def test_copy_of_an_operation_has_been_called_nowhere(given):
+    relu = given["operation"]
+    copy = private.without_nodes(relu)
+    y = copy(keras.KerasTensor((2, 3)))
+    assert private.giver(y) is copy
+    assert len(copy._inbound_nodes) == len(relu._inbound_nodes) == 1
+
+
+def test_training_of_a_model(given):
+    model = given["model"]
+    settings = private.compile_settings(model)
+    assert settings["optimizer"] == "adam" or settings["optimizer"] is model.optimizer
+    assert settings["loss"] == "mse"
+    state = private.compiled_trainable_state(model)
+    assert state[given["layer"]] is True
+    variables = private.optimizer_variables(model.optimizer)
+    assert [*map(id, variables)] == [*map(id, model.trainable_variables)]
+
+
+@pytest.mark.filterwarnings("ignore:The object being serialized includes a")
+def test_lambdas_are_read_within():
+    saved = keras.saving.serialize_keras_object(lambda x: x + 1)
+    with private.unsafe_deserialization():
+        assert keras.saving.deserialize_keras_object(saved)(1) == 2
+    with pytest.raises(ValueError, match="lambda"):
+        keras.saving.deserialize_keras_object(saved)
+
+
+@pytest.mark.filterwarnings("ignore:The object being serialized includes a")
+def test_without_the_switch_keras_refuses_lambdas(monkeypatch):
+    saved = keras.saving.serialize_keras_object(lambda x: x + 1)
+    with monkeypatch.context() as gone:
+        gone.setitem(sys.modules, "keras.src.saving.serialization_lib", None)
+        scope = private.unsafe_deserialization()
+    with scope, pytest.raises(ValueError, match="lambda"):
+        keras.saving.deserialize_keras_object(saved)
+
+
+@on_tensorflow
+def test_traced_functions_of_a_training_function():
+    model = keras.Sequential([keras.layers.Dense(1)])
+    names = []
+    for eager in (False, True):
+        model.compile("sgd", "mse", run_eagerly=eager)
+        model.make_train_function(force=True)
+        functions = private.traced_functions(model.train_function)
+        names.append([function.python_function.__name__ for function in functions])
+    assert names == [["multi_step_on_iterator"], []], (
+        f"Keras {keras.__version__} has another function that takes the iterator"
+    )
+
+
+@on_tensorflow
+def test_the_traced_function_that_takes_the_iterator_comes_first():
+    import tensorflow as tf
+
+    def multi_step_on_iterator(iterator):
+        return iterator
+
+    by_batch, outer = (
+        tf.function(lambda batch: batch),
+        tf.function(multi_step_on_iterator),
+    )
+
+    def train_function(iterator):
+        return by_batch(outer(iterator))
+
+    assert private.traced_functions(train_function) == [outer, by_batch]
+
+
+@on_tensorflow
+def test_function_of_somebody_else_has_no_traced_functions():
+    assert private.traced_functions(object()) == []
+    assert private.traced_functions(lambda iterator: {}) == []
+
+
+@on_tensorflow
+def test_scratch_graph_is_known_from_a_training_graph():
+    import tensorflow as tf
+
+    graphs = []
+
+    class Where(keras.layers.Layer):
+        def call(self, x):
+            graphs.append(tf.compat.v1.get_default_graph())
+            return x
+
+    keras.Model(inputs := keras.Input((3,)), Where()(inputs))
+    assert [private.is_scratch(graph) for graph in graphs] == [True], (
+        f"Keras {keras.__version__} calls layers in a graph of another name: "
+        f"{graphs[0].name}"
+    )
+    tf.function(Where())(tf.ones((2, 3)))
+    assert not private.is_scratch(graphs[1])
+    assert not private.is_scratch(types.SimpleNamespace(name=None))
+
+
+def fresh(module):
+    """A module of kbn.private, imported anew under another name."""
+    origin = importlib.util.find_spec(f"kbn.private.{module}").origin
+    spec = importlib.util.spec_from_file_location("fresh", origin)
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
+
+
+@on_tensorflow
+def test_tensorflow_still_tells_of_xla_and_onednn():
+    import tensorflow as tf
+
+    from kbn.private import tensorflow as private
+
+    version = tf.__version__
+    assert private.is_built_for_xla is not private._cannot_tell, (
+        f"TensorFlow {version} has moved control_flow_util.GraphOrParentsInXlaContext"
+    )
+    assert private.is_onednn_enabled is not private._has_none, (
+        f"TensorFlow {version} has moved _pywrap_util_port.IsMklEnabled"
+    )
+    seen = []
+
+    def ask(x):
+        graph = tf.compat.v1.get_default_graph()
+        seen.append(bool(private.is_built_for_xla(graph)))
+        return x
+
+    for compiled in (True, False):
+        tf.function(ask, jit_compile=compiled)(1.0)
+    assert seen == [True, False]
+    assert private.is_onednn_enabled() in (True, False)
+
+
+@on_tensorflow
+def test_without_tensorflows_names_every_graph_is_taken_for_xlas(monkeypatch):
+    for name in ("ops.control_flow_util", "util._pywrap_util_port"):
+        monkeypatch.setitem(sys.modules, f"tensorflow.python.{name}", None)
+    private = fresh("tensorflow")
+    assert private.is_built_for_xla(None) is True
+    assert private.is_onednn_enabled() is False
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="of torch")
+def test_torch_still_tells_who_sees_a_call():
+    import torch
+    from torch.autograd import forward_ad
+
+    from kbn.private import torch as private
+
+    assert private.is_transformed is not private._cannot_tell, (
+        f"torch {torch.__version__} has moved a name of torch._C or forward_ad"
+    )
+    assert private.is_transformed() is False
+    seen = []
+    torch.func.vmap(lambda x: seen.append(private.is_transformed()) or x)(torch.ones(2))
+    with forward_ad.dual_level():
+        seen.append(private.is_transformed())
+    with torch.overrides.BaseTorchFunctionMode():
+        seen.append(private.is_transformed())
+    with torch.utils._python_dispatch.TorchDispatchMode():
+        seen.append(private.is_transformed())
+    assert seen == [True] * 4
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="of torch")
+@pytest.mark.parametrize(
+    "name",
+    [
+        "torch._C._are_functorch_transforms_active",
+        "torch._C._len_torch_dispatch_stack",
+        "torch._C._len_torch_function_stack",
+        "torch.autograd.forward_ad._current_level",
+    ],
+)
+def test_without_a_name_of_torchs_every_call_is_taken_for_a_transformed_one(
+    monkeypatch, name
+):
+    with monkeypatch.context() as gone:
+        gone.delattr(name)
+        private = fresh("torch")
+    assert private.is_transformed() is True
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="of JAX")
+def test_jax_still_tells_in_which_trace_a_tracer_lives():
+    import jax
+
+    from kbn.private.jax import trace_of
+
+    assert trace_of(jax.numpy.ones(2)) is None
+    assert trace_of(object()) is None
+    for transform in (jax.jit, jax.vmap, jax.grad):
+        seen = []
+        x = jax.numpy.ones(3) if transform is jax.vmap else jax.numpy.ones(())
+        transform(lambda x: seen.append(trace_of(x)) or x.sum())(x)  # noqa: B023
+        assert seen[0] is not None, f"JAX {jax.__version__} has moved Tracer._trace"
