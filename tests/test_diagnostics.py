@@ -136,7 +136,7 @@ def test_rms_of_a_gradient():
 
 
 def test_collapsed_channels():
-    batch = Moments(10, np.zeros(4), np.array([1.0, 0.009, 0.011, 5]))
+    batch = Moments(10, np.zeros(4), np.array([1.0, 0.9e-4, 1.1e-4, 5]))
     gamma = np.array([1.0, 1, 1, -5e-4])
     assert batch_norm.collapsed_channels(batch, gamma, 1e-3) == 0.5
     assert batch_norm.collapsed_channels(batch, None, 1e-3) == 0.25

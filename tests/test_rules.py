@@ -371,6 +371,14 @@ GOOD = {
         DENSE,
         looks(*[gradients(1, 1, 1e-6, 1e-6)] * 5),
     ),
+    "learned whatever its gradient": (
+        "vanishing_gradient",
+        DENSE,
+        looks(
+            {**gradients(1, 1, 1, 1), "loss/train": 2.3},
+            *[{**gradients(1e-3, 1e-3, 1, 1), "loss/train": 0.1}] * 5,
+        ),
+    ),
     "no gradient at all": (
         "vanishing_gradient",
         DENSE,

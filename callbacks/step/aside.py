@@ -102,7 +102,10 @@ class Aside:
         (TensorFlow 2.21: "fanout exist for missing node").
         """
         dense = self._dense(tensor)
-        return tf.ensure_shape(dense, None) if dense.dtype.is_floating else dense
+        if not dense.dtype.is_floating or dense.shape.rank is None:
+            return dense
+        # Not None: TensorFlow 2.21 takes the unknown shape for one of rank -1.
+        return tf.ensure_shape(dense, [None] * dense.shape.rank)
 
     def _can_be_read(self, tensor: Any) -> bool:
         op = tensor.op
