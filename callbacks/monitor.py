@@ -186,7 +186,7 @@ class TrainingMonitor(keras.callbacks.Callback):
         if run.name:
             self._voice.say(
                 f"is given another model, {model.name!r}: its log goes to "
-                f"{str(run.writer.log_dir)!r}."
+                f"{str(run.log.directory)!r}."
             )
         self._has_begun = self._epoch_begins = False
         self._due_now = None
@@ -216,9 +216,10 @@ class TrainingMonitor(keras.callbacks.Callback):
         run, steps = self._run, self._run.optimizers.steps
         run.epoch = epoch + 1
         if self._has_begun:
+            run.take(self.model)
             slack = 0 if steps.is_known else 1
             self._try_to(
-                lambda: run.steps.begin_epoch(run.iterations(self.model), slack),
+                lambda: run.steps.begin_epoch(run.iterations(), slack),
                 "count the steps",
             )
         steps.begin_epoch()
@@ -296,14 +297,15 @@ class TrainingMonitor(keras.callbacks.Callback):
         self._has_begun = True
         run, model = self._here, self.model
         fit: dict[str, Any] = self.params or {}
-        if run.begin_fit(model, fit.get("steps")):
+        run.take(model)
+        if run.begin_fit(fit.get("steps")):
             self._voice.say(
                 f"goes on with its steps where {model.name!r} starts again from fewer: "
                 "it was compiled again, or earlier weights were loaded.",
                 "steps",
             )
         if attribute(model, "built"):
-            run.note_weights(model)
+            run.note_weights()
 
     def _advance(self, steps: int) -> range:
         """Count a call of so many steps; returns their numbers."""
@@ -339,9 +341,8 @@ class TrainingMonitor(keras.callbacks.Callback):
         # The twin looks after its first step; without one, a look is after them all.
         sees_one = steps == 1 or getattr(self._watcher, "twin", None) is not None
         if is_due and sees_one:
-            self._try_to(
-                lambda: self._here.note_weights(self.model), "read the weights"
-            )
+            self._here.take(self.model)
+            self._try_to(self._here.note_weights, "read the weights")
         return is_due
 
     def _before_batch(self, batch: int, logs: Any = None) -> None:

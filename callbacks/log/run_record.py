@@ -1,7 +1,10 @@
 """The run record: what readers of a log need to know of the run, without its model."""
 
 import json
+import platform
+import sys
 from collections.abc import Mapping
+from importlib import metadata
 from typing import Any
 
 from tensorboard.compat.proto import summary_pb2, types_pb2
@@ -9,6 +12,7 @@ from tensorboard.compat.proto import summary_pb2, types_pb2
 TAG = "kbn/run"
 PLUGIN = "kbn"  # no plugin of TensorBoard's: it leaves the record alone
 FORMAT = 1
+VERSIONED = ("keras", "tensorflow", "jax", "torch", "numpy", "tensorboard")
 
 
 def value_of(record: Mapping[str, Any]) -> Any:
@@ -29,3 +33,10 @@ def record_of(value: Any) -> dict[str, Any] | None:
         return None
     record: dict[str, Any] = json.loads(value.tensor.string_val[0])
     return record
+
+
+def versions() -> dict[str, str]:
+    """Of what a run depends on, where it is loaded."""
+    found = {name: metadata.version(name) for name in VERSIONED if name in sys.modules}
+    own = sys.modules["kbn"].__version__
+    return {"kbn": own, "python": platform.python_version(), **found}
