@@ -13,6 +13,7 @@ N` so many seeds; `--logs DIR` keeps the logs, and does not train again what is 
 """
 
 import json
+import logging
 import multiprocessing
 import os
 import sys
@@ -83,6 +84,7 @@ def train(network, seed, log_dir):
 
     import kbn
 
+    logging.getLogger("kbn").setLevel(logging.CRITICAL + 1)  # the table has them
     keras.backend.clear_session()
     keras.utils.set_random_seed(seed)
     model, data = network.build(), network.data(seed)

@@ -317,7 +317,7 @@ healthy(
     lambda: classifier(*dense(8, kernel_initializer="he_normal"), optimizer=adam(1e-3)),
     0.9,
     20,
-    epochs=12,
+    epochs=20,
 )
 healthy(
     "dropout",
@@ -404,18 +404,19 @@ healthy(
 )
 healthy(
     "residual, layer norm",
-    lambda: residual(layers.LayerNormalization),
+    lambda: residual(layers.LayerNormalization, optimizer=adam(5e-3)),
     0.85,
     20,
     of=data.images,
-    epochs=10,
+    epochs=24,
 )
 healthy(
     "LSTM",
     lambda: classifier(layers.LSTM(16), shape=(12, 3), classes=2, optimizer=adam(1e-2)),
-    0.85,
+    0.8,
     20,
     of=data.sequences,
+    epochs=20,
 )
 healthy(
     "GRU, clipped",
@@ -425,8 +426,9 @@ healthy(
         classes=2,
         optimizer=adam(1e-2, global_clipnorm=1.0),
     ),
-    0.85,
+    0.8,
     of=data.sequences,
+    epochs=20,
 )
 healthy("attention", attention, 0.9, 20, of=data.tokens)
 healthy("autoencoder", autoencoder, 0.04, 20, of=data.itself, epochs=12)
@@ -584,7 +586,7 @@ sick(
 )
 sick(
     "diverging SGD",
-    "update_ratio_high loss_spike exploding_gradient",
+    "update_ratio_high loss_spike exploding_gradient weight_drift",
     lambda: regressor(*dense(2, 64), optimizer=sgd(0.7, 0.0)),
     bar=0.5,
     of=curve,

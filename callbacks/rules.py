@@ -1,4 +1,13 @@
-"""The rules by which a monitor calls a training ill, and what a rule is."""
+"""The rules by which a monitor calls a training ill, and what a rule is.
+
+Each says in its docstring what it measures, and takes its limits as arguments.
+
+Example:
+    >>> import kbn
+    >>> from kbn.callbacks import rules
+    >>> strict = rules.default_rules(rules.VanishingGradient(ratio=0.05, patience=2))
+    >>> monitor = kbn.callbacks.TrainingMonitor("logs", rules=strict)
+"""
 
 from .alerts.activations import DeadRelu as DeadRelu
 from .alerts.activations import PoorInit as PoorInit

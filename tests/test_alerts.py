@@ -135,6 +135,15 @@ def test_short_training_is_told_of_at_its_end():
     assert follower.end() == []
 
 
+def test_ends_of_epochs_are_no_looks_of_a_rule_that_measures_nothing_there():
+    follower = Follower([rules.UpdateRatioLow()])
+    for step in (20, 40):
+        follower.look(step, {"update_ratio/net/a/kernel": 1e-7, "loss/train": 2.0})
+        follower.look(step + 5, {"epoch/loss": 2.0, "epoch": 1})
+    (alert,) = follower.end()
+    assert alert.rule == "update_ratio_low"
+
+
 def test_alert_of_the_end_stays_open_in_another_fit():
     follower = Follower([rules.DeadRelu()])
     follower.look(1, {DEAD + "a": 0.9})

@@ -35,7 +35,9 @@ def public_objects():
             found |= {
                 f"{name}.{attribute}": member
                 for attribute, member in vars(value).items()
-                if attribute[0] != "_" and attribute not in inherited
+                if attribute[0] != "_"
+                and attribute not in inherited
+                and attribute not in getattr(value, "__dataclass_fields__", ())
             }
     return found
 

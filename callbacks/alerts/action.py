@@ -18,7 +18,18 @@ _log = logging.getLogger("kbn")
 
 
 class TrainingAlert(RuntimeError):
-    """A training is critically ill; `alert` says how."""
+    """A training is critically ill; `alert` says how.
+
+    Example:
+        >>> import kbn
+        >>> from kbn.callbacks import Alert, TrainingAlert
+        >>> alert = Alert("non_finite", "critical", "x", 3, 1, 5.0, 0.0, "NaN in x.")
+        >>> try:
+        ...     raise TrainingAlert(alert)
+        ... except TrainingAlert as error:
+        ...     print(error.alert.where)
+        x
+    """
 
     def __init__(self, alert: Alert) -> None:
         super().__init__(str(alert))

@@ -29,7 +29,7 @@ class Alert:
         is_superseded: It was over because a graver alert of the same rule took over.
 
     Example:
-        >>> from kbn.callbacks.alerts.alert import Alert
+        >>> from kbn.callbacks import Alert
         >>> alert = Alert("dead_relu", "warning", "hidden", 40, 2, 0.75, 0.5, "Dead.")
         >>> print(alert)
         warning: dead_relu in hidden at step 40 (epoch 2), 0.75 > 0.5. Dead.
@@ -49,7 +49,13 @@ class Alert:
 
     @property
     def is_open(self) -> bool:
-        """Whether it is not over."""
+        """Whether it is not over.
+
+        Example:
+            >>> from kbn.callbacks import Alert
+            >>> Alert("dead_relu", "info", "a", 40, 2, 0.7, 0.5, "Dead.").is_open
+            True
+        """
         return self.resolved_step is None
 
     def __str__(self) -> str:
@@ -65,20 +71,42 @@ class Alert:
 
     @property
     def ending(self) -> str:
-        """How it ended, such as "resolved at step 420"; empty while it is open."""
+        """How it ended; empty while it is open.
+
+        Example:
+            >>> import dataclasses
+            >>> from kbn.callbacks import Alert
+            >>> first = Alert("dead_relu", "info", "a", 40, 2, 0.7, 0.5, "Dead.")
+            >>> dataclasses.replace(first, resolved_step=420).ending
+            'resolved at step 420'
+        """
         if self.is_open:
             return ""
         how = "worse from" if self.is_superseded else "resolved at"
         return f"{how} step {self.resolved_step}"
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it: numbers that are not finite as "nan", "inf" and "-inf"."""
+        """As JSON has it: numbers that are not finite as "nan", "inf" and "-inf".
+
+        Example:
+            >>> from kbn.callbacks import Alert
+            >>> first = Alert("dead_relu", "info", "a", 40, 2, 0.7, 0.5, "Dead.")
+            >>> first.to_dict()["where"]
+            'a'
+        """
         known = dataclasses.asdict(self)
         return known | {k: _to_json(known[k]) for k in ("value", "limit")}
 
     @classmethod
     def from_dict(cls, known: Mapping[str, Any]) -> "Alert":
-        """The alert of a `to_dict`; keys of later versions are passed over."""
+        """The alert of a `to_dict`; keys of later versions are passed over.
+
+        Example:
+            >>> from kbn.callbacks import Alert
+            >>> first = Alert("dead_relu", "info", "a", 40, 2, 0.7, 0.5, "Dead.")
+            >>> Alert.from_dict(first.to_dict()) == first
+            True
+        """
         names = [field.name for field in dataclasses.fields(cls)]
         fields = {name: known[name] for name in names if name in known}
         return cls(**fields | {k: float(fields[k]) for k in ("value", "limit")})

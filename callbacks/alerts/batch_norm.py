@@ -91,7 +91,7 @@ class BnTrainEvalGap(_Gap):
 
     gap: float = 0.5
     share: float = 0.15
-    patience: int = 2
+    patience: int = 3
 
     reads: ClassVar = ("loss_gap/train_eval", "batch_norm_gap/", "loss/train")
     keeps: ClassVar = {"loss/train": 1}

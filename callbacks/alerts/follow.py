@@ -64,6 +64,9 @@ class Course:
 
     def look(self, readings: Iterable[Reading], view: View) -> None:
         """Note what the rule measured at one entry."""
+        readings = [*readings]
+        if not readings:
+            return
         if self.view is None or self.view.step != view.step:
             self.looks += 1
         self.view = view

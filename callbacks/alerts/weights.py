@@ -72,10 +72,11 @@ class WeightExplosion(Rule):
 
     ||w|| / ||w_0|| above `growth`. Not embeddings, which start near 0.
 
-    No unit. Source: torchmortem (10 times the norm at the start).
+    No unit. Source: torchmortem (10 times the norm at the start); measured on digits:
+    healthy up to 3.4, Adam at learning rate 0.3 10 and more.
     """
 
-    growth: float = 10.0
+    growth: float = 6.0
     patience: int = 1
 
     reads: ClassVar = ("weight_growth/",)

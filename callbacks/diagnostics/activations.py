@@ -40,7 +40,7 @@ def _counts_of_units(output: Output) -> tuple[Array, float]:
     row=_active,
     given=_counts_of_units,
     unit="share of units, 0 to 1",
-    guide=Guide(healthy=(0, 0.2), sick=(None, 0.5)),
+    guide=Guide(healthy=(0, 0.2), sick=(None, 0.7)),
     source="the 1 % of SageMaker Debugger's DeadRelu rule",
     chart=Chart("Health", "dead units"),
 )
@@ -77,7 +77,7 @@ def _counts(output: Output) -> tuple[float, float]:
     row=_saturated,
     given=_counts,
     unit="share of outputs, 0 to 1",
-    guide=Guide(healthy=(0, 0.01), sick=(None, 0.5)),
+    guide=Guide(healthy=(0, 0.01), sick=(None, 0.6)),
     chart=Chart("Health", "saturated units"),
 )
 def saturated(outside: float, elements: float) -> float | None:

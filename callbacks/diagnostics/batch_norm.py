@@ -145,7 +145,7 @@ def mean_gap(batch: Moments, moving_mean: Array) -> float | None:
         (norm.batch, norm.moving_variance) if _has_elements(norm) else None
     ),
     unit="natural logarithm of a ratio",
-    guide=Guide(healthy=(0, 0.7), sick=(None, 0.7)),
+    guide=Guide(healthy=(0, 0.7), sick=(None, 1)),
     chart=Chart("Training beside evaluation", "batch norm's gap, variance"),
 )
 def variance_gap(batch: Moments, moving_variance: Array) -> float | None:

@@ -73,7 +73,7 @@ def distance_from_init(change: float, initial: float) -> float | None:
     of=Weight,
     given=lambda weight: weight.since_start and weight.since_start[1:],
     unit="multiple of the first norm",
-    guide=Guide(healthy=(0.3, 3), sick=(None, 10)),
+    guide=Guide(healthy=(0.3, 3), sick=(None, 6)),
     chart=Chart("Health", "norm of the weights beside the first"),
 )
 def weight_growth(initial: float, now: float) -> float | None:
@@ -148,7 +148,7 @@ def weight_drift_epoch(last_epoch: Summary, now: Summary) -> float | None:
     of=Weight,
     given=_with_first,
     unit="multiple of the first standard deviation",
-    guide=Guide(healthy=(0.3, 3), sick=(0.25, 4)),
+    guide=Guide(healthy=(0.3, 3), sick=(0.17, 6)),
     chart=Chart("Health", "spread of the weights beside the first"),
 )
 def weight_spread(first: Summary, now: Summary) -> float | None:

@@ -111,10 +111,10 @@ class Aside:
         (TensorFlow 2.21: "fanout exist for missing node").
         """
         dense = self._dense(tensor)
-        rank = dense.shape.rank
-        if rank is None or not dense.dtype.is_floating:
+        if not dense.dtype.is_floating or dense.shape.rank is None:
             return dense
-        return tf.ensure_shape(dense, [None] * rank)
+        # Not None: TensorFlow 2.21 takes the unknown shape for one of rank -1.
+        return tf.ensure_shape(dense, [None] * dense.shape.rank)
 
     def _can_be_read(self, tensor: Any) -> bool:
         op = tensor.op
