@@ -8,7 +8,7 @@ what the others measured is written all the same.
 JAX and torch are measured with `.venv-backends/bin/python`, where that exists.
 `--resume` goes on where a run was interrupted: what was measured of the same code is
 not measured again. `--only TEXT` measures the benchmarks whose command has that text;
-the others stay as RESULTS.md has them.
+the others stay as RESULTS.md has them, and so do those of ten minutes without it.
 
     python benchmarks/results.py [--under "taskset --cpu-list 0,1"] [--resume]
         [--only TEXT ...]
@@ -45,6 +45,7 @@ class Benchmark(NamedTuple):
     script: str
     arguments: str = ""
     backend: str = "tensorflow"
+    is_long: bool = False
 
     @property
     def command(self):
@@ -84,6 +85,7 @@ BENCHMARKS = [
     Benchmark("bn_statistics.py"),
     Benchmark("bn_statistics.py", backend="torch"),
     Benchmark("bn_statistics.py", backend="jax"),
+    Benchmark("surgery.py", is_long=True),
     Benchmark("defects.py"),
 ]
 BENCHMARKS = [b for b in BENCHMARKS if (HERE / b.script).exists()]
@@ -239,14 +241,16 @@ def main(arguments=None):
     parser.add_argument("--only", nargs="+", metavar="TEXT", help="see above")
     options = parser.parse_args(arguments)
     limits, failed = [], []
-    before = RESULTS.read_text() if options.only else ""
+    before = RESULTS.read_text() if RESULTS.exists() else ""
     old = {b: section(before, b.command) for b in BENCHMARKS}
-    outputs = {b: output for b, output in old.items() if output}
+    keeps = [b for b in BENCHMARKS if options.only or b.is_long]
+    outputs = {b: old[b] for b in keeps if old[b]}
     KEPT.mkdir(parents=True, exist_ok=True)
     for number, benchmark in enumerate(BENCHMARKS, 1):
         print(f"\n[{number}/{len(BENCHMARKS)}] {benchmark.command}\n", flush=True)
         start = time.perf_counter()
-        if options.only and not any(text in benchmark.command for text in options.only):
+        asked = options.only or [] if benchmark.is_long else options.only or [""]
+        if not any(text in benchmark.command for text in asked):
             continue
         file = kept(benchmark)
         if options.resume and file.exists():
@@ -260,7 +264,11 @@ def main(arguments=None):
         limits += held
         failed += [benchmark.command] * failure
         # After each, so that an interrupt loses one measurement only.
-        RESULTS.write_text(markdown(outputs, updated(limits_of(before), limits)))
+        RESULTS.write_text(
+            markdown(
+                outputs, updated(limits_of(before) if options.only else [], limits)
+            )
+        )
         print(f"\n{time.perf_counter() - start:.0f} s", flush=True)
     print(f"\nWritten: {RESULTS.relative_to(ROOT)}")
     for command in failed:

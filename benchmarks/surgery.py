@@ -10,8 +10,8 @@ outputs and gradients move when each input moves by one rounding, for random net
 amplify those, some of them without bound. Images are as small as 2 cores can train on
 in seconds; a speed-up is the median of rounds that take turns, with its 95 % interval.
 
-All of them take a quarter of an hour, so `make bench` leaves this one out. `--only
-NAME` measures one network; each runs in a process of its own.
+All of them take ten minutes, so `make bench` leaves this one out. `--only NAME`
+measures one network; each runs in a process of its own.
 """
 
 import json

@@ -25,32 +25,31 @@ Schedule = Callable[[int], bool]
 class TrainingMonitor(keras.callbacks.Callback):
     """Writes what happens inside a model during `fit`, for TensorBoard to show.
 
-    As histograms: `weights/<path>` (those of batch norm are below), `gradients/<path>`
-    (unscaled, before clipping), `activations/<layer>`, and `batch_norm/<layer>/` with
-    gamma, beta, moving_mean, moving_variance, batch_mean, batch_variance. As scalars,
-    each with its formula and guide values in TensorBoard: `gradient_norm/global` and
-    `gradient_norm/suggested_clip`, `update_ratio/<path>`, `distance_from_init/<path>`,
-    `batch_norm_gap/<layer>/` with mean and variance, `health/dead_units/<layer>`,
-    `health/saturated/<layer>`, `health/non_finite/<tag>`, `loss_gap/train_eval` once an
-    epoch, `loss_scale`, `skipped_steps`, `learning_rate`, `epoch/<metric>` and
-    `epoch/val_<metric>`; with "quantiles" in `watch`, `quantiles/<tag>/` with p05, p50
-    and p95 of weights, gradients and activations.
+    As histograms: `weights/<path>`, `gradients/<path>` (unscaled, before clipping),
+    `activations/<layer>`, and below `batch_norm/<layer>/` its variables and the moments
+    of the batch. As scalars what follows from them, such as `update_ratio/<path>` and
+    `health/dead_units/<layer>`, learning rates, and the metrics of each epoch.
+    TensorBoard shows each with its formula, unit, guide values and source;
+    `python -m kbn.callbacks.diagnostics` prints the table.
+
+    It reads them, too: rules raise an `Alert` that names the illness, the layer and
+    what to try. A healthy training raises none above the level "info".
 
     TensorBoard's Custom Scalars tab shows them as a dashboard, and its HParams tab
     compares runs by optimizer, learning rate, batch norm and number of parameters.
 
-    A look rides on a training step: it sees the batch, the activations and the
+    Each look reuses a training step: it sees the batch, the activations and the
     gradients of that step, and the weights and moving statistics after it. The step in
-    TensorBoard is the optimizer's `iterations`, so that it goes on over a second `fit`;
+    TensorBoard is the optimizer's `iterations`, so it goes on over a second `fit`;
     where they start again, as after another `compile`, the curves go on all the same.
     Another model under the same monitor gets a subdirectory, named after it.
     Watching changes nothing: the trained weights are those of an unwatched training,
-    to the last bit; under `mixed_bfloat16`, to its rounding. Three things in a model
-    are out of its hands, for they keep state that belongs to one traced function, and a
-    look has a function of its own: random numbers of `tf.random` (not those of
-    `keras.random`) are others, though of the same distribution; a Python function in
-    the graph (`tf.numpy_function`) runs as often as unwatched, but a counter made while
-    tracing counts that trace too.
+    to the last bit; under `mixed_bfloat16` to its rounding, and with XLA on some
+    processors to a rounding of float32. A look has a traced function of its own, so
+    what keeps state in one is out of its hands: random numbers of `tf.random` (not
+    those of `keras.random`) are others, though of the same distribution; a Python
+    function in the graph (`tf.numpy_function`) runs as often as unwatched, but a
+    counter made while tracing counts that trace too.
 
     Whatever it meets in a model, a training that runs unwatched runs watched: what it
     cannot see it leaves out, and says so once. In a `keras.callbacks.CallbackList` it

@@ -136,7 +136,7 @@ def test_rms_of_a_gradient():
 
 
 def test_collapsed_channels():
-    batch = Moments(10, np.zeros(4), np.array([1.0, 0.9e-4, 1.1e-4, 5]))
+    batch = Moments(10, np.zeros(4), np.array([1.0, 9e-5, 1.1e-4, 5]))
     gamma = np.array([1.0, 1, 1, -5e-4])
     assert batch_norm.collapsed_channels(batch, gamma, 1e-3) == 0.5
     assert batch_norm.collapsed_channels(batch, None, 1e-3) == 0.25
@@ -227,7 +227,7 @@ def test_health_and_batch_norm_of_one_step(batch_norm, tmp_path):
     measured = values(log, "batch_norm_gap/norm/variance")
     np.testing.assert_allclose(measured, gap, rtol=1e-5)
     assert values(log, "batch_norm_elements/norm") == [len(x) * 2 * 2]
-    collapsed = np.mean(variance < 10 * 1e-3)
+    collapsed = np.mean(variance < 1e-3 / 10)
     assert values(log, "health/collapsed_channels/norm") == [np.float32(collapsed)]
 
     for name in ("conv", "hidden", "head"):

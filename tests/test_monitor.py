@@ -72,8 +72,7 @@ def test_tags_and_steps_of_a_training(monitor, tmp_path, said):
     assert steps(log, "epoch/val_loss") == [per_epoch, last]
     assert steps(log, "learning_rate") == [1, per_epoch, per_epoch + 1, last]
     tops = {tag.split("/")[0] for tag in log}
-    assert tops == {
-        "alerts",
+    assert tops - {"alerts"} == {
         "weights",
         "gradients",
         "activations",

@@ -217,6 +217,8 @@ def test_a_fused_activation_keeps_its_bits(contraction, state_of, tmp_path):
     for path, array in arrays.items():
         assert np.isfinite(array).all()
         assert_same_bits(array, expected[path], path)
+    seen = {tag for tag in read_log(tmp_path) if tag.startswith("activations/")}
+    assert len(seen) > 4 * (len(ACTIVATIONS) - len(without))
 
 
 class Counting(keras.layers.Layer):

@@ -108,9 +108,14 @@ class Diagnostic:
         parts = re.split("<[a-z]+>", self.tag)
         return f"^{'.+'.join(map(re.escape, parts))}$"
 
+    @functools.cached_property
+    def _around(self) -> list[str]:
+        """What stands before the name in a tag, and after it."""
+        return re.split("<[a-z]+>", self.tag, maxsplit=1)
+
     def tag_of(self, name: str) -> str:
         """The tag for a subject of this name."""
-        return re.sub("<[a-z]+>", lambda _: name, self.tag, count=1)
+        return name.join(self._around)
 
     def of_subject(self, subject: Any) -> Any:
         """Its value there; None if there is none."""

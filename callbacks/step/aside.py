@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
+from keras import tree
 
 from ..model.tensors import kind_of
 
@@ -52,18 +53,26 @@ class Aside:
 
     A value can be read as it is if its operation is none that is ever merged into its
     followers, or if one of its followers takes no others in: then it is computed in any
-    case. Sums and products are never read as they are.
+    case. Sums and products are never read as they are. Followers that nothing needs,
+    such as the gradients of frozen layers, do not count.
+
+    `results`: what the step returns, tensors of its graph in any structure.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, results: Any) -> None:
         self._copies: dict[Any, Any] = {}
         self._is_free: dict[Any, bool] = {}
+        self._results = [x for x in tree.flatten(results) if tf.is_tensor(x)]
+        self._needed: set[Any] = set()
 
     def of(
         self, tensors: Mapping[str, Any], failed: dict[str, Exception]
     ) -> dict[str, Any]:
         """Each tensor, or its copy; notes what cannot be had."""
         made = {}
+        if not tf.executing_eagerly():
+            graph = tf.compat.v1.get_default_graph()
+            self._needed = _needed(graph, [x.op for x in self._results])
         for tag, tensor in tensors.items():
             try:
                 made[tag] = self(tensor)
@@ -115,7 +124,9 @@ class Aside:
         return self._is_free[key]
 
     def _is_never_merged(self, op: Any, tensor: Any) -> bool:
-        if op.type in _REORDERED:
+        if not op.inputs:
+            return True
+        if op.type in _REORDERED or op not in self._needed:
             return False
         consumers = {consumer.type for consumer in self._consumers(tensor)}
         consumers -= _METADATA
@@ -129,5 +140,18 @@ class Aside:
         return bool(consumers - mergers)
 
     def _consumers(self, tensor: Any) -> list[Any]:
-        copies = {id(copy) for copy in self._copies.values()}
-        return [x for x in tensor.consumers() if id(x) not in copies]
+        return [x for x in tensor.consumers() if x in self._needed]
+
+
+def _needed(graph: Any, results: list[Any]) -> set[Any]:
+    """The operations that results, and changes of state, are computed from."""
+    left = [op for op in graph.get_operations() if op.op_def.is_stateful]
+    left += [op for op in results if op.graph is graph]
+    found = set(left)
+    while left:
+        op = left.pop()
+        for before in (*(x.op for x in op.inputs), *op.control_inputs):
+            if before not in found:
+                found.add(before)
+                left.append(before)
+    return found

@@ -175,14 +175,14 @@ class TwinStep:
         trace.hidden |= sight.hidden
         trace.applied[:] = sight.applied
         try:
-            return logs, *self._shown(sight, trace, batch)
+            return logs, *self._shown(sight, trace, batch, logs)
         except Exception as error:  # a failed trace would leave variables half made
             for subject in trace.subjects.values():
                 trace.fail(subject, error)
             return logs, {}, {}, {}
 
     def _shown(
-        self, sight: Sight, trace: Trace, batch: Any
+        self, sight: Sight, trace: Trace, batch: Any, logs: Any
     ) -> tuple[dict[str, Any], dict[Any, Any], dict[str, Any]]:
         """On one replica: tensors, rows and its share of the gradients."""
         tensors = self._tensors(sight, trace, batch)
@@ -194,7 +194,7 @@ class TwinStep:
             tensors[subject.key] = gradient
             scales[subject.key] = scale
         lost: dict[str, Exception] = {}
-        copies = Aside().of(tensors, lost)
+        copies = Aside(logs).of(tensors, lost)
         for key, error in lost.items():
             trace.fail(trace.subjects[key], error)
         gradients = {

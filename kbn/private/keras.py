@@ -154,7 +154,10 @@ def compile_settings(model: Any) -> dict[str, Any] | None:
 
 
 def compiled_trainable_state(model: Any) -> dict[Any, bool] | None:
-    """{layer: whether it was trainable when the model was compiled}; None: unknown."""
+    """{layer: whether it was trainable when the model was compiled}.
+
+    None where Keras keeps no record, as 3.14 does not.
+    """
     state = getattr(model, "_compiled_trainable_state", None)
     return state if isinstance(state, dict) else None  # trainers/trainer.py#L216
 
