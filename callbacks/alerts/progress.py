@@ -15,11 +15,11 @@ def is_slowed(view: View) -> bool:
     return rate < 0.1 * (view.largest(tag) or 0) or bool(past and rate > past[0])
 
 
-def has_learned(view: View, share: float = 0.5) -> bool:
-    """Whether the loss has fallen to less than this share of the first."""
+def has_learned(view: View) -> bool:
+    """Whether the loss has fallen to less than half of the first."""
     for tag in ("loss/train", "epoch/loss"):
         first, past = view.first(tag), view.past(tag, last=1)
         loss = view.get(tag) if tag in view else next(iter(past), None)
         if loss is not None and first is not None and first > 0:
-            return loss < share * first
+            return loss < 0.5 * first
     return False
