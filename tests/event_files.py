@@ -8,7 +8,7 @@ from tensorboard.backend.event_processing import event_file_loader
 from tensorboard.util import tensor_util
 
 # Not seen in a training: what it is, and how TensorBoard is to show it.
-SETTINGS = ("custom_scalars__config__", "_hparams_/", "kbn/")
+SETTINGS = ("custom_scalars__config__", "_hparams_/", "kbn/", "health/report")
 
 Log = dict[str, list[tuple[int, np.ndarray]]]
 

@@ -686,7 +686,9 @@ def test_gap_of_young_statistics_is_told_of_only_at_the_end():
 def test_gap_that_closed_before_the_end_is_no_warning():
     entries = [COLD, (1, gap(2.0, mean=0.9)), (29, gap(2.0)), (57, gap(0.1))]
     (alert,) = alerts_of(entries)
-    assert (alert.rule, alert.ending) == ("bn_stats_cold", "resolved at step 57")
+    assert (alert.rule, alert.is_open) == ("bn_stats_cold", True)
+    (alert,) = alerts_of([*entries, (85, gap(2.0)), (560, gap(0.1))])
+    assert (alert.rule, alert.ending) == ("bn_stats_cold", "resolved at step 560")
 
 
 def test_gap_of_statistics_that_were_renewed_since_says_nothing_of_the_end():

@@ -175,7 +175,7 @@ class BnStatsCold(Rule):
 
     momentum^updates above `share` at a validation, or above 0.01 at a look at which
     `BnTrainEvalGap` or `BnMomentGap` would be ill, and in their place. Updates are the
-    optimizer's steps. Needs a known momentum.
+    optimizer's steps. Over at 0.01. Needs a known momentum.
 
     No unit. At momentum 0.99, 299 updates for 0.05 and 459 for 0.01; at 0.999, 2995 and
     4603. The limits are kbn's own. An information: it passes if training goes on.
@@ -198,13 +198,16 @@ class BnStatsCold(Rule):
         where, share = coldest(view)
         if not where:
             return
-        if "epoch/val_loss" in view:
-            yield Reading(where, share, self.share, "info")
-            return
-        gaps = [*BnTrainEvalGap().readings(view), *BnMomentGap().readings(view)]
-        if gaps:
-            ill = any(gap.is_ill for gap in gaps)
-            yield Reading(where, share if ill else min(share, COLD), COLD, "info")
+        if share <= COLD:
+            yield Reading(where, share, COLD, "info")
+        elif "epoch/val_loss" in view:
+            # Below, it is neither: a gap at a look may have raised it.
+            if share > self.share:
+                yield Reading(where, share, self.share, "info")
+        else:
+            gaps = [*BnTrainEvalGap().readings(view), *BnMomentGap().readings(view)]
+            if any(gap.is_ill for gap in gaps):
+                yield Reading(where, share, COLD, "info")
 
     def explain(self, reading: Reading, view: View) -> str:
         """Name the layer, its momentum, and how many steps it takes."""

@@ -12,7 +12,7 @@ from ..alerts.alert import Alert
 from .run_record import PLUGIN
 
 TAG = "kbn/alerts"
-TEXT = "alerts"
+TEXT = "health/report"
 FORMAT = 1
 
 
