@@ -19,7 +19,7 @@ def read_log(log_dir):
     for path in sorted(Path(log_dir).glob("events.out.tfevents.*")):
         for event in event_file_loader.EventFileLoader(str(path)).Load():
             for value in event.summary.value:
-                if value.tag.startswith(SETTINGS) or value.tag == "alerts":
+                if value.tag.startswith(SETTINGS):
                     continue
                 array = tensor_util.make_ndarray(value.tensor)
                 log.setdefault(value.tag, []).append((event.step, array))

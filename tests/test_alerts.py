@@ -194,6 +194,20 @@ def test_weights_that_are_nan_silence_all_but_non_finite():
     assert [alert.rule for alert in follower.alerts] == ["non_finite"]
 
 
+def test_a_finite_epoch_is_no_sign_of_health_where_looks_see_more():
+    # A network of ReLUs whose weights are NaN may report a finite loss.
+    look = {"health/non_finite/weights/net/a/kernel": 64, "loss/train": 2.3, "epoch": 1}
+    follower = Follower()
+    follower.record(RECORD)
+    follower.look(29, look)
+    follower.look(56, {"epoch/loss": 2.3, "epoch": 1})
+    follower.look(56, look)
+    (alert,) = follower.alerts
+    assert alert.is_open
+    follower.look(57, {"loss/train": 2.2, "epoch": 2})
+    assert not follower.open
+
+
 def test_tag_has_one_value_a_step_as_in_an_event_file():
     follower = Follower([rules.UnchangedWeight()])
     tag = "distance_from_init/net/a/kernel"

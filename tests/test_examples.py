@@ -161,24 +161,29 @@ def test_there_are_examples():
     assert EXAMPLES
 
 
-# They start processes themselves, of their own file.
-APART = {"convert_resnet", "distributed"}
+# Its workers and it are a process each.
+APART = {"distributed"}
 
 
 @pytest.fixture
 def run(tmp_path, monkeypatch, capsys):
     """Run an example as a command in a directory of its own: exit status and output.
 
-    In this process: importing TensorFlow takes longer than most of them.
+    In this process, and so is what it runs itself of its own file: importing TensorFlow
+    takes longer than most of them.
     """
 
+    def command(line, check=True):
+        monkeypatch.setattr(sys, "argv", line[1:])
+        runpy.run_path(line[1], run_name="__main__")
+
     def in_this_process(name, *arguments):
-        script = str(ROOT / "examples" / f"{name}.py")
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", [script, *arguments])
+        monkeypatch.setattr(subprocess, "run", command)
         status = 0
         try:
-            runpy.run_path(script, run_name="__main__")
+            script = str(ROOT / "examples" / f"{name}.py")
+            command([sys.executable, script, *arguments])
         except SystemExit as end:
             status = end.code or 0
         return status, "".join(capsys.readouterr())

@@ -57,8 +57,9 @@ class NonFinite(Rule):
     def readings(self, view: View) -> Iterable[Reading]:
         """Of the model: how many elements of the origin are not finite."""
         origin = _origin(view)
-        if origin is None and not math.isfinite(view.get("epoch/loss") or 0.0):
-            return  # told of already, and no sign of health
+        is_told = not math.isfinite(view.get("epoch/loss") or 0.0)
+        if origin is None and (is_told or _has_looks_in_epoch(view)):
+            return  # no sign of health: the looks see more
         if origin is None:
             yield Reading("", 0.0, 0.0, "critical")
         else:
@@ -175,6 +176,15 @@ def _origin_in_epoch(view: View) -> Origin | None:
     if validation is not None and not math.isfinite(validation):
         return Origin("validation", "", 1.0)
     return None
+
+
+def _has_looks_in_epoch(view: View) -> bool:
+    """Whether this is the end of an epoch in which looks have seen a loss."""
+    if "epoch/loss" not in view:
+        return False
+    epochs, looks = view.points("epoch/loss"), view.points("loss/train")
+    began = epochs[-1].step if epochs else 0
+    return any(point.step > began for point in looks)
 
 
 def _last_finite_step(view: View) -> int:

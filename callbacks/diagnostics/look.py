@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from . import registry, statistics
 from .registry import Diagnostic
 from .statistics import Summary
-from .subjects import Histogram, Subject, Whole
+from .subjects import Array, Histogram, Subject, Whole
 
 
 @dataclass
@@ -18,21 +19,18 @@ class Look:
     failed: dict[str, Exception] = field(default_factory=dict)
 
     def enter(self, one: Diagnostic, subject: Subject) -> None:
-        """The value of a diagnostic there, if it has one."""
-        tag = one.tag_of(subject.name)
+        """The value of a diagnostic there, if it is a number."""
+        value = self.value(one, subject)
+        if value is not None:
+            self.scalars[one.tag_of(subject.name)] = float(value)
+
+    def value(self, one: Diagnostic, subject: Subject) -> Any:
+        """The value of a diagnostic there; None if there is none, or it raised."""
         try:
-            value = one.of_subject(subject)
+            return one.of_subject(subject)
         except Exception as error:  # no reason to lose the others
-            self.failed[tag] = error
-            return
-        if value is None:
-            return
-        if not one.is_histogram:
-            self.scalars[tag] = float(value)
-        elif isinstance(value, Summary):
-            self.histograms[tag] = value
-        else:
-            self.histograms[tag] = statistics.summarize(value, value.size)
+            self.failed[one.tag_of(subject.name)] = error
+            return None
 
 
 def look(
@@ -47,24 +45,29 @@ def look(
     """
     subjects = list(subjects)
     seen = Look()
+    shown: dict[str, Subject] = {}
+    arrays: dict[str, Array] = {}
     for subject in subjects:
         for one in _wanted(subject, watch):
-            before = len(seen.histograms)
-            seen.enter(one, subject)
-            if len(seen.histograms) > before:
-                _enter_histogram(seen, one.tag_of(subject.name), subject, watch)
+            if not one.is_histogram:
+                seen.enter(one, subject)
+                continue
+            value, tag = seen.value(one, subject), one.tag_of(subject.name)
+            if isinstance(value, Summary):
+                seen.histograms[tag], shown[tag] = value, subject
+            elif value is not None:
+                arrays[tag], shown[tag] = value, subject
+    # All at once: those of one size are reduced together.
+    largest = max((array.size for array in arrays.values()), default=1)
+    seen.histograms |= statistics.summarize_all(arrays, largest)
+    for tag, subject in shown.items():
+        histogram = Histogram(tag, summary=seen.histograms[tag], of=subject)
+        for one in _wanted(histogram, watch):
+            seen.enter(one, histogram)
     whole = Whole("", subjects=subjects, scalars=seen.scalars, past=past)
     for one in _wanted(whole, watch):
         seen.enter(one, whole)
     return seen
-
-
-def _enter_histogram(
-    seen: Look, tag: str, subject: Subject, watch: Collection[str]
-) -> None:
-    shown = Histogram(tag, summary=seen.histograms[tag], of=subject)
-    for one in _wanted(shown, watch):
-        seen.enter(one, shown)
 
 
 def _wanted(subject: Subject, watch: Collection[str]) -> list[Diagnostic]:

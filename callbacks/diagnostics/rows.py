@@ -18,7 +18,7 @@ def active_row(x: Any, axis: int) -> Any:
     """(1 + units,): elements per unit, then how many of each unit's are not zero."""
     if isinstance(x, np.ndarray):
         rows = _rows_by_channel(x, [axis])
-        return np.array([len(rows), *np.count_nonzero(rows, axis=0)], np.float64)
+        return np.concatenate([[len(rows)], _active_of(rows)])
     return _traced(_active)(_by_channel(x, [axis]))
 
 
@@ -58,6 +58,15 @@ def _rows_by_channel(x: Any, axes: Sequence[int]) -> Any:
     others = [axis for axis in range(x.ndim) if axis not in axes]
     channels = math.prod(x.shape[axis] for axis in axes)
     return x.transpose(others + axes).reshape(-1, channels)
+
+
+def _active_of(x: Any) -> Any:
+    """Of an array (elements, units): half the time of `count_nonzero` on an axis."""
+    active = np.zeros(x.shape[1])
+    for i in range(0, len(x), PIECE):
+        piece = (x[i : i + PIECE] != 0).astype(np.float32)
+        active += np.ones(len(piece), np.float32) @ piece
+    return active
 
 
 def _moments_of(x: Any) -> Any:

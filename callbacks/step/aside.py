@@ -32,6 +32,7 @@ _FOLLOWS = dict.fromkeys(_CONVOLUTIONS, _BIASES | _UNARY | _NORMS | {"Mul", "Squ
 _FOLLOWS |= dict.fromkeys(_MATMULS, _BIASES | _UNARY | {"Mul", "Reshape"})
 _FOLLOWS["MatMul"] = _FOLLOWS["MatMul"] - {"Mul"}
 _FOLLOWS |= dict.fromkeys(_NORMS, _BIASES | _UNARY)
+_MERGED = _ELEMENTWISE | _CONTRACTIONS | _NORMS
 # Sums and products whose order changes bits, as gradients and updates are made of; what
 # seems to need them, such as a sum over no axis, may be taken away before.
 _REORDERED = {"Add", "AddN", "AddV2", "Identity", "Mul", "Neg", "Reshape", "Sub"}
@@ -111,10 +112,20 @@ class Aside:
         (TensorFlow 2.21: "fanout exist for missing node").
         """
         dense = self._dense(tensor)
-        if not dense.dtype.is_floating or dense.shape.rank is None:
+        if dense.op.type not in _MERGED or dense.shape.rank is None:
             return dense
         # Not None: TensorFlow 2.21 takes the unknown shape for one of rank -1.
-        return tf.ensure_shape(dense, [None] * dense.shape.rank)
+        shape = tf.TensorShape([None] * dense.shape.rank).as_proto()
+        return dense.graph.create_op(
+            "EnsureShape",
+            [dense],
+            [dense.dtype],
+            attrs={
+                "T": tf.compat.v1.AttrValue(type=dense.dtype.as_datatype_enum),
+                "shape": tf.compat.v1.AttrValue(shape=shape),
+            },
+            name="kbn_opaque",
+        ).outputs[0]
 
     def _can_be_read(self, tensor: Any) -> bool:
         op = tensor.op
