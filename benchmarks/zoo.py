@@ -84,14 +84,19 @@ def train(network, seed, log_dir):
 
     import kbn
 
-    logging.getLogger("kbn").setLevel(logging.CRITICAL + 1)  # the table has them
     keras.backend.clear_session()
     keras.utils.set_random_seed(seed)
     model, data = network.build(), network.data(seed)
     monitor = kbn.callbacks.TrainingMonitor(log_dir, log_freq=network.log_freq)
     validation = data.x_val, data.y_val
     fit = {"verbose": 0, "validation_data": validation, **network.fit}
-    model.fit(data.x, data.y, callbacks=[monitor], **fit)
+    log = logging.getLogger("kbn")
+    level = log.level
+    log.setLevel(logging.CRITICAL + 1)  # the table has the alerts
+    try:
+        model.fit(data.x, data.y, callbacks=[monitor], **fit)
+    finally:
+        log.setLevel(level)
     return model.evaluate(*validation, verbose=0, return_dict=True)
 
 

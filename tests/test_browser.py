@@ -129,9 +129,14 @@ def test_time_series_has_a_card_for_every_histogram(page, address):
 
 def test_scalars_have_their_charts_and_say_what_they_are(page, address):
     groups = ("epoch", "gradient_norm", "health", "loss_gap", "update_ratio")
-    show(page, address, "scalars", "batch_norm_gap/batch_norm/mean", *groups)
+    show(page, address, "scalars", *groups)
+    shown(page, "batch_norm_gap").first.click()  # only the first groups are open
+    expect(shown(page, "batch_norm_gap/batch_norm/mean").first).to_be_visible()
     expect(drawn(page, "vz-line-chart2", "svg path").nth(3)).to_be_visible()
-    page.locator("paper-icon-button[icon=info]").first.click()
+    card = page.locator("tf-scalar-card").filter(
+        has=page.get_by_text("batch_norm_gap/batch_norm/mean", exact=True)
+    )
+    card.locator("paper-icon-button[icon=info]").first.click()
     sentence = "How far the mean that inference uses lies from the looked-at batch's"
     expect(page.get_by_text(sentence).first).to_be_visible()
 
@@ -150,9 +155,11 @@ def test_histograms_are_drawn(tab, page, address):
 
 def test_custom_scalars_are_a_dashboard_without_an_empty_chart(page, address):
     charts = (
-        *("Training", "loss", "metrics", "gradient norm, before clipping"),
-        *("Health", "dead units", "update ratio of the weights"),
-        *("Training beside evaluation", "batch norm's gap, mean"),
+        *("Training", "loss", "metrics"),
+        "gradient norm, before clipping, healthy 0.3 to 10",
+        *("Health", "dead units, healthy 0 to 0.2"),
+        "update ratio of the weights, healthy 0.0001 to 0.01",
+        *("Training beside evaluation", "batch norm's gap, mean, healthy 0 to 0.2"),
         *("Activations, 5 to 95 %", "relu", "Gradients, 5 to 95 %"),
     )
     show(page, address, "custom_scalars", *charts)
@@ -161,9 +168,12 @@ def test_custom_scalars_are_a_dashboard_without_an_empty_chart(page, address):
     expect(matches.nth(11)).to_be_visible()
     expect(page.get_by_text("Matches (0)")).to_have_count(0)
     # Both runs are in one chart, with training and validation.
-    expect(matches.nth(0)).to_contain_text("(4)")
-    expect(matches.nth(1)).to_contain_text("(4)")
-    for never in ("saturated units", "NaN and Inf", "loss scale"):
+    for chart in ("loss", "metrics"):
+        card = page.locator("tf-custom-scalar-card-chart-container, div").filter(
+            has=page.get_by_text(chart, exact=True)
+        )
+        expect(card.get_by_text("Matches (4)").first).to_be_visible()
+    for never in ("saturated units, healthy 0 to 0.01", "NaN and Inf", "loss scale"):
         expect(shown(page, never)).to_have_count(0)
 
 
