@@ -112,7 +112,10 @@ IMPORTS = {
         "keras numpy tensorflow",
     ),
     "callbacks.diagnostics": ("", "numpy tensorflow"),
-    "callbacks.log": ("callbacks.alerts callbacks.diagnostics", "tensorboard"),
+    "callbacks.log": (
+        "callbacks.alerts callbacks.diagnostics",
+        "google numpy tensorboard",
+    ),
     "callbacks.alerts": ("", "numpy"),
 }
 ROOMS = ("model", "step", "diagnostics", "log", "alerts")
