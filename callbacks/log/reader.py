@@ -118,7 +118,7 @@ class _Reading:
             self.run.histograms.setdefault(tag, Histograms()).add(rows)
         elif kind == run_record.TAG:
             record = run_record.record_of(value)
-            if not isinstance(record, Mapping):
+            if record is None or not _is_record(record):
                 raise ValueError("a run record that is not one")
             self.run.records.append(Recorded(step, record))
         elif kind == alert_log.TAG:
@@ -199,6 +199,18 @@ def _kind_of(value: Any) -> str:
     if plugin or value.tensor.dtype not in DTYPES:
         return ""
     return "histogram" if value.tensor.tensor_shape.dim else "scalar"
+
+
+def _is_record(record: Any) -> bool:
+    """Whether its parts are what readers take them for."""
+    if not isinstance(record, Mapping):
+        return False
+    maps = [record.get(name, {}) for name in ("model", "fit", "versions", "options")]
+    lists = [record.get(name, []) for name in ("layers", "optimizers")]
+    maps += [x for one in lists if isinstance(one, list) for x in one]
+    return all(isinstance(x, Mapping) for x in maps) and all(
+        isinstance(x, list) for x in lists
+    )
 
 
 def _kind_of_numbers(value: Any) -> str:
