@@ -40,21 +40,21 @@ def run(directories: Sequence[Path], out: Path | None, shows: bool) -> int:
     """Print or write the report; the result is the exit status."""
     try:
         report = kbn.callbacks.Report.read(*directories)
-        if out is not None:
-            print(report.save(out))
-        if shows:
-            page = out if out is not None and out.suffix == ".html" else None
-            if page is None:
-                page = report.save(Path(tempfile.mkdtemp()) / "report.html")
-                print(page)
-            webbrowser.open(page.absolute().as_uri())
-        if out is None and not shows:
-            print(report, end="")
-    except (FileNotFoundError, ValueError) as error:
+    except FileNotFoundError as error:
         print(f"kbn report: {error}", file=sys.stderr)
         return NO_LOG
-    except OSError as error:
-        why = error.strerror or error
-        print(f"kbn report: cannot write to {out} ({why})", file=sys.stderr)
+    try:
+        if out is not None:
+            print(report.save(out))
+    except (OSError, ValueError) as error:
+        print(f"kbn report: cannot write to {out}: {error}", file=sys.stderr)
         return NO_LOG
+    if shows:
+        page = out
+        if page is None or page.suffix != ".html":
+            page = report.save(Path(tempfile.mkdtemp()) / "report.html")
+            print(page)
+        webbrowser.open(page.absolute().as_uri())
+    elif out is None:
+        print(report, end="")
     return ILL if report.level == "critical" else HEALTHY

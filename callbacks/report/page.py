@@ -22,7 +22,8 @@ def page(runs: Sequence[RunReport], verdict: str, level: str) -> str:
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{escaped(title)}: health</title>"
-        f"<style>{CSS}</style></head>\n<body>{body(runs, verdict, level)}</body></html>\n"
+        f"<style>{CSS}</style></head>\n"
+        f"<body>{body(runs, verdict, level)}</body></html>\n"
     )
 
 
