@@ -8,10 +8,12 @@ if TYPE_CHECKING:
     from .alerts.action import TrainingAlert as TrainingAlert
     from .alerts.alert import Alert as Alert
     from .monitor import TrainingMonitor as TrainingMonitor
+    from .report.report import Report as Report
     from .update_bn_stats import UpdateBatchNormStats as UpdateBatchNormStats
 
 HOMES = {
     "Alert": ".alerts.alert",
+    "Report": ".report.report",
     "TrainingAlert": ".alerts.action",
     "TrainingMonitor": ".monitor",
     "UpdateBatchNormStats": ".update_bn_stats",

@@ -1,10 +1,11 @@
 """The rules that the monitor's arguments keep, checked when it is made."""
 
 import difflib
+import math
 import numbers
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 USUAL = ("weights", "gradients", "activations", "batch_norm")
@@ -45,6 +46,25 @@ def check(
     check_layers(layers, "TrainingMonitor")
     if not _is_count(sample_size):
         refuse("sample_size", sample_size, "sample_size must be an integer from 1.")
+
+
+def check_homes(hparams: Any, on_look: Any) -> None:
+    """Raise a ValueError if they are not what `TrainingMonitor` takes."""
+    rule = "hparams must be a dictionary of names to booleans, numbers and strings"
+    if hparams is not None:
+        if not isinstance(hparams, Mapping):
+            _refuse("TrainingMonitor", "hparams", hparams, f"{rule}.")
+        for name, value in hparams.items():
+            is_number = isinstance(value, bool | int | float | str)
+            if not isinstance(name, str) or not name or not is_number:
+                wrong = f"{rule}, not {name!r}: {value!r}."
+                _refuse("TrainingMonitor", "hparams", hparams, wrong)
+            if isinstance(value, float) and not math.isfinite(value):
+                wrong = f"{rule}; {name!r} is not finite."
+                _refuse("TrainingMonitor", "hparams", hparams, wrong)
+    if on_look is not None and not callable(on_look):
+        rule = "on_look must be a function of (step, {tag: value}), or None."
+        _refuse("TrainingMonitor", "on_look", on_look, rule)
 
 
 def listed(watch: Any) -> Any:

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 
@@ -13,11 +13,14 @@ from .alerts.action import OnAlert
 from .alerts.alert import Alert
 from .alerts.default import listed
 from .alerts.rule import Rule
-from .log.history import History
+from .log.history import History, to_frame
 from .model.layers import attribute
-from .run import Run, Settings
+from .run import OnLook, Run, Settings
 from .runs import Runs
 from .telling import Voice
+
+if TYPE_CHECKING:
+    from .report.report import Report
 
 Schedule = Callable[[int], bool]
 
@@ -36,7 +39,9 @@ class TrainingMonitor(keras.callbacks.Callback):
     what to try. A healthy training raises none above the level "info".
 
     TensorBoard's Custom Scalars tab shows them as a dashboard, and its HParams tab
-    compares runs by optimizer, learning rate, batch norm and number of parameters.
+    compares runs, a row for each directory, by optimizer, learning rate, batch norm,
+    batch size, seed, dtype policy, number of parameters, and `hparams`. `report()` is
+    one page on how the training went.
 
     Each look reuses a training step: it sees the batch, the activations and the
     gradients of that step, and the weights and moving statistics after it. The step in
@@ -77,6 +82,11 @@ class TrainingMonitor(keras.callbacks.Callback):
             each alert that is open.
         sample_size: How many elements of a tensor a histogram reads. Counts, minimum,
             maximum, mean and norm are always of all elements.
+        hparams: Your own for the HParams tab and the report: {name: bool, number or
+            string}.
+        on_look: A function of (step, {tag: value}), called with the scalars of each
+            look and each epoch: another home for the numbers. What it raises is said
+            once, and training goes on.
 
     Raises:
         ValueError: An argument is not one of those.
@@ -103,10 +113,13 @@ class TrainingMonitor(keras.callbacks.Callback):
         rules: str | Sequence[Rule] | None = "default",
         on_alert: OnAlert = "log",
         sample_size: int = 65536,
+        hparams: Mapping[str, bool | float | str] | None = None,
+        on_look: OnLook | None = None,
     ) -> None:
         super().__init__()
         watch = arguments.listed(watch)
         arguments.check(log_dir, log_freq, watch, layers, sample_size)
+        arguments.check_homes(hparams, on_look)
         self._rules = listed(rules)
         action.check(on_alert)
         self.log_dir = log_dir
@@ -116,6 +129,8 @@ class TrainingMonitor(keras.callbacks.Callback):
         self.rules = rules
         self.on_alert = on_alert
         self.sample_size = int(sample_size)
+        self.hparams = dict(hparams or {})
+        self.on_look = on_look
         self._schedule: Any = log_freq
         if not isinstance(log_freq, str) and not callable(log_freq):
             self._schedule = every(int(log_freq))
@@ -162,6 +177,56 @@ class TrainingMonitor(keras.callbacks.Callback):
             ['non_finite']
         """
         return self._runs.alerts
+
+    def to_frame(self) -> Any:
+        """`history` as a pandas DataFrame: a row for each step, a column for each tag.
+
+        NaN where a tag has no value at a step.
+
+        Raises:
+            ImportError: pandas is not installed.
+
+        Example:
+            >>> import keras, kbn, numpy as np
+            >>> model = keras.Sequential([keras.layers.Dense(1)])
+            >>> model.compile(keras.optimizers.SGD(0.5), "mse")
+            >>> monitor = kbn.callbacks.TrainingMonitor("logs")
+            >>> x, y = np.ones((32, 4)), np.zeros((32, 1))
+            >>> _ = model.fit(x, y, callbacks=[monitor], verbose=0)
+            >>> try:
+            ...     rate = monitor.to_frame()["learning_rate"].loc[1]
+            ... except ImportError:
+            ...     rate = 0.5
+            >>> float(rate)
+            0.5
+        """
+        return to_frame(self.history)
+
+    def report(self) -> "Report":
+        """How the training went, from its log: print it, show it, save it.
+
+        A notebook shows it; `save("report.html")` is a page for a browser, and there
+        are `.md`, `.json` and `.txt`. It may be asked for while the training runs.
+
+        Example:
+            >>> import keras, kbn, numpy as np
+            >>> model = keras.Sequential([keras.layers.Dense(1)])
+            >>> model.compile("sgd", "mse")
+            >>> monitor = kbn.callbacks.TrainingMonitor("logs")
+            >>> x, y = np.ones((32, 4)), np.zeros((32, 1))
+            >>> _ = model.fit(x, y, callbacks=[monitor], verbose=0)
+            >>> monitor.report().verdict
+            'Healthy at the end of 1 step, 1 epoch.'
+        """
+        from .log.reader import read_run
+        from .report.report import Report
+
+        return Report(
+            [
+                read_run(directory, name or directory.name)
+                for name, directory in self._runs.directories.items()
+            ]
+        )
 
     # --- Keras calls these ---
 
@@ -258,6 +323,8 @@ class TrainingMonitor(keras.callbacks.Callback):
             repr(self.layers),
             self._rules,
             self._described(),
+            self.hparams,
+            self.on_look,
         )
         return Run(model, directory, name, settings, self._history, self._voice)
 
@@ -370,6 +437,8 @@ class TrainingMonitor(keras.callbacks.Callback):
     ) -> None:
         """Write what a twin saw, and weights and batch norm as they are."""
         self._epoch_begins = False
+        if self._watcher is not None and self._watcher.batch_size is not None:
+            self._here.batch_size = self._watcher.batch_size
         self._act(self._here.look(self.model, subjects, rows or {}, applied))
 
     def _act(self, alerts: Sequence[Alert]) -> None:

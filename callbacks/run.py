@@ -1,13 +1,15 @@
 """The run of one model: what a monitor reads of it, keeps and writes."""
 
 import weakref
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
+
+from kbn.private.keras import random_seed
 
 from .alerts.alert import LEVELS, Alert
 from .alerts.follow import Follower
@@ -27,6 +29,7 @@ from .step.weights import WeightReader
 from .telling import Voice
 
 Rows = Mapping[tuple[str, str], Any]
+OnLook: TypeAlias = Callable[[int, dict[str, float]], object]
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,8 @@ class Settings:
     layers: str  # as the user wrote it
     rules: Sequence[Rule]
     described: Mapping[str, Any]
+    hparams: Mapping[str, bool | float | str]
+    on_look: OnLook | None
 
 
 class Run:
@@ -61,6 +66,7 @@ class Run:
         self.twin: Any = None
         self.follower = Follower(settings.rules)
         self.epoch = 1  # of the fit, from 1
+        self.batch_size: int | None = None  # of the first batch that was looked at
         self._weights = WeightReader(settings.watch, settings.sample_size)
         self._voice = voice
         self._contents = Contents()
@@ -246,7 +252,18 @@ class Run:
             seen.scalars |= look(levels).scalars
         self.log.write(step, seen.scalars, seen.histograms)
         self.log.write_alerts(step, found, self.follower.alerts)
+        self._tell(step, seen.scalars)
         return found
+
+    def _tell(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Hand on what is logged to the user's function."""
+        if self.settings.on_look is None or not scalars:
+            return
+        prefix = f"{self.name}/" if self.name else ""
+        try:
+            self.settings.on_look(step, {f"{prefix}{k}": x for k, x in scalars.items()})
+        except Exception as error:  # of a server that is away: no reason to end
+            self._voice.say(f"on_look raises {error!r}. Training goes on.", "on_look")
 
     def _describe(self, model: Any, step: int) -> None:
         """Describe the run where it begins, and where its model has changed."""
@@ -261,10 +278,15 @@ class Run:
         return {
             "step": step,
             **describe(model, self._inventory, [*self._order], self._final),
-            "fit": self._fit,
+            "fit": {**self._fit, **self._met()},
+            "hparams": dict(self.settings.hparams),
             "versions": {"backend": keras.backend.backend(), **versions()},
             "options": dict(self.settings.described),
         }
+
+    def _met(self) -> dict[str, int]:
+        known = {"batch_size": self.batch_size, "seed": random_seed()}
+        return {name: value for name, value in known.items() if value is not None}
 
 
 def _metrics(logs: Mapping[str, Any]) -> list[Metric]:

@@ -22,6 +22,7 @@ class Runs:
         self._names = {"train", "validation"}
         self._has_first = False
         self._followers: list[Follower] = []
+        self.directories: dict[str, Path] = {}  # of all runs so far, by name
 
     @property
     def alerts(self) -> list[Alert]:
@@ -47,6 +48,7 @@ class Runs:
         self._has_first = True
         self._runs.append(make(model, self._log_dir / name, name))
         self._followers.append(self._runs[-1].follower)
+        self.directories[name] = self._log_dir / name
         return self._runs[-1]
 
     def _new_name(self, model: Any) -> str:

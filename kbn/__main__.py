@@ -16,11 +16,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 import kbn
-from kbn import demo, picture
+from kbn import demo, picture, report
 
 TARGET = 0.95
 RUNS = {"without_batch_norm": False, "with_batch_norm": True}
 PICTURE = "batch_norm.png"
+REPORT = "report.html"
 # In a directory that the demo has made its own: only there it replaces files.
 MARKER = ".kbn-demo"
 
@@ -36,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.command is None:
         parser.print_help()
         return 0
+    if options.command == "report":
+        return report.run(options.directories, options.out, options.open)
     try:
         run_demo(options.out, options.epochs, options.seed)
     except UserError as error:
@@ -58,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """`kbn demo [--out DIR] [--epochs N] [--seed N]`."""
+    """`kbn demo [--out DIR] [--epochs N] [--seed N]`, and `kbn report`."""
     parser = argparse.ArgumentParser(
         prog="kbn", description="Batch normalization for Keras: fast, exact, visible."
     )
@@ -69,7 +72,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="train with and without batch norm, draw a picture, log to TensorBoard",
         description="Train a small network on handwritten digits with and without "
         f"batch norm, both by SGD at the high learning rate {demo.LEARNING_RATE:g}; "
-        "print a table, draw a picture, log both runs to TensorBoard.",
+        "print a table, draw a picture, log both runs to TensorBoard, and write a page "
+        "that compares their health.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     command.add_argument(
@@ -77,7 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=Path,
         default=Path("kbn-demo"),
         metavar="DIR",
-        help="where the logs and the picture go; those of an earlier demo are replaced",
+        help="where logs, picture and report go; those of an earlier demo are replaced",
     )
     command.add_argument(
         "--epochs",
@@ -93,6 +97,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="of the split, the weights and the order of the batches",
     )
+    report.add_parser(commands)
     return parser
 
 
@@ -111,7 +116,7 @@ def seed(text: str) -> int:
 
 
 def run_demo(out: Path, epochs: int, seed: int) -> None:
-    """Train both networks; leave logs and a picture in `out`, print a table."""
+    """Train both networks; leave logs, picture, report in `out`, print a table."""
     for module, name in {"sklearn": "scikit-learn", "matplotlib": "Matplotlib"}.items():
         if importlib.util.find_spec(module) is None:
             raise UserError(f"{name} is not installed: run pip install 'kbn[demo]'")
@@ -150,6 +155,8 @@ def run_demo(out: Path, epochs: int, seed: int) -> None:
     console.print(build_table(curves))
     # Not by rich, which wraps lines and takes brackets in a path for markup.
     print(f"Picture:      {out / PICTURE}")
+    logs = [out / "logs" / run for run in RUNS]
+    print(f"Report:       {kbn.callbacks.Report.read(*logs).save(out / REPORT)}")
     print(f"TensorBoard:  {tensorboard_command(out / 'logs')}")
 
 
@@ -161,7 +168,7 @@ def claim(out: Path) -> bool:
     logs = [out / "logs" / run for run in RUNS]
     again = marker.exists()
     if not again:
-        for path in (out / PICTURE, *logs):
+        for path in (out / PICTURE, out / REPORT, *logs):
             if path.exists():
                 raise UserError(
                     f"{path} is there, but not from a demo: choose another --out"
@@ -172,7 +179,8 @@ def claim(out: Path) -> bool:
         directory.mkdir(parents=True, exist_ok=True)
         for file in directory.glob("events.out.tfevents.*"):
             file.unlink()
-    (out / PICTURE).unlink(missing_ok=True)
+    for name in (PICTURE, REPORT):
+        (out / name).unlink(missing_ok=True)
     return again
 
 

@@ -125,6 +125,15 @@ def test_picture_is_a_png_of_some_size(shown):
 
 def test_output_names_picture_and_tensorboard_line(shown):
     assert f"Picture:      {shown.out / command.PICTURE}\n" in shown.output
+
+
+def test_demo_ends_with_a_report_of_both_runs(shown):
+    page = shown.out / command.REPORT
+    assert f"Report:       {page}\n" in shown.output
+    text = page.read_text(encoding="utf-8")
+    assert "2 runs compared" in text
+    for run in command.RUNS:
+        assert f"{run}</summary>" in text
     line = re.search(r"^TensorBoard:  (.*)$", shown.output, re.MULTILINE)[1]
     assert line.endswith(f"--logdir {shown.out / 'logs'}")
     assert "tensorboard" in line
@@ -140,6 +149,7 @@ def test_second_demo_replaces_its_own_files_only(shown, tmp_path):
     assert [file.read_text() for file in foreign] == ["mine", "mine"]
     assert not list(out.rglob("events*"))
     assert not (out / command.PICTURE).exists()
+    assert not (out / command.REPORT).exists()
 
 
 def test_logs_of_somebody_else_are_refused(tmp_path, capsys):

@@ -21,7 +21,7 @@ SURGERY |= {"freeze_batch_norm", "unfreeze_batch_norm"}
 SURGERY |= {"from_torch_batch_norm", "to_torch_batch_norm"}
 PUBLIC = {"BatchNorm", "BatchNormalization", "__version__", "callbacks", "capture"}
 PUBLIC |= SURGERY
-COMMAND = {"kbn.__main__", "kbn.demo", "kbn.picture"}
+COMMAND = {"kbn.__main__", "kbn.demo", "kbn.picture", "kbn.report"}
 
 # What each module of kbn, and each room of callbacks, imports: other modules and rooms,
 # and packages that are not Python's own. A new one needs a row.
@@ -98,12 +98,13 @@ IMPORTS = {
         "layer private.keras surgery.freeze",
         "keras numpy torch",
     ),
-    "__main__": ("kbn demo picture", "keras rich"),
+    "__main__": ("kbn demo picture report", "keras rich"),
     "demo": ("kbn", "keras numpy sklearn"),
     "picture": ("demo", "matplotlib numpy"),
+    "report": ("kbn", ""),
     "callbacks": (
         "callbacks.alerts callbacks.diagnostics callbacks.log callbacks.model "
-        "callbacks.step private.jax private.keras surgery.statistics",
+        "callbacks.report callbacks.step private.jax private.keras surgery.statistics",
         "keras numpy tensorflow",
     ),
     "callbacks.model": ("private.keras", "keras numpy tensorflow"),
@@ -112,10 +113,18 @@ IMPORTS = {
         "keras numpy tensorflow",
     ),
     "callbacks.diagnostics": ("", "numpy tensorflow"),
-    "callbacks.log": ("callbacks.alerts callbacks.diagnostics", "tensorboard"),
+    "callbacks.log": (
+        "callbacks.alerts callbacks.diagnostics",
+        "google numpy tensorboard",
+    ),
     "callbacks.alerts": ("", "numpy"),
+    # Neither Keras nor TensorFlow: `plugin` runs in TensorBoard, as kbn_tensorboard.
+    "callbacks.report": (
+        "callbacks.alerts callbacks.diagnostics callbacks.log",
+        "numpy tensorboard werkzeug",
+    ),
 }
-ROOMS = ("model", "step", "diagnostics", "log", "alerts")
+ROOMS = ("model", "step", "diagnostics", "log", "alerts", "report")
 # Only a backend's own module may need the backend when it is imported.
 BACKENDS = {"tensorflow", "torch", "jax"}
 

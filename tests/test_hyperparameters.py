@@ -4,7 +4,12 @@ import keras
 import numpy as np
 import pytest
 import watched_models
-from kbn.callbacks.log.hyperparameters import hyperparameter_values, hyperparameters
+from kbn.callbacks.log.hyperparameters import (
+    COLUMNS,
+    hyperparameter_values,
+    hyperparameters,
+    trial_of,
+)
 from kbn.callbacks.model.description import describe
 from kbn.callbacks.model.inventory import Inventory
 from keras import layers
@@ -24,6 +29,7 @@ def test_what_is_known_of_a_model():
         "optimizer": "Adam",
         "learning_rate": 0.3,
         "epochs": 4,
+        "dtype_policy": "float32",
     }
 
 
@@ -41,16 +47,34 @@ def test_batch_norm_is_known_by_what_it_is(norm):
 
 def test_values_are_read_by_the_plugin():
     known = {"batch_norm": True, "learning_rate": 0.1, "optimizer": "SGD"}
-    config, start = hyperparameter_values(known, ["epoch/loss", "epoch/val_loss"])
+    metrics = ["epoch/loss", "epoch/val_loss"]
+    config, start = hyperparameter_values(known | {"dropout": 0.2}, metrics, "mine")
     experiment = metadata.parse_experiment_plugin_data(
         config.metadata.plugin_data.content
     )
-    assert {info.name for info in experiment.hparam_infos} == known.keys()
-    metrics = [info.name.tag for info in experiment.metric_infos]
-    assert metrics == ["epoch/loss", "epoch/val_loss"]
+    # Of all runs, TensorBoard shows the columns that one of them names.
+    columns = {info.name for info in experiment.hparam_infos}
+    assert columns == {"dropout", *COLUMNS} > known.keys()
+    assert [info.name.tag for info in experiment.metric_infos] == metrics
     session = metadata.parse_session_start_info_plugin_data(
         start.metadata.plugin_data.content
     )
+    assert session.group_name == "mine"
+    assert session.hparams["dropout"].number_value == 0.2
     assert session.hparams["batch_norm"].bool_value is True
     assert session.hparams["optimizer"].string_value == "SGD"
     np.testing.assert_equal(session.hparams["learning_rate"].number_value, 0.1)
+
+
+def test_what_the_user_and_the_first_batch_add():
+    model, *_ = watched_models.kbn_layers()
+    known = record(model, batch_size=8, seed=3) | {"hparams": {"dropout": 0.2}}
+    found = hyperparameters(known)
+    assert (found["batch_size"], found["seed"], found["dropout"]) == (8, 3, 0.2)
+
+
+def test_each_directory_is_a_trial_of_its_own(tmp_path):
+    names = [trial_of(tmp_path / part / "run") for part in "ab"]
+    assert len({*names}) == 2
+    assert all(name.startswith("run-") for name in names)
+    assert names[0] == trial_of(tmp_path / "a" / "run")

@@ -352,6 +352,13 @@ def test_scratch_graph_is_known_from_a_training_graph():
     assert not private.is_scratch(types.SimpleNamespace(name=None))
 
 
+def test_seed_is_the_one_that_was_set():
+    keras.utils.set_random_seed(41)
+    assert private.random_seed() == 41, (
+        f"Keras {keras.__version__} keeps its seed elsewhere"
+    )
+
+
 def fresh(module):
     """A module of kbn.private, imported anew under another name."""
     origin = importlib.util.find_spec(f"kbn.private.{module}").origin

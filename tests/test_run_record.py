@@ -56,6 +56,7 @@ def test_record_of_a_network(tmp_path):
         "type": "keras.Sequential",
         "parameters": model.count_params(),
         "loss": "mse",
+        "dtype_policy": "float32",
         "weights": [],
     }
     assert [layer["name"] for layer in record["layers"]] == [

@@ -1,7 +1,9 @@
 """What a training leaves in memory: its scalars."""
 
+import importlib
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 BYTES = 2**25  # of all tags together, 32 MiB
 POINT = 16  # bytes: a step and a value
@@ -48,3 +50,24 @@ class History:
         return {
             tag: ([*steps], [*values]) for tag, (steps, values) in self._points.items()
         }
+
+
+def to_frame(by_tag: Mapping[str, tuple[Sequence[int], Sequence[float]]]) -> Any:
+    """A pandas DataFrame of {tag: (steps, values)}, by step.
+
+    Raises:
+        ImportError: pandas is not installed.
+    """
+    try:
+        pandas = importlib.import_module("pandas")
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            "to_frame() needs pandas, which is not installed: run pip install pandas, "
+            "or use `history`, {tag: (steps, values)}."
+        ) from error
+    columns = {
+        tag: pandas.Series(values, index=steps, dtype="float64")
+        for tag, (steps, values) in by_tag.items()
+    }
+    frame = pandas.DataFrame(columns)
+    return frame.sort_index().rename_axis("step")

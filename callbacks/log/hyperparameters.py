@@ -1,6 +1,8 @@
-"""What the HParams tab compares runs by: known without asking the user."""
+"""What the HParams tab compares runs by: what is known, and the user's own."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from tensorboard.plugins.hparams import summary_v2
@@ -18,19 +20,39 @@ def hyperparameters(record: Mapping[str, Any]) -> dict[str, bool | float | str]:
     for optimizer in record["optimizers"][:1]:
         known["optimizer"] = optimizer["type"].rpartition(".")[2]
         known["learning_rate"] = optimizer["learning_rate"]
-    for name in ("epochs", "steps"):
+    for name in ("epochs", "steps", "batch_size", "seed"):
         if isinstance(record["fit"].get(name), int):
             known[name] = record["fit"][name]
-    return known
+    if isinstance(record["model"].get("dtype_policy"), str):
+        known["dtype_policy"] = record["model"]["dtype_policy"]
+    return {**known, **record.get("hparams", {})}
+
+
+def trial_of(directory: Path) -> str:
+    """A name for the row of a run: without one, equal runs would share a row."""
+    place = str(directory.absolute())
+    digest = hashlib.sha256(place.encode("utf-8", "surrogateescape")).hexdigest()
+    return f"{directory.name or 'run'}-{digest[:6]}"
+
+
+# TensorBoard takes the columns of all runs from the configuration of one of them.
+COLUMNS = (
+    *("batch_norm", "batch_norm_kind", "optimizer", "learning_rate", "batch_size"),
+    *("dtype_policy", "seed", "epochs", "steps", "parameters"),
+)
 
 
 def hyperparameter_values(
-    known: Mapping[str, bool | float | str], metrics: Sequence[str]
+    known: Mapping[str, bool | float | str], metrics: Sequence[str], trial: str
 ) -> list[Any]:
-    """They, and the scalar tags to show beside them, as values of a Summary proto."""
+    """They, and the scalar tags to show beside them, as values of a Summary proto.
+
+    `trial`: the name of the row.
+    """
+    own = [name for name in known if name not in COLUMNS]
     config = summary_v2.hparams_config_pb(
-        hparams=[summary_v2.HParam(name) for name in known],
+        hparams=[summary_v2.HParam(name) for name in (*own, *COLUMNS)],
         # Without a list, the tab has a column for each of hundreds of scalars.
         metrics=[summary_v2.Metric(tag) for tag in metrics],
     )
-    return [*config.value, *summary_v2.hparams_pb(dict(known)).value]
+    return [*config.value, *summary_v2.hparams_pb(dict(known), trial_id=trial).value]

@@ -9,7 +9,7 @@ from ..diagnostics.statistics import Summary
 from . import alerts as alert_log
 from . import run_record
 from .history import History
-from .hyperparameters import hyperparameter_values, hyperparameters
+from .hyperparameters import hyperparameter_values, hyperparameters, trial_of
 from .layout import Layout
 from .writer import EventWriter
 
@@ -62,7 +62,8 @@ class RunLog:
         self, record: Mapping[str, Any], metrics: Sequence[str]
     ) -> None:
         """What the HParams tab compares, from a run record."""
-        values = hyperparameter_values(hyperparameters(record), metrics)
+        trial = trial_of(self.directory)
+        values = hyperparameter_values(hyperparameters(record), metrics, trial)
         self._write_values(0, values)
 
     def write_alerts(

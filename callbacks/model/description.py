@@ -32,6 +32,7 @@ def describe(
                 int(np.prod(x.shape)) for x in inventory.weights.values()
             ),
             "loss": _name_of_loss(attribute(model, "loss")),
+            "dtype_policy": _name_of_policy(attribute(model, "dtype_policy")),
             "weights": _weights(model, paths),
         },
         "layers": [
@@ -126,6 +127,11 @@ def _name_of_loss(loss: Any) -> Any:
         return loss
     name = attribute(loss, "name") or attribute(loss, "__name__")
     return name if isinstance(name, str) else type(loss).__name__
+
+
+def _name_of_policy(policy: Any) -> str | None:
+    name = attribute(policy, "name")
+    return name if isinstance(name, str) else None
 
 
 def _plain(value: Any) -> Any:

@@ -49,6 +49,16 @@ def without_optionals(batch: Any) -> Any:
     )
 
 
+def batch_size(batch: Any) -> int | None:
+    """Examples in what `take_batch` returned, on all replicas; None if it has none."""
+    for x in tree.flatten(without_optionals(batch)):
+        parts = getattr(x, "values", None) or (x,)  # of a batch on several replicas
+        shapes: list[Any] = [getattr(part, "shape", ()) for part in parts]
+        if all(map(len, shapes)):
+            return sum(int(shape[0]) for shape in shapes)
+    return None
+
+
 class Batches:
     """The batches of one call of the training function: of `fit`, or of a loop's own.
 

@@ -7,7 +7,7 @@ from typing import Any
 from ..diagnostics.subjects import Input
 from ..model.inventory import Contents, Inventory
 from ..model.optimizers import steps_taken
-from .batches import DATA_ENDS, ITERATORS, Batches, without_optionals
+from .batches import DATA_ENDS, ITERATORS, Batches, batch_size, without_optionals
 from .trainable import Traced
 from .twin import Twin
 
@@ -27,6 +27,7 @@ class Watcher:
     say: Callable[..., None]
     twin: Twin | None
     undo: Callable[[], None]
+    batch_size: int | None = None  # of the first batch that was looked at
 
 
 class WatchedFunction:
@@ -118,6 +119,9 @@ class WatchedFunction:
             # The original has to see the end itself: tried on an exhausted iterator, it
             # still advances the seeds of dropout.
             return self._unwatched_step(iterator)
+        for watcher in due:
+            if watcher.batch_size is None:
+                watcher.batch_size = batch_size(batch)
         optimizers = inventory.optimizers.values()
         before = sum(map(steps_taken, optimizers))
         try:

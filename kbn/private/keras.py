@@ -192,6 +192,16 @@ def is_scratch(graph: Any) -> bool:
     return isinstance(name, str) and name.startswith("scratch_graph")
 
 
+def random_seed() -> int | None:
+    """What `keras.utils.set_random_seed` was given; None if it was not called."""
+    try:  # utils/rng_utils.py#L73
+        from keras.src.utils.rng_utils import get_random_seed
+    except ImportError:
+        return None
+    seed = get_random_seed()
+    return seed if isinstance(seed, int) else None
+
+
 def unsafe_deserialization() -> contextlib.AbstractContextManager[Any]:
     """Configs may hold lambdas within.
 

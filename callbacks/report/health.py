@@ -1,0 +1,205 @@
+"""Layers by time: how each layer fares, by the guide values of the diagnostics."""
+
+import functools
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..alerts.alert import Alert, rank
+from ..alerts.record import Record
+from ..diagnostics import registry
+from ..diagnostics.registry import Diagnostic
+from .course import Array, Course, columns
+
+WHOLE = "(whole model)"
+COLUMNS = 60
+# How ill: the guide's healthy range, outside of it, beyond what it calls sick, NaN.
+UNKNOWN, HEALTHY, MIND, SICK, BROKEN = -1, 0, 1, 2, 3
+WORDS = {
+    UNKNOWN: "not measured",
+    HEALTHY: "healthy",
+    MIND: "outside guide values",
+    SICK: "beyond guide values",
+    BROKEN: "NaN or Inf",
+}
+# What the guide values of a layer go by, in short words.
+MEASURES = {
+    "health/non_finite/<tag>": "NaN or Inf",
+    "health/dead_units/<layer>": "dead units",
+    "health/saturated/<layer>": "saturated",
+    "gradient_rms/<path>": "gradient",
+    "update_ratio/<path>": "update ratio",
+    "weight_drift/<path>": "drift",
+    "weight_growth/<path>": "growth",
+    "batch_norm_gap/<layer>/mean": "gap, mean",
+    "batch_norm_gap/<layer>/variance": "gap, variance",
+    "batch_norm_elements/<layer>": "batch norm's elements",
+    "health/collapsed_channels/<layer>": "collapsed channels",
+}
+
+
+class Measured(NamedTuple):
+    """One diagnostic of one layer, weight or call."""
+
+    layer: str
+    where: str
+    what: str
+    diagnostic: Diagnostic
+    course: Course
+
+
+@functools.cache
+def _groups(tag: str) -> re.Pattern[str]:
+    return re.compile("(.+)".join(map(re.escape, re.split("<[a-z]+>", tag))))
+
+
+def measured(courses: Mapping[str, Course], record: Record) -> list[Measured]:
+    """What is known of layers: those of `MEASURES`, a row each."""
+    found = []
+    for tag, course in courses.items():
+        one = registry.find(tag)
+        if one is None or one.tag not in MEASURES:
+            continue
+        match = _groups(one.tag).fullmatch(tag)
+        if match is None:
+            continue
+        where = match[1]
+        layer = layer_of(where, record, one)
+        if layer is not None:
+            found.append(Measured(layer, where, MEASURES[one.tag], one, course))
+    return found
+
+
+def layer_of(where: str, record: Record, one: Diagnostic | None = None) -> str | None:
+    """The layer that a name in a tag belongs to; None: it is of no layer."""
+    if one is not None and one.tag == "health/non_finite/<tag>":
+        if where.startswith("inputs/"):
+            return None
+        where = re.sub(r"^(weights|gradients|activations|batch_norm)/", "", where)
+    known = record.layer(where) or record.layer(where.rpartition("/")[0])
+    if known:
+        return str(known.get("name"))
+    if one is not None and "<path>" in one.tag:  # a log without its record
+        return where.rpartition("/")[0] or where
+    return re.sub(r"#\d+$", "", where)
+
+
+def severities(one: Diagnostic, values: Array) -> Array:
+    """(n,): HEALTHY, MIND, SICK or BROKEN of each value, by the guide values."""
+    if one.guide is None:  # a count of NaN and Inf, which is logged where there are any
+        return np.where(values > 0, BROKEN, HEALTHY)
+    found = np.full(len(values), HEALTHY)
+    bounds = ((one.guide.healthy, MIND), (one.guide.sick, SICK))
+    with np.errstate(invalid="ignore"):
+        for (low, high), grave in bounds:
+            beyond = np.zeros(len(values), bool)
+            beyond |= (values < low) if low is not None else False
+            beyond |= (values > high) if high is not None else False
+            found[beyond] = grave
+    found[~np.isfinite(values)] = BROKEN
+    return found
+
+
+class Cell(NamedTuple):
+    """How ill a layer was in a stretch of looks, and by which measure."""
+
+    grave: int
+    why: str
+
+
+@dataclass
+class Row:
+    """One layer: a cell for each column, and the alerts that name it."""
+
+    layer: str
+    cells: list[Cell]
+    alerts: list[Alert] = field(default_factory=list)
+
+    @property
+    def worst(self) -> int:
+        """Of all cells."""
+        return max((cell.grave for cell in self.cells), default=UNKNOWN)
+
+    @property
+    def level(self) -> int:
+        """Of its open alerts, the gravest: 0 to 2, -1 for none."""
+        return max((rank(x.level) for x in self.alerts if x.is_open), default=-1)
+
+
+@dataclass
+class Health:
+    """Rows from input to output; steps: the first of each column."""
+
+    steps: Array
+    last: int
+    rows: list[Row]
+
+
+def health(
+    found: Sequence[Measured], alerts: Sequence[Alert], record: Record, last: int
+) -> Health:
+    """The health of each layer that something is known of."""
+    steps = columns([s for one in found for s in one.course.steps.tolist()], COLUMNS)
+    by_layer: dict[str, list[Measured]] = {}
+    for one in found:
+        by_layer.setdefault(one.layer, []).append(one)
+    of_layer: dict[str, list[Alert]] = {}
+    for alert in alerts:
+        of_layer.setdefault(_row_of(alert, record, by_layer), []).append(alert)
+    names = sorted({*by_layer, *of_layer} - {WHOLE}, key=record.position)
+    names = [WHOLE] * (WHOLE in of_layer) + names
+    rows = [
+        Row(name, _cells(by_layer.get(name, ()), steps), of_layer.get(name, []))
+        for name in names
+    ]
+    return Health(steps, last, rows)
+
+
+def _row_of(alert: Alert, record: Record, known: Mapping[str, Any]) -> str:
+    if alert.where == record.model_name:
+        return WHOLE
+    layer = layer_of(alert.where, record)
+    if layer is None:
+        return WHOLE
+    is_known = layer in known or bool(record.layer(layer))
+    return layer if is_known else WHOLE
+
+
+def _cells(found: Iterable[Measured], steps: Array) -> list[Cell]:
+    """The worst of each column; where nothing was measured, unknown."""
+    grave = np.full(len(steps), UNKNOWN)
+    excess = np.full(len(steps), -math.inf)
+    why = [""] * len(steps)
+    for one in found:
+        values = one.course.values
+        ill = severities(one.diagnostic, values)
+        where = np.searchsorted(steps, one.course.steps, side="right") - 1
+        for i, (column, now) in enumerate(zip(where, ill, strict=True)):
+            beyond = _excess(one.diagnostic, values[i])
+            if now > grave[column] or (
+                now == grave[column] and beyond > excess[column]
+            ):
+                grave[column], excess[column] = now, beyond
+                why[column] = sentence(one, values[i])
+    return [Cell(int(g), w) for g, w in zip(grave, why, strict=True)]
+
+
+def _excess(one: Diagnostic, value: float) -> float:
+    """How far beyond the healthy values, in their own size: to tell the worst."""
+    if one.guide is None or not math.isfinite(value):
+        return math.inf
+    low, high = one.guide.healthy
+    if high and value > high:
+        return value / high
+    return low / max(value, 1e-300) if low and value < low else 0.0
+
+
+def sentence(one: Measured, value: float) -> str:
+    """`dead units 0.83, healthy 0 to 0.2`."""
+    guide = one.diagnostic.guide
+    healthy = f", {guide.title()}" if guide else ""
+    return f"{one.what} {value:.3g}{healthy}"

@@ -1,0 +1,186 @@
+"""TensorBoard's tab "Health": the report of the runs below its log directory, live.
+
+Installed as `kbn_tensorboard`, beside kbn and not in it: `import kbn` imports Keras,
+which takes seconds, and a plugin that fails to import keeps TensorBoard from starting.
+So at load there is Python's own library and TensorBoard's base class; the rest is
+imported when the tab is opened, and what fails there is said in the tab.
+"""
+
+import hashlib
+import html
+import importlib
+import importlib.util
+import json
+import os
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from tensorboard.plugins import base_plugin
+
+HERE = Path(__file__).resolve().parent
+CALLBACKS = "kbn_tensorboard_callbacks"  # the name of the package without Keras
+SUFFIX = ".kbn"  # of event files that `TrainingMonitor` writes
+NO_LOG = "There is no log of kbn's TrainingMonitor in this directory yet."
+
+
+class HealthPlugin(base_plugin.TBPlugin):
+    """The tab. `context`: TensorBoard's, of which only the log directory is used."""
+
+    plugin_name = "kbn_health"
+
+    def __init__(self, context: Any) -> None:
+        self._places = _places(context)
+        self._is_active = False
+        self._lock = threading.Lock()
+        self._made: tuple[Any, str] = (None, "")  # what the last page was made of
+
+    def get_plugin_apps(self) -> dict[str, Any]:
+        """{route: WSGI application}."""
+        return {
+            "/index.js": self._script,
+            "/runs": self._runs,
+            "/page": self._page,
+        }
+
+    def is_active(self) -> bool:
+        """Whether there is something to show; kept, once there is."""
+        try:
+            self._is_active = self._is_active or any(
+                map(_has_log, self._places.values())
+            )
+        except OSError:  # a directory that vanishes while it is walked
+            return False
+        return self._is_active
+
+    def frontend_metadata(self) -> Any:
+        """The name of the tab, and its script."""
+        return base_plugin.FrontendMetadata(
+            es_module_path="/index.js", tab_name="Health", disable_reload=True
+        )
+
+    # --- WSGI applications ---
+
+    def _script(self, environ: Any, start: Any) -> Any:
+        content = (HERE / "index.js").read_text(encoding="utf-8")
+        return _respond(environ, start, content, "application/javascript")
+
+    def _runs(self, environ: Any, start: Any) -> Any:
+        """Names of runs, and what changes when something is logged."""
+        try:
+            runs = self._found()
+            state = hashlib.sha256(repr(self._state(runs)).encode()).hexdigest()
+            known = {"runs": [*runs], "state": state}
+        except Exception as error:  # TensorBoard is to live on, whatever it is
+            known = {"runs": [], "state": "", "error": _lacking(error)}
+        return _respond(environ, start, json.dumps(known), "application/json")
+
+    def _page(self, environ: Any, start: Any) -> Any:
+        """The report of the runs that are asked for by `?run=`, else of all."""
+        try:
+            from werkzeug import wrappers
+
+            asked = wrappers.Request(environ).args.getlist("run")
+            content = self._report(asked)
+        except Exception as error:  # as above
+            content = _message(_lacking(error))
+        return _respond(environ, start, content, "text/html")
+
+    # --- the report ---
+
+    def _found(self) -> dict[str, Path]:
+        """{name: directory} of all runs."""
+        reader = _house("log.reader")
+        found: dict[str, Path] = {}
+        for name, place in self._places.items():
+            for run in reader.find_runs(place):
+                inner = run.relative_to(place).as_posix()
+                own = place.name if inner == "." else inner
+                found["/".join(filter(None, (name, own)))] = run
+        return found
+
+    def _state(self, runs: dict[str, Path]) -> Any:
+        reader = _house("log.reader")
+        return [(name, reader.signature(run)) for name, run in runs.items()]
+
+    def _report(self, asked: list[str]) -> str:
+        runs = self._found()
+        chosen = {name: runs[name] for name in asked if name in runs} or runs
+        if not chosen:
+            return _message(NO_LOG)
+        with self._lock:  # one reading at a time, however many windows are open
+            state = self._state(chosen)
+            if self._made[0] != state:
+                read = _house("log.reader").read_run
+                logged = [read(run, name) for name, run in chosen.items()]
+                report = _house("report.report").Report(logged)
+                self._made = (state, report.to_html())
+            return self._made[1]
+
+
+def _places(context: Any) -> dict[str, Path]:
+    """{name: directory} of --logdir, or of --logdir_spec; nothing of a URL."""
+    spec = str(getattr(getattr(context, "flags", None), "logdir_spec", "") or "")
+    named = [part.rpartition(":")[::2] for part in spec.split(",") if part]
+    named = named or [("", str(getattr(context, "logdir", "") or ""))]
+    return {
+        name: Path(place).expanduser()
+        for name, place in named
+        if place and "://" not in place
+    }
+
+
+def _has_log(place: Path) -> bool:
+    """Whether a file of kbn's is there or below."""
+    return any(
+        file.startswith("events.out.tfevents.") and file.endswith(SUFFIX)
+        for _, _, files in os.walk(place)
+        for file in files
+    )
+
+
+def _house(module: str) -> Any:
+    """A module of `kbn.callbacks`, imported without `kbn` and so without Keras."""
+    if CALLBACKS not in sys.modules:
+        # In a checkout this file lies in it; installed, beside kbn.
+        inside = HERE.parents[1]
+        beside = HERE.parent / "kbn" / "callbacks"
+        package = inside if HERE.parent.name == "report" else beside
+        spec = importlib.util.spec_from_file_location(
+            CALLBACKS,
+            package / "__init__.py",
+            submodule_search_locations=[str(package)],
+        )
+        if spec is None or spec.loader is None:
+            raise ImportError(f"kbn is not installed in {package}")
+        made = importlib.util.module_from_spec(spec)
+        sys.modules[CALLBACKS] = made
+        try:
+            spec.loader.exec_module(made)
+        except BaseException:
+            del sys.modules[CALLBACKS]
+            raise
+    return importlib.import_module(f"{CALLBACKS}.{module}")
+
+
+def _lacking(error: Exception) -> str:
+    if isinstance(error, ImportError):
+        return f"This tab lacks something to work with: {error}."
+    return f"This log could not be shown: {error!r}."
+
+
+def _message(text: str) -> str:
+    return (
+        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><style>'
+        ":root{color-scheme:light dark}body{font:16px system-ui,sans-serif;margin:2em}"
+        f"</style></head><body><p>{html.escape(text)}</p></body></html>"
+    )
+
+
+def _respond(environ: Any, start: Any, content: str, kind: str) -> Any:
+    from tensorboard.backend import http_util
+    from werkzeug import wrappers
+
+    response = http_util.Respond(wrappers.Request(environ), content, kind)
+    return response(environ, start)

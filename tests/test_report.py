@@ -1,0 +1,560 @@
+"""kbn.callbacks.report: one report of a run, in text, HTML, Markdown and JSON."""
+
+import dataclasses
+import html.parser
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from kbn.callbacks import Report, TrainingMonitor
+from kbn.callbacks.alerts.alert import Alert
+from kbn.callbacks.alerts.record import Record
+from kbn.callbacks.diagnostics import registry
+from kbn.callbacks.diagnostics.statistics import summarize
+from kbn.callbacks.log import alerts, run_record
+from kbn.callbacks.log.logged import LoggedRun
+from kbn.callbacks.log.reader import read_run
+from kbn.callbacks.log.writer import EventWriter
+from kbn.callbacks.report import bands, compare, health, outline
+from kbn.callbacks.report.course import Course, columns
+from kbn.callbacks.report.facts import duration
+
+import kbn
+
+NAN, INF = math.nan, math.inf
+# Of layers, runs, metrics: whatever Keras or a file system lets through.
+ODD = {
+    "plain": "hidden",
+    "markup": "<script>alert(1)</script>&amp;\"'`",
+    "table": "a|b\\*c_d_[e](f)",
+    "lines": "one\ntwo\r\x00\x1b[31m",
+    "wide": "слой_层_🙂_é",
+    "long": "x" * 300,
+}
+
+
+def layer(name, kind="Dense", **more):
+    weights = [{"path": f"net/{name}/kernel", "shape": [4, 4], "trainable": True}]
+    return {"name": name, "type": f"keras.{kind}", "weights": weights, **more}
+
+
+def record(names, norm=None):
+    layers = [layer(name, activation="relu") for name in names]
+    if norm:
+        settings = {"momentum": 0.9, "epsilon": 1e-3, "axis": [1], "is_frozen": False}
+        layers.append(layer(norm, "BatchNormalization", batch_norm=settings))
+    return {
+        "model": {"name": "net", "type": "keras.Sequential", "parameters": 1234},
+        "layers": layers,
+        "optimizers": [{"type": "keras.SGD", "learning_rate": 0.5, "settings": {}}],
+        "fit": {"epochs": 3, "steps": 10},
+        "versions": {"kbn": "0"},
+        "options": {"rules": ["dead_relu"], "log_freq": "epoch", "watch": ["weights"]},
+    }
+
+
+def dead(where, level="warning", **more):
+    words = "It is dead. Lower the rate."
+    return Alert("dead_relu", level, where, 3, 1, 0.75, 0.5, words, **more)
+
+
+def write(directory, names=("first", "second"), ill=(), norm=None, values=None):
+    """A run of five looks, with these alerts at the third."""
+    log = EventWriter(directory)
+    log.open()
+    log.write_values(0, [run_record.value_of(record(names, norm))])
+    for step in range(1, 6):
+        scalars = {"epoch": float(step), "epoch/loss": 1.0 / step}
+        scalars |= {"epoch/val_loss": 2.0 / step, "epoch/accuracy": step / 6}
+        summaries = {}
+        for i, name in enumerate(names):
+            sick = i == len(names) - 1 and step >= 3
+            scalars[f"health/dead_units/{name}"] = 0.9 if sick else 0.05
+            scalars[f"update_ratio/net/{name}/kernel"] = 1e-3
+            scalars[f"weight_drift/net/{name}/kernel"] = 0.1 * step
+            shown = summarize(np.linspace(-step, step, 50), 50)
+            summaries[f"weights/net/{name}/kernel"] = shown
+            summaries[f"activations/{name}"] = shown
+        if norm:
+            scalars[f"batch_norm_gap/{norm}/mean"] = 0.1
+        if values is not None:
+            scalars = {tag: values[step % len(values)] for tag in scalars}
+        log.write(step, scalars, summaries)
+    if ill:
+        log.write_values(3, [alerts.value_of(ill)])
+    return directory
+
+
+def rows(report):
+    return {row.layer: row for row in report.runs[0].health.rows}
+
+
+def grades(row):
+    return [cell.grave for cell in row.cells]
+
+
+# --- what it tells ---
+
+VERDICTS = {
+    "healthy": ((), "healthy", "Healthy at the end of 5 steps, 5 epochs."),
+    "warning": (
+        [dead("second")],
+        "warning",
+        "Ill: dead_relu in second since step 3, epoch 1, after 5 steps, 5 epochs.",
+    ),
+    "critical-first": (
+        [
+            dead("first", others=2),
+            dataclasses.replace(dead("second", "critical"), rule="non_finite"),
+        ],
+        "critical",
+        "Critically ill: non_finite in second since step 3, epoch 1, and 1 more open, "
+        "after 5 steps, 5 epochs.",
+    ),
+    "info": (
+        [dead("first", "info")],
+        "info",
+        "Mind one thing: dead_relu in first since step 3, epoch 1, after 5 steps, "
+        "5 epochs.",
+    ),
+    "resolved": (
+        [dead("first", resolved_step=4)],
+        "healthy",
+        "Healthy at the end of 5 steps, 5 epochs; 1 alert was over by then.",
+    ),
+    "superseded": (
+        [dead("first", resolved_step=4, is_superseded=True)],
+        "healthy",
+        "Healthy at the end of 5 steps, 5 epochs.",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", VERDICTS)
+def test_verdict_says_what_is_wrong_and_since_when(tmp_path, case):
+    ill, level, verdict = VERDICTS[case]
+    report = Report.read(write(tmp_path, ill=ill))
+    assert (report.level, report.verdict) == (level, verdict)
+    assert report.open_alerts == [x for x in report.runs[0].open if x.is_open]
+    assert str(report).splitlines()[0] == tmp_path.name
+
+
+def test_a_run_without_rules_is_not_called_healthy(tmp_path):
+    log = EventWriter(tmp_path)
+    log.open()
+    known = record(["first"]) | {"options": {"rules": []}}
+    log.write_values(0, [run_record.value_of(known)])
+    log.write(1, {"loss/train": 1.0}, {})
+    report = Report.read(tmp_path)
+    assert report.level == "unknown"
+    assert report.verdict == "Nobody judged: no rules were applied to 1 step."
+
+
+def test_sick_layer_is_sick_from_its_step_on_and_its_alert_is_on_its_row(tmp_path):
+    report = Report.read(write(tmp_path, ill=[dead("second")]))
+    assert grades(rows(report)["first"]) == [health.HEALTHY] * 5
+    assert grades(rows(report)["second"]) == [health.HEALTHY] * 2 + [health.SICK] * 3
+    assert rows(report)["second"].cells[-1].why == "dead units 0.9, healthy 0 to 0.2"
+    assert (rows(report)["first"].level, rows(report)["second"].level) == (-1, 1)
+    assert report.runs[0].health.steps.tolist() == [1, 2, 3, 4, 5]
+
+
+def test_alerts_of_a_weight_and_of_the_model_have_their_rows(tmp_path):
+    ill = [dead("net/first/kernel"), dataclasses.replace(dead("net"), rule="overfit")]
+    found = rows(Report.read(write(tmp_path, ill=ill)))
+    assert [*found] == [health.WHOLE, "first", "second"]
+    assert [x.rule for x in found[health.WHOLE].alerts] == ["overfit"]
+    assert [x.rule for x in found["first"].alerts] == ["dead_relu"]
+
+
+def test_layers_are_in_forward_order_with_the_worst_of_their_weights(tmp_path):
+    names = ["z", "a", "m"]
+    report = Report.read(write(tmp_path, names))
+    assert [x.name for x in report.runs[0].layers] == names
+    assert report.runs[0].layers[0].measures["drift"].course.last == pytest.approx(0.5)
+
+
+GRADES = {
+    "health/dead_units/<layer>": ([0.1, 0.3, 0.6, NAN], [0, 1, 2, 3]),
+    "update_ratio/<path>": ([1e-3, 1e-6, 0.05, 1.0, INF], [0, 2, 1, 2, 3]),
+    "gradient_rms/<path>": ([1.0, 1e-6, 0.0], [0, 1, 2]),
+    "health/non_finite/<tag>": ([0.0, 3.0], [0, 3]),
+}
+
+
+@pytest.mark.parametrize("tag", GRADES)
+def test_grades_follow_the_guide_values(tag):
+    values, expected = GRADES[tag]
+    found = health.severities(registry.REGISTRY[tag], np.array(values))
+    assert found.tolist() == expected
+
+
+def test_every_measure_of_a_layer_is_a_diagnostic():
+    assert health.MEASURES
+    assert health.MEASURES.keys() <= registry.REGISTRY.keys()
+
+
+PLACES = {
+    "hidden#1": ("health/dead_units/<layer>", "hidden"),
+    "net/hidden/kernel": ("update_ratio/<path>", "hidden"),
+    "weights/net/hidden/kernel": ("health/non_finite/<tag>", "hidden"),
+    "activations/hidden": ("health/non_finite/<tag>", "hidden"),
+    "inputs/x": ("health/non_finite/<tag>", None),
+    "net/other/kernel": ("update_ratio/<path>", "net/other"),
+}
+
+
+@pytest.mark.parametrize("where", PLACES)
+def test_names_in_tags_lead_to_layers(where):
+    tag, expected = PLACES[where]
+    known = Record(record(["hidden"]))
+    assert health.layer_of(where, known, registry.REGISTRY[tag]) == expected
+
+
+# --- courses and bands ---
+
+
+def test_a_thinned_course_keeps_its_ends_and_every_spike():
+    values = np.zeros(5000)
+    values[[17, 2500, 4000]] = 9.0, -9.0, NAN
+    course = Course(np.arange(5000), values).thinned(100)
+    assert len(course.steps) <= 151
+    assert (course.steps[0], course.steps[-1]) == (0, 4999)
+    assert (course.minimum, course.maximum, course.non_finite) == (-9.0, 9.0, 1)
+    assert (np.diff(course.steps) > 0).all()
+
+
+@pytest.mark.parametrize("values", [[], [NAN], [INF, -INF], [1.0]])
+def test_courses_of_nothing_have_no_extremes(values):
+    course = Course(np.arange(len(values)), np.array(values, float))
+    expected = [1.0] * 2 if values == [1.0] else [NAN] * 2
+    np.testing.assert_equal([course.minimum, course.maximum], expected)
+    assert len(course.thinned(10).steps) == len(values)
+    assert isinstance(outline.sparkline(course), str)
+
+
+def test_columns_hold_equally_many_looks():
+    assert columns([], 60).tolist() == []
+    assert columns([3, 1, 3, 2], 60).tolist() == [1, 2, 3]
+    assert columns(range(0, 1000, 5), 4).tolist() == [0, 250, 500, 750]
+
+
+def test_quantiles_of_a_histogram_are_those_of_the_values():
+    values = np.random.default_rng(0).normal(size=20000)
+    found = bands.quantiles_of(summarize(values, 65536).histogram())
+    width = (values.max() - values.min()) / 30
+    np.testing.assert_allclose(found, np.quantile(values, bands.SHARES), atol=width)
+
+
+EMPTY = {
+    "nothing": np.zeros((30, 3)),
+    "not-finite": np.full((30, 3), NAN),
+    "no-rows": np.zeros((0, 3)),
+}
+
+
+@pytest.mark.parametrize("case", EMPTY)
+def test_quantiles_of_nothing_are_nan(case):
+    np.testing.assert_equal(bands.quantiles_of(EMPTY[case]), np.full(5, NAN))
+
+
+def test_quantiles_of_one_value_are_it():
+    rows_ = summarize(np.full(9, 3.0), 9).histogram()
+    np.testing.assert_array_equal(bands.quantiles_of(rows_), np.full(5, 3.0))
+
+
+def test_bands_are_of_the_sick_layer_and_the_ends(tmp_path):
+    names = [f"layer_{i}" for i in range(12)]
+    report = Report.read(write(tmp_path, names, ill=[dead("layer_5")]))
+    drawn = dict.fromkeys(band.layer for band in report.runs[0].bands)
+    assert [*drawn] == ["layer_0", "layer_1", "layer_5", "layer_11"]
+    tags = [band.tag for band in report.runs[0].bands if band.layer == "layer_5"]
+    assert tags == ["weights/net/layer_5/kernel", "activations/layer_5"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0, "0 s"),
+        (200, "3 min 20 s"),
+        (7260, "2 h 1 min"),
+        (-1, "of unknown length"),
+        (NAN, "of unknown length"),
+    ],
+)
+def test_duration_in_words(seconds, words):
+    assert duration(seconds) == words
+
+
+# --- how it is shown ---
+
+WAYS = (".html", ".md", ".json", ".txt")
+
+
+class Checker(html.parser.HTMLParser):
+    """Collects tags, and that each is closed."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.met, self.text = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.met.append((tag, dict(attrs)))
+        if tag not in ("meta", "br", "input"):  # which have no end
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.met.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def check_page(page):
+    """That it is closed, loads nothing and runs nothing."""
+    checker = Checker()
+    checker.feed(page)
+    checker.close()
+    assert checker.open == []
+    names = {tag for tag, _ in checker.met}
+    assert not {"script", "link", "img", "iframe", "object"} & names
+    loading = {"href", "src", "onload", "onclick"}
+    assert not [a for _, a in checker.met if loading & a.keys()]
+    assert "url(" not in page
+    assert "@import" not in page
+    return checker
+
+
+def strict(text):
+    """JSON as the standard has it."""
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_names_are_shown_letter_by_letter(tmp_path, name):
+    odd = ODD[name]
+    run = read_run(write(tmp_path / "log", [odd, "last"], [dead(odd)], norm=f"n{odd}"))
+    run.name = odd
+    report = Report([run])
+    page = report.to_html()
+    checker = check_page(page)
+    assert outline.printable(odd) in "".join(checker.text)
+    known = strict(report.to_json())
+    assert known["runs"][0]["name"] == odd
+    assert known["runs"][0]["health"]["rows"][0]["layer"] == odd
+    for text in (str(report), report.to_markdown()):
+        assert all(line.isprintable() for line in text.split("\n"))
+    outside = "".join(report.to_markdown().split("```")[::2])
+    assert "<script>" not in outside
+    for way in WAYS:
+        assert report.save(tmp_path / f"report{way}").stat().st_size > 500
+
+
+def test_tables_of_markdown_keep_their_columns(tmp_path):
+    names = [ODD["table"], ODD["lines"]]
+    text = Report.read(write(tmp_path, names, [dead(names[0])])).to_markdown()
+    tables = [block for block in text.split("\n\n") if block.startswith("|")]
+    assert len(tables) >= 3
+    for table in tables:
+        bare = table.replace("\\\\", "").replace("\\|", "")
+        assert len({line.count("|") for line in bare.splitlines()}) == 1
+
+
+VALUES = {
+    "nan": [NAN],
+    "inf": [INF, -INF],
+    "mixed": [1.0, NAN],
+    "huge": [3e38, -3e38],
+    "tiny": [1e-45, 0.0],
+    "constant": [1.0],
+}
+
+
+@pytest.mark.parametrize("case", VALUES)
+def test_numbers_of_any_kind_are_shown(tmp_path, case):
+    report = Report.read(write(tmp_path, norm="norm", values=VALUES[case]))
+    drawn = [x for _, x in check_page(report.to_html()).met]
+    places = ("points", "x", "y", "width", "height", "cx", "cy", "x1", "y1")
+    numbers = " ".join(x[place] for x in drawn for place in places if place in x)
+    assert numbers
+    assert not {"nan", "inf"} & {*numbers.replace(",", " ").replace("-", "").split()}
+    known = strict(report.to_json())
+    finite = all(map(math.isfinite, VALUES[case]))
+    assert (known["not_finite"] == 0) is finite
+    assert isinstance(str(report), str)
+    assert isinstance(report.to_markdown(), str)
+
+
+def test_what_is_not_finite_is_null_in_json_and_counted(tmp_path):
+    log = EventWriter(tmp_path)
+    log.open()
+    for step, value in enumerate([1.0, NAN, INF], start=1):
+        log.write(step, {"epoch/loss": value}, {})
+    known = strict(Report.read(tmp_path).to_json())
+    (metric,) = known["runs"][0]["metrics"]
+    assert metric["training"]["values"] == [1.0, None, None]
+    assert (metric["training"]["not_finite"], known["not_finite"]) == (2, 2)
+
+
+def test_a_report_of_nothing_is_one():
+    for report in (Report([]), Report([LoggedRun("none", Path("none"))])):
+        assert report.level == "unknown"
+        assert report.verdict == "Nothing is logged of a training here."
+        assert report.verdict in str(report)
+        assert report.verdict in report.to_markdown()
+        assert report.verdict in "".join(check_page(report.to_html()).text)
+        assert strict(report.to_json())["verdict"] == report.verdict
+
+
+def test_a_name_without_a_known_ending_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"report\.pdf.*ends in \.html, \.md, \.json"):
+        Report([]).save(tmp_path / "report.pdf")
+
+
+def test_a_directory_without_a_log_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no log of TrainingMonitor's in"):
+        Report.read(write(tmp_path / "one"), tmp_path / "two")
+
+
+def test_a_notebook_shows_the_same_page_in_a_frame(tmp_path):
+    report = Report.read(write(tmp_path))
+    checker = Checker()
+    checker.feed(report._repr_html_())
+    ((tag, attributes),) = checker.met
+    assert (tag, attributes["srcdoc"]) == ("iframe", report.to_html())
+
+
+def test_the_alert_says_what_to_try_everywhere(tmp_path):
+    report = Report.read(write(tmp_path, ill=[dead("second")]))
+    for text in (str(report), report.to_markdown(), report.to_html()):
+        assert "Lower the rate." in text
+        assert "0.75, above the limit 0.5" in text
+
+
+def test_problems_of_reading_are_told(tmp_path):
+    (file,) = write(tmp_path).glob("*.kbn")
+    file.write_bytes(file.read_bytes()[:-3])
+    report = Report.read(tmp_path)
+    for text in (str(report), report.to_html()):
+        assert "ends in the middle of a record" in " ".join(text.split())
+
+
+# --- several runs ---
+
+
+def test_runs_are_named_by_their_directories_and_compared(tmp_path):
+    write(tmp_path / "a" / "x", norm="norm")
+    write(tmp_path / "b" / "x", ["first"], ill=[dead("first")])
+    report = Report.read(tmp_path / "a" / "x", tmp_path / "b")
+    assert [run.name for run in report.runs] == ["x", "b/x"]
+    assert report.verdict == "1 of 2 runs are healthy; ill: b/x."
+    assert report.level == "warning"
+    known = dict(compare.differences(report.runs))
+    assert known["open alerts"] == ["none", "dead_relu"]
+    assert known["batch norm"] == ["1 keras.BatchNormalization", "none"]
+    assert "optimizer" not in known
+    page = report.to_html()
+    check_page(page)
+    for colour in (compare.WITH[0], compare.WITHOUT[0]):
+        assert colour in page
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path):
+    places = [write(tmp_path / part / "x") for part in "ab"]
+    assert [run.name for run in Report.read(*places).runs] == [*map(str, places)]
+
+
+def test_a_run_has_one_colour_by_its_batch_norm(tmp_path):
+    norms = ["norm", None, "norm", None, None, None, None, "norm"]
+    places = [write(tmp_path / str(i), norm=norm) for i, norm in enumerate(norms)]
+    report = Report.read(*places)
+    found = compare.colours(report.runs)
+    for colour, norm in zip(found, norms, strict=True):
+        assert colour in (compare.WITH if norm else compare.WITHOUT)
+    assert len({*found}) == len(found)
+
+
+def test_a_page_of_many_runs_stays_small(tmp_path):
+    for i in range(12):
+        ill = [dead("second")] if i == 11 else []
+        write(tmp_path / f"run_{i:02}", ill=ill)
+    page = Report.read(tmp_path).to_html()
+    assert page.count('<details class="run"') == 8
+    assert "4 more runs, the healthiest, are in the tables only" in page
+    # The one that is ill is among those that are shown.
+    assert page.rindex("Open alerts, and what to try") > page.rindex("run_11</summary>")
+
+
+# --- live, and without a framework ---
+
+
+def train(directory, **options):
+    model = keras.Sequential(
+        [
+            keras.layers.Input((6,)),
+            keras.layers.Dense(8, activation="relu", name="hidden"),
+            kbn.BatchNorm(name="norm"),
+            keras.layers.Dense(2, name="head"),
+        ],
+        name="net",
+    )
+    model.compile("sgd", "mse")
+    x = np.random.default_rng(0).normal(size=(32, 6)).astype("float32")
+    monitor = TrainingMonitor(directory, log_freq=1, on_alert=lambda alert: None)
+    for _ in range(2):
+        model.fit(x * np.nan, x[:, :2], 8, 2, verbose=0, callbacks=[monitor])
+    return monitor
+
+
+def test_live_report_equals_the_one_read_back(tmp_path):
+    monitor = train(tmp_path / "logs")
+    live = monitor.report()
+    assert live == Report.read(tmp_path / "logs")
+    assert live.runs[0].alerts == monitor.alerts
+    assert monitor.alerts
+    assert live != Report([])
+    assert live.runs[0].name == "logs"
+    assert live.level == "critical"
+
+
+def test_report_before_any_fit_is_empty(tmp_path):
+    monitor = TrainingMonitor(tmp_path / "logs")
+    assert monitor.report().verdict == "Nothing is logged of a training here."
+
+
+WITHOUT = """
+import importlib.util, pathlib, sys
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"keras", "tensorflow", "jax", "torch", "kbn"}:
+            raise ImportError(f"{name} is hidden")
+sys.meta_path.insert(0, Hidden())
+init = pathlib.Path(sys.argv[1])
+spec = importlib.util.spec_from_file_location(
+    "house", init, submodule_search_locations=[str(init.parent)])
+sys.modules["house"] = module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+print(module.Report.read(sys.argv[2]).verdict)
+"""
+
+
+def test_report_needs_neither_keras_nor_a_backend(tmp_path):
+    write(tmp_path)
+    run = subprocess.run(
+        [sys.executable, "-c", WITHOUT, kbn.callbacks.__file__, str(tmp_path)],
+        capture_output=True,
+        text=True,
+    )
+    assert run.stdout == "Healthy at the end of 5 steps, 5 epochs.\n", run.stderr

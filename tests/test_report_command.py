@@ -1,0 +1,92 @@
+"""`kbn report`: what it prints and writes, and its exit status."""
+
+import pytest
+from kbn.callbacks.alerts.alert import Alert
+from test_report import check_page, dead, strict, write
+
+from kbn import __main__ as command
+
+NAN_ALERT = Alert("non_finite", "critical", "first", 3, 1, 9.0, 0.0, "It is NaN.")
+STATUS = {
+    "healthy": ((), 0),
+    "warning": ([dead("first")], 0),
+    "critical": ([NAN_ALERT], 1),
+    "resolved": ([dead("first", "critical", resolved_step=4)], 0),
+}
+
+
+def test_exit_statuses_are_those_of_the_cases():
+    assert {status for _, status in STATUS.values()} == {0, 1}
+
+
+@pytest.mark.parametrize("case", STATUS)
+def test_status_says_whether_a_critical_alert_is_open(tmp_path, case, capsys):
+    ill, status = STATUS[case]
+    write(tmp_path, ill=ill)
+    assert command.main(["report", str(tmp_path)]) == status
+    shown = capsys.readouterr()
+    assert shown.out.startswith(f"{tmp_path.name}\n")
+    assert shown.err == ""
+
+
+def test_one_bad_run_of_two_is_enough(tmp_path, capsys):
+    good, bad = write(tmp_path / "good"), write(tmp_path / "bad", ill=[NAN_ALERT])
+    assert command.main(["report", str(good), str(bad)]) == 1
+    assert "2 runs compared" in capsys.readouterr().out
+    assert command.main(["report", str(tmp_path)]) == 1
+
+
+def test_a_directory_without_a_log_is_status_2(tmp_path, capsys):
+    assert command.main(["report", str(tmp_path)]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    expected = f"kbn report: There is no log of TrainingMonitor's in '{tmp_path}'"
+    assert shown.err.startswith(expected)
+
+
+def test_a_truncated_log_is_told_as_far_as_it_goes(tmp_path, capsys):
+    (file,) = write(tmp_path).glob("*.kbn")
+    file.write_bytes(file.read_bytes()[:-9])
+    assert command.main(["report", str(tmp_path)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "Healthy at the end of 4 steps" in shown
+    assert f"{file.name} ends in the middle of a record" in shown
+
+
+@pytest.mark.parametrize("suffix", [".html", ".json", ".md", ".txt"])
+def test_out_is_written_by_its_suffix(tmp_path, suffix, capsys):
+    write(tmp_path / "log")
+    out = tmp_path / f"report{suffix}"
+    assert command.main(["report", str(tmp_path / "log"), "--out", str(out)]) == 0
+    assert capsys.readouterr().out == f"{out}\n"
+    text = out.read_text(encoding="utf-8")
+    assert "Healthy at the end of 5 steps" in text
+    if suffix == ".html":
+        check_page(text)
+    if suffix == ".json":
+        strict(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("report.pdf", "expected a name that ends in"), ("missing/x.md", "cannot write")],
+)
+def test_out_that_cannot_be_written_is_status_2(tmp_path, name, message, capsys):
+    write(tmp_path / "log")
+    arguments = ["report", str(tmp_path / "log"), "--out", str(tmp_path / name)]
+    assert command.main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("out", [None, "mine.html", "mine.md"])
+def test_open_shows_a_page_in_a_browser(tmp_path, out, monkeypatch, capsys):
+    shown = []
+    monkeypatch.setattr("webbrowser.open", shown.append)
+    monkeypatch.setattr("tempfile.mkdtemp", lambda: str(tmp_path))
+    write(tmp_path / "log")
+    more = [] if out is None else ["--out", str(tmp_path / out)]
+    assert command.main(["report", str(tmp_path / "log"), "--open", *more]) == 0
+    page = tmp_path / (out if out == "mine.html" else "report.html")
+    assert shown == [page.as_uri()]
+    check_page(page.read_text(encoding="utf-8"))
+    assert str(page) in capsys.readouterr().out
