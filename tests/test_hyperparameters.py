@@ -4,11 +4,12 @@ import keras
 import numpy as np
 import pytest
 import watched_models
+from keras import layers
+from tensorboard.plugins.hparams import metadata
+
 from kbn.callbacks.log.hyperparameters import hyperparameter_values, hyperparameters
 from kbn.callbacks.model.description import describe
 from kbn.callbacks.model.inventory import Inventory
-from keras import layers
-from tensorboard.plugins.hparams import metadata
 
 
 def record(model, **fit):

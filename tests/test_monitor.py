@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import watched_models
 from event_files import count, read_log, steps, values
-from kbn.callbacks import TrainingMonitor
 from watched_models import BATCH, ROWS
 
 import kbn
+from kbn.callbacks import TrainingMonitor
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 needs_tensorflow = pytest.mark.skipif(not ON_TENSORFLOW, reason="needs TensorFlow")
