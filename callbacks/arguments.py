@@ -4,11 +4,22 @@ import difflib
 import numbers
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 USUAL = ("weights", "gradients", "activations", "batch_norm")
 WATCHABLE = (*USUAL, "quantiles")
+# {what an argument is called elsewhere: its name here}.
+MEANT = {
+    "directory": "log_dir",
+    "every": "log_freq",
+    "freq": "log_freq",
+    "frequency": "log_freq",
+    "histogram_freq": "log_freq",
+    "logdir": "log_dir",
+    "path": "log_dir",
+    "update_freq": "log_freq",
+}
 
 
 def check(
@@ -45,6 +56,22 @@ def check(
     check_layers(layers, "TrainingMonitor")
     if not _is_count(sample_size):
         refuse("sample_size", sample_size, "sample_size must be an integer from 1.")
+
+
+def refuse_unknown(given: Mapping[str, Any], known: Iterable[str]) -> None:
+    """Raise a TypeError for the first argument given, with the one that was meant."""
+    names = list(known)
+    for name, value in given.items():
+        near = [MEANT[name]] if name in MEANT else []
+        near += difflib.get_close_matches(name, names, 1)
+        raise TypeError(
+            f"TrainingMonitor({name}={value!r}): there is no argument {name}. "
+            + (
+                f"Did you mean {near[0]}={value!r}?"
+                if near
+                else f"There are: {', '.join(names)}."
+            )
+        )
 
 
 def listed(watch: Any) -> Any:

@@ -16,7 +16,7 @@ monitor = TrainingMonitor("logs", log_freq=lambda step: step % 100 == 1, layers=
 steps, values = monitor.history["learning_rate"]
 best: float = min(values)
 TrainingMonitor(log_freq=0.5)  # type: ignore[arg-type]
-TrainingMonitor(log_frequency="epoch")  # type: ignore[call-arg]
+TrainingMonitor(log_frequency="epoch")  # type: ignore[arg-type]
 
 kbn.unfreeze_batch_norm(kbn.freeze_batch_norm(layer, train_affine=True))
 kbn.update_bn_stats(layer, [], steps=3, exact=True, batch_size=8, verbose=0)
