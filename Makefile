@@ -9,7 +9,7 @@ UNREACHABLE := kbn: installing failed (see above); if the package index cannot b
 PIP := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help demo test lint bench zoo test-backends test-wheel test-oldest clean
+.PHONY: help demo test lint bench zoo test-backends test-wheel test-oldest dist clean
 .DELETE_ON_ERROR:
 .PRECIOUS: %/bin/python
 .NOTPARALLEL: # two targets must not install into one environment at once
@@ -20,6 +20,7 @@ help:
 	@echo "make test-backends  the layer and the monitor on JAX and on torch"
 	@echo "make test-wheel     the suite on the built wheel, outside of the checkout"
 	@echo "make test-oldest    the suite on the oldest versions that kbn supports"
+	@echo "make dist           the sdist and the wheel, built and checked"
 	@echo "make lint           ruff and mypy"
 	@echo "make zoo            alerts on networks that are healthy and on sick ones, in ten minutes"
 	@echo "make bench          all benchmarks, each under two minutes, into benchmarks/RESULTS.md"
@@ -51,6 +52,13 @@ test-wheel: $(VENV)/.has-dev | $(WHEEL)/bin/python
 
 test-oldest: $(OLDEST)/.has-test
 	$(OLDEST)/bin/python -m pytest --numprocesses 2 --dist worksteal
+
+# TAG=v1.2.3 refuses to build another version than that.
+dist: $(VENV)/.has-release
+	.ci/check-version $(VENV)/bin/python "$(TAG)"
+	rm -rf dist
+	$(VENV)/bin/python -m build --outdir dist .
+	$(VENV)/bin/python -m twine check --strict dist/*
 
 clean:
 	rm -rf $(VENV) $(BACKENDS) $(WHEEL) $(OLDEST) build dist *.egg-info kbn-demo

@@ -26,6 +26,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 sys.path.insert(0, str(Path(__file__).parent))
 
 import reporting
+
 from kbn.callbacks.alerts.default import DEFAULT
 from kbn.callbacks.alerts.follow import alerts_of
 from kbn.callbacks.alerts.rule import Rule
@@ -102,9 +103,10 @@ def train(network, seed, log_dir):
 
 def entries_of(log_dir):
     """Records and (step, scalars), as they were logged."""
-    from kbn.callbacks.log.run_record import record_of
     from tensorboard.backend.event_processing import event_file_loader
     from tensorboard.util import tensor_util
+
+    from kbn.callbacks.log.run_record import record_of
 
     for path in sorted(Path(log_dir).glob("events.out.tfevents.*")):
         for event in event_file_loader.EventFileLoader(str(path)).Load():

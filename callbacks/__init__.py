@@ -19,7 +19,18 @@ HOMES = {
     "UpdateBatchNormStats": ".update_bn_stats",
 }
 
+if __name__ == "callbacks":
+    raise ImportError(
+        "`import callbacks` would make a second copy of every class: import "
+        "kbn.callbacks."
+    )
+
 __all__ = ["Alert", "TrainingAlert", "TrainingMonitor", "UpdateBatchNormStats", "rules"]
+
+
+def __dir__() -> list[str]:
+    """The public names, those too that are imported at their first use."""
+    return __all__
 
 
 def __getattr__(name: str) -> Any:

@@ -10,6 +10,17 @@ from typing import Any
 
 USUAL = ("weights", "gradients", "activations", "batch_norm")
 WATCHABLE = (*USUAL, "quantiles")
+# {what an argument is called elsewhere: its name here}.
+MEANT = {
+    "directory": "log_dir",
+    "every": "log_freq",
+    "freq": "log_freq",
+    "frequency": "log_freq",
+    "histogram_freq": "log_freq",
+    "logdir": "log_dir",
+    "path": "log_dir",
+    "update_freq": "log_freq",
+}
 
 
 def check(
@@ -65,6 +76,22 @@ def check_homes(hparams: Any, on_look: Any) -> None:
     if on_look is not None and not callable(on_look):
         rule = "on_look must be a function of (step, {tag: value}), or None."
         _refuse("TrainingMonitor", "on_look", on_look, rule)
+
+
+def refuse_unknown(given: Mapping[str, Any], known: Iterable[str]) -> None:
+    """Raise a TypeError for the first argument given, with the one that was meant."""
+    names = list(known)
+    for name, value in given.items():
+        near = [MEANT[name]] if name in MEANT else []
+        near += difflib.get_close_matches(name, names, 1)
+        raise TypeError(
+            f"TrainingMonitor({name}={value!r}): there is no argument {name}. "
+            + (
+                f"Did you mean {near[0]}={value!r}?"
+                if near
+                else f"There are: {', '.join(names)}."
+            )
+        )
 
 
 def listed(watch: Any) -> Any:

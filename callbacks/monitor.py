@@ -1,9 +1,10 @@
 """When to look at a training, and nothing else."""
 
+import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Never
 
 import keras
 
@@ -89,6 +90,7 @@ class TrainingMonitor(keras.callbacks.Callback):
             once, and training goes on.
 
     Raises:
+        TypeError: There is no argument of that name; says which one was meant.
         ValueError: An argument is not one of those.
         OSError: When `fit` starts, if `log_dir` cannot be written.
         TrainingAlert: During `fit`, if `on_alert` is "raise".
@@ -115,7 +117,11 @@ class TrainingMonitor(keras.callbacks.Callback):
         sample_size: int = 65536,
         hparams: Mapping[str, bool | float | str] | None = None,
         on_look: OnLook | None = None,
+        **unknown: Never,  # to type checkers, none
     ) -> None:
+        if unknown:
+            *known, _ = inspect.signature(TrainingMonitor).parameters
+            arguments.refuse_unknown(unknown, known)
         super().__init__()
         watch = arguments.listed(watch)
         arguments.check(log_dir, log_freq, watch, layers, sample_size)

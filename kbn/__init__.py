@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 from kbn.layer import BatchNormalization as BatchNormalization
 
 if TYPE_CHECKING:
+    from kbn import callbacks as callbacks
+    from kbn.callbacks.capture import capture as capture
     from kbn.surgery.convert import convert_batch_norm as convert_batch_norm
     from kbn.surgery.fold import fold_batch_norm as fold_batch_norm
     from kbn.surgery.freeze import freeze_batch_norm as freeze_batch_norm
@@ -20,39 +22,52 @@ BatchNorm = BatchNormalization
 
 __version__ = "0.1.0"
 
-# {name: module of kbn.surgery}, imported at their first use: `import kbn` stays cheap.
-_SURGERY = {
-    "convert_batch_norm": "convert",
-    "fold_batch_norm": "fold",
-    "freeze_batch_norm": "freeze",
-    "unfreeze_batch_norm": "freeze",
-    "update_bn_stats": "statistics",
-    "from_torch_batch_norm": "torch_batch_norm",
-    "to_torch_batch_norm": "torch_batch_norm",
+__all__ = [
+    "BatchNorm",
+    "BatchNormalization",
+    "__version__",
+    "callbacks",
+    "capture",
+    "convert_batch_norm",
+    "fold_batch_norm",
+    "freeze_batch_norm",
+    "from_torch_batch_norm",
+    "to_torch_batch_norm",
+    "unfreeze_batch_norm",
+    "update_bn_stats",
+]
+
+# {name: its module}, imported at their first use: `import kbn` stays cheap.
+_HOMES = {
+    "capture": "callbacks.capture",
+    "convert_batch_norm": "surgery.convert",
+    "fold_batch_norm": "surgery.fold",
+    "freeze_batch_norm": "surgery.freeze",
+    "from_torch_batch_norm": "surgery.torch_batch_norm",
+    "to_torch_batch_norm": "surgery.torch_batch_norm",
+    "unfreeze_batch_norm": "surgery.freeze",
+    "update_bn_stats": "surgery.statistics",
 }
 
 
 def __dir__() -> list[str]:
     """The public names, those too that are imported at their first use."""
-    return sorted({*globals(), *_SURGERY} - {"TYPE_CHECKING", "Any", "importlib"})
+    return __all__
 
 
 def __getattr__(name: str) -> Any:
     """Import what a name stands for at its first use."""
-    if name in _SURGERY:
-        return getattr(importlib.import_module(f"kbn.surgery.{_SURGERY[name]}"), name)
-    if name not in ("callbacks", "capture"):
+    if name != "callbacks" and name not in _HOMES:
         raise AttributeError(f"module 'kbn' has no attribute {name!r}")
     try:
-        callbacks = importlib.import_module("kbn.callbacks")
+        module = importlib.import_module(f"kbn.{_HOMES.get(name, name)}")
     except ModuleNotFoundError as error:
         if error.name != "kbn.callbacks":
             raise
         raise ImportError(
-            f"kbn.callbacks is not beside {__file__}: this looks like a source "
-            "checkout that is not installed. Run `pip install -e .` in it, or "
-            "start Python outside of it to use the installed wheel."
+            f"kbn.callbacks is not beside {__file__}, where a link to callbacks/ has "
+            "to be: this checkout was made without symbolic links. Run `git config "
+            "core.symlinks true` and `git checkout -- kbn/callbacks` in it, or "
+            "install the wheel."
         ) from error
-    if name == "callbacks":
-        return callbacks
-    return importlib.import_module("kbn.callbacks.capture").capture
+    return module if name == "callbacks" else getattr(module, name)

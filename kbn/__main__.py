@@ -119,7 +119,9 @@ def run_demo(out: Path, epochs: int, seed: int) -> None:
     """Train both networks; leave logs, picture, report in `out`, print a table."""
     for module, name in {"sklearn": "scikit-learn", "matplotlib": "Matplotlib"}.items():
         if importlib.util.find_spec(module) is None:
-            raise UserError(f"{name} is not installed: run pip install 'kbn[demo]'")
+            raise UserError(
+                f"{name} is not installed: run pip install 'keras-kbn[demo]'"
+            )
     # The framework greets a machine without a GPU on stderr: now, not in the bars.
     keras.ops.ones(1)
     console = Console()

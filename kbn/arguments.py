@@ -1,13 +1,51 @@
 """The rules that the layer's arguments keep, each checked once, at the edge."""
 
+import difflib
 import math
 import operator
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from keras import ops
 
 Tensor = Any
 Shape = tuple[int | None, ...]
+
+
+# Keyword arguments of keras.layers.Layer.
+OF_KERAS = {"name", "dtype", "trainable", "autocast", "activity_regularizer"}
+OF_KERAS |= {"input_shape", "batch_shape", "batch_input_shape", "input_dim"}
+# {what an argument is called elsewhere: what to write instead}.
+INSTEAD = {
+    "affine": "Did you mean center={0!r}, scale={0!r}?",
+    "data_format": "Did you mean axis=-1 (channels last) or axis=1 (channels first)?",
+    "decay": "Did you mean momentum={0!r}?",
+    "eps": "Did you mean epsilon={0!r}?",
+    "fused": "Leave it out: the fastest way that is exact is chosen by itself.",
+    "num_features": "Leave it out: the first inputs say how many channels there are.",
+    "track_running_stats": "To normalize by the batch in inference too, call the layer "
+    "with training=True.",
+    "training": "It is an argument of the call: layer(inputs, training={0!r}).",
+}
+
+
+def refuse_slips(given: Mapping[str, Any], known: Iterable[str]) -> None:
+    """Raise a TypeError that names the argument which was meant, if that is clear.
+
+    Of the others Keras says that it does not know them.
+    """
+    names = list(known)
+    for name, value in given.items():
+        if name in OF_KERAS:
+            continue
+        instead = INSTEAD.get(name, "").format(value)
+        if not instead:
+            near = difflib.get_close_matches(name, names, 1)
+            instead = f"Did you mean {near[0]}={value!r}?" if near else ""
+        if instead:
+            raise TypeError(
+                f"BatchNorm({name}={value!r}): there is no argument {name}. {instead}"
+            )
 
 
 def integer(name: str, value: Any) -> int:
@@ -37,7 +75,8 @@ def fraction(name: str, value: Any) -> float:
     number = _number(value)
     if not 0 <= number <= 1:
         raise ValueError(
-            f"BatchNorm({name}={value!r}): {name} must be a number from 0 to 1."
+            f"BatchNorm({name}={value!r}): {name} must be a number from 0 to 1, the "
+            "share of the old average that is kept: for PyTorch's 0.1 give 0.9."
         )
     return number
 

@@ -1,5 +1,6 @@
 """The batch normalization layer: its weights, its config, one call that routes."""
 
+import inspect
 import warnings
 from typing import Any
 
@@ -33,9 +34,10 @@ class BatchNormalization(keras.layers.Layer):
     Args:
         axis: The axis of the channels, an integer, or a list of integers: each
             combination of places on them is then a channel.
-        momentum: Of the moving averages, from 0 (the last batch) to 1 (never move).
-            None: the average over all batches so far, each with the same weight;
-            `num_batches_tracked` counts them.
+        momentum: Of the moving averages, from 0 (the last batch) to 1 (never move). It
+            is the share of the old average, PyTorch's that of the new batch: its
+            momentum=0.1 is 0.9 here. None: the average over all batches so far, each
+            with the same weight; `num_batches_tracked` counts them.
         epsilon: Added to the variance; greater than 0.
         center: Whether to add `beta`.
         scale: Whether to multiply by `gamma`.
@@ -79,6 +81,8 @@ class BatchNormalization(keras.layers.Layer):
             inference a mask is ignored, whatever its shape.
 
     Raises:
+        TypeError: An argument has the name that it has elsewhere, such as `eps`; the
+            message says what it is called here.
         ValueError: An argument, the inputs' shape or, in training, the mask's shape is
             out of range.
 
@@ -126,6 +130,7 @@ class BatchNormalization(keras.layers.Layer):
         freeze_statistics: bool = False,
         **kwargs: Any,
     ) -> None:
+        arguments.refuse_slips(kwargs, inspect.signature(BatchNormalization).parameters)
         super().__init__(**kwargs)
         # The statistics come from the inputs as given: autocast would round them first.
         self.autocast = False

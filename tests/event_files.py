@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import numpy as np
-from kbn.callbacks.log.run_record import record_of
 from tensorboard.backend.event_processing import event_file_loader
 from tensorboard.util import tensor_util
+
+from kbn.callbacks.log.run_record import record_of
 
 # Not seen in a training: what it is, and how TensorBoard is to show it.
 SETTINGS = ("custom_scalars__config__", "_hparams_/", "kbn/", "health/report")

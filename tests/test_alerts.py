@@ -8,6 +8,7 @@ import pickle
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from kbn.callbacks import rules
 from kbn.callbacks.alerts import action
 from kbn.callbacks.alerts.alert import LEVELS, Alert, rank

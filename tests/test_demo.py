@@ -207,7 +207,7 @@ def test_missing_extra_names_the_remedy(module, name, tmp_path, monkeypatch, cap
     out = tmp_path / "out"
     assert command.main(["demo", "--out", str(out)]) == 2
     assert capsys.readouterr().err == (
-        f"kbn demo: {name} is not installed: run pip install 'kbn[demo]'\n"
+        f"kbn demo: {name} is not installed: run pip install 'keras-kbn[demo]'\n"
     )
     assert not out.exists()
 

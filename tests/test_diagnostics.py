@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 import watched_models
 from event_files import read_log, steps, values
+from keras import layers
+
+import kbn
 from kbn.callbacks import TrainingMonitor, arguments
 from kbn.callbacks.diagnostics import (
     activations,
@@ -25,9 +28,6 @@ from kbn.callbacks.diagnostics.registry import REGISTRY
 from kbn.callbacks.diagnostics.statistics import summarize
 from kbn.callbacks.diagnostics.subjects import Moments
 from kbn.callbacks.model.activations import activation_of, unit_axis
-from keras import layers
-
-import kbn
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 needs_tensorflow = pytest.mark.skipif(not ON_TENSORFLOW, reason="needs TensorFlow")

@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
 import keras
@@ -27,8 +26,8 @@ COMMAND = {"kbn.__main__", "kbn.demo", "kbn.picture", "kbn.report"}
 # and packages that are not Python's own. A new one needs a row.
 IMPORTS = {
     "kbn": (
-        "layer surgery.convert surgery.fold surgery.freeze surgery.statistics "
-        "surgery.torch_batch_norm",
+        "callbacks layer surgery.convert surgery.fold surgery.freeze "
+        "surgery.statistics surgery.torch_batch_norm",
         "",
     ),
     "arguments": ("", "keras"),
@@ -130,13 +129,12 @@ BACKENDS = {"tensorflow", "torch", "jax"}
 
 
 def module_files():
+    """{module: file}; kbn/callbacks is a link, which rglob does not follow."""
     files = {}
-    for directory, package in ((ROOT / "kbn", "kbn"), (ROOT / "callbacks", "")):
+    for directory in (ROOT / "kbn", ROOT / "kbn" / "callbacks"):
         for path in sorted(directory.rglob("*.py")):
-            parts = path.relative_to(directory).with_suffix("").parts
-            prefix = ("kbn",) if package else ("kbn", "callbacks")
-            names = [*prefix, *(part for part in parts if part != "__init__")]
-            files[".".join(names)] = path
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            files[".".join(part for part in parts if part != "__init__")] = path
     return files
 
 
@@ -177,6 +175,7 @@ def short(name):
 def test_every_module_is_found():
     assert {"kbn", "kbn.layer", "kbn.kernels.tensorflow"} <= MODULES.keys()
     assert {"kbn.callbacks", "kbn.callbacks.monitor"} <= MODULES.keys()
+    assert len(MODULES) == len({path.resolve() for path in MODULES.values()})
     writer = "kbn.callbacks.log.writer"
     assert "kbn.callbacks.log.framing" in set(imports(MODULES[writer], writer))
 
@@ -301,7 +300,7 @@ json.dump({
     "monitor": importlib.util.find_spec("tensorboard")
     and kbn.callbacks.TrainingMonitor.__module__,
     "version": kbn.__version__,
-    "public": sorted(name for name in dir(kbn) if name[0] != "_"),
+    "public": dir(kbn),
 }, sys.stdout)
 """
 
@@ -335,7 +334,7 @@ def test_import_adds_nothing_that_is_heavy(fresh):
 
 def test_public_names_resolve_after_plain_import(fresh):
     assert fresh["version"] == kbn.__version__
-    assert set(fresh["public"]) >= PUBLIC - {"__version__", "callbacks", "capture"}
+    assert set(fresh["public"]) == PUBLIC
     if fresh["monitor"] is None:
         pytest.skip("TensorBoard is not installed: no kbn.callbacks")
     assert fresh["monitor"] == "kbn.callbacks.monitor"
@@ -349,25 +348,49 @@ def test_load_model_needs_nothing_but_import_kbn(fresh):
     )
 
 
-def test_checkout_that_is_not_installed_says_so(tmp_path):
-    shutil.copytree(ROOT / "kbn", tmp_path / "kbn")
-    # -S: without site, the hook of an editable install is not there.
-    paths = [
-        str(tmp_path),
-        *dict.fromkeys(map(sysconfig.get_path, ("purelib", "platlib"))),
-    ]
-    run = subprocess.run(
-        [sys.executable, "-S", "-c", "import kbn; kbn.BatchNorm(); kbn.callbacks"],
-        cwd=tmp_path,
+def run_checkout(directory, code):
+    """Run code beside a checkout that is not installed."""
+    # -S: without site, an editable install is not there.
+    installed = [path for path in sys.path if path.endswith("site-packages")]
+    paths = [str(directory), *installed]
+    return subprocess.run(
+        [sys.executable, "-S", "-c", code],
+        cwd=directory,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         capture_output=True,
         text=True,
     )
+
+
+def test_checkout_without_its_link_says_so(tmp_path):
+    shutil.copytree(ROOT / "kbn", tmp_path / "kbn", ignore=lambda *_: ["callbacks"])
+    # What git writes in the place of a link where it may not make one.
+    (tmp_path / "kbn" / "callbacks").write_text("../callbacks")
+    run = run_checkout(tmp_path, "import kbn; kbn.BatchNorm(); kbn.callbacks")
     assert run.returncode == 1
     last = run.stderr.strip().splitlines()[-1]
     init = tmp_path / "kbn" / "__init__.py"
-    assert last.startswith(f"ImportError: kbn.callbacks is not beside {init}: ")
-    assert "pip install -e ." in last
+    assert last.startswith(f"ImportError: kbn.callbacks is not beside {init}, ")
+    assert "git config core.symlinks true" in last
+
+
+def test_plain_import_of_callbacks_is_refused():
+    run = run_checkout(ROOT, "import callbacks")
+    assert run.stderr.endswith("every class: import kbn.callbacks.\n")
+
+
+def test_dir_shows_what_is_public_and_nothing_else():
+    assert set(dir(kbn)) == PUBLIC
+    assert kbn.layer  # imported, but not for users
+    callbacks = {"Alert", "TrainingAlert", "TrainingMonitor", "UpdateBatchNormStats"}
+    assert set(dir(kbn.callbacks)) == callbacks | {"rules"}
+    assert all(getattr(kbn.callbacks, name) for name in dir(kbn.callbacks))
+    rules = [name for name in dir(kbn.callbacks.rules) if name[0] != "_"]
+    assert len(rules) == 22 + len(["Reading", "Rule", "View", "default_rules"])
+    assert all(
+        getattr(kbn.callbacks.rules, name).__module__.startswith("kbn.callbacks.alerts")
+        for name in rules
+    )
 
 
 def test_unknown_name_is_an_attribute_error():

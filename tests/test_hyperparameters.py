@@ -4,6 +4,9 @@ import keras
 import numpy as np
 import pytest
 import watched_models
+from keras import layers
+from tensorboard.plugins.hparams import metadata
+
 from kbn.callbacks.log.hyperparameters import (
     COLUMNS,
     hyperparameter_values,
@@ -12,8 +15,6 @@ from kbn.callbacks.log.hyperparameters import (
 )
 from kbn.callbacks.model.description import describe
 from kbn.callbacks.model.inventory import Inventory
-from keras import layers
-from tensorboard.plugins.hparams import metadata
 
 
 def record(model, **fit):

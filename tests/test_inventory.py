@@ -6,13 +6,13 @@ import keras
 import numpy as np
 import pytest
 import watched_models
+from keras import layers
+
+import kbn
 from kbn.callbacks.model.inventory import Contents, Inventory, Selection
 from kbn.callbacks.model.layers import unique_names
 from kbn.callbacks.model.seeing import seeing
 from kbn.callbacks.model.sight import Sight
-from keras import layers
-
-import kbn
 from kbn.private import keras as private
 
 BACKEND = keras.backend.backend()

@@ -3,10 +3,11 @@
 import re
 
 import pytest
-from kbn.callbacks.diagnostics.registry import REGISTRY
-from kbn.callbacks.log.layout import Layout, charts
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.util import tensor_util
+
+from kbn.callbacks.diagnostics.registry import REGISTRY
+from kbn.callbacks.log.layout import Layout, charts
 
 FIRST = ["learning_rate", "health/dead_units/relu", "quantiles/weights/a/b/kernel/p50"]
 

@@ -1,6 +1,7 @@
 """kbn.callbacks.TrainingMonitor: what it writes, and that it changes nothing."""
 
 import logging
+import re
 from pathlib import Path
 
 import keras
@@ -8,10 +9,10 @@ import numpy as np
 import pytest
 import watched_models
 from event_files import count, read_log, steps, values
-from kbn.callbacks import TrainingMonitor
 from watched_models import BATCH, ROWS
 
 import kbn
+from kbn.callbacks import TrainingMonitor
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 needs_tensorflow = pytest.mark.skipif(not ON_TENSORFLOW, reason="needs TensorFlow")
@@ -684,3 +685,25 @@ def test_other_backends_are_not_changed_by_watching(tmp_path):
     assert history == expected
     assert steps(read_log(tmp_path), "weights/sequential/head/bias") == [3, 6, 8]
     assert "tensorflow" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("slip", "says"),
+    [
+        (
+            {"frequency": 10},
+            "no argument frequency. Did you mean log_freq=10?",
+        ),
+        ({"logdir": "a"}, "Did you mean log_dir='a'?"),
+        ({"log_frequency": "epoch"}, "Did you mean log_freq='epoch'?"),
+        ({"layer": "dense"}, "Did you mean layers='dense'?"),
+        (
+            {"colour": 1},
+            "There are: log_dir, log_freq, watch, layers, rules, ",
+        ),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_slip_in_an_argument_names_the_one_that_was_meant(slip, says):
+    with pytest.raises(TypeError, match=f"^TrainingMonitor.*{re.escape(says)}"):
+        TrainingMonitor(**slip)

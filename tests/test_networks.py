@@ -14,9 +14,9 @@ if keras.backend.backend() != "tensorflow":
     pytest.skip("gradients are seen on TensorFlow", allow_module_level=True)
 
 import tensorflow as tf
-from kbn.callbacks import TrainingMonitor
 from keras import layers
 
+from kbn.callbacks import TrainingMonitor
 from tests.event_files import read_log, values
 from tests.transparency import IS_FULL
 

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 from event_files import read_records
+
 from kbn.callbacks import TrainingMonitor
 from kbn.callbacks.log import reader
 from kbn.callbacks.log.history import to_frame

@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 import pytest
+
 from kbn.callbacks.alerts.alert import Alert
 from kbn.callbacks.diagnostics.statistics import summarize
 from kbn.callbacks.log import alerts, reader, run_record

@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 import watched_models
 from event_files import read_log, steps, values
+from tensorboard.backend.event_processing import event_accumulator
+from tensorboard.plugins.custom_scalar import layout_pb2
+
 from kbn.callbacks import TrainingMonitor
 from kbn.callbacks.diagnostics import registry, subjects
 from kbn.callbacks.diagnostics.registry import (
@@ -19,8 +22,6 @@ from kbn.callbacks.diagnostics.registry import (
     registered,
 )
 from kbn.callbacks.log.layout import Layout
-from tensorboard.backend.event_processing import event_accumulator
-from tensorboard.plugins.custom_scalar import layout_pb2
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+
+import kbn
 from kbn.callbacks import Report, TrainingMonitor
 from kbn.callbacks.alerts.alert import Alert
 from kbn.callbacks.alerts.record import Record
@@ -23,8 +25,6 @@ from kbn.callbacks.log.writer import EventWriter
 from kbn.callbacks.report import bands, compare, health, outline
 from kbn.callbacks.report.course import Course, columns
 from kbn.callbacks.report.facts import duration
-
-import kbn
 
 NAN, INF = math.nan, math.inf
 # Of layers, runs, metrics: whatever Keras or a file system lets through.

@@ -1,10 +1,10 @@
 """`kbn report`: what it prints and writes, and its exit status."""
 
 import pytest
-from kbn.callbacks.alerts.alert import Alert
 from test_report import check_page, dead, strict, write
 
 from kbn import __main__ as command
+from kbn.callbacks.alerts.alert import Alert
 
 NAN_ALERT = Alert("non_finite", "critical", "first", 3, 1, 9.0, 0.0, "It is NaN.")
 STATUS = {

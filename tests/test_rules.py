@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 import pytest
+
 from kbn.callbacks import rules
 from kbn.callbacks.alerts.default import DEFAULT, listed
 from kbn.callbacks.alerts.follow import alerts_of

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import watched_models
 from event_files import read_records
-from kbn.callbacks import TrainingMonitor
-from kbn.callbacks.log.run_record import record_of, value_of
-from kbn.callbacks.model.description import describe
-from kbn.callbacks.model.inventory import Inventory
 from keras import layers
 from tensorboard.backend.event_processing import event_file_loader
 from tensorboard.compat.proto import summary_pb2
 
 import kbn
+from kbn.callbacks import TrainingMonitor
+from kbn.callbacks.log.run_record import record_of, value_of
+from kbn.callbacks.model.description import describe
+from kbn.callbacks.model.inventory import Inventory
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 

@@ -17,10 +17,10 @@ if keras.backend.backend() != "tensorflow":
     pytest.skip("own training steps are TensorFlow's", allow_module_level=True)
 
 import tensorflow as tf
-from kbn.callbacks import TrainingMonitor
 from keras import layers
 
 import kbn
+from kbn.callbacks import TrainingMonitor
 from tests import watched_models
 from tests.event_files import read_log, steps, values
 from tests.watched_models import BATCH, ROWS

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+
 from kbn.callbacks.diagnostics import statistics
 from kbn.callbacks.diagnostics.statistics import BINS, Summary
 

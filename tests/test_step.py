@@ -10,10 +10,10 @@ if keras.backend.backend() != "tensorflow":
     pytest.skip("the other backends have no twin", allow_module_level=True)
 
 import tensorflow as tf
+
 from kbn.callbacks import TrainingMonitor
 from kbn.callbacks.log.history import POINT, History
 from kbn.callbacks.step import host
-
 from tests import watched_models
 from tests.event_files import read_log, steps
 from tests.watched_models import BATCH, ROWS

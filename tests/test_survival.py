@@ -11,8 +11,8 @@ import keras
 import numpy as np
 import pytest
 from hypothesis import Phase, given, settings
-from kbn.callbacks import TrainingMonitor
 
+from kbn.callbacks import TrainingMonitor
 from tests import trainings, watched_models
 from tests.event_files import read_log, steps
 

@@ -8,7 +8,6 @@ if keras.backend.backend() != "tensorflow":
     pytest.skip("the other backends need no stand-in", allow_module_level=True)
 
 from kbn.callbacks import TrainingMonitor
-
 from tests import watched_models
 from tests.event_files import read_log, steps
 from tests.watched_models import BATCH, ROWS

@@ -18,9 +18,9 @@ if keras.backend.backend() != "tensorflow":
     pytest.skip("the other backends have no twin", allow_module_level=True)
 
 import tensorflow as tf
+
 from kbn.callbacks import TrainingMonitor
 from kbn.callbacks.model.inventory import Inventory
-
 from tests import transparency, watched_models
 from tests.event_files import read_log
 from tests.replicas import two_replicas

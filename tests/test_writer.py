@@ -5,13 +5,14 @@ import io
 import numpy as np
 import pytest
 from event_files import read_log, steps, values
+from tensorboard.backend.event_processing import event_accumulator, event_file_loader
+from tensorboard.summary.writer.record_writer import RecordWriter
+from tensorboard.util import tensor_util
+
 from kbn.callbacks.diagnostics.statistics import summarize
 from kbn.callbacks.log.framing import framed
 from kbn.callbacks.log.layout import Layout
 from kbn.callbacks.log.writer import EventWriter
-from tensorboard.backend.event_processing import event_accumulator, event_file_loader
-from tensorboard.summary.writer.record_writer import RecordWriter
-from tensorboard.util import tensor_util
 
 ARRAY = np.random.default_rng(0).normal(size=(50, 4))
 

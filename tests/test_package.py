@@ -1,0 +1,88 @@
+"""What the package says of itself, and that it declares what it imports."""
+
+import ast
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import kbn
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+IMPORTED_AS = {"scikit-learn": "sklearn"}
+# Frameworks that a user has or has not; what is skipped without them says so.
+OPTIONAL = {"torch", "jax"}
+
+
+def imported(directory):
+    """Packages that the files of a directory import, Python's and their own apart."""
+    paths = [*(ROOT / directory).glob("**/*.py")]
+    assert paths
+    found = set()
+    for path in paths:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                found.add(node.module.split(".")[0])
+    own = {path.stem for path in [*paths, *(ROOT / "benchmarks").glob("*.py")]}
+    own |= {"kbn", "tests"}
+    return found - own - sys.stdlib_module_names - OPTIONAL
+
+
+def declared(requirements):
+    names = {re.match(r"[\w-]+", requirement)[0] for requirement in requirements}
+    return {IMPORTED_AS.get(name, name) for name in names}
+
+
+@pytest.mark.parametrize(
+    ("directory", "extras"),
+    [
+        ("kbn", ["demo"]),
+        ("kbn/callbacks", []),
+        ("examples", ["demo"]),
+        ("benchmarks", ["demo", "test", "bench"]),
+        ("tests", ["demo", "test"]),
+    ],
+)
+def test_what_is_imported_is_declared(directory, extras):
+    if not (ROOT / directory).is_dir():
+        pytest.skip("the sources are not here")
+    requirements = [*PROJECT["dependencies"], *(x for e in extras for x in EXTRAS[e])]
+    assert imported(directory) <= declared(requirements)
+
+
+def test_version_has_a_section_in_the_changelog():
+    headings = re.findall(
+        r"^## \[(.*)\] - \d{4}-\d\d-\d\d$",
+        (ROOT / "CHANGELOG.md").read_text(),
+        re.MULTILINE,
+    )
+    assert headings[0] == kbn.__version__
+
+
+def test_long_description_has_the_quickstart_and_no_link_that_breaks():
+    text = (ROOT / PROJECT["readme"]).read_text()
+    code = (ROOT / "examples" / "quickstart.py").read_text().partition("\n\n")[2]
+    assert f"```python\n{code}```\n" in text
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    assert [link for link in links if not link.startswith("https://")] == []
+
+
+def test_addresses_of_the_project_are_in_one_place():
+    assert len({url.split("/")[3] for url in PROJECT["urls"].values()}) == 1
+    owner = PROJECT["urls"]["Source"].split("/")[3]
+    for name in ("README.md", "CHANGELOG.md", PROJECT["readme"]):
+        assert f"/{owner}/keras-kbn" not in (ROOT / name).read_text()
+
+
+def test_ruff_before_a_commit_is_that_of_the_constraints():
+    hooks = ROOT / ".pre-commit-config.yaml"
+    if not hooks.exists():
+        pytest.skip("this is an sdist")
+    (version,) = re.findall(r"rev: v(\S+)", hooks.read_text())
+    assert f"ruff=={version}\n" in (ROOT / "constraints.txt").read_text()
