@@ -38,7 +38,6 @@ EVERY_BACKEND = {
     "test_parity.py",
     "test_private.py",
     "test_reader.py",
-    "test_health_plugin.py",
     "test_registry.py",
     "test_report.py",
     "test_rules.py",
