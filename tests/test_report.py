@@ -180,7 +180,7 @@ def test_layers_are_in_forward_order_with_the_worst_of_their_weights(tmp_path):
 
 
 GRADES = {
-    "health/dead_units/<layer>": ([0.1, 0.3, 0.6, NAN], [0, 1, 2, 3]),
+    "health/dead_units/<layer>": ([0.1, 0.4, 0.99, NAN], [0, 1, 2, 3]),
     "update_ratio/<path>": ([1e-3, 1e-6, 0.05, 1.0, INF], [0, 2, 1, 2, 3]),
     "gradient_rms/<path>": ([1.0, 1e-6, 0.0], [0, 1, 2]),
     "health/non_finite/<tag>": ([0.0, 3.0], [0, 3]),
