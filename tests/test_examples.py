@@ -143,9 +143,22 @@ def check_convert_resnet(output, directory):
     assert (directory / "resnet50-folded" / "saved_model.pb").exists()
 
 
+def check_sick_networks(output, directory):
+    assert "critical: vanishing_gradient in digits/dense_1/kernel" in output
+    table = [line.split(" | ") for line in output.splitlines() if line[:2] == "| "]
+    _, (name, alert, ill, _cure, well, alerts) = table
+    assert (name, alert) == ("| eight layers of sigmoids", "vanishing_gradient")
+    assert float(well[:-1]) > 70 > 40 > float(ill[:-1])
+    assert alerts == "none |"
+    for run in ("sick", "cured"):
+        logs = directory / "sick-networks" / "logs" / "vanishing_gradient" / run
+        assert len(list(logs.glob("events.out.tfevents.*"))) == 1
+
+
 ARGUMENTS = {
     "convert_resnet": ["--steps", "2"],
     "fine_tuning": ["--seeds", "2", "--digits", "40"],
+    "sick_networks": ["--only", "vanishing"],
     "why_batch_norm": ["--quick"],
     "weight_distributions": ["--epochs", "1"],
 }
@@ -157,6 +170,7 @@ CHECKS = {
     "gradient_penalty": check_gradient_penalty,
     "from_pytorch": check_from_pytorch,
     "quickstart": check_quickstart,
+    "sick_networks": check_sick_networks,
     "weight_distributions": check_weight_distributions,
     "why_batch_norm": check_why_batch_norm,
 }
@@ -219,6 +233,7 @@ def test_example_runs(example, run, tmp_path):
         ("why_batch_norm", "--dataset cats", "invalid choice: 'cats'"),
         ("weight_distributions", "--epochs 0", "'0' is not a whole number from 1"),
         ("convert_resnet", "--steps 1", "--steps: '1' is not a whole number from 2"),
+        ("sick_networks", "--only cold", "--only: 'cold' is in none of non_finite, "),
         ("gradient_penalty", "--fast", "unrecognized arguments: --fast"),
     ],
 )
