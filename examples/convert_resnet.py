@@ -13,11 +13,11 @@ import resource
 import subprocess
 import sys
 import time
-from pathlib import Path
 from statistics import median
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import command
 import keras
 import numpy as np
 
@@ -111,23 +111,29 @@ def export(folded, outputs, out):
 
 def main():
     """Run one network after the other."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=6, help="of training")
-    parser.add_argument("--out", type=Path, default=Path("resnet50-folded"))
+    parser = command.parser(__doc__)
+    parser.add_argument(
+        "--steps",
+        type=command.whole(2),
+        default=6,
+        metavar="N",
+        help="of training; the first traces and is not timed",
+    )
+    command.add_out(parser, "resnet50-folded")
     parser.add_argument("--which", choices=["Keras", "kbn"], help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.which:
         run(options.which, options.steps, options.out)
         return
+    out = command.new_directory(options.out)
     print(
         f"{'ResNet50, ' + f'{BATCH} x {SIDE} x {SIDE} x 3':32}{'time':>12}{'peak':>12}"
     )
     for which in ("Keras", "kbn"):
         # In a process each, so that one's memory is not the other's.
-        command = [sys.executable, __file__, "--which", which]
-        command += ["--steps", str(options.steps), "--out", str(options.out)]
+        arguments = ["--which", which, "--steps", str(options.steps), "--out", str(out)]
         sys.stdout.flush()
-        subprocess.run(command, check=True)
+        subprocess.run([sys.executable, __file__, *arguments], check=True)
 
 
 if __name__ == "__main__":

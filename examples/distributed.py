@@ -7,6 +7,7 @@ MultiWorkerMirroredStrategy on this machine's loopback. Keras' own `fit` does no
 under that strategy: the training loop is written out.
 """
 
+import argparse
 import json
 import os
 import socket
@@ -16,6 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import command
 import numpy as np
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # warnings and errors only
@@ -91,8 +93,9 @@ def train_together(directory):
         task = {"type": "worker", "index": worker}
         config = json.dumps({"cluster": cluster, "task": task})
         environment = {**os.environ, "TF_CONFIG": config, "CUDA_VISIBLE_DEVICES": ""}
-        command = [sys.executable, __file__, str(worker), str(output)]
-        processes.append(subprocess.Popen(command, env=environment))
+        arguments = ["--worker", str(worker), "--output", str(output)]
+        process = [sys.executable, __file__, *arguments]
+        processes.append(subprocess.Popen(process, env=environment))
     try:
         # One that has failed would keep the other waiting.
         while None in (codes := [p.poll() for p in processes]) and not any(codes):
@@ -107,9 +110,12 @@ def train_together(directory):
 
 def main():
     """Compare two workers with one process."""
-    if len(sys.argv) == 3:  # one of the workers
-        worker, output = sys.argv[1:]
-        np.savez(output, *train(int(worker)))
+    parser = command.parser(__doc__)
+    parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--output", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker is not None:
+        np.savez(options.output, *train(options.worker))
         return
     with tempfile.TemporaryDirectory() as directory:
         first, second = train_together(directory)

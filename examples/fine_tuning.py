@@ -7,10 +7,10 @@ of a seed start from the same weights and see the same batches. Prints a table.
     python fine_tuning.py [--seeds N] [--digits N]
 """
 
-import argparse
 from collections.abc import Callable
 from typing import NamedTuple
 
+import command
 import keras
 import numpy as np
 from rich.progress import track
@@ -129,29 +129,14 @@ def row(choice, accuracies, baseline):
     ]
 
 
-def whole(least, most=None):
-    """An argparse type: a whole number in that range."""
-
-    def parse(text):
-        if text.isdecimal() and least <= int(text) <= (most or int(text)):
-            return int(text)
-        bounds = f"from {least}" + (f" to {most}" if most else "")
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number {bounds}")
-
-    return parse
-
-
 def main():
     """Measure every choice for every seed, print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__.partition("\n\n    ")[0],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command.parser(__doc__)
     # An interval needs two.
-    parser.add_argument("--seeds", type=whole(2), default=5, metavar="N")
+    parser.add_argument("--seeds", type=command.whole(2), default=5, metavar="N")
     parser.add_argument(
         "--digits",
-        type=whole(10, 800),
+        type=command.whole(10, 800),
         default=100,
         metavar="N",
         help="of the new classes to fine-tune on (100); the rest are for the test",

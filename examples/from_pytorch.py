@@ -5,11 +5,13 @@ Runs on every Keras backend; PyTorch has to be installed.
 
 import sys
 
+import command
 import keras
 import numpy as np
 
 import kbn
 
+command.parser(__doc__).parse_args()
 try:
     import torch
 except ModuleNotFoundError:

@@ -8,6 +8,7 @@ wrong on TensorFlow; those of `kbn.BatchNorm` agree with finite differences in f
     python examples/gradient_penalty.py
 """
 
+import command
 import keras
 import numpy as np
 import tensorflow as tf
@@ -65,6 +66,7 @@ def finite_differences(model, x, step=1e-6):
 
 def main():
     """Print how far each layer's gradient of the penalty is from the truth."""
+    command.parser(__doc__).parse_args()
     x = tf.constant(np.random.default_rng(0).normal(size=(16, 5)))
     layers = {
         "keras.layers.BatchNormalization": keras.layers.BatchNormalization,

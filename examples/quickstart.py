@@ -1,5 +1,7 @@
 """Batch norm and a monitor in ten lines: handwritten digits, watched in TensorBoard."""
 
+import time
+
 import keras
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
@@ -15,7 +17,10 @@ model.add(kbn.BatchNorm())
 model.add(keras.layers.ReLU())
 model.add(keras.layers.Dense(10, activation="softmax"))
 model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
-model.fit(x, y, epochs=10, callbacks=[kbn.callbacks.TrainingMonitor("logs")])
+
+log_dir = time.strftime("logs/%Y-%m-%d-%H%M%S")  # each run has its own
+monitor = kbn.callbacks.TrainingMonitor(log_dir)
+model.fit(x, y, epochs=10, validation_data=(x_test, y_test), callbacks=[monitor])
 
 accuracy = model.evaluate(x_test, y_test, verbose=0)[1]
 print(f"Test accuracy: {accuracy:.1%}")

@@ -1,13 +1,12 @@
 """How the weights and activations of a network move in training, with and without.
 
-Draws weight_distributions.png, ridges as in TensorBoard, and logs the same to
+Draws ridges as in TensorBoard, and logs the same to
 TensorBoard with the monitor.
 
-    python weight_distributions.py [--epochs N]
+    python weight_distributions.py [--epochs N] [--out DIR]
 """
 
-import argparse
-
+import command
 import keras
 import numpy as np
 from matplotlib.figure import Figure
@@ -87,9 +86,11 @@ def draw_ridges(axes, edges, looks, colour):
 
 def main():
     """Train both networks, draw their ridges."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--epochs", type=int, default=10)
-    epochs = parser.parse_args().epochs
+    parser = command.parser(__doc__)
+    parser.add_argument("--epochs", type=command.whole(1), default=10, metavar="N")
+    command.add_out(parser, "weight-distributions")
+    options = parser.parse_args()
+    out, epochs = command.new_directory(options.out), options.epochs
     digits, labels = load_digits(return_X_y=True)
     x, x_test, y, y_test = train_test_split(
         (digits / 16).astype("float32"),
@@ -103,7 +104,7 @@ def main():
     for column, (run, colour) in enumerate(RUNS.items()):
         keras.utils.set_random_seed(0)  # the same starting weights and batches
         recorder = Recorder(x_test)
-        log_dir = f"logs/{run.replace(' ', '_')}"
+        log_dir = out / "logs" / run.replace(" ", "_")
         monitor = kbn.callbacks.TrainingMonitor(log_dir, log_freq=STEPS // 2)
         network = build(run == "with batch norm")
         network.fit(x, y, BATCH_SIZE, epochs, verbose=0, callbacks=[recorder, monitor])
@@ -126,9 +127,10 @@ def main():
             axes.set_xlabel("value")
     for axes in panels[:, 0]:
         axes.set_ylabel("training step")
-    figure.savefig("weight_distributions.png", dpi=100)
-    print("Figure: weight_distributions.png")
-    print("Now run: tensorboard --logdir logs")
+    picture = out / "weight_distributions.png"
+    figure.savefig(picture, dpi=100)
+    print(f"Figure: {picture}")
+    print(f"Now run: tensorboard --logdir {out / 'logs'}")
 
 
 if __name__ == "__main__":

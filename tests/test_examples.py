@@ -1,5 +1,6 @@
 """Every example runs, from a directory of its own, and shows what it promises."""
 
+import importlib
 import importlib.util
 import re
 import runpy
@@ -14,7 +15,11 @@ import pytest
 from tests.cases import BACKEND
 
 ROOT = Path(__file__).parents[1]
-EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+# What the scripts import is beside them.
+BESIDE = {"claims", "command"}
+EXAMPLES = sorted(
+    path for path in (ROOT / "examples").glob("*.py") if path.stem not in BESIDE
+)
 # The others need the monitor or scikit-learn, which only TensorFlow's environment has.
 EVERY_BACKEND = {"from_pytorch"}
 
@@ -23,7 +28,7 @@ def check_quickstart(output, directory):
     accuracy = re.search(r"^Test accuracy: (.*)%$", output, re.MULTILINE)[1]
     assert 90 < float(accuracy) <= 100
     assert output.endswith("Now run: tensorboard --logdir logs\n")
-    assert list((directory / "logs").glob("events.out.tfevents.*"))
+    assert len(list((directory / "logs").glob("*/events.out.tfevents.*"))) == 1
 
 
 def check_from_pytorch(output, directory):
@@ -72,14 +77,14 @@ def check_weight_distributions(output, directory):
     start = {}
     for run in ("without batch norm", "with batch norm"):
         assert f"{run}: test accuracy " in output
-        logs = directory / "logs" / run.replace(" ", "_")
+        logs = directory / "weight-distributions" / "logs" / run.replace(" ", "_")
         assert list(logs.glob("events.out.tfevents.*"))
         part = output.partition(f"{run}: ")[2]
         start[run] = re.findall(r"root mean square (\S+) to", part)[:2]
     (weights, entering), (same_weights, normalized) = start.values()
     assert weights == same_weights
     assert normalized == "1.00" != entering
-    check_figure(directory / "weight_distributions.png")
+    check_figure(directory / "weight-distributions" / "weight_distributions.png")
 
 
 def check_why_batch_norm(output, directory):
@@ -94,7 +99,7 @@ def check_why_batch_norm(output, directory):
     assert verdicts["evens out gradients of ReLUs"] == "the reverse"
     readme = (ROOT / "README.md").read_text()
     assert [row[:2] for row in rows if " | ".join(row[:2]) not in readme] == []
-    check_figure(directory / "why_batch_norm.png")
+    check_figure(directory / "why-batch-norm" / "why_batch_norm.png")
 
 
 def check_fine_tuning(output, directory):
@@ -138,9 +143,22 @@ def check_convert_resnet(output, directory):
     assert (directory / "resnet50-folded" / "saved_model.pb").exists()
 
 
+def check_sick_networks(output, directory):
+    assert "critical: vanishing_gradient in digits/dense_1/kernel" in output
+    table = [line.split(" | ") for line in output.splitlines() if line[:2] == "| "]
+    _, (name, alert, ill, _cure, well, alerts) = table
+    assert (name, alert) == ("| eight layers of sigmoids", "vanishing_gradient")
+    assert float(well[:-1]) > 70 > 40 > float(ill[:-1])
+    assert alerts == "none |"
+    for run in ("sick", "cured"):
+        logs = directory / "sick-networks" / "logs" / "vanishing_gradient" / run
+        assert len(list(logs.glob("events.out.tfevents.*"))) == 1
+
+
 ARGUMENTS = {
     "convert_resnet": ["--steps", "2"],
     "fine_tuning": ["--seeds", "2", "--digits", "40"],
+    "sick_networks": ["--only", "vanishing"],
     "why_batch_norm": ["--quick"],
     "weight_distributions": ["--epochs", "1"],
 }
@@ -152,6 +170,7 @@ CHECKS = {
     "gradient_penalty": check_gradient_penalty,
     "from_pytorch": check_from_pytorch,
     "quickstart": check_quickstart,
+    "sick_networks": check_sick_networks,
     "weight_distributions": check_weight_distributions,
     "why_batch_norm": check_why_batch_norm,
 }
@@ -179,6 +198,7 @@ def run(tmp_path, monkeypatch, capsys):
 
     def in_this_process(name, *arguments):
         monkeypatch.chdir(tmp_path)
+        monkeypatch.syspath_prepend(str(ROOT / "examples"))
         monkeypatch.setattr(subprocess, "run", command)
         status = 0
         try:
@@ -209,24 +229,51 @@ def test_example_runs(example, run, tmp_path):
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="its extras are not installed")
 @pytest.mark.parametrize(
-    ("arguments", "status", "says"),
+    ("example", "arguments", "says"),
     [
-        (["--help"], 0, "fine-tuned"),
-        (["--seeds", "0"], 2, "--seeds: '0' is not a whole number from 2"),
-        (["--seeds", "many"], 2, "--seeds: 'many' is not a whole number from 2"),
-        (["--digits", "900"], 2, "'900' is not a whole number from 10 to 800"),
+        ("fine_tuning", "--seeds 0", "--seeds: '0' is not a whole number from 2"),
+        ("fine_tuning", "--seeds many", "--seeds: 'many' is not a whole number from 2"),
+        ("fine_tuning", "--digits 900", "'900' is not a whole number from 10 to 800"),
+        ("why_batch_norm", "--seeds 0", "--seeds: '0' is not a whole number from 2"),
+        ("why_batch_norm", "--dataset cats", "invalid choice: 'cats'"),
+        ("weight_distributions", "--epochs 0", "'0' is not a whole number from 1"),
+        ("convert_resnet", "--steps 1", "--steps: '1' is not a whole number from 2"),
+        ("sick_networks", "--only cold", "--only: 'cold' is in none of non_finite, "),
+        ("gradient_penalty", "--fast", "unrecognized arguments: --fast"),
     ],
 )
-def test_fine_tuning_refuses_nonsense(arguments, status, says, run):
-    found, output = run("fine_tuning", *arguments)
-    assert found == status
+def test_nonsense_is_refused(example, arguments, says, run, tmp_path):
+    found, output = run(example, *arguments.split())
+    assert found == 2
     assert says in output
+    assert not any(tmp_path.iterdir())
+
+
+# The quickstart is ten lines to copy, with no command line.
+WITH_HELP = [path.stem for path in EXAMPLES if path.stem != "quickstart"]
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="its extras are not installed")
+@pytest.mark.parametrize("example", WITH_HELP)
+def test_help_is_the_docstring(example, run, tmp_path):
+    status, output = run(example, "--help")
+    assert status == 0
+    source = (ROOT / "examples" / f"{example}.py").read_text()
+    assert source[3:].partition("\n")[0] in output
+    assert not any(tmp_path.iterdir())
+
+
+def test_no_directory_is_written_to_twice(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    new_directory = importlib.import_module("command").new_directory
+    made = [new_directory(tmp_path / "a" / "run") for _ in range(3)]
+    assert [path.name for path in made] == ["run", "run-2", "run-3"]
 
 
 @pytest.fixture
 def load():
     """`load` of the example: the data of a name."""
-    path = ROOT / "examples" / "why_batch_norm.py"
+    path = ROOT / "examples" / "claims.py"
     if BACKEND != "tensorflow":
         pytest.skip("its extras are not installed")
     return runpy.run_path(str(path))["load"]

@@ -375,7 +375,7 @@ def test_checkout_without_its_link_says_so(tmp_path):
 
 
 def test_plain_import_of_callbacks_is_refused():
-    run = run_checkout(ROOT, "import callbacks")
+    run = run_checkout(ROOT / "kbn", "import callbacks")
     assert run.stderr.endswith("every class: import kbn.callbacks.\n")
 
 
