@@ -181,7 +181,7 @@ def test_hparams_compare_the_runs(page, address):
     page.goto("about:blank")
     page.goto(f"{address}/#hparams")
     columns = ("batch_norm", "batch_norm_kind", "learning_rate", "optimizer")
-    values = ("kbn.BatchNormalization", "none", "SGD", "true", "false")
+    values = ("kbn.BatchNormalization", "none", "float32", "true", "false")
     for text in (*columns, *values, "epoch/val_accuracy"):
         expect(shown(page, text).first).to_be_visible()
     # A column for each would be hundreds.

@@ -13,7 +13,7 @@ import kbn
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-IMPORTED_AS = {"scikit-learn": "sklearn"}
+IMPORTED_AS = {"scikit-learn": "sklearn", "protobuf": "google"}
 # Frameworks that a user has or has not; what is skipped without them says so.
 OPTIONAL = {"torch", "jax"}
 
