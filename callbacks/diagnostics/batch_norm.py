@@ -8,65 +8,40 @@ from .registry import Chart, Guide, diagnostic
 from .statistics import Summary
 from .subjects import Array, Moments, NormInput, NormWeight
 
-
-@diagnostic(
-    "batch_norm/<layer>/gamma",
-    of=NormWeight,
-    where=lambda weight: weight.part == "gamma",
-    given=lambda weight: (weight.summary,),
-    is_histogram=True,
-)
-def gamma(summary: Summary) -> Summary:
-    """The scale after normalization, (C,), after the step.
+VARIABLES = {
+    "gamma": """The scale after normalization, (C,), after the step.
 
     It starts at 1. A channel whose gamma goes to 0 is switched off.
-    """
-    return summary
-
-
-@diagnostic(
-    "batch_norm/<layer>/beta",
-    of=NormWeight,
-    where=lambda weight: weight.part == "beta",
-    given=lambda weight: (weight.summary,),
-    is_histogram=True,
-)
-def beta(summary: Summary) -> Summary:
-    """The shift after normalization, (C,), after the step.
+    """,
+    "beta": """The shift after normalization, (C,), after the step.
 
     It starts at 0.
-    """
-    return summary
-
-
-@diagnostic(
-    "batch_norm/<layer>/moving_mean",
-    of=NormWeight,
-    where=lambda weight: weight.part == "moving_mean",
-    given=lambda weight: (weight.summary,),
-    is_histogram=True,
-)
-def moving_mean(summary: Summary) -> Summary:
-    """The mean that inference uses, (C,), after the step.
+    """,
+    "moving_mean": """The mean that inference uses, (C,), after the step.
 
     An average over past batches, with weight 1 - momentum for each new one.
-    """
-    return summary
-
-
-@diagnostic(
-    "batch_norm/<layer>/moving_variance",
-    of=NormWeight,
-    where=lambda weight: weight.part == "moving_variance",
-    given=lambda weight: (weight.summary,),
-    is_histogram=True,
-)
-def moving_variance(summary: Summary) -> Summary:
-    """The variance that inference uses, (C,).
+    """,
+    "moving_variance": """The variance that inference uses, (C,).
 
     After the step; an average over past batches, as the mean.
-    """
+    """,
+}
+
+
+def variable(summary: Summary) -> Summary:
+    """The distribution of one variable of a batch norm."""
     return summary
+
+
+for _part, _description in VARIABLES.items():
+    diagnostic(
+        f"batch_norm/<layer>/{_part}",
+        of=NormWeight,
+        where=lambda weight, part=_part: weight.part == part,
+        given=lambda weight: (weight.summary,),
+        is_histogram=True,
+        description=_description,
+    )(variable)
 
 
 def merge_moments(parts: Sequence[Moments]) -> Moments:
