@@ -14,4 +14,4 @@ import tensorflow as tf
 def two_replicas():
     """Two replicas on the devices that `tests.conftest` has set up."""
     tf.get_logger().setLevel(logging.ERROR)  # it warns that they are no GPUs
-    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])  # noqa: TID251

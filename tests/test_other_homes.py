@@ -108,9 +108,9 @@ def test_hparams_batch_size_seed_and_policy_are_recorded(tmp_path):
 
 @pytest.mark.skipif(not ON_TENSORFLOW, reason="batches are seen on TensorFlow")
 def test_batch_size_is_that_of_the_looked_at_batch_over_all_replicas(tmp_path):
-    import tensorflow as tf
+    from tests.replicas import two_replicas
 
-    with tf.distribute.MirroredStrategy(["cpu:0", "cpu:1"]).scope():
+    with two_replicas().scope():
         fit(TrainingMonitor(tmp_path), rows=16)
     assert read_records(tmp_path)[-1]["fit"]["batch_size"] == 8
 

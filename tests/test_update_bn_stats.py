@@ -706,9 +706,9 @@ def test_model_is_traced_once_for_all_updates(eager):
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="a strategy of TensorFlow")
 def test_model_of_a_strategy():
-    import tensorflow as tf
+    from tests.replicas import two_replicas
 
-    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+    with two_replicas().scope():
         model = keras.Sequential([keras.Input((FEATURES,)), kbn.BatchNorm()])
         model.compile("sgd", "mse")
     x, _ = data(20)

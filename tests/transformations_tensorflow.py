@@ -705,7 +705,9 @@ for _optimizer in OPTIMIZERS:
 
 
 STRATEGIES = {
-    "MirroredStrategy of one": lambda: tf.distribute.MirroredStrategy(["CPU:0"]),
+    "MirroredStrategy of one": lambda: tf.distribute.MirroredStrategy(  # noqa: TID251
+        ["CPU:0"]
+    ),
     "OneDeviceStrategy": lambda: tf.distribute.OneDeviceStrategy("CPU:0"),
 }
 
