@@ -39,6 +39,7 @@ EVERY_BACKEND = {
     "test_private.py",
     "test_reader.py",
     "test_registry.py",
+    "test_released.py",
     "test_report.py",
     "test_rules.py",
     "test_run_record.py",

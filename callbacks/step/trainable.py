@@ -86,23 +86,30 @@ class Traced:
 
 
 class Trainable:
-    """Which layers and variables of a model are trainable: `flags` or as they are."""
+    """Which layers and variables of a model are trainable: `flags` or as they are.
+
+    Holds none of them: what is known of a training function must not keep its model.
+    """
 
     def __init__(self, model: Any, flags: dict[Any, bool] | None = None) -> None:
         layers = _parents_first(model)
-        self._layers = [(x, bool((flags or {}).get(x, x.trainable))) for x in layers]
+        flagged = [(x, bool((flags or {}).get(x, x.trainable))) for x in layers]
         # With flags, variables follow their layers.
         own = () if flags is not None else model.variables
-        self._variables = [(x, x.trainable) for x in own]
+        flagged += [(x, x.trainable) for x in own]
+        self._flags = [(weakref.ref(thing), flag) for thing, flag in flagged]
+
+    def _still_there(self) -> list[tuple[Any, bool]]:
+        alive = ((reference(), flag) for reference, flag in self._flags)
+        return [(thing, flag) for thing, flag in alive if thing is not None]
 
     def is_in_force(self) -> bool:
         """Whether the model is in this state."""
-        flags = [*self._layers, *self._variables]
-        return all(thing.trainable == flag for thing, flag in flags)
+        return all(thing.trainable == flag for thing, flag in self._still_there())
 
     def put_in_force(self) -> None:
         """Set it."""
-        for thing, flag in [*self._layers, *self._variables]:
+        for thing, flag in self._still_there():
             if thing.trainable != flag:
                 thing.trainable = flag
 
