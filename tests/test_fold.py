@@ -50,6 +50,9 @@ def folded_like(model, x, tolerance=TOLERANCE):
 
 # What takes up a batch norm behind it: {name: (layer, shape of its inputs, axis)}.
 L = layers
+# Keras 3.14 forgets this argument in a config, so a copy has another shape.
+KEEPS = "output_padding" in L.Conv2DTranspose(1, 1).get_config()
+PADDED = {"output_padding": 1} if KEEPS else {}
 AFTER = {
     "Dense": (lambda b: L.Dense(5, use_bias=b), (4,), -1),
     "Dense rank 4": (lambda b: L.Dense(5, use_bias=b), (3, 2, 4), 3),
@@ -73,7 +76,7 @@ AFTER = {
         -1,
     ),
     "Conv2DTranspose": (
-        lambda b: L.Conv2DTranspose(5, 3, 2, output_padding=1, use_bias=b),
+        lambda b: L.Conv2DTranspose(5, 3, 2, use_bias=b, **PADDED),
         (5, 6, 4),
         -1,
     ),

@@ -75,12 +75,15 @@ class Traced:
             outer.get_concrete_function(iterator)
             if _traces(outer) > before:
                 return now
+        if not self._is_traced:
+            return now
+        trained = _built_for(self._model)
         compiled = private.compiled_trainable_state(self._model)
-        if not self._is_traced or compiled is None:
-            return now  # without it there is one guess
+        if compiled is None:  # the optimizer alone remembers
+            return _training(self._model, trained) if trained else now
         then = Trainable(self._model, compiled)
         for state in (then, now):
-            if _built_for(self._model) == state.variables(self._model):
+            if trained == state.variables(self._model):
                 return state
         return then
 
@@ -88,15 +91,23 @@ class Traced:
 class Trainable:
     """Which layers and variables of a model are trainable: `flags` or as they are.
 
-    Holds none of them: what is known of a training function must not keep its model.
+    `trained`: the ids of the variables that are; with flags alone, variables follow
+    their layers. Holds none of them: what is known of a training function must not
+    keep its model.
     """
 
-    def __init__(self, model: Any, flags: dict[Any, bool] | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        flags: dict[Any, bool] | None = None,
+        trained: set[int] | None = None,
+    ) -> None:
         layers = _parents_first(model)
         flagged = [(x, bool((flags or {}).get(x, x.trainable))) for x in layers]
-        # With flags, variables follow their layers.
-        own = () if flags is not None else model.variables
-        flagged += [(x, x.trainable) for x in own]
+        if trained is not None:
+            flagged += [(x, id(x) in trained) for x in model.variables]
+        elif flags is None:
+            flagged += [(x, x.trainable) for x in model.variables]
         self._flags = [(weakref.ref(thing), flag) for thing, flag in flagged]
 
     def _still_there(self) -> list[tuple[Any, bool]]:
@@ -136,6 +147,13 @@ def _built_for(model: Any) -> set[int]:
         for optimizer in Inventory(model).optimizers.values()
         for variable in private.optimizer_variables(optimizer)
     }
+
+
+def _training(model: Any, trained: set[int]) -> Trainable:
+    """Such that these variables train, and the layers that have some of them."""
+    having = [layer for layer in _parents_first(model) if layer.variables]
+    flags = {layer: any(id(x) in trained for x in layer.variables) for layer in having}
+    return Trainable(model, flags, trained)
 
 
 def _traces(function: Any) -> int:
