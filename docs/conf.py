@@ -37,13 +37,14 @@ myst_enable_extensions = ["colon_fence", "deflist"]
 
 # `x` in a docstring is code, as in Markdown.
 default_role = "literal"
-smartquotes = False
+smartquotes_action = "D"  # dashes: quotes and dots may be those of code
 highlight_language = "none"
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 napoleon_custom_sections = [("Call arguments", "params_style"), "Reference"]
 
 html_theme = "furo"
+pygments_dark_style = "monokai"  # the theme's own underlines what is imported
 html_static_path = ["_static"]
 html_css_files = ["kbn.css"]
 html_copy_source = False
