@@ -47,6 +47,7 @@ def declared(requirements):
         ("kbn/callbacks", []),
         ("examples", ["demo"]),
         ("benchmarks", ["demo", "test", "bench"]),
+        ("docs", ["docs"]),
         ("tests", ["demo", "test"]),
     ],
 )

@@ -75,7 +75,7 @@ def _no_download(monkeypatch):
 def test_code_runs_in_the_order_of_the_page(page, told, tmp_path, monkeypatch):
     missing = [
         name
-        for name in imported(page)
+        for name in dict.fromkeys(imported(page))
         if name not in HOMES and importlib.util.find_spec(name) is None
     ]
     if missing:
