@@ -9,7 +9,7 @@ UNREACHABLE := kbn: installing failed (see above); if the package index cannot b
 PIP := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help demo test lint bench zoo test-backends test-wheel test-oldest dist clean
+.PHONY: help demo test lint docs bench zoo test-backends test-wheel test-oldest dist clean
 .DELETE_ON_ERROR:
 .PRECIOUS: %/bin/python
 .NOTPARALLEL: # two targets must not install into one environment at once
@@ -22,6 +22,7 @@ help:
 	@echo "make test-oldest    the suite on the oldest versions that kbn supports"
 	@echo "make dist           the sdist and the wheel, built and checked"
 	@echo "make lint           ruff and mypy"
+	@echo "make docs           the site of the docs, into build/docs"
 	@echo "make zoo            alerts on networks that are healthy and on sick ones, in ten minutes"
 	@echo "make bench          all benchmarks, each under two minutes, into benchmarks/RESULTS.md"
 
@@ -35,6 +36,13 @@ lint: $(VENV)/.has-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+# All of it anew: docstrings and scripts are pages too, which no page's date tells.
+docs: $(VENV)/.has-docs
+	rm -rf build/docs
+	$(VENV)/bin/python -m sphinx --fail-on-warning --keep-going --nitpicky --quiet \
+	  --fresh-env --builder html docs build/docs
+	@echo "written: build/docs/index.html"
 
 # UNDER="taskset --cpu-list 0,1" runs each benchmark under that command.
 bench: $(VENV)/.has-bench $(BACKENDS)/.has-test

@@ -1,9 +1,9 @@
 """Runs all benchmarks and writes what they print into RESULTS.md beside this file.
 
 First come the limits of the design, each with what was measured, then `remarks.md`,
-which says why what is missed is missed, then every benchmark's own output. What README
-shows of them is brought up to date. A benchmark that fails makes this fail, at the end:
-what the others measured is written all the same.
+which says why what is missed is missed, then every benchmark's own output. What the
+pages in docs/ show of them is brought up to date. A benchmark that fails makes this
+fail, at the end: what the others measured is written all the same.
 
 JAX and torch are measured with `.venv-backends/bin/python`, where that exists.
 `--resume` goes on where a run was interrupted: what was measured of the same code is
@@ -35,7 +35,8 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 BACKENDS = ROOT / ".venv-backends" / "bin" / "python"
 KEPT = ROOT / "build" / "benchmarks"
-RESULTS, README = HERE / "RESULTS.md", ROOT / "README.md"
+RESULTS = HERE / "RESULTS.md"
+PAGES = sorted((ROOT / "docs").glob("*.md"))
 NOT_RUN = "Not run: there is no `.venv-backends` (`make test-backends` makes it)."
 
 
@@ -209,8 +210,8 @@ def updated(old, new):
     return [[what, *rest] for what, rest in merged.items()]
 
 
-def quoted(readme, results):
-    """`readme` with every block that it takes from RESULTS.md as it is there.
+def quoted(page, results):
+    """`page` with every block that it takes from RESULTS.md as it is there.
 
     A block stands between `<!-- RESULTS: command -->` and `<!-- end -->`.
     """
@@ -222,7 +223,7 @@ def quoted(readme, results):
         return f"<!-- RESULTS: {match[1]} -->\n{output}\n<!-- end -->"
 
     return re.sub(
-        r"<!-- RESULTS: (.*?) -->\n.*?<!-- end -->", block, readme, flags=re.DOTALL
+        r"<!-- RESULTS: (.*?) -->\n.*?<!-- end -->", block, page, flags=re.DOTALL
     )
 
 
@@ -274,7 +275,8 @@ def main(arguments=None):
     for command in failed:
         print(f"Failed: {command}")
     if not failed:
-        README.write_text(quoted(README.read_text(), RESULTS.read_text()))
+        for page in PAGES:
+            page.write_text(quoted(page.read_text(), RESULTS.read_text()))
     return 1 if failed else 0
 
 

@@ -79,12 +79,12 @@ class Captured:
 
 @contextlib.contextmanager
 def capture(model: Any, layers: Select = None) -> Iterator[Captured]:
-    """Note what the layers of a model give, and the gradients its optimizers apply.
+    """Record what the layers of a model return, and the gradients optimizers apply.
 
-    Around any call of the model, or of a part of it: `model(x)`, `train_on_batch`, a
-    loop of your own with `optimizer.apply`. While it is open, the model's own functions
-    (`fit`, `train_on_batch`, `evaluate`, `predict` and so on) run eagerly; afterwards,
-    and after an exception, the model is as it was. Example:
+    Put it around any call of the model, or of a part of it: `model(x)`,
+    `train_on_batch`, a loop of your own with `optimizer.apply`. While it is open, the
+    model's own functions (`fit`, `train_on_batch`, `evaluate`, `predict` and so on) run
+    eagerly; afterwards, and after an exception, the model is as it was. Example:
 
     >>> import keras, numpy as np, kbn
     >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="out")])
@@ -109,9 +109,9 @@ def capture(model: Any, layers: Select = None) -> Iterator[Captured]:
 
     A function that was traced before runs as it was traced: nothing is seen of it.
     On torch it sees the same. On JAX a training step differentiates the forward pass,
-    out of which no tensor can be had: there, activations are those of `model(x)` and
-    the like, and of a training step there are gradients, but for a
-    `LossScaleOptimizer`, whose `apply` Keras does not call there.
+    and no tensor can leave that: `activations` are those of `model(x)` and the like. A
+    training step gives `gradients`, except under a `LossScaleOptimizer`, whose `apply`
+    Keras does not call there.
 
     Args:
         model: A `keras.Model`, compiled or not.

@@ -31,35 +31,36 @@ class TrainingMonitor(keras.callbacks.Callback):
 
     As histograms: `weights/<path>`, `gradients/<path>` (unscaled, before clipping),
     `activations/<layer>`, and below `batch_norm/<layer>/` its variables and the moments
-    of the batch. As scalars what follows from them, such as `update_ratio/<path>` and
-    `health/dead_units/<layer>`, learning rates, and the metrics of each epoch.
+    of the batch. As scalars: what is computed from them, such as `update_ratio/<path>`
+    and `health/dead_units/<layer>`, learning rates, and the metrics of each epoch.
     TensorBoard shows each with its formula, unit, guide values and source;
     `python -m kbn.callbacks.diagnostics` prints the table.
 
-    It reads them, too: rules raise an `Alert` that names the illness, the layer and
-    what to try. A healthy training raises none above the level "info".
+    It also reads what it logs: rules raise an `Alert` that names the illness, the layer
+    and what to try. A healthy training raises none above the level "info".
 
-    TensorBoard's Custom Scalars tab shows them as a dashboard, and its HParams tab
+    TensorBoard's Custom Scalars tab is a dashboard of these numbers. Its HParams tab
     compares runs, a row for each directory, by optimizer, learning rate, batch norm,
     batch size, seed, dtype policy, number of parameters, and `hparams`. `report()` is
     one page on how the training went.
 
     Each look reuses a training step: it sees the batch, the activations and the
     gradients of that step, and the weights and moving statistics after it. The step in
-    TensorBoard is the optimizer's `iterations`, so it goes on over a second `fit`;
-    where they start again, as after another `compile`, the curves go on all the same.
+    TensorBoard is the optimizer's `iterations`, so it goes on over a second `fit`.
+    Where `iterations` start again, as after another `compile`, the curves continue.
     Another model under the same monitor gets a subdirectory, named after it.
+
     Watching changes nothing: the trained weights are those of an unwatched training,
     to the last bit; under `mixed_bfloat16` to its rounding, and with XLA on some
-    processors to a rounding of float32. A look has a traced function of its own, so
-    what keeps state in one is out of its hands: random numbers of `tf.random` (not
-    those of `keras.random`) are others, though of the same distribution; a Python
+    processors to a rounding of float32. A look runs a traced function of its own, and
+    does not share the state that the original keeps: random numbers of `tf.random`
+    differ, from the same distribution (those of `keras.random` are identical); a Python
     function in the graph (`tf.numpy_function`) runs as often as unwatched, but a
     counter made while tracing counts that trace too.
 
-    Whatever it meets in a model, a training that runs unwatched runs watched: what it
-    cannot see it leaves out, and says so once. In a `keras.callbacks.CallbackList` it
-    takes part in a loop written by hand, too.
+    Any training that runs without the monitor runs with it. What it cannot see it
+    leaves out, and says so once. In a `keras.callbacks.CallbackList` it also watches a
+    loop written by hand.
 
     On JAX and torch it logs metrics, weights and batch norm; gradients and activations
     need TensorFlow.
@@ -69,13 +70,13 @@ class TrainingMonitor(keras.callbacks.Callback):
         log_freq: `"epoch"`: the first step of every epoch, and weights and batch norm
             once more when training ends. An integer: every that many optimizer steps.
             Or a function of the step, which returns whether to look.
-        watch: Which of "weights", "gradients", "activations", "batch_norm"; those are
-            the default. "quantiles" adds those of the histograms: the Distributions tab
-            draws them too, so that they are on request.
+        watch: Which of "weights", "gradients", "activations", "batch_norm"; all four by
+            default. "quantiles" adds those of the histograms, on request because the
+            Distributions tab draws them too.
         layers: Which layers: a regular expression to be found in the name, or a
             function of the layer. None: all.
-        rules: By which it calls a training ill: "default", for those of
-            `kbn.callbacks.rules`, a list of them, or None.
+        rules: What raises alerts: "default", for all of `kbn.callbacks.rules`, a list
+            of rules, or None.
         on_alert: What to do about an alert: "log" it (Python's logging, logger `kbn`);
             "stop" training after the step for a critical one; "raise" a
             `kbn.callbacks.TrainingAlert` for a critical one; or a function of the
@@ -86,8 +87,8 @@ class TrainingMonitor(keras.callbacks.Callback):
         hparams: Your own for the HParams tab and the report: {name: bool, number or
             string}.
         on_look: A function of (step, {tag: value}), called with the scalars of each
-            look and each epoch: another home for the numbers. What it raises is said
-            once, and training goes on.
+            look and each epoch: another home for the numbers. An exception in it is
+            logged once, and training goes on.
 
     Raises:
         TypeError: There is no argument of that name; says which one was meant.
@@ -154,7 +155,7 @@ class TrainingMonitor(keras.callbacks.Callback):
 
     @property
     def history(self) -> dict[str, tuple[list[int], list[float]]]:
-        """{tag: (steps, values)} of every scalar; beyond 32 MiB, of the last looks.
+        """Steps and values of every scalar, by tag; beyond 32 MiB, of the last looks.
 
         Example:
             >>> import keras, kbn, numpy as np

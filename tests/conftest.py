@@ -32,6 +32,7 @@ EVERY_BACKEND = {
     "test_layer.py",
     "test_layout.py",
     "test_other_homes.py",
+    "test_pages.py",
     "test_monitor.py",
     "test_moving_average.py",
     "test_oracle.py",

@@ -1,4 +1,4 @@
-"""Every benchmark runs at its smallest size, and README shows what RESULTS.md has."""
+"""Every benchmark runs at its smallest size, and pages show what RESULTS.md has."""
 
 import importlib
 import json
@@ -242,11 +242,12 @@ def test_limits_go_to_the_file_that_results_reads(tmp_path, monkeypatch, capsys)
     assert capsys.readouterr().out == ""
 
 
-def test_readme_shows_the_tables_of_results():
+def test_pages_show_the_tables_of_results():
     results = importlib.import_module("results")
-    readme = results.README.read_text()
-    assert readme.count("<!-- RESULTS: ") >= 4
-    assert results.quoted(readme, results.RESULTS.read_text()) == readme
+    measured = results.RESULTS.read_text()
+    texts = [path.read_text() for path in results.PAGES]
+    assert sum(text.count("<!-- RESULTS: ") for text in texts) >= 7
+    assert [results.quoted(text, measured) for text in texts] == texts
 
 
 def test_table_that_results_lacks_is_refused():

@@ -5,13 +5,13 @@
 
 import os
 import re
-from pathlib import Path
 
 import keras
 import pytest
 
 import kbn
 from tests.defects import BACKEND, DEFECTS, HERE, RECORDED, SHARED, measure
+from tests.pages import PAGES
 
 MENDED = [defect for defect in HERE if not defect.shared]
 KEPT = [defect for defect in HERE if defect.shared]
@@ -32,9 +32,8 @@ def test_table_has_every_defect_once():
     assert set(SHARED) == {13, *range(19, 25)}
 
 
-def test_readme_names_every_defect():
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
-    section = readme.split("## Where kbn differs")[1].split("\n## ")[0]
+def test_page_names_every_defect():
+    section = PAGES["docs/differences.md"].partition("\n## ")[2]
     named = {int(number) for number in re.findall(r"\bD(\d+)", section)}
     for first, last in re.findall(r"D(\d+) to D(\d+)\)", section):
         named |= set(range(int(first), int(last)))
@@ -63,6 +62,6 @@ def test_shared_defect_is_there_and_its_remedy_holds(defect):
 )
 def test_probe_finds_the_defect_in_keras(defect):
     # A probe that finds nothing there says nothing about kbn. In another version the
-    # defect may be mended: then the table and README are out of date.
+    # defect may be mended: then the table and the page are out of date.
     found = measure(defect.probe, keras.layers.BatchNormalization).defective
     assert found == (defect.number not in RECORDED.get(keras.__version__, ()))

@@ -4,7 +4,6 @@ import itertools
 import logging
 import math
 import re
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -28,6 +27,7 @@ from kbn.callbacks.diagnostics.registry import REGISTRY
 from kbn.callbacks.diagnostics.statistics import summarize
 from kbn.callbacks.diagnostics.subjects import Moments
 from kbn.callbacks.model.activations import activation_of, unit_axis
+from tests.pages import PAGES
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 needs_tensorflow = pytest.mark.skipif(not ON_TENSORFLOW, reason="needs TensorFlow")
@@ -576,9 +576,8 @@ def test_history_is_what_was_written(tmp_path):
 # --- what is documented is what is written ---
 
 
-def test_readme_has_the_table_of_the_registry():
-    text = (Path(__file__).parents[1] / "README.md").read_text()
-    assert registry.table() in text
+def test_page_has_the_table_of_the_registry():
+    assert registry.table() in PAGES["docs/tags.md"]
 
 
 @needs_tensorflow

@@ -1,17 +1,16 @@
-"""Every public name has an example that runs, and a row in the README's API table."""
+"""Every public name has an example that runs, and its place on the API pages."""
 
 import doctest
 import importlib.util
 import inspect
 import re
-from pathlib import Path
 
 import keras
 import pytest
 
 import kbn
+from tests.pages import PAGES
 
-ROOT = Path(__file__).parents[1]
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 HAS_MONITOR = importlib.util.find_spec("tensorboard") is not None
 
@@ -66,10 +65,8 @@ def test_docstring_example_runs(name, tmp_path, monkeypatch):
     assert result.failed == 0, "".join(failures)
 
 
-def test_readme_table_has_every_public_name():
-    section = (ROOT / "README.md").read_text().partition("\n## The API\n")[2]
-    table = section.partition("\n## ")[0]
-    named = re.findall(r"^\| `([\w.]+)", table, re.MULTILINE)
+def test_api_table_has_every_public_name():
+    named = re.findall(r"^\| `([\w.]+)", PAGES["docs/api/index.md"], re.MULTILINE)
     assert len(set(named)) == len(named)
     monitor = {
         name for name in named if name.startswith(("kbn.callbacks.Train", "kbn.cap"))
@@ -77,3 +74,22 @@ def test_readme_table_has_every_public_name():
     missing = set() if HAS_MONITOR else monitor
     modules = {"kbn.callbacks", "kbn.__version__"}
     assert set(named) - missing - modules == PUBLIC.keys()
+
+
+def test_api_pages_show_every_public_name():
+    shown = []
+    for page in (page for page in PAGES if page.startswith("docs/api/")):
+        directives = re.findall(
+            r"^\.\. auto\w+:: (\S+)\n(?: +:members: (.*))?", PAGES[page], re.MULTILINE
+        )
+        for name, members in directives:
+            shown += [name, *(f"{name}.{x}" for x in members.split(", ") if members)]
+    rules = {f"kbn.callbacks.rules.{name}" for name in dir(kbn.callbacks.rules)}
+    public = {name for name in rules if not name.rpartition(".")[2].startswith("_")}
+    missing = {"kbn.capture", "kbn.callbacks.TrainingMonitor"} - PUBLIC.keys()
+    # An alias, and a module whose names are shown.
+    public |= PUBLIC.keys() - {"kbn.BatchNormalization", "kbn.callbacks.rules"}
+    below = ("kbn.callbacks.rules.", "kbn.callbacks.Report", *missing)
+    assert len(shown) == len({*shown})
+    assert public <= {*shown}
+    assert [x for x in {*shown} - public if not x.startswith(below)] == []

@@ -69,7 +69,7 @@ def test_another_model_is_told_under_its_name(tmp_path):
     assert all(tag.startswith(f"{model.name}/") for tag in tags)
 
 
-# The ways that README shows, with stand-ins for the packages.
+# The ways that docs/monitor.md shows, with stand-ins for the packages.
 HOMES = {
     "mlflow": "log_metrics",
     "wandb": "log",
@@ -77,7 +77,7 @@ HOMES = {
 
 
 @pytest.mark.parametrize("package", HOMES)
-def test_the_ways_of_the_readme_work(tmp_path, package):
+def test_the_ways_of_the_page_work(tmp_path, package):
     told = []
 
     def log(values, step=None):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import kbn
+from tests.pages import PAGES
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -46,6 +47,7 @@ def declared(requirements):
         ("kbn/callbacks", []),
         ("examples", ["demo"]),
         ("benchmarks", ["demo", "test", "bench"]),
+        ("docs", ["docs"]),
         ("tests", ["demo", "test"]),
     ],
 )
@@ -76,8 +78,8 @@ def test_long_description_has_the_quickstart_and_no_link_that_breaks():
 def test_addresses_of_the_project_are_in_one_place():
     assert len({url.split("/")[3] for url in PROJECT["urls"].values()}) == 1
     owner = PROJECT["urls"]["Source"].split("/")[3]
-    for name in ("README.md", "CHANGELOG.md", PROJECT["readme"]):
-        assert f"/{owner}/keras-kbn" not in (ROOT / name).read_text()
+    for text in (*PAGES.values(), (ROOT / "CHANGELOG.md").read_text()):
+        assert f"/{owner}/keras-kbn" not in text
 
 
 def test_ruff_before_a_commit_is_that_of_the_constraints():

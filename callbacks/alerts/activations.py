@@ -47,8 +47,8 @@ class Saturated(Rule):
     """Most outputs of a sigmoid or tanh layer lie on its flat ends.
 
     The share of outputs with |a| > 0.99 of tanh and softsign, a < 0.01 or a > 0.99 of
-    sigmoid and hard sigmoid, above `share`. Not of the model's outputs, which are
-    meant to be sure.
+    sigmoid and hard sigmoid, above `share`. Not for the model's outputs,
+    which should be confident.
 
     No unit, 0 to 1. Source: SageMaker Debugger's rules on tanh and sigmoid, on outputs
     here; measured on digits: healthy up to 0.01, in the code of an autoencoder 0.42,

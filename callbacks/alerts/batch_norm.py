@@ -78,7 +78,7 @@ class _Gap(Rule):
 
 @dataclass(frozen=True)
 class BnTrainEvalGap(_Gap):
-    """Validation judges another network than the one that trains.
+    """Validation judges a different network from the one that trains.
 
     (L_eval - L_train) / |L_train| above `gap`, both of the same batch and weights, and
     L_eval - L_train above `share` of the first loss: near a loss of 0 any difference is
@@ -171,14 +171,14 @@ class BnMomentGap(_Gap):
 
 @dataclass(frozen=True)
 class BnStatsCold(Rule):
-    """The moving statistics are young, so that validation says little yet.
+    """The moving statistics are young, so validation says little yet.
 
     momentum^updates above `share` at a validation, or above 0.01 at a look at which
-    `BnTrainEvalGap` or `BnMomentGap` would be ill, and in their place. Updates are the
-    optimizer's steps. Over at 0.01. Needs a known momentum.
+    `BnTrainEvalGap` or `BnMomentGap` would be ill: it takes their place. Updates are
+    the optimizer's steps. It is over at 0.01, and needs a known momentum.
 
     No unit. At momentum 0.99, 299 updates for 0.05 and 459 for 0.01; at 0.999, 2995 and
-    4603. The limits are kbn's own. An information: it passes if training goes on.
+    4603. The limits are kbn's own. Level "info": it passes as training goes on.
     """
 
     share: float = 0.05

@@ -21,7 +21,7 @@ class ExplodingGradient(Rule):
     """The global gradient norm is far above what training survives.
 
     ||g|| = sqrt(sum g^2) over all weights. Critical where ||g|| > `norm` * max(1, L),
-    L the first loss that was logged: targets of 1e4 make gradients of 1e4, and that is
+    L the first loss that was logged: targets of 1e4 make gradients of 1e4, which is
     no illness. A warning where ||g|| > `spike` * median of the last 50 logged norms
     and ||g|| > `floor` * max(1, L): late in training the norms are small, and a batch
     of ten times their median is harmless.

@@ -21,8 +21,8 @@ class InputScale(Rule):
 
     |mean| above `mean` or standard deviation above `std` of an input, at its first
     look.
-    Not where the first layer of the model scales or normalizes, nor of a model with an
-    embedding, whose inputs are numbers of words.
+    Not where the model's first layer scales or normalizes, nor for a model with an
+    embedding, whose inputs are indices of words.
 
     In units of the input. Source: DLCheck (mean 10, standard deviation 100).
     """

@@ -20,8 +20,8 @@ class LossNotDecreasing(Rule):
     `steps` before, if at least 10 looks fell in each. For negative losses the change is
     taken relative to the absolute value.
 
-    No unit. Source: SageMaker Debugger's LossNotDecreasing (0.1 %). An information: it
-    is also what a training that is done looks like.
+    No unit. Source: SageMaker Debugger's LossNotDecreasing (0.1 %). Level "info": a
+    finished training looks the same.
     """
 
     improvement: float = 1e-3

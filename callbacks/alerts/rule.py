@@ -13,11 +13,13 @@ from .view import View
 class Reading(NamedTuple):
     """What a rule measured at one look, for one layer, variable or the whole model.
 
-    where: Layer or path of a variable; "" for the whole model.
-    value, limit: It is ill where the value is above the limit, with `below` where it
-        is below it. A value that is NaN is no measure: neither ill nor good.
-    level: Of the alert: "info", "warning" or "critical".
-    waits: It is raised only if it is still so when training ends.
+    Args:
+        where: Layer or path of a variable; "" for the whole model.
+        value: What was measured. NaN is no measure: neither ill nor good.
+        limit: It is ill where the value is above the limit.
+        level: Of the alert: "info", "warning" or "critical".
+        below: It is ill where the value is below the limit instead.
+        waits: It is raised only if it is still so when training ends.
     """
 
     where: str

@@ -1,4 +1,4 @@
-"""Prints the table of all tags, as README has it."""
+"""Prints the table of all tags, as docs/tags.md has it."""
 
 from .registry import table
 
