@@ -336,12 +336,15 @@ class TrainingMonitor(keras.callbacks.Callback):
         return Run(model, directory, name, settings, self._history, self._voice)
 
     def _described(self) -> dict[str, Any]:
-        """The arguments as JSON has them; of a function, how Python writes it."""
+        """The arguments as JSON has them; of a function, its name.
+
+        Not `repr`: with its address in it, no two processes would write the same.
+        """
         freq, layers = self.log_freq, self.layers
         return {
-            "log_freq": repr(freq) if callable(freq) else freq,
+            "log_freq": _name(freq) if callable(freq) else freq,
             "watch": list(self.watch),
-            "layers": repr(layers) if callable(layers) else layers,
+            "layers": _name(layers) if callable(layers) else layers,
             "rules": [rule.name for rule in self._rules],
             "sample_size": self.sample_size,
         }
@@ -508,3 +511,8 @@ class TrainingMonitor(keras.callbacks.Callback):
 def every(steps: int) -> Schedule:
     """The schedule that looks at steps `steps`, 2 * `steps`, ..."""
     return lambda step: step % steps == 0
+
+
+def _name(function: Callable[..., object]) -> str:
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    return name.rpartition("<locals>.")[2]

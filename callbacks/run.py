@@ -158,6 +158,7 @@ class Run:
             shown = look(read, self.settings.watch, self.log.past)
             seen.scalars |= shown.scalars
             seen.histograms |= shown.histograms
+            seen.layers |= shown.layers
             for tag, error in shown.failed.items():
                 self._voice.say(f"leaves out {tag}: {error!r}. Training goes on.", tag)
             self._tell_of_layers(model)
@@ -251,6 +252,7 @@ class Run:
             levels = [OpenAlerts(level, counts.count(level)) for level in LEVELS]
             seen.scalars |= look(levels).scalars
         self.log.write(step, seen.scalars, seen.histograms)
+        self.log.write_worst(step, seen.layers)
         self.log.write_alerts(step, found, self.follower.alerts)
         self._tell(step, seen.scalars)
         return found

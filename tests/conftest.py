@@ -27,6 +27,7 @@ EVERY_BACKEND = {
     "test_folding.py",
     "test_freeze.py",
     "test_fuzz.py",
+    "test_guide.py",
     "test_hyperparameters.py",
     "test_inventory.py",
     "test_layer.py",
@@ -50,6 +51,7 @@ EVERY_BACKEND = {
     "test_transformations.py",
     "test_update_bn_stats.py",
     "test_update_bn_stats_callback.py",
+    "test_worst.py",
     "test_writer.py",
 }
 

@@ -9,7 +9,13 @@ from tensorboard.util import tensor_util
 from kbn.callbacks.log.run_record import record_of
 
 # Not seen in a training: what it is, and how TensorBoard is to show it.
-SETTINGS = ("custom_scalars__config__", "_hparams_/", "kbn/", "health/report")
+SETTINGS = (
+    "custom_scalars__config__",
+    "_hparams_/",
+    "kbn/",
+    "health/report",
+    "health/worst",
+)
 
 Log = dict[str, list[tuple[int, np.ndarray]]]
 

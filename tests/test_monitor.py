@@ -20,6 +20,7 @@ STEPS = -(-ROWS // BATCH)  # per epoch, the last one short
 
 # Where graphs are not the point: nothing to trace.
 EAGER = {"run_eagerly": ON_TENSORFLOW}
+OVER_LAYERS = {"worst", "lowest", "median", "highest"}
 
 
 def train(kind, callbacks=(), epochs=2, fit=None, **options):
@@ -96,6 +97,7 @@ def test_tags_and_steps_of_a_training(monitor, tmp_path, said):
         "weight_growth",
         "weight_spread",
         "weight_std",
+        *OVER_LAYERS,
     }
     assert steps(log, "epoch") == steps(log, "learning_rate")
     assert said() == []
@@ -286,7 +288,8 @@ def test_watch_selects(watch, tmp_path, said):
         },
     }
     expected = set(watch).union(*(of[what] for what in watch))
-    assert kinds == expected | {"epoch", "learning_rate"}
+    assert kinds - OVER_LAYERS == expected | {"epoch", "learning_rate"}
+    assert ("median" in kinds) == bool(watch)
     assert said() == []
 
 

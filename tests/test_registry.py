@@ -125,9 +125,12 @@ def test_a_made_up_diagnostic_is_everywhere(kind, where, tmp_path, monkeypatch):
         assert f"| `{made_up.tag}` | scalar | A sentence about it. | below 3 |" in (
             registry.table()
         )
-        tags = [tag for tag in read_log(tmp_path) if tag.startswith("made_up/")]
+        log = read_log(tmp_path)
+        tags = [tag for tag in log if tag.startswith("made_up/")]
         assert tags
-        layout = Layout().grown(tags)
+        layout = Layout().grown(log)
+        summaries = [tag for tag in log if tag.endswith("/made_up")]
+        told = [registry.describe(tag) for tag in summaries]
     assert all(map(math.isfinite, values(read_log(tmp_path), tags[0])))
     events = event_accumulator.EventAccumulator(str(tmp_path)).Reload()
     assert events.SummaryMetadata(tags[0]).summary_description == text
@@ -136,12 +139,57 @@ def test_a_made_up_diagnostic_is_everywhere(kind, where, tmp_path, monkeypatch):
         "Guide: below 3 is healthy; above 5 is not.\n\nSource: nobody."
     )
     shown = layout_pb2.Layout.FromString(layout.tensor.string_val[0])
-    (category,) = shown.category
-    assert (category.title, category.chart[0].title) == (
-        "Made up",
-        "apples, healthy below 3",
-    )
+    drawn = {
+        (category.title, chart.title): [*chart.multiline.tag]
+        for category in shown.category
+        for chart in category.chart
+        if "apples" in chart.title
+    }
+    guided = "apples, healthy below 3"
+    if len(tags) > 1:
+        assert summaries == ["worst/made_up", "median/made_up"]
+        assert drawn == {
+            ("Made up", guided): [f"^{tag}$" for tag in summaries],
+            ("Every layer", guided): [made_up.chart_regex],
+        }
+        at: dict[int, list[float]] = {}  # not every look has them all
+        for tag in tags:
+            for step, value in zip(*monitor.history[tag], strict=True):
+                at.setdefault(step, []).append(value)
+        at = {step: found for step, found in at.items() if len(found) > 1}
+        worst, median = ([*map(reduce, at.values())] for reduce in (max, np.median))
+        assert monitor.history["worst/made_up"] == ([*at], worst)
+        assert monitor.history["median/made_up"] == ([*at], median)
+        assert all(f"`{made_up.tag}`: {text}" in one for one in told)
+        assert "The highest is the worst." in told[0]
+    else:
+        assert not summaries
+        lone = f": {made_up.name_in(tags[0])}" if made_up.is_of_layers else ""
+        assert drawn.keys() == {("Made up", f"apples{lone}, healthy below 3")}
     assert monitor.history[tags[0]][0] == steps(read_log(tmp_path), tags[0])
+
+
+def test_a_diagnostic_without_guide_values_is_drawn_by_its_extremes(tmp_path):
+    made_up = dataclasses.replace(
+        MADE_UP["of-a-weight"],
+        description="A sentence.",
+        chart=Chart("Made up", "apples"),
+    )
+    model, x, y = watched_models.sequential()
+    with registered(made_up):
+        model.fit(x, y, verbose=0, callbacks=[TrainingMonitor(tmp_path)])
+        log = read_log(tmp_path)
+        category, *_ = Layout().grown(log).tensor.string_val
+        layout = layout_pb2.Layout.FromString(category)
+    each = [values(log, tag) for tag in log if tag.startswith("made_up/")]
+    assert len(each) > 1
+    assert values(log, "lowest/made_up") == np.min(each, axis=0).tolist()
+    assert values(log, "highest/made_up") == np.max(each, axis=0).tolist()
+    assert "worst/made_up" not in log
+    (chart,) = next(one.chart for one in layout.category if one.title == "Made up")
+    assert [*chart.multiline.tag] == [
+        f"^{which}/made_up$" for which in ("lowest", "median", "highest")
+    ]
 
 
 def test_a_diagnostic_that_raises_loses_only_its_own(tmp_path, caplog):
@@ -175,7 +223,14 @@ def test_a_diagnostic_says_what_it_is(tag):
         if None not in (high, sick_high):
             assert sick_high >= high
     has_no_chart = one.is_histogram or one.watch == "quantiles" or tag == "epoch"
+    has_no_chart |= one.of is subjects.Layers  # they have the chart of what they are of
     assert (one.chart is None) == has_no_chart
+
+
+def test_no_two_diagnostics_share_the_tags_of_their_worst_layer():
+    summaries = [tag for one in REGISTRY.values() for tag in registry.over_layers(one)]
+    assert len(summaries) == len({*summaries}) > 0
+    assert {registry.find(tag).of for tag in summaries} == {subjects.Layers}
 
 
 @pytest.mark.parametrize(

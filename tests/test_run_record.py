@@ -1,5 +1,6 @@
 """kbn.callbacks.log.run_record: what a reader needs to know without the model."""
 
+import functools
 import json
 
 import keras
@@ -104,6 +105,22 @@ def test_record_of_a_network(tmp_path):
         "layers": "^h",
         "sample_size": 99,
     }
+
+
+def is_wide(layer):
+    return layer.name == "hidden"
+
+
+def test_a_function_is_named_without_its_address(tmp_path):
+    # With it, equal runs would differ.
+    partial = functools.partial(is_wide)
+    for name, select in (("is_wide", is_wide), ("partial", partial)):
+        directory = tmp_path / name
+        (record,) = train(
+            network(), directory, layers=select, log_freq=lambda step: step == 2
+        )
+        assert record["options"]["log_freq"] == "<lambda>"
+        assert record["options"]["layers"] == name
 
 
 def test_the_log_begins_with_the_record(tmp_path):

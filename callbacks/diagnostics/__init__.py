@@ -5,6 +5,7 @@ from . import (
     alerts,
     batch_norm,
     gradients,
+    layers,
     loss,
     optimizers,
     registry,
@@ -22,5 +23,6 @@ FAMILIES = (
     batch_norm,
     weights,
     tensors,
+    layers,
 )
 registry.arrange([family.__name__ for family in FAMILIES])

@@ -1,28 +1,43 @@
 """What one look shows: the values of all diagnostics of what it has read."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import (
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass, field
 from typing import Any
 
 from . import registry, statistics
 from .registry import Diagnostic
 from .statistics import Summary
-from .subjects import Array, Histogram, Subject, Whole
+from .subjects import Array, Histogram, Layers, Subject, Whole
 
 
 @dataclass
 class Look:
-    """Histograms and scalars by tag; `failed`: what raised instead of a value."""
+    """Histograms and scalars by tag; `failed`: what raised instead of a value.
+
+    `layers`: of the scalars, those of which there may be one a layer or variable, as
+    {tag of the diagnostic: {name of the layer: value}}.
+    """
 
     histograms: dict[str, Summary] = field(default_factory=dict)
     scalars: dict[str, float] = field(default_factory=dict)
+    layers: dict[str, dict[str, float]] = field(default_factory=dict)
     failed: dict[str, Exception] = field(default_factory=dict)
 
     def enter(self, one: Diagnostic, subject: Subject) -> None:
         """The value of a diagnostic there, if it is a number."""
         value = self.value(one, subject)
-        if value is not None:
-            self.scalars[one.tag_of(subject.name)] = float(value)
+        if value is None:
+            return
+        self.scalars[one.tag_of(subject.name)] = float(value)
+        if one.is_of_layers:
+            self.layers.setdefault(one.tag, {})[subject.name] = float(value)
 
     def value(self, one: Diagnostic, subject: Subject) -> Any:
         """The value of a diagnostic there; None if there is none, or it raised."""
@@ -64,10 +79,21 @@ def look(
         histogram = Histogram(tag, summary=seen.histograms[tag], of=subject)
         for one in _wanted(histogram, watch):
             seen.enter(one, histogram)
+    for layers in _several(seen.layers):
+        for one in _wanted(layers, watch):
+            seen.enter(one, layers)
     whole = Whole("", subjects=subjects, scalars=seen.scalars, past=past)
     for one in _wanted(whole, watch):
         seen.enter(one, whole)
     return seen
+
+
+def _several(found: Mapping[str, Mapping[str, float]]) -> Iterator[Layers]:
+    """Each diagnostic that two layers have: of one alone, the worst says nothing."""
+    for tag, values in found.items():
+        if len(values) > 1:
+            one = registry.REGISTRY[tag]
+            yield Layers(one.name, guide=one.guide, values=values)
 
 
 def _wanted(subject: Subject, watch: Collection[str]) -> list[Diagnostic]:

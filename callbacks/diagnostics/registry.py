@@ -12,40 +12,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from .guide import Guide as Guide
+from .subjects import Layers, Subject
+
 Function = TypeVar("Function", bound=Callable[..., Any])
-
-
-@dataclass(frozen=True)
-class Guide:
-    """Guide values, (low, high) with None for no bound: `healthy`, and `sick` beyond.
-
-    For orientation. Where the diagnostic names no other source they were measured on
-    small classifiers of scikit-learn's digits, healthy and faulty ones.
-    """
-
-    healthy: tuple[float | None, float | None]
-    sick: tuple[float | None, float | None] = (None, None)
-
-    def sentence(self) -> str:
-        """For a description: `Guide: 0 to 0.2 is healthy; above 0.5 is not` is one."""
-        ends = [
-            f"{word} {limit:g}"
-            for word, limit in zip(("below", "above"), self.sick, strict=True)
-            if limit is not None
-        ]
-        beyond = f"; {' and '.join(ends)} is not" if ends else ""
-        return f"Guide: {self.range()} is healthy{beyond}."
-
-    def title(self) -> str:
-        """For the title of a chart: `healthy 0 to 0.2`."""
-        return f"healthy {self.range()}"
-
-    def range(self) -> str:
-        """The healthy values: `0 to 0.2`."""
-        low, high = self.healthy
-        if low is None:
-            return f"below {high:g}"
-        return f"above {low:g}" if high is None else f"{low:g} to {high:g}"
 
 
 @dataclass(frozen=True)
@@ -84,7 +54,7 @@ class Diagnostic:
     """
 
     tag: str
-    of: type
+    of: type[Subject]
     value: Callable[..., Any] = field(repr=False)
     given: Callable[[Any], tuple[Any, ...] | None] = field(repr=False)
     where: Callable[[Any], bool] = field(default=lambda subject: True, repr=False)
@@ -96,6 +66,17 @@ class Diagnostic:
     chart: Chart | None = None
     watch: str | None = None
     description: str = ""
+
+    @property
+    def is_of_layers(self) -> bool:
+        """Whether it is drawn as its worst layer and its median, if there are two."""
+        is_drawn = self.chart is not None and not self.is_histogram
+        return is_drawn and self.of.is_one_of_many
+
+    @functools.cached_property
+    def name(self) -> str:
+        """The tag without the names of layers: `batch_norm_gap/mean`."""
+        return re.sub("/?<[a-z]+>", "", self.tag).strip("/")
 
     @functools.cached_property
     def regex(self) -> re.Pattern[str]:
@@ -116,6 +97,11 @@ class Diagnostic:
     def tag_of(self, name: str) -> str:
         """The tag for a subject of this name."""
         return name.join(self._around)
+
+    def name_in(self, tag: str) -> str:
+        """The name of the subject in one of its tags."""
+        before, after = self._around
+        return tag.removeprefix(before).removesuffix(after)
 
     def of_subject(self, subject: Any) -> Any:
         """Its value there; None if there is none."""
@@ -193,10 +179,24 @@ def find(tag: str) -> Diagnostic | None:
     return next((x for x in REGISTRY.values() if x.regex.fullmatch(tag)), None)
 
 
+def over_layers(one: Diagnostic) -> list[str]:
+    """The tags of its worst layer and its median; none if it is not of layers."""
+    if not one.is_of_layers:
+        return []
+    layers = Layers(one.name, guide=one.guide)
+    return [x.tag_of(one.name) for x in of(layers)]
+
+
 def describe(tag: str) -> str:
     """What TensorBoard shows about a tag, as Markdown; empty for an unknown tag."""
     found = find(tag)
-    return "" if found is None else found.text()
+    if found is None or found.of is not Layers:
+        return "" if found is None else found.text()
+    one = next(x for x in REGISTRY.values() if tag in over_layers(x))
+    parts = [found.text(), f"`{one.tag}`: {one.text()}"]
+    if one.guide is not None and tag.startswith("worst/"):
+        parts.insert(1, one.guide.direction())
+    return "\n\n".join(parts)
 
 
 def table() -> str:

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
 
+from .guide import Guide
 from .statistics import Summary
 
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -27,8 +28,10 @@ class Subject:
 
     `reads`: what a look reads of its tensor in any case. `watch`: what in the monitor's
     `watch` asks for it. `rows`: by the tag of a diagnostic, (replicas, n).
+    `is_one_of_many`: a model has as many of them as it has layers, or variables.
     """
 
+    is_one_of_many: ClassVar[bool] = False
     reads: ClassVar[str | None] = None
     watch: ClassVar[str] = ""
     name: str
@@ -48,6 +51,7 @@ class Output(Subject):
     that is known. `is_final`: whether it is an output of the model.
     """
 
+    is_one_of_many = True
     reads = SUMMARY
     watch = "activations"
     layer: str
@@ -61,6 +65,7 @@ class Output(Subject):
 class Input(Subject):
     """What the model was given in the looked-at step: one array of x, by its name."""
 
+    is_one_of_many = True
     reads = SUMMARY
     watch = "activations"
     summary: Summary | None = None
@@ -73,6 +78,7 @@ class Gradient(Subject):
     `is_kernel`: of a trainable weight of two and more dimensions.
     """
 
+    is_one_of_many = True
     reads = SUMMARY
     watch = "gradients"
     path: str
@@ -93,6 +99,7 @@ class NormInput(Subject):
     step; gamma is None where the layer has none.
     """
 
+    is_one_of_many = True
     reads = MOMENTS
     watch = "batch_norm"
     layer: str
@@ -108,6 +115,7 @@ class NormInput(Subject):
 class NormWeight(Subject):
     """One variable of a batch norm: gamma, beta, moving_mean or moving_variance."""
 
+    is_one_of_many = True
     reads = SUMMARY
     watch = "batch_norm"
     part: str
@@ -137,6 +145,7 @@ class Weight(Subject):
     of then, and `last_epoch`, that of the last look of an earlier epoch.
     """
 
+    is_one_of_many = True
     reads = SUMMARY
     watch = "weights"
     summary: Summary | None = None
@@ -191,8 +200,20 @@ class Metric(Subject):
 class Histogram(Subject):
     """A histogram that the look shows, by its tag: scalars may follow from it."""
 
+    is_one_of_many = True
     summary: Summary
     of: Subject
+
+
+@dataclass(frozen=True)
+class Layers(Subject):
+    """One diagnostic at all layers, or variables, of a look; the name is its own.
+
+    `values`: by layer or variable. `guide`: the guide values of the diagnostic.
+    """
+
+    guide: Guide | None = None
+    values: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,41 +1,78 @@
 """The Custom Scalars tab as a dashboard: which tags are drawn in which chart."""
 
 import re
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from tensorboard.compat.proto import summary_pb2
 from tensorboard.plugins.custom_scalar import layout_pb2, metadata
 from tensorboard.util.tensor_util import make_tensor_proto
 
-from ..diagnostics.registry import REGISTRY
+from ..diagnostics.registry import REGISTRY, Diagnostic, find, over_layers
 
 BANDS = ("activations", "gradients", "weights")
+EVERY_LAYER = "Every layer"  # the category of what is drawn elsewhere as its worst
 
 
-def charts() -> dict[str, dict[str, list[str]]]:
-    """{category: {title: regular expressions of its tags}}, from the registry.
+class Lines(NamedTuple):
+    """What one diagnostic draws in one chart; `tags`: regular expressions."""
 
-    Every run that has such tags is drawn. A title names the guide values.
+    category: str
+    title: str
+    tags: Sequence[str]
+
+
+def charts(tags: Iterable[str]) -> dict[str, dict[str, list[str]]]:
+    """{category: {title: regular expressions of its tags}} of a run with these tags.
+
+    From the registry. A diagnostic of many layers is drawn as its worst and its median,
+    and once more with a line a layer in the last category; one that only a single layer
+    has, as that layer, named in the title. A title names the guide values.
     """
+    tags = set(tags)
+    by_diagnostic: dict[str, list[str]] = {}
+    for tag in sorted(tags):
+        one = find(tag)
+        if one is not None:
+            by_diagnostic.setdefault(one.tag, []).append(tag)
+    found: dict[str, dict[str, list[str]]] = {}
     guides: dict[tuple[str, str], str] = {}
-    tags: dict[str, dict[str, list[str]]] = {}
+    last: dict[str, list[str]] = {}
     for one in REGISTRY.values():
-        if one.chart is None:
-            continue
-        category, title = one.chart.category, one.chart.title
-        drawn = tags.setdefault(category, {}).setdefault(title, [])
-        expression = one.chart.tags or one.chart_regex
-        drawn += [expression] if expression not in drawn else []
-        if one.guide is not None:
-            guides.setdefault((category, title), one.guide.title())
+        for lines in _lines(one, by_diagnostic.get(one.tag, []), tags):
+            is_last = lines.category == EVERY_LAYER
+            titles = last if is_last else found.setdefault(lines.category, {})
+            drawn = titles.setdefault(lines.title, [])
+            drawn += [tag for tag in lines.tags if tag not in drawn]
+            if one.guide is not None:
+                guides.setdefault((lines.category, lines.title), one.guide.title())
+    if last:
+        found[EVERY_LAYER] = last
     return {
         category: {
             ", ".join(filter(None, (title, guides.get((category, title))))): drawn
             for title, drawn in titles.items()
         }
-        for category, titles in tags.items()
+        for category, titles in found.items()
     }
+
+
+def _lines(one: Diagnostic, own: Sequence[str], tags: set[str]) -> Iterator[Lines]:
+    """The charts of a diagnostic; `own`: its tags, of all the `tags` of the run."""
+    if one.chart is None or not own:
+        return
+    category, title = one.chart.category, one.chart.title
+    all_of_it = [one.chart.tags or one.chart_regex]
+    summaries = [f"^{re.escape(tag)}$" for tag in over_layers(one) if tag in tags]
+    if summaries:
+        yield Lines(category, title, summaries)
+        yield Lines(EVERY_LAYER, title, all_of_it)
+    elif one.is_of_layers and len(own) == 1:
+        # Exactly this tag: beside a run of many layers, it would draw all of theirs.
+        title = f"{title}: {one.name_in(own[0])}"
+        yield Lines(category, title, [f"^{re.escape(own[0])}$"])
+    else:
+        yield Lines(category, title, all_of_it)
 
 
 class Layout:
@@ -68,19 +105,16 @@ class Layout:
 
     def _layout(self) -> Any:
         layout = layout_pb2.Layout()
-        for title, lines_of in charts().items():
-            lines = [
-                layout_pb2.Chart(
-                    title=name, multiline=layout_pb2.MultilineChartContent(tag=tags)
-                )
-                for name, tags in lines_of.items()
-                if any(map(self._has, tags))
-            ]
-            if lines:
-                layout.category.add(title=title, chart=lines)
+        found = charts(self._tags)
+        every_layer = found.pop(EVERY_LAYER, {})
+        for title, lines_of in found.items():
+            layout.category.add(title=title, chart=_multilines(lines_of))
         for kind in BANDS:
             if bands := self._bands(f"quantiles/{kind}/"):
                 layout.category.add(title=f"{kind.title()}, 5 to 95 %", chart=bands)
+        if every_layer:
+            lines = _multilines(every_layer)
+            layout.category.add(title=EVERY_LAYER, chart=lines, closed=True)
         return layout
 
     def _bands(self, prefix: str) -> list[Any]:
@@ -95,5 +129,11 @@ class Layout:
             bands.append(layout_pb2.Chart(title=title, margin=margin))
         return bands
 
-    def _has(self, expression: str) -> bool:
-        return any(re.match(expression, tag) for tag in self._tags)
+
+def _multilines(lines_of: Mapping[str, Sequence[str]]) -> list[Any]:
+    return [
+        layout_pb2.Chart(
+            title=title, multiline=layout_pb2.MultilineChartContent(tag=tags)
+        )
+        for title, tags in lines_of.items()
+    ]

@@ -11,6 +11,7 @@ from . import run_record
 from .history import History
 from .hyperparameters import hyperparameter_values, hyperparameters, trial_of
 from .layout import Layout
+from .worst import WorstLayers
 from .writer import EventWriter
 
 
@@ -30,6 +31,7 @@ class RunLog:
         self._say = say
         self._writer = EventWriter(directory)
         self._layout = Layout()
+        self._worst = WorstLayers()
         self._can_write = False
 
     def open(self) -> None:
@@ -53,6 +55,12 @@ class RunLog:
         layout = self._layout.grown(scalars)
         if layout is not None:
             self._write_values(step, [layout])
+
+    def write_worst(self, step: int, layers: Mapping[str, Mapping[str, float]]) -> None:
+        """Which layers are the worst, as a text; see `WorstLayers`."""
+        value = self._worst.seen(step, layers)
+        if value is not None:
+            self._write_values(step, [value])
 
     def write_record(self, step: int, record: Mapping[str, Any]) -> None:
         """What readers need to know of the run."""

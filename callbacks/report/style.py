@@ -53,14 +53,15 @@ align-items:center;min-height:19px;color:var(--dim)}
 .scroll{overflow-x:auto;max-width:100%}
 table{border-collapse:collapse;font-size:.84rem}
 th,td{padding:3px 9px 3px 0;text-align:left;vertical-align:top;
-border-bottom:1px solid var(--rule)}
+border-bottom:1px solid var(--rule);overflow-wrap:break-word}
 th{color:var(--dim);font-weight:600}td.n,th.n{text-align:right;white-space:nowrap}
 td:first-child{white-space:nowrap}
-.layers td:first-child{max-width:210px;overflow:hidden;text-overflow:ellipsis}
+.layers td:first-child{white-space:nowrap;max-width:210px;overflow:hidden;
+text-overflow:ellipsis}
 .spark{width:60px;height:16px;vertical-align:-3px;margin-right:4px}
 .spark polyline{fill:none;stroke:var(--dim);stroke-width:1.3}
 td.s2,td.s3{color:var(--warning);font-weight:700}td.s1{color:var(--ink)}
-td.words{white-space:normal;min-width:120px;overflow-wrap:break-word}
+td.words{white-space:normal;min-width:110px}
 details.run{margin-top:2em}details.run>summary{font-size:1.2rem;font-weight:650;
 cursor:pointer;border-bottom:2px solid var(--rule)}
 .swatch{display:inline-block;width:.75em;height:.75em;margin-right:.4em;
@@ -68,7 +69,8 @@ vertical-align:-.05em}
 .pair{display:grid;gap:14px;margin-bottom:14px;
 grid-template-columns:repeat(auto-fit,minmax(min(100%,270px),1fr))}
 .pair figure{max-width:520px}
-@media(max-width:560px){body{padding:10px 10px 40px}.verdict{font-size:1.12rem}
+@media(max-width:560px){body{padding:10px 10px 40px}td:first-child{white-space:normal}
+.verdict{font-size:1.12rem}
 .row{grid-template-columns:96px 1fr}.row .why{grid-column:1/-1;padding-left:104px}
 .row .why:empty{display:none}}
 @media print{:root{--bg:#fff;--card:#fff;--ink:#000;--dim:#444;--rule:#bbb;
