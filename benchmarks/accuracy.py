@@ -68,7 +68,13 @@ def worst(cls, mode, shapes, mean):
 
 def main(arguments=None):
     parser = reporting.parser(__doc__)
-    parser.add_argument("modes", nargs="*", metavar="mode")
+    parser.add_argument(
+        "modes",
+        nargs="*",
+        type=reporting.one_of(MODES),
+        metavar="mode",
+        help=f"of {', '.join(MODES)}; all but unknown-sizes",
+    )
     options = parser.parse_args(arguments)
     modes = options.modes or [m for m in MODES if m != "unknown-sizes"]
     groups = {"up to a million": SHAPES, "more": LARGE_SHAPES}

@@ -11,11 +11,11 @@ the mean difference within the pairs and its 95 % interval.
     python benchmarks/bn_statistics.py [--seeds N] [--rounds N] [--quick] [--losses]
 """
 
-import argparse
 import statistics
 
 import keras
 import numpy as np
+import reporting
 from scipy import stats
 from timing import interleaved, ratio
 
@@ -180,10 +180,9 @@ def interval(after, before):
 
 
 def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--quick", action="store_true")
+    parser = reporting.parser(__doc__)
+    parser.add_argument("--seeds", type=reporting.whole(2), default=5, metavar="N")
+    parser.add_argument("--rounds", type=reporting.whole(1), default=9, metavar="N")
     parser.add_argument("--losses", action="store_true", help="only the second table")
     options = parser.parse_args()
     if options.quick:

@@ -8,6 +8,7 @@ measurement is a process of its own, in graph mode. The memory of the process is
 as Linux tells it.
 """
 
+import argparse
 import json
 import math
 import os
@@ -97,7 +98,8 @@ def in_own_process(which, policy, shape):
 
 def main(arguments=None):
     parser = reporting.parser(__doc__)
-    parser.add_argument("--measure", type=json.loads, metavar="[LAYER, POLICY, SHAPE]")
+    # By the script itself, in a process of its own.
+    parser.add_argument("--measure", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.measure:
         print(json.dumps(measure(*options.measure)))

@@ -7,22 +7,28 @@ many those were.
     python benchmarks/learning_rates.py [--seeds N] [--epochs N] [--rates R R ...]
 """
 
-import argparse
-
 import keras
+import reporting
 
 from kbn import demo
 
 LEARNING_RATES = (0.1, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0)
-TARGET = 0.95
 
 
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--epochs", type=int, default=15)
-    parser.add_argument("--rates", type=float, nargs="+", default=LEARNING_RATES)
-    options = parser.parse_args()
+def main(arguments=None):
+    parser = reporting.parser(__doc__)
+    parser.add_argument("--seeds", type=reporting.whole(1), default=10, metavar="N")
+    parser.add_argument("--epochs", type=reporting.whole(1), default=15, metavar="N")
+    parser.add_argument(
+        "--rates",
+        type=reporting.positive,
+        nargs="+",
+        default=LEARNING_RATES,
+        metavar="RATE",
+    )
+    options = parser.parse_args(arguments)
+    if options.quick:
+        options.seeds, options.epochs, options.rates = 1, 1, options.rates[:1]
     side = "test accuracy | steps to 95 % (seeds)"
     print(f"| learning rate | without: {side} | with batch norm: {side} |")
     print("|---|---|---|---|---|")
@@ -48,7 +54,7 @@ def measure(rate, batch_norm, options):
 
 def summarize(runs):
     accuracies = [run.test_accuracy[-1] for run in runs]
-    steps = [s for run in runs if (s := run.steps_to(TARGET)) is not None]
+    steps = [s for run in runs if (s := run.steps_to(demo.TARGET)) is not None]
     mean = sum(accuracies) / len(accuracies)
     return [
         f"{mean:.1%} ({min(accuracies):.1%} to {max(accuracies):.1%})",

@@ -67,8 +67,8 @@ def draw(path, errors):
     )
     for panel, channels in zip(panels, CHANNELS, strict=True):
         for name, colour, mark in (
-            ("Keras", "tab:orange", "s"),
-            ("kbn", "tab:blue", "o"),
+            ("Keras", "#D55E00", "s"),
+            ("kbn", "#0072B2", "o"),
         ):
             points = [
                 (2.0**power, error)
@@ -89,7 +89,12 @@ def draw(path, errors):
 
 def main(arguments=None):
     parser = reporting.parser(__doc__)
-    parser.add_argument("--png", metavar="FILE", help="draw the errors into it")
+    parser.add_argument(
+        "--png",
+        type=reporting.new_picture,
+        metavar="FILE",
+        help="draw the errors into it",
+    )
     options = parser.parse_args(arguments)
     reporting.setting(steps.package(), f"float32, {steps.FIRST}; kbn (Keras)")
     table = reporting.Table("channels", *(f"2^{p}" for p in powers(options)))
@@ -116,7 +121,9 @@ def main(arguments=None):
         reporting.verdict(kept),
     )
     if options.png:
+        was_there = options.png.exists()
         draw(options.png, errors)
+        reporting.say_written(options.png, was_there)
 
 
 def powers(options):

@@ -154,8 +154,8 @@ def run_here(name, kind):
     return memory(kind, width=64) if name == "memory" else measure(name, kind)
 
 
-def main():
-    quick = "--quick" in sys.argv
+def main(arguments=None):
+    quick = reporting.parser(__doc__).parse_args(arguments).quick
     names, run_one = ([*NETWORKS][:1], run_here) if quick else ([*NETWORKS], run)
     reporting.setting(
         "tensorflow",

@@ -6,8 +6,10 @@ BENCHMARK_LIMITS names, one JSON list a line.
 
 import argparse
 import json
+import math
 import os
 import platform
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,6 +23,66 @@ def parser(doc):
         "--quick", action="store_true", help="tiny sizes: that it runs, not how fast"
     )
     return parser
+
+
+def whole(least):
+    """An argparse type: a whole number from `least`."""
+
+    def parse(text):
+        if text.isdecimal() and int(text) >= least:
+            return int(text)
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least}")
+
+    return parse
+
+
+def positive(text):
+    """An argparse type: a finite number above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if 0 < number < math.inf:
+        return number
+    raise argparse.ArgumentTypeError(f"{text!r} is not a finite number above 0")
+
+
+def one_of(names):
+    """An argparse type: one of the names, where `choices` would refuse none at all."""
+
+    def parse(text):
+        if text in names:
+            return text
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(names)}")
+
+    return parse
+
+
+def part_of(names):
+    """An argparse type: a text that is in one of the names."""
+
+    def parse(text):
+        if text and any(text in name for name in names):
+            return text
+        raise argparse.ArgumentTypeError(f"{text!r} is in none of {', '.join(names)}")
+
+    return parse
+
+
+def new_picture(text):
+    """An argparse type: where a PNG can be written."""
+    path = Path(text)
+    if path.suffix != ".png":
+        raise argparse.ArgumentTypeError(f"{text!r} does not end in .png")
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be written")
+    return path
+
+
+def say_written(path, was_there):
+    """Tell where a picture is, and whether it took the place of another."""
+    verb = "Replaced" if was_there else "Wrote"
+    print(f"{verb} {path}", file=sys.stderr)
 
 
 def setting(backend, *more):

@@ -22,6 +22,7 @@ import os
 import platform
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -239,8 +240,17 @@ def main(arguments=None):
         help="a command that runs each benchmark, such as taskset or nice",
     )
     parser.add_argument("--resume", action="store_true", help="see above")
-    parser.add_argument("--only", nargs="+", metavar="TEXT", help="see above")
+    commands = [benchmark.command for benchmark in BENCHMARKS]
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        type=reporting.part_of(commands),
+        metavar="TEXT",
+        help="see above",
+    )
     options = parser.parse_args(arguments)
+    if options.under and shutil.which(options.under[0]) is None:
+        parser.error(f"argument --under: there is no command {options.under[0]!r}")
     limits, failed = [], []
     before = RESULTS.read_text() if RESULTS.exists() else ""
     old = {b: section(before, b.command) for b in BENCHMARKS}

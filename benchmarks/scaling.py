@@ -8,7 +8,6 @@ the PNG file that `--png` names. TensorFlow, graph mode.
 
 import os
 import sys
-from pathlib import Path
 from statistics import median
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -31,7 +30,7 @@ QUICK_SIZES = {
     "channels": [(4, 4, 4, c) for c in (2, 4, 8)],
 }
 AXIS = {"batch": 0, "channels": 3}
-COLOURS = {"Keras": "tab:red", "kbn": "tab:blue", "copy": "tab:gray"}
+COLOURS = {"Keras": "#D55E00", "kbn": "#0072B2", "copy": "tab:gray"}
 
 
 def measure(shape, **effort):
@@ -92,7 +91,12 @@ def upper_slope(by_size, name):
 
 def main(arguments=None):
     parser = reporting.parser(__doc__)
-    parser.add_argument("--png", type=Path, help="draw into this file")
+    parser.add_argument(
+        "--png",
+        type=reporting.new_picture,
+        metavar="FILE",
+        help="draw into this file",
+    )
     options = parser.parse_args(arguments)
     effort = (
         {"rounds": 2, "repeats": 1} if options.quick else {"rounds": 15, "repeats": 3}
@@ -117,7 +121,9 @@ def main(arguments=None):
             )
             table.row(f"{what}: slope", half, *(f"**{s:.2f}**" for s in slopes), "")
     if options.png:
+        was_there = options.png.exists()
         draw(found, options.png)
+        reporting.say_written(options.png, was_there)
 
 
 if __name__ == "__main__":

@@ -206,12 +206,12 @@ def alone(name, options):
 def main(arguments=None):
     parser = reporting.parser(__doc__)
     parser.add_argument("--only", metavar="NAME", help="one network")
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=reporting.whole(1), default=15, metavar="N")
     options = parser.parse_args(arguments)
     networks = QUICK if options.quick else NETWORKS
-    if options.only:
+    if options.only is not None:
         if options.only not in networks:
-            parser.error(f"--only is one of {', '.join(networks)}")
+            parser.error(f"--only: {options.only!r} is none of {', '.join(networks)}")
         networks = {options.only: networks[options.only]}
     rounds = 2 if options.quick else options.rounds
     if ALONE in os.environ:

@@ -196,14 +196,20 @@ def margins(all_found):
 
 def main(arguments=None):
     parser = reporting.parser(__doc__)
-    parser.add_argument("--only", default="", help="part of a network's name")
-    parser.add_argument("--seeds", type=int, default=SEEDS)
-    parser.add_argument("--logs", help="a directory to keep the logs in")
-    parser.add_argument("--processes", type=int, default=PROCESSES)
+    parser.add_argument("--only", metavar="TEXT", help="part of a network's name")
+    whole = reporting.whole(1)
+    parser.add_argument("--seeds", type=whole, default=SEEDS, metavar="N")
+    parser.add_argument("--logs", metavar="DIR", help="to keep the logs in")
+    parser.add_argument("--processes", type=whole, default=PROCESSES, metavar="N")
     chosen = parser.parse_args(arguments)
+    if chosen.logs is not None and (not chosen.logs or Path(chosen.logs).is_file()):
+        parser.error(f"argument --logs: {chosen.logs!r} is not a directory")
     from zoo_networks import NETWORKS
 
-    networks = [one for one in NETWORKS if chosen.only in one.name]
+    networks = [one for one in NETWORKS if (chosen.only or "") in one.name]
+    if chosen.only == "" or not networks:
+        names = ", ".join(one.name for one in NETWORKS)
+        parser.error(f"argument --only: {chosen.only!r} is in none of {names}")
     seeds = 1 if chosen.quick else chosen.seeds
     if chosen.quick and not chosen.only:
         networks = networks[:1] + networks[-2:]

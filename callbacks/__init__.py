@@ -38,5 +38,7 @@ def __getattr__(name: str) -> Any:
     if name == "rules":
         return importlib.import_module(".rules", __name__)
     if name not in HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from kbn.names import unknown
+
+        raise unknown(__name__, name, (*HOMES, "rules"), {})
     return getattr(importlib.import_module(HOMES[name], __name__), name)

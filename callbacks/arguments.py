@@ -17,10 +17,14 @@ MEANT = {
     "freq": "log_freq",
     "frequency": "log_freq",
     "histogram_freq": "log_freq",
+    "log_path": "log_dir",
     "logdir": "log_dir",
     "path": "log_dir",
     "update_freq": "log_freq",
 }
+# {what is written for log_freq: what was meant}.
+FREQUENCIES: dict[str, str | int] = dict.fromkeys(("batch", "step", "steps"), 1)
+FREQUENCIES |= dict.fromkeys(("epochs", "Epoch", "EPOCH"), "epoch")
 
 
 def check(
@@ -38,22 +42,21 @@ def check(
         refuse("log_dir", log_dir, "log_dir must be a local directory, not a URL.")
     is_epoch = isinstance(log_freq, str) and log_freq == "epoch"
     if not is_epoch and not callable(log_freq) and not _is_count(log_freq):
-        refuse(
-            "log_freq",
-            log_freq,
-            'log_freq must be "epoch", an integer from 1 (steps), or a function '
-            "step -> bool.",
-        )
+        rule = 'log_freq must be "epoch", an integer from 1 (steps), or a function '
+        refuse("log_freq", log_freq, f"{rule}step -> bool.{_meant_freq(log_freq)}")
     rule = f"watch must be a tuple of some of {WATCHABLE}."
     if isinstance(watch, str):
-        for name in difflib.get_close_matches(watch, WATCHABLE, 1):
+        for name in _near_watchable(watch):
             rule += f" Did you mean watch=({name!r},)?"
+        if watch == "all":
+            rule += " Leave it out: all but the quantiles is the default."
         refuse("watch", watch, rule)
     if not isinstance(watch, Iterable):
         refuse("watch", watch, rule)
     for name in watch:
         if name not in WATCHABLE:
-            refuse("watch", watch, rule + did_you_mean(str(name), WATCHABLE))
+            near = [f" Did you mean {x!r}?" for x in _near_watchable(str(name))]
+            refuse("watch", watch, rule + "".join(near))
     check_layers(layers, "TrainingMonitor")
     if not _is_count(sample_size):
         refuse("sample_size", sample_size, "sample_size must be an integer from 1.")
@@ -100,6 +103,23 @@ def listed(watch: Any) -> Any:
     return tuple(watch) if is_list else watch
 
 
+def _near_watchable(name: str) -> list[str]:
+    """What was meant by a name that is not to be watched: none or one."""
+    if name == "bn":
+        return ["batch_norm"]
+    return difflib.get_close_matches(name.lower(), WATCHABLE, 1)
+
+
+def _meant_freq(log_freq: Any) -> str:
+    meant: str | int | None = None
+    if isinstance(log_freq, str):
+        meant = FREQUENCIES.get(log_freq)
+        meant = int(log_freq) if log_freq.isdecimal() else meant
+    elif isinstance(log_freq, float) and log_freq.is_integer():
+        meant = int(log_freq)
+    return f" Did you mean log_freq={meant!r}?" if meant else ""
+
+
 def _is_count(value: Any) -> bool:
     """Whether it is an integer from 1, Python's or NumPy's."""
     is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
@@ -121,8 +141,25 @@ def check_layers(layers: Any, function: str) -> None:
         except re.error as error:
             rule = f"layers is no regular expression: {error}."
             _refuse(function, "layers", layers, rule)
-    elif layers is not None and not callable(layers):
-        _refuse(function, "layers", layers, rule)
+    # A layer is callable, but what it returns selects nothing.
+    elif layers is not None and (not callable(layers) or _name_of(layers)):
+        names = [_name_of(x) for x in layers] if _is_list(layers) else []
+        names = [x for x in (*names, _name_of(layers)) if x]
+        found = "|".join(map(re.escape, names))
+        hint = f' Did you mean layers="^({found})$"?' if found else ""
+        _refuse(function, "layers", layers, rule + hint)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | tuple | set)
+
+
+def _name_of(layer: Any) -> str:
+    """Of a layer, or the name that it is; empty for anything else."""
+    if isinstance(layer, str):
+        return layer
+    is_layer = hasattr(layer, "name") and hasattr(layer, "get_config")
+    return str(layer.name) if is_layer else ""
 
 
 def _refuse(function: str, argument: str, value: Any, rule: str) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import itertools
+import os
 from pathlib import Path
 
 
@@ -25,11 +26,28 @@ def whole(least, most=None):
     return parse
 
 
+def existing_directory(text):
+    """An argparse type: a directory that is there, to write into."""
+    path = Path(text)
+    if not text or not path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a directory")
+    if not os.access(path, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be written to")
+    return path
+
+
+def new_path(text):
+    """An argparse type: a path that ends in a name."""
+    if Path(text).name in ("", ".."):
+        raise argparse.ArgumentTypeError(f"{text!r} does not name a new directory")
+    return Path(text)
+
+
 def add_out(parser, name):
     """An option `--out`; `new_directory` makes the directory that it names."""
     parser.add_argument(
         "--out",
-        type=Path,
+        type=new_path,
         default=Path(name),
         metavar="DIR",
         help=f"a new directory for what is written ({name}); if it is there from an "
@@ -37,9 +55,18 @@ def add_out(parser, name):
     )
 
 
-def new_directory(path):
-    """Make `path`, or the first of `path`-2, `path`-3, ... that is not there."""
+def new_directory(parser, path):
+    """Make `path`, or the first of `path`-2, `path`-3, ... that is not there.
+
+    Where it cannot be made, the script ends as it does for any wrong argument.
+    """
+    if path.is_file():
+        parser.error(f"argument --out: {str(path)!r} is a file, not a directory")
     numbered = (path.with_name(f"{path.name}-{n}") for n in itertools.count(2))
-    free = next(one for one in itertools.chain([path], numbered) if not one.exists())
-    free.mkdir(parents=True)
+    try:
+        free = next(x for x in itertools.chain([path], numbered) if not x.exists())
+        free.mkdir(parents=True)
+    except OSError as error:
+        why = error.strerror or error
+        parser.error(f"argument --out: cannot make {str(path)!r}: {why}")
     return free

@@ -125,7 +125,7 @@ def main():
     if options.which:
         run(options.which, options.steps, options.out)
         return
-    out = command.new_directory(options.out)
+    out = command.new_directory(parser, options.out)
     print(
         f"{'ResNet50, ' + f'{BATCH} x {SIDE} x {SIDE} x 3':32}{'time':>12}{'peak':>12}"
     )

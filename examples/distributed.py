@@ -111,7 +111,9 @@ def train_together(directory):
 def main():
     """Compare two workers with one process."""
     parser = command.parser(__doc__)
-    parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--worker", type=int, choices=range(WORKERS), help=argparse.SUPPRESS
+    )
     parser.add_argument("--output", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker is not None:

@@ -90,7 +90,8 @@ def main():
     parser.add_argument("--epochs", type=command.whole(1), default=10, metavar="N")
     command.add_out(parser, "weight-distributions")
     options = parser.parse_args()
-    out, epochs = command.new_directory(options.out), options.epochs
+    epochs = options.epochs
+    out = command.new_directory(parser, options.out)
     digits, labels = load_digits(return_X_y=True)
     x, x_test, y, y_test = train_test_split(
         (digits / 16).astype("float32"),

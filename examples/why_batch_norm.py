@@ -121,6 +121,7 @@ def main():
     options = parser.parse_args()
     seeds, epochs = (2, 2) if options.quick else (options.seeds, 10)
     x, y = load(options.dataset)
+    figure = command.new_directory(parser, options.out) / "why_batch_norm.png"
     values = np.empty((len(CLAIMS), 2, seeds))
     labs = {
         (batch_norm, seed): Lab(x, y, bool(batch_norm), seed, epochs)
@@ -136,7 +137,6 @@ def main():
     print("|---|---|---|---|---|---|---|")
     for finding in findings:
         print(finding.row())
-    figure = command.new_directory(options.out) / "why_batch_norm.png"
     draw(findings, figure)
     print(f"Figure: {figure}")
 

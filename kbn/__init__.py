@@ -49,6 +49,19 @@ _HOMES = {
     "update_bn_stats": "surgery.statistics",
 }
 
+# {a name that is looked for here: where it is}.
+_ELSEWHERE = {
+    "Alert": "kbn.callbacks.Alert",
+    "BN": "kbn.BatchNorm",
+    "Report": "kbn.callbacks.Report",
+    "SyncBatchNorm": "kbn.BatchNorm(synchronized=True)",
+    "TrainingAlert": "kbn.callbacks.TrainingAlert",
+    "TrainingMonitor": "kbn.callbacks.TrainingMonitor",
+    "UpdateBatchNormStats": "kbn.callbacks.UpdateBatchNormStats",
+    "layers": "kbn.BatchNorm",
+    "rules": "kbn.callbacks.rules",
+}
+
 
 def __dir__() -> list[str]:
     """The public names, those too that are imported at their first use."""
@@ -58,7 +71,9 @@ def __dir__() -> list[str]:
 def __getattr__(name: str) -> Any:
     """Import what a name stands for at its first use."""
     if name != "callbacks" and name not in _HOMES:
-        raise AttributeError(f"module 'kbn' has no attribute {name!r}")
+        from kbn.names import unknown
+
+        raise unknown("kbn", name, __all__, _ELSEWHERE)
     try:
         module = importlib.import_module(f"kbn.{_HOMES.get(name, name)}")
     except ModuleNotFoundError as error:

@@ -3,6 +3,7 @@
 import difflib
 import math
 import operator
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -15,17 +16,24 @@ Shape = tuple[int | None, ...]
 # Keyword arguments of keras.layers.Layer.
 OF_KERAS = {"name", "dtype", "trainable", "autocast", "activity_regularizer"}
 OF_KERAS |= {"input_shape", "batch_shape", "batch_input_shape", "input_dim"}
+LEFT_OUT = "Leave it out: the first inputs say how many channels there are."
 # {what an argument is called elsewhere: what to write instead}.
 INSTEAD = {
+    "activation": "Put keras.layers.Activation({0!r}) behind the layer.",
     "affine": "Did you mean center={0!r}, scale={0!r}?",
+    "bias": "Did you mean center={0!r}?",
+    "channels": LEFT_OUT,
     "data_format": "Did you mean axis=-1 (channels last) or axis=1 (channels first)?",
     "decay": "Did you mean momentum={0!r}?",
     "eps": "Did you mean epsilon={0!r}?",
     "fused": "Leave it out: the fastest way that is exact is chosen by itself.",
-    "num_features": "Leave it out: the first inputs say how many channels there are.",
+    "num_features": LEFT_OUT,
+    "sync": "Did you mean synchronized={0!r}?",
     "track_running_stats": "To normalize by the batch in inference too, call the layer "
     "with training=True.",
     "training": "It is an argument of the call: layer(inputs, training={0!r}).",
+    "units": LEFT_OUT,
+    "use_bias": "Did you mean center={0!r}?",
 }
 
 
@@ -48,7 +56,7 @@ def refuse_slips(given: Mapping[str, Any], known: Iterable[str]) -> None:
             )
 
 
-def integer(name: str, value: Any) -> int:
+def integer(name: str, value: Any, hint: str = "") -> int:
     """`value` as an int; neither a bool nor a float that happens to be whole."""
     try:
         if isinstance(value, bool):
@@ -56,14 +64,20 @@ def integer(name: str, value: Any) -> int:
         return operator.index(value)
     except TypeError:
         raise ValueError(
-            f"BatchNorm({name}={value!r}): {name} must be an integer."
+            f"BatchNorm({name}={value!r}): {name} must be an integer.{hint}"
         ) from None
+
+
+# {what Keras and PyTorch call an order of the axes: which of them has the channels}.
+ORDERS = {"channels_last": -1, "channels_first": 1, "NHWC": -1, "NCHW": 1}
 
 
 def axis(value: Any) -> int | list[int]:
     """`axis`: an integer, or a list of them; a list of one is that one."""
     if not isinstance(value, list | tuple):
-        return integer("axis", value)
+        meant = ORDERS.get(value) if isinstance(value, str) else None
+        hint = "" if meant is None else f" Did you mean axis={meant}?"
+        return integer("axis", value, hint)
     axes = [integer("axis", item) for item in value]
     if not axes:
         raise ValueError(f"BatchNorm(axis={value!r}): axis must name an axis.")
@@ -77,6 +91,23 @@ def fraction(name: str, value: Any) -> float:
         raise ValueError(
             f"BatchNorm({name}={value!r}): {name} must be a number from 0 to 1, the "
             "share of the old average that is kept: for PyTorch's 0.1 give 0.9."
+        )
+    return number
+
+
+def momentum(value: Any) -> float | None:
+    """`momentum`: None, or a number from 0 to 1; warns of one that is PyTorch's."""
+    if value is None:
+        return None
+    number = fraction("momentum", value)
+    # PyTorch's 0.1 or 0.01. Nobody is known who wants a moving average of one batch
+    # and a little; of the last batch alone, some do.
+    if 0 < number <= 0.1:
+        warnings.warn(
+            f"BatchNorm(momentum={value!r}) keeps {number:.3g} of the old average at "
+            f"each step. In PyTorch momentum is the share of the new batch: its "
+            f"{value!r} is momentum={1 - number:.4g} here.",
+            stacklevel=3,
         )
     return number
 
@@ -134,8 +165,12 @@ def canonical_axes(axis: int | list[int], shape: Shape) -> list[int]:
         return f"BatchNorm(axis={axis}) received inputs of shape {tuple(shape)}"
 
     if not all(-rank <= one < rank for one in given):
+        # BatchNorm(64), as one writes BatchNorm1d(64) in PyTorch.
+        is_size = any(one in shape for one in given)
+        hint = " The layer counts the channels itself." if is_size else ""
         raise ValueError(
-            f"{received()}, whose axes are {-rank} to {rank - 1}. Did you mean axis=-1?"
+            f"{received()}, whose axes are {-rank} to {rank - 1}. Did you mean "
+            f"axis=-1?{hint}"
         )
     axes = sorted(one % rank for one in given)
     if len(set(axes)) < len(axes):

@@ -157,7 +157,9 @@ def test_rules_are_checked(wrong, tmp_path):
 
 
 def test_on_alert_is_checked(tmp_path):
-    with pytest.raises(ValueError, match="on_alert='halt': expected 'log', 'stop', "):
+    with pytest.raises(
+        ValueError, match=r"on_alert='halt'\): expected 'log', 'stop', "
+    ):
         TrainingMonitor(tmp_path, on_alert="halt")
 
 

@@ -70,10 +70,12 @@ def test_benchmark_runs(name, arguments, shows, capsys, monkeypatch):
     assert re.search(shows, capsys.readouterr().out)
 
 
-def test_scaling_draws(tmp_path):
+def test_scaling_draws_and_says_what_it_replaces(tmp_path, capsys):
     png = tmp_path / "scaling.png"
-    importlib.import_module("scaling").main(["--quick", "--png", str(png)])
-    assert png.read_bytes()[:4] == b"\x89PNG"
+    for said in ("Wrote", "Replaced"):
+        importlib.import_module("scaling").main(["--quick", "--png", str(png)])
+        assert png.read_bytes()[:4] == b"\x89PNG"
+        assert f"{said} {png}\n" in capsys.readouterr().err
 
 
 def instruction(number, opcode, sizes, operands=(), called=(), parameter=0):
@@ -258,3 +260,63 @@ def test_table_that_results_lacks_is_refused():
     assert quoted(text, section) == shown
     with pytest.raises(ValueError, match=r"no output of `python a\.py`"):
         quoted(text, "## What?")
+
+
+NO_NUMBER = "is not a whole number from 1"
+# (benchmark, arguments, what it says); nothing is measured.
+NONSENSE = [
+    ("accuracy", ["eagre"], "'eagre' is none of eager, "),
+    ("accuracy", ["--quick", ""], "'' is none of eager, "),
+    ("bn_statistics", ["--seeds", "1"], "'1' is not a whole number from 2"),
+    ("bn_statistics", ["--rounds", "0"], f"'0' {NO_NUMBER}"),
+    ("import_time", ["now"], "unrecognized arguments: now"),
+    ("layer_memory", ["--fast"], "unrecognized arguments: --fast"),
+    ("layer_speed", ["eagre"], "invalid choice: 'eagre'"),
+    ("learning_rates", ["--seeds", "0"], f"'0' {NO_NUMBER}"),
+    ("learning_rates", ["--epochs", "-1"], f"'-1' {NO_NUMBER}"),
+    ("learning_rates", ["--rates", "nan"], "'nan' is not a finite number above 0"),
+    ("learning_rates", ["--rates", "0.1", "0"], "'0' is not a finite number above 0"),
+    ("learning_rates", ["--rates"], "--rates: expected at least one argument"),
+    ("long_sums", ["--png", "errors.jpg"], "'errors.jpg' does not end in .png"),
+    ("long_sums", ["--png", ""], "'' does not end in .png"),
+    ("scaling", ["--png", "nowhere/a.png"], "'nowhere/a.png' cannot be written"),
+    ("surgery", ["--only", ""], "--only: '' is none of "),
+    ("surgery", ["--only", "VGG99"], "--only: 'VGG99' is none of "),
+    ("surgery", ["--rounds", "x"], f"'x' {NO_NUMBER}"),
+    ("zoo", ["--only", "no such"], "--only: 'no such' is in none of "),
+    ("zoo", ["--only", ""], "--only: '' is in none of "),
+    ("zoo", ["--seeds", "0"], f"'0' {NO_NUMBER}"),
+    ("zoo", ["--processes", "0"], f"'0' {NO_NUMBER}"),
+    ("zoo", ["--logs", __file__], "is not a directory"),
+    ("results", ["--only", "no_such"], "'no_such' is in none of "),
+    ("results", ["--only", ""], "'' is in none of "),
+    ("results", ["--under", "no-such-command -x"], "no command 'no-such-command'"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "says"),
+    NONSENSE,
+    ids=[f"{name} {' '.join(arguments[:2])}" for name, arguments, _ in NONSENSE],
+)
+def test_nonsense_is_refused(name, arguments, says, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
+    with pytest.raises(SystemExit) as end:
+        importlib.import_module(name).main()
+    assert end.value.code == 2
+    output = capsys.readouterr()
+    assert says in output.err
+    assert not output.out  # no table was begun
+
+
+COMMANDS = sorted({name for name, *_ in RUNS} | {"results"})
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_is_the_docstring(name, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    module = importlib.import_module(name)
+    with pytest.raises(SystemExit) as end:
+        module.main()
+    assert not end.value.code
+    assert module.__doc__.partition("\n")[0] in capsys.readouterr().out

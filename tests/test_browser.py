@@ -27,7 +27,8 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
 ]
 
-RUNS = {"with_batch_norm": True, "without_batch_norm": False}
+# In the order of the demo: the run that starts first is orange, the second blue.
+RUNS = {"without_batch_norm": False, "with_batch_norm": True}
 EPOCHS = 2
 WATCH = ("weights", "gradients", "activations", "batch_norm", "quantiles")
 
@@ -173,6 +174,13 @@ def test_custom_scalars_are_a_dashboard_without_an_empty_chart(page, address):
             has=page.get_by_text(chart, exact=True)
         )
         expect(card.get_by_text("Matches (4)").first).to_be_visible()
+    # In the colours of the demo's picture: without batch norm orange, with it blue.
+    boxes = page.locator("paper-checkbox").filter(visible=True)
+    colours = boxes.evaluate_all(
+        "all => all.map(x => getComputedStyle(x)"
+        ".getPropertyValue('--paper-checkbox-checked-color').trim())"
+    )
+    assert colours[-len(RUNS) :] == ["#ff7043", "#0077bb"]
     for never in ("saturated units, healthy 0 to 0.01", "NaN and Inf", "loss scale"):
         expect(shown(page, never)).to_have_count(0)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import math
 import re
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 
 import kbn
 from kbn import __main__ as command
-from kbn import demo
+from kbn import demo, picture
 
 if keras.backend.backend() != "tensorflow":
     pytest.skip("the demo's extras are not installed there", allow_module_level=True)
@@ -105,6 +106,108 @@ def test_steps_to_is_the_first_look_that_reaches_it():
     assert curves.steps_to(0.999) is None
 
 
+def test_output_and_report_tell_the_default_learning_rate(shown):
+    assert f"SGD, learning rate {demo.LEARNING_RATE:g}" in shown.output
+    page = (shown.out / command.REPORT).read_text(encoding="utf-8")
+    assert page.count(f"SGD, learning rate {demo.LEARNING_RATE:g}<") == 2
+
+
+def test_runs_that_diverge_are_shown_as_they_are(tmp_path, capsys):
+    arguments = ["--epochs", "1", "--learning-rate", "1e9", "--out", str(tmp_path)]
+    assert command.main(["demo", *arguments]) == 0
+    output = capsys.readouterr().out
+    assert "SGD, learning rate 1e+09" in output
+    assert "Neither network reaches 95%: they end at " in output
+    page = (tmp_path / command.REPORT).read_text(encoding="utf-8")
+    assert page.count("Critically ill: non_finite") >= 2
+    assert page.count("SGD, learning rate 1e+09<") == 2
+    assert (tmp_path / command.PICTURE).stat().st_size > 20_000
+
+
+def curves(accuracies, losses=(), steps=7):
+    """Of a run with a look every seven steps."""
+    n = len(accuracies)
+    losses = [*(losses or np.linspace(2.3, 0.1, n))]
+    # Weights are lost with the loss.
+    scale = np.where(np.isfinite(losses), 1, np.nan)
+    return demo.Curves(
+        steps=[steps * i for i in range(n)],
+        train_loss=losses,
+        test_loss=losses,
+        train_accuracy=accuracies,
+        test_accuracy=accuracies,
+        quantiles=[x * np.linspace(-0.1, 0.1, 5) for x in scale],
+    )
+
+
+@pytest.mark.parametrize(
+    ("without", "with_", "says"),
+    [
+        (
+            [0.1, 0.1, 0.1],
+            [0.1, 0.96, 0.98],
+            "Only the network with batch norm reaches 95%: 98.0% with batch norm, "
+            "10.0% without.",
+        ),
+        (
+            [0.1, 0.96, 0.97],
+            [0.1, 0.4, 0.3],
+            "Only the network without batch norm reaches 95%: 30.0% with batch norm, "
+            "97.0% without.",
+        ),
+        (
+            [0.1, 0.5, 0.97],
+            [0.1, 0.96, 0.98],
+            "Both networks reach 95%, sooner with batch norm: after 7 steps instead of "
+            "14. They end at 98.0% with batch norm, 97.0% without.",
+        ),
+        (
+            [0.1, 0.96, 0.99],
+            [0.1, 0.5, 0.98],
+            "Both networks reach 95%, later with batch norm: after 14 steps instead of "
+            "7. They end at 98.0% with batch norm, 99.0% without.",
+        ),
+        (
+            [0.1, 0.96, 0.99],
+            [0.1, 0.97, 0.98],
+            "Both networks reach 95% after 7 steps; they end at 98.0% with batch norm, "
+            "99.0% without.",
+        ),
+        (
+            [0.1, 0.2, 0.3],
+            [0.1, 0.1, 0.2],
+            "Neither network reaches 95%: they end at 20.0% with batch norm, 30.0% "
+            "without.",
+        ),
+    ],
+    ids=["with", "without", "sooner", "later", "alike", "neither"],
+)
+def test_verdict_follows_from_the_numbers(without, with_, says):
+    assert demo.verdict(curves(without), curves(with_)) == says
+
+
+LOST = (2.3, math.nan, math.nan)
+
+
+@pytest.mark.parametrize("without", [(), LOST], ids=["learns", "diverges"])
+@pytest.mark.parametrize("with_", [(), LOST], ids=["learns", "diverges"])
+def test_picture_shows_whatever_happens(without, with_, tmp_path):
+    pair = curves([0.1, 0.5, 0.9], without), curves([0.1, 0.5, 0.9], with_)
+    picture.draw_picture(*pair, 2.0, tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > 20_000
+
+
+def test_labels_of_curves_that_end_alike_are_apart():
+    assert picture._apart(0.5, 0.5, 0.2) == pytest.approx((0.6, 0.4))
+    assert picture._apart(0.4, 0.5, 0.2) == pytest.approx((0.35, 0.55))
+    assert picture._apart(0.1, 0.9, 0.2) == (0.1, 0.9)
+
+
+def test_run_without_batch_norm_comes_first():
+    # TensorBoard's charts colour runs in the order in which they started: orange, blue.
+    assert [*command.RUNS.values()] == [False, True]
+
+
 @pytest.mark.parametrize("run", command.RUNS)
 def test_logs_hold_histograms_of_every_step_that_is_due(shown, run):
     events = read(shown.out / "logs" / run)
@@ -185,6 +288,13 @@ def test_out_that_cannot_be_made_is_refused(tmp_path, capsys):
     [
         (["demo", "--epochs", "0"], "--epochs: '0' is not a whole number from 1"),
         (["demo", "--epochs", "two"], "--epochs: 'two' is not a whole number from 1"),
+        (["demo", "--epochs", "-3"], "--epochs: '-3' is not a whole number from 1"),
+        (["demo", "--learning-rate", "0"], "'0' is not a finite number above 0"),
+        (["demo", "--learning-rate", "-2"], "'-2' is not a finite number above 0"),
+        (["demo", "--learning-rate", "nan"], "'nan' is not a finite number above 0"),
+        (["demo", "--learning-rate", "inf"], "'inf' is not a finite number above 0"),
+        (["demo", "--learning-rate", ""], "'' is not a finite number above 0"),
+        (["demo", "--learning-rate"], "--learning-rate: expected one argument"),
         (["demo", "--seed", "-1"], "--seed: '-1' is not a whole number from 0"),
         (["demo", "--seed", str(2**32)], "is not a whole number from 0 to 2^32-1"),
         (["demo", "--speed", "1"], "unrecognized arguments: --speed 1"),

@@ -1,7 +1,9 @@
 """Every example runs, from a directory of its own, and shows what it promises."""
 
+import errno
 import importlib
 import importlib.util
+import os
 import re
 import runpy
 import subprocess
@@ -17,7 +19,7 @@ from tests.pages import PAGES
 
 ROOT = Path(__file__).parents[1]
 # What the scripts import is beside them.
-BESIDE = {"claims", "command"}
+BESIDE = {"claims", "command", "gallery", "illnesses"}
 EXAMPLES = sorted(
     path for path in (ROOT / "examples").glob("*.py") if path.stem not in BESIDE
 )
@@ -151,15 +153,31 @@ def check_sick_networks(output, directory):
     assert (name, alert) == ("| eight layers of sigmoids", "vanishing_gradient")
     assert float(well[:-1]) > 70 > 40 > float(ill[:-1])
     assert alerts == "none |"
+    out = directory / "sick-networks"
+    place = out / "vanishing_gradient"
     for run in ("sick", "cured"):
-        logs = directory / "sick-networks" / "logs" / "vanishing_gradient" / run
-        assert len(list(logs.glob("events.out.tfevents.*"))) == 1
+        assert len(list((place / run).glob("events.out.tfevents.*"))) == 1
+    check_figure(place / "picture.png")
+    page = (place / "index.html").read_text()
+    index = (out / "index.html").read_text()
+    for text in (page, index):
+        assert "critical: vanishing_gradient in digits/dense_1/kernel" in text
+        assert "The cure: ReLUs, and batch norm before each." in text
+    for text, here, count in ((page, place, 3), (index, out, 2)):
+        targets = re.findall(r'(?:src|href)="([^"]+)"', text)
+        assert len(targets) == count
+        assert [x for x in targets if not (here / x).exists()] == []
+    assert "Critically ill: " in (place / "sick.html").read_text()
+    assert "Healthy at the end of " in (place / "cured.html").read_text()
+    shown = directory / "vanishing_gradient.png"
+    assert shown.read_bytes() == (place / "picture.png").read_bytes()
+    assert "Wrote vanishing_gradient.png\n" in output
 
 
 ARGUMENTS = {
     "convert_resnet": ["--steps", "2"],
     "fine_tuning": ["--seeds", "2", "--digits", "40"],
-    "sick_networks": ["--only", "vanishing"],
+    "sick_networks": ["--only", "vanishing", "--gallery", "."],
     "why_batch_norm": ["--quick"],
     "weight_distributions": ["--epochs", "1"],
 }
@@ -228,26 +246,68 @@ def test_example_runs(example, run, tmp_path):
     CHECKS[example](output, tmp_path)
 
 
+NUMBER = "is not a whole number from"
+# (example, arguments, what it says); `file` is a file, `closed` cannot be written to.
+NONSENSE = [
+    ("fine_tuning", ["--seeds", "0"], f"--seeds: '0' {NUMBER} 2"),
+    ("fine_tuning", ["--seeds", "-1"], f"'-1' {NUMBER} 2"),
+    ("fine_tuning", ["--seeds", "many"], f"--seeds: 'many' {NUMBER} 2"),
+    ("fine_tuning", ["--seeds", ""], f"--seeds: '' {NUMBER} 2"),
+    ("fine_tuning", ["--seeds"], "--seeds: expected one argument"),
+    ("fine_tuning", ["--digits", "900"], f"'900' {NUMBER} 10 to 800"),
+    ("fine_tuning", ["--digits", "nan"], f"'nan' {NUMBER} 10 to 800"),
+    ("why_batch_norm", ["--seeds", "0"], f"--seeds: '0' {NUMBER} 2"),
+    ("why_batch_norm", ["--seeds", "1"], f"--seeds: '1' {NUMBER} 2"),
+    ("why_batch_norm", ["--seeds", "2.5"], f"--seeds: '2.5' {NUMBER} 2"),
+    ("why_batch_norm", ["--dataset", "cats"], "invalid choice: 'cats'"),
+    ("why_batch_norm", ["--out", "file"], "--out: 'file' is a file"),
+    ("why_batch_norm", ["--out", "file/below"], "cannot make 'file/below': Not a dir"),
+    ("why_batch_norm", ["--out", "closed/a"], "'closed/a': Permission denied"),
+    ("why_batch_norm", ["--out", ""], "--out: '' does not name a new directory"),
+    ("weight_distributions", ["--epochs", "0"], f"'0' {NUMBER} 1"),
+    ("weight_distributions", ["--epochs", "x"], f"'x' {NUMBER} 1"),
+    ("weight_distributions", ["--out", "file"], "--out: 'file' is a file"),
+    ("weight_distributions", ["--out", "."], "'.' does not name a new directory"),
+    ("convert_resnet", ["--steps", "1"], f"--steps: '1' {NUMBER} 2"),
+    ("convert_resnet", ["--out", "file"], "--out: 'file' is a file"),
+    ("convert_resnet", ["--which", "torch"], "invalid choice: 'torch'"),
+    ("sick_networks", ["--only", "cold"], "--only: 'cold' is in none of non_finite, "),
+    ("sick_networks", ["--only", ""], "--only: '' is in none of non_finite, "),
+    ("sick_networks", ["--only", "nan", "cold"], "'nan' is in none of non_finite, "),
+    ("sick_networks", ["--gallery", "nowhere"], "'nowhere' is not a directory"),
+    ("sick_networks", ["--gallery", "closed"], "'closed' cannot be written to"),
+    ("sick_networks", ["--out", "file"], "--out: 'file' is a file"),
+    ("gradient_penalty", ["--fast"], "unrecognized arguments: --fast"),
+    ("from_pytorch", ["now"], "unrecognized arguments: now"),
+    ("distributed", ["--workers", "3"], "unrecognized arguments: --workers 3"),
+    ("distributed", ["--worker", "x"], "invalid int value: 'x'"),
+]
+
+
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="its extras are not installed")
 @pytest.mark.parametrize(
     ("example", "arguments", "says"),
-    [
-        ("fine_tuning", "--seeds 0", "--seeds: '0' is not a whole number from 2"),
-        ("fine_tuning", "--seeds many", "--seeds: 'many' is not a whole number from 2"),
-        ("fine_tuning", "--digits 900", "'900' is not a whole number from 10 to 800"),
-        ("why_batch_norm", "--seeds 0", "--seeds: '0' is not a whole number from 2"),
-        ("why_batch_norm", "--dataset cats", "invalid choice: 'cats'"),
-        ("weight_distributions", "--epochs 0", "'0' is not a whole number from 1"),
-        ("convert_resnet", "--steps 1", "--steps: '1' is not a whole number from 2"),
-        ("sick_networks", "--only cold", "--only: 'cold' is in none of non_finite, "),
-        ("gradient_penalty", "--fast", "unrecognized arguments: --fast"),
-    ],
+    NONSENSE,
+    ids=[f"{example} {' '.join(arguments)}" for example, arguments, _ in NONSENSE],
 )
-def test_nonsense_is_refused(example, arguments, says, run, tmp_path):
-    found, output = run(example, *arguments.split())
+def test_nonsense_is_refused_before_anything_is_trained(
+    example, arguments, says, run, tmp_path, monkeypatch
+):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "closed").mkdir(mode=0o500)
+    if any("closed" in argument for argument in arguments):
+        monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
+        monkeypatch.setattr(Path, "mkdir", refused)
+    monkeypatch.setattr(keras.Model, "fit", None)
+    found, output = run(example, *arguments)
     assert found == 2
     assert says in output
-    assert not any(tmp_path.iterdir())
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "closed"}
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def refused(*_, **__):
+    raise PermissionError(errno.EACCES, "Permission denied")
 
 
 # The quickstart is ten lines to copy, with no command line.
@@ -266,8 +326,9 @@ def test_help_is_the_docstring(example, run, tmp_path):
 
 def test_no_directory_is_written_to_twice(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "examples"))
-    new_directory = importlib.import_module("command").new_directory
-    made = [new_directory(tmp_path / "a" / "run") for _ in range(3)]
+    command = importlib.import_module("command")
+    parser = command.parser("A script.")
+    made = [command.new_directory(parser, tmp_path / "a" / "run") for _ in range(3)]
     assert [path.name for path in made] == ["run", "run-2", "run-3"]
 
 

@@ -26,11 +26,12 @@ COMMAND = {"kbn.__main__", "kbn.demo", "kbn.picture", "kbn.report"}
 # and packages that are not Python's own. A new one needs a row.
 IMPORTS = {
     "kbn": (
-        "callbacks layer surgery.convert surgery.fold surgery.freeze "
+        "callbacks layer names surgery.convert surgery.fold surgery.freeze "
         "surgery.statistics surgery.torch_batch_norm",
         "",
     ),
     "arguments": ("", "keras"),
+    "names": ("", ""),
     "layer": (
         "arguments folding kernels kernels.arithmetic moving_average renorm",
         "keras",
@@ -103,7 +104,8 @@ IMPORTS = {
     "report": ("kbn", ""),
     "callbacks": (
         "callbacks.alerts callbacks.diagnostics callbacks.log callbacks.model "
-        "callbacks.report callbacks.step private.jax private.keras surgery.statistics",
+        "callbacks.report callbacks.step names private.jax private.keras "
+        "surgery.statistics",
         "keras numpy tensorflow",
     ),
     "callbacks.model": ("private.keras", "keras numpy tensorflow"),

@@ -734,7 +734,7 @@ def test_argument_rules_of_a_monitor():
     for wrong, said in [
         ("all", "rules='all': expected 'default', a list or None"),
         (3, "rules=3"),
-        ([rules.DeadRelu], "a rule is an instance"),
+        ([rules.DeadRelu], "A rule is an instance"),
         ([len], "is not a kbn rule"),
         ([rules.DeadRelu(), rules.DeadRelu(share=0.3)], "two of dead_relu"),
     ]:

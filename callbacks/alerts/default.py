@@ -67,17 +67,19 @@ def listed(rules: Any) -> list[Rule]:
     """
     if rules is None:
         return []
-    if isinstance(rules, str):
-        if rules != "default":
-            raise ValueError(f"rules={rules!r}: expected 'default', a list or None")
+    if isinstance(rules, str) and rules == "default":
         return [*DEFAULT]
-    if not isinstance(rules, Iterable):
-        raise ValueError(f"rules={rules!r}: expected 'default', a list or None")
+    if isinstance(rules, str | type) or not isinstance(rules, Iterable):
+        raise ValueError(
+            f"rules={rules!r}: expected 'default', a list or None{_meant(rules)}"
+        )
     found = [*rules]
     for rule in found:
         if not isinstance(rule, Rule):
-            hint = " Call it: a rule is an instance." if isinstance(rule, type) else ""
-            raise ValueError(f"rules has {rule!r}, which is not a kbn rule.{hint}")
+            shown = rule.__name__ if isinstance(rule, type) else repr(rule)
+            call = _call_of(rule)
+            hint = f" Did you mean {call}? A rule is an instance." if call else ""
+            raise ValueError(f"rules has {shown}, which is not a kbn rule.{hint}")
     names = [rule.name for rule in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(
@@ -85,3 +87,25 @@ def listed(rules: Any) -> list[Rule]:
             "limit, use kbn.callbacks.rules.default_rules(...)."
         )
     return found
+
+
+def _meant(rules: Any) -> str:
+    """What was meant by what is neither a list of rules nor "default"."""
+    call = repr(rules) if isinstance(rules, Rule) else _call_of(rules)
+    if call:
+        return f". Did you mean rules=[{call}]?"
+    instead = {"all": "'default'", "defaults": "'default'", "none": "None"}
+    instead |= {"false": "None", "true": "'default'"}
+    meant = instead.get(str(rules).lower())
+    if rules is default_rules:
+        meant = "default_rules()"
+    return f". Did you mean rules={meant}?" if meant else ""
+
+
+def _call_of(rule: Any) -> str:
+    """`DeadRelu()` for the class, its name, or the name of its alerts; else empty."""
+    if isinstance(rule, type):
+        return f"{rule.__name__}()" if issubclass(rule, Rule) else ""
+    named = {one.name: type(one).__name__ for one in DEFAULT}
+    name = named.get(rule, rule) if isinstance(rule, str) else ""
+    return f"{name}()" if name in named.values() else ""

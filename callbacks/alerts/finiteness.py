@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -73,6 +73,7 @@ class NonFinite(Rule):
         known = {
             "where": view.record.describe(origin.where),
             "count": _elements(origin.elements),
+            "be": "is" if origin.elements == 1 else "are",
             "rate": view.named_rate,
             "inputs": _inputs(view),
             "variable": _first_variable(view),
@@ -85,11 +86,11 @@ class NonFinite(Rule):
 
 MEANINGS = {
     "input": (
-        "{count} of the input {where} {inputs}, before any layer saw them. Mend the "
-        "data: drop or fill those examples."
+        "{count} of the input {where} {be} NaN or Inf, before any layer saw them. Mend "
+        "the data: drop or fill those examples."
     ),
     "activation": (
-        "The output of {where} has {count} that are NaN or Inf, {inputs}{variable}. "
+        "The output of {where} has {count} that {be} NaN or Inf, {inputs}{variable}. "
         "Lower {rate} or set global_clipnorm; if it is the first step, look "
         "for a division, log or sqrt of 0 in this layer."
     ),
@@ -99,12 +100,12 @@ MEANINGS = {
         "softmax whose loss could be computed from_logits=True."
     ),
     "gradient": (
-        "The gradient of {where} has {count} that are NaN or Inf while the forward "
+        "The gradient of {where} has {count} that {be} NaN or Inf while the forward "
         "pass is finite. Look for sqrt or a norm at 0, or a where() that hides a NaN, "
         "between this variable and the loss."
     ),
     "weight": (
-        "{where} has {count} that are NaN or Inf after this step, while outputs and "
+        "{where} has {count} that {be} NaN or Inf after this step, while outputs and "
         "gradients were finite or not logged. Lower {rate} or set "
         "global_clipnorm."
     ),
@@ -199,9 +200,6 @@ def _elements(count: float) -> str:
 
 def _inputs(view: View) -> str:
     """Whether the model's inputs were finite, and so all outputs before."""
-    counts: Mapping[str, float] = view.under(COUNTS)
-    if any(tag.startswith("inputs/") for tag in counts):
-        return "are NaN or Inf"
     if view.under("inputs/"):
         return (
             "while the model's inputs and the outputs of all layers before were finite"

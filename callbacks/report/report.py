@@ -37,7 +37,7 @@ class Report:
     the problems that reading met.
 
     Args:
-        runs: What `log.reader.read_run` read.
+        runs: What `log.reader.read_run` read; of directories, use `Report.read`.
 
     Example:
         >>> import keras, kbn, numpy as np
@@ -51,6 +51,8 @@ class Report:
     """
 
     def __init__(self, runs: Sequence[LoggedRun]) -> None:
+        if isinstance(runs, str | os.PathLike):
+            raise TypeError(f"Report({runs!r}): did you mean Report.read({runs!r})?")
         self.runs: list[RunReport] = [report_of(run) for run in runs]
         for run, name in zip(self.runs, names(self.runs), strict=True):
             run.name = name

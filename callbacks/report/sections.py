@@ -16,11 +16,14 @@ from .run_report import BatchNorm, Layer, RunReport
 METRICS = 12  # of which charts are drawn
 OVER = 12  # alerts that are over, shown without being asked
 VALIDATION = "2 3"  # dotted, as in the demo's picture
+# With batch norm and without, as where runs are compared; lighter on a dark page.
 BLUE, ORANGE = "var(--accent)", "var(--g2)"
 
 
 def sections(run: RunReport, colour: str | None = None) -> Iterator[str]:
-    """`colour`: of the run, where there are several."""
+    """`colour`: of the run, where there are several; else by its batch norm."""
+    if colour is None:
+        colour = ORANGE if run.has_batch_norm is False else BLUE
     yield from _alerts(run)
     if run.health.rows:
         yield (
@@ -66,7 +69,7 @@ def _alert(alert: Alert) -> str:
     )
 
 
-def _metrics(run: RunReport, colour: str | None) -> Iterator[str]:
+def _metrics(run: RunReport, colour: str) -> Iterator[str]:
     if not run.metrics:
         return
     drawn = "".join(
@@ -94,11 +97,8 @@ def _metrics(run: RunReport, colour: str | None) -> Iterator[str]:
     )
 
 
-def _style(kind: str, colour: str | None) -> tuple[str, str]:
-    dashes = VALIDATION if kind == "validation" else ""
-    if colour is not None:
-        return colour, dashes
-    return (ORANGE if dashes else BLUE), dashes
+def _style(kind: str, colour: str) -> tuple[str, str]:
+    return colour, VALIDATION if kind == "validation" else ""
 
 
 def _numbers(course: Course) -> str:
@@ -107,12 +107,10 @@ def _numbers(course: Course) -> str:
     return "".join(f'<td class="n">{cell}</td>' for cell in cells)
 
 
-def _bands(run: RunReport, colour: str | None) -> Iterator[str]:
+def _bands(run: RunReport, colour: str) -> Iterator[str]:
     if not run.bands:
         return
-    drawn = "".join(
-        charts.bands(band.tag, band, None, colour or "") for band in run.bands
-    )
+    drawn = "".join(charts.bands(band.tag, band, None, colour) for band in run.bands)
     yield (
         "<h2>How distributions move</h2>"
         '<p class="dim">Of the layers that matter most: the middle 90 % and 50 % of '

@@ -43,7 +43,7 @@ class Batches:
         elif isinstance(data, keras.utils.PyDataset):
             self._read, known = self._items, data.num_batches
             there = -1 if known is None else known
-        elif isinstance(data, Iterable):
+        elif isinstance(data, Iterable) and not isinstance(data, str | bytes):
             self._read, there = self._elements, _length(data)
             # A tf.data.Dataset is no iterator, and made only to be asked it would read.
             self.is_iterator = isinstance(data, Iterator)

@@ -95,11 +95,15 @@ def fold_batch_norm(model: Any, verbose: bool = False, probe: Any = None) -> Any
         >>> folded.folding.difference < 1e-5
         True
     """
-    if not graph.has_graph(model):
-        name = f"'{model.name}' " if isinstance(model, keras.layers.Layer) else ""
+    if not isinstance(model, keras.layers.Layer):
         raise ValueError(
-            f"fold_batch_norm cannot rewire {name}({type(model).__name__}): its calls "
-            "are in code of its own. It takes sequential and functional models."
+            f"fold_batch_norm expects a Keras model, received a {type(model).__name__}."
+        )
+    if not graph.has_graph(model):
+        raise ValueError(
+            f"fold_batch_norm cannot rewire '{model.name}' ({type(model).__name__}): "
+            "its calls are in code of its own. It takes sequential and functional "
+            "models."
         )
     if graph.graph(model) is None:
         raise ValueError(

@@ -87,9 +87,9 @@ def update_bn_stats(
         verbose: 1 shows a progress bar for each pass, 2 a line, 0 nothing.
 
     Raises:
-        ValueError: `model` has no batch norm, or only frozen ones; `data` has no
-            element, or never ends and `steps` is None; `exact=True` and `data` can be
-            read only once.
+        ValueError: `model` is none, or has no batch norm, or only frozen ones; `data`
+            has no element, or never ends and `steps` is None; `exact=True` and `data`
+            can be read only once.
 
     Example:
         >>> import keras, kbn, numpy as np
@@ -103,6 +103,13 @@ def update_bn_stats(
         Wu & Johnson (2021), "Rethinking 'Batch' in BatchNorm", section 3,
         https://arxiv.org/abs/2105.07576.
     """
+    if not isinstance(model, keras.layers.Layer):
+        swapped = isinstance(data, keras.layers.Layer)
+        hint = " Did you mean update_bn_stats(model, data)?" if swapped else ""
+        raise ValueError(
+            "update_bn_stats expects a Keras model or layer first, received a "
+            f"{type(model).__name__}.{hint}"
+        )
     Update(model, data, steps, exact, batch_size=batch_size, verbose=verbose)()
 
 

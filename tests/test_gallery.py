@@ -1,0 +1,96 @@
+"""docs/sick_networks.md says what the example says, but for the numbers."""
+
+import importlib
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import kbn
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "sick_networks.md"
+NUMBER = re.compile(r"[-+]?\d[\d.]*(e[-+]?\d+)?(?!\w)")
+
+
+class Section(NamedTuple):
+    rule: str  # as its picture has it
+    alert: str
+    alt: str
+    code: str
+
+
+def code(text):
+    """The Python blocks."""
+    return re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+def sections():
+    """Of the page: those with a picture."""
+    found = []
+    for part in PAGE.read_text().split("\n## ")[1:]:
+        pictures = re.findall(r"!\[([^]]*)\]\(gallery/(\w+)\.png\)", part)
+        quoted = re.findall(r"^> (.*)$", part, re.MULTILINE)
+        if pictures:
+            ((alt, rule),) = pictures
+            found.append(Section(rule, " ".join(quoted), alt, *code(part)))
+    return found
+
+
+SECTIONS = sections()
+
+
+def without_numbers(text):
+    return NUMBER.sub("#", text)
+
+
+@pytest.fixture
+def illnesses(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    module = importlib.import_module("illnesses")
+    return {illness.rule: illness for illness in module.ILLNESSES}, module.train
+
+
+def test_page_shows_six_illnesses():
+    assert len({section.rule for section in SECTIONS}) == 6
+    assert PAGE.read_text().count("\n# ") + PAGE.read_text().startswith("# ") == 1
+
+
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.rule)
+def test_alert_on_the_page_is_what_the_monitor_says(section, illnesses, tmp_path):
+    known, train = illnesses
+    illness = known[section.rule]
+    sick = train(illness.sick, tmp_path / "sick")
+    assert without_numbers(section.alert) == without_numbers(
+        str(sick.named(section.rule))
+    )
+    cured = train(illness.cured, tmp_path / "cured")
+    assert cured.others() == "none"
+    assert cured.accuracy > sick.accuracy + 0.1
+    # And so in a sentence of the page.
+    words = f"{sick.accuracy:.0%} right before, {cured.accuracy:.0%} after"
+    assert without_numbers(words) in without_numbers(PAGE.read_text())
+
+
+def test_code_on_the_page_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for block in code(PAGE.read_text()):
+        exec(block, names)
+    assert len(names["monitor"].history["epoch/val_accuracy"][0]) == 6
+    assert isinstance(names["model"].layers[-1], kbn.BatchNorm)  # of the last cure
+    assert all(section.code.count("\n") <= 2 for section in SECTIONS)
+
+
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.rule)
+def test_picture_is_small_and_told_in_words(section):
+    picture = PAGE.parent / "gallery" / f"{section.rule}.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert picture.stat().st_size < 120_000
+    assert len(section.alt) > 60
+
+
+def test_every_picture_is_shown():
+    files = {path.stem for path in (PAGE.parent / "gallery").iterdir()}
+    assert files == {section.rule for section in SECTIONS}
