@@ -80,7 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     command.add_argument(
         "--out",
-        type=Path,
+        type=report.path,
         default=Path("kbn-demo"),
         metavar="DIR",
         help="where logs, picture and report go; those of an earlier demo are replaced",

@@ -23,17 +23,24 @@ def add_parser(commands: Any) -> None:
         "status: 1 if a critical alert is open at the end, 2 if there is no log.",
     )
     command.add_argument(
-        "directories", nargs="+", type=Path, metavar="DIR", help="a log_dir"
+        "directories", nargs="+", type=path, metavar="DIR", help="a log_dir"
     )
     command.add_argument(
         "--out",
-        type=Path,
+        type=path,
         metavar="FILE",
         help="write a .html, .md, .json or .txt file instead of printing a text",
     )
     command.add_argument(
         "--open", action="store_true", help="show the page in a browser"
     )
+
+
+def path(text: str) -> Path:
+    """An argparse type: a path; of no letters, Path makes the directory one is in."""
+    if text:
+        return Path(text)
+    raise argparse.ArgumentTypeError("'' is not a path")
 
 
 def run(directories: Sequence[Path], out: Path | None, shows: bool) -> int:
@@ -47,7 +54,8 @@ def run(directories: Sequence[Path], out: Path | None, shows: bool) -> int:
         if out is not None:
             print(report.save(out))
     except (OSError, ValueError) as error:
-        print(f"kbn report: cannot write to {out}: {error}", file=sys.stderr)
+        why = getattr(error, "strerror", None) or error
+        print(f"kbn report: cannot write to {out}: {why}", file=sys.stderr)
         return NO_LOG
     if shows:
         page = out

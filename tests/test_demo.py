@@ -295,6 +295,7 @@ def test_out_that_cannot_be_made_is_refused(tmp_path, capsys):
         (["demo", "--learning-rate", "inf"], "'inf' is not a finite number above 0"),
         (["demo", "--learning-rate", ""], "'' is not a finite number above 0"),
         (["demo", "--learning-rate"], "--learning-rate: expected one argument"),
+        (["demo", "--out", ""], "--out: '' is not a path"),
         (["demo", "--seed", "-1"], "--seed: '-1' is not a whole number from 0"),
         (["demo", "--seed", str(2**32)], "is not a whole number from 0 to 2^32-1"),
         (["demo", "--speed", "1"], "unrecognized arguments: --speed 1"),

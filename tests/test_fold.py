@@ -731,7 +731,7 @@ def test_what_has_no_shapes_yet_is_refused():
     model = keras.Sequential([layers.Dense(3), norm()], name="unbuilt")
     with pytest.raises(ValueError, match=r"'unbuilt'.*call it first"):
         kbn.fold_batch_norm(model)
-    with pytest.raises(ValueError, match=r"rewire \(str\)"):
+    with pytest.raises(ValueError, match=r"expects a Keras model, received a str"):
         kbn.fold_batch_norm("model")
 
 

@@ -69,12 +69,33 @@ def test_out_is_written_by_its_suffix(tmp_path, suffix, capsys):
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("report.pdf", "expected a name that ends in"), ("missing/x.md", "cannot write")],
+    [
+        ("report.pdf", "expected a name that ends in"),
+        ("missing/x.md", "missing/x.md: No such file or directory\n"),
+    ],
 )
 def test_out_that_cannot_be_written_is_status_2(tmp_path, name, message, capsys):
     write(tmp_path / "log")
     arguments = ["report", str(tmp_path / "log"), "--out", str(tmp_path / name)]
     assert command.main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: DIR"),
+        ([""], "argument DIR: '' is not a path"),
+        (["logs", "--out", ""], "argument --out: '' is not a path"),
+        (["logs", "--out"], "argument --out: expected one argument"),
+        (["logs", "--speed"], "unrecognized arguments: --speed"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_nonsense_is_refused(arguments, message, capsys):
+    with pytest.raises(SystemExit) as end:
+        command.main(["report", *arguments])
+    assert end.value.code == 2
     assert message in capsys.readouterr().err
 
 
