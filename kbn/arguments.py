@@ -3,7 +3,6 @@
 import difflib
 import math
 import operator
-import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -91,23 +90,6 @@ def fraction(name: str, value: Any) -> float:
         raise ValueError(
             f"BatchNorm({name}={value!r}): {name} must be a number from 0 to 1, the "
             "share of the old average that is kept: for PyTorch's 0.1 give 0.9."
-        )
-    return number
-
-
-def momentum(value: Any) -> float | None:
-    """`momentum`: None, or a number from 0 to 1; warns of one that is PyTorch's."""
-    if value is None:
-        return None
-    number = fraction("momentum", value)
-    # PyTorch's 0.1 or 0.01. Nobody is known who wants a moving average of one batch
-    # and a little; of the last batch alone, some do.
-    if 0 < number <= 0.1:
-        warnings.warn(
-            f"BatchNorm(momentum={value!r}) keeps {number:.3g} of the old average at "
-            f"each step. In PyTorch momentum is the share of the new batch: its "
-            f"{value!r} is momentum={1 - number:.4g} here.",
-            stacklevel=3,
         )
     return number
 

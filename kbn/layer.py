@@ -36,9 +36,8 @@ class BatchNormalization(keras.layers.Layer):
             combination of places on them is then a channel.
         momentum: Of the moving averages, from 0 (the last batch) to 1 (never move). It
             is the share of the old average, PyTorch's that of the new batch: its
-            momentum=0.1 is 0.9 here, and a warning says so. None: the average over all
-            batches so far, each with the same weight; `num_batches_tracked` counts
-            them.
+            momentum=0.1 is 0.9 here. None: the average over all batches so far, each
+            with the same weight; `num_batches_tracked` counts them.
         epsilon: Added to the variance; greater than 0.
         center: Whether to add `beta`.
         scale: Whether to multiply by `gamma`.
@@ -137,7 +136,9 @@ class BatchNormalization(keras.layers.Layer):
         self.autocast = False
         self.supports_masking = True
         self.axis = arguments.axis(axis)
-        self.momentum = arguments.momentum(momentum)
+        self.momentum = (
+            None if momentum is None else arguments.fraction("momentum", momentum)
+        )
         self.epsilon = arguments.positive("epsilon", epsilon)
         self.center = center
         self.scale = scale

@@ -158,9 +158,12 @@ def test_custom_scalars_are_a_dashboard_without_an_empty_chart(page, address):
     charts = (
         *("Training", "loss", "metrics"),
         "gradient norm, before clipping, healthy 0.3 to 10",
-        *("Health", "dead units, healthy 0 to 0.2"),
+        *("Health", "dead units: relu, healthy 0 to 0.2"),
         "update ratio of the weights, healthy 0.0001 to 0.01",
-        *("Training beside evaluation", "batch norm's gap, mean, healthy 0 to 0.2"),
+        *(
+            "Training beside evaluation",
+            "batch norm's gap, mean: batch_norm, healthy 0 to 0.2",
+        ),
         *("Activations, 5 to 95 %", "relu", "Gradients, 5 to 95 %"),
     )
     show(page, address, "custom_scalars", *charts)

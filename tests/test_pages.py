@@ -127,7 +127,12 @@ def test_readme_is_a_front_page():
 
 def test_examples_page_has_every_example():
     files = {path.name for path in (ROOT / "examples").glob("*.py")}
-    beside = {"claims.py", "command.py"}  # which the scripts import
+    beside = {
+        "claims.py",
+        "command.py",
+        "gallery.py",
+        "illnesses.py",
+    }  # which the scripts import
     table = re.findall(r"^\| \[`(\w+\.py)`\]", PAGES["docs/examples.md"], re.MULTILINE)
     assert sorted(table) == sorted(files - beside)
 
