@@ -25,7 +25,14 @@ if __name__ == "callbacks":
         "kbn.callbacks."
     )
 
-__all__ = ["Alert", "TrainingAlert", "TrainingMonitor", "UpdateBatchNormStats", "rules"]
+__all__ = [
+    "Alert",
+    "Report",
+    "TrainingAlert",
+    "TrainingMonitor",
+    "UpdateBatchNormStats",
+    "rules",
+]
 
 
 def __dir__() -> list[str]:

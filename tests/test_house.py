@@ -385,7 +385,7 @@ def test_dir_shows_what_is_public_and_nothing_else():
     assert set(dir(kbn)) == PUBLIC
     assert kbn.layer  # imported, but not for users
     callbacks = {"Alert", "TrainingAlert", "TrainingMonitor", "UpdateBatchNormStats"}
-    assert set(dir(kbn.callbacks)) == callbacks | {"rules"}
+    assert set(dir(kbn.callbacks)) == callbacks | {"Report", "rules"}
     assert all(getattr(kbn.callbacks, name) for name in dir(kbn.callbacks))
     rules = [name for name in dir(kbn.callbacks.rules) if name[0] != "_"]
     assert len(rules) == 22 + len(["Reading", "Rule", "View", "default_rules"])

@@ -63,6 +63,11 @@ class Report:
 
         Raises:
             FileNotFoundError: There is no log of kbn's in one of them.
+
+        Example:
+            >>> import kbn
+            >>> kbn.callbacks.Report.read().runs  # of no directory
+            []
         """
         runs = []
         for directory in map(Path, directories):
@@ -83,14 +88,26 @@ class Report:
 
     @property
     def level(self) -> str:
-        """Of the run that is worst."""
+        """Of the run that is worst.
+
+        Example:
+            >>> import kbn
+            >>> kbn.callbacks.Report([]).level
+            'unknown'
+        """
         order = ("critical", "warning", "info", facts.UNKNOWN, facts.HEALTHY)
         levels = {run.level for run in self.runs}
         return next((x for x in order if x in levels), facts.UNKNOWN)
 
     @property
     def verdict(self) -> str:
-        """One sentence."""
+        """One sentence.
+
+        Example:
+            >>> import kbn
+            >>> kbn.callbacks.Report([]).verdict
+            'Nothing is logged of a training here.'
+        """
         if not self.runs:
             return "Nothing is logged of a training here."
         if len(self.runs) == 1:
@@ -102,7 +119,13 @@ class Report:
 
     @property
     def open_alerts(self) -> list[Alert]:
-        """Of all runs, the gravest of each run first."""
+        """Of all runs, the gravest of each run first.
+
+        Example:
+            >>> import kbn
+            >>> kbn.callbacks.Report([]).open_alerts
+            []
+        """
         return [alert for run in self.runs for alert in run.open]
 
     def __str__(self) -> str:
@@ -122,15 +145,34 @@ class Report:
         return notebook(self.to_html())
 
     def to_html(self) -> str:
-        """The page: self-contained, for a browser."""
+        """The page: self-contained, for a browser.
+
+        Example:
+            >>> import kbn
+            >>> kbn.callbacks.Report([]).to_html()[:15]
+            '<!DOCTYPE html>'
+        """
         return page(self.runs, self.verdict, self.level)
 
     def to_markdown(self) -> str:
-        """The text with Markdown's tables."""
+        """The text with Markdown's tables.
+
+        Example:
+            >>> import kbn
+            >>> print(kbn.callbacks.Report([]).to_markdown())
+            Nothing is logged of a training here.
+            <BLANKLINE>
+        """
         return text.markdown(outline(self.runs)) if self.runs else f"{self.verdict}\n"
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it: null for what is not finite; `not_finite` counts those."""
+        """As JSON has it: null for what is not finite; `not_finite` counts those.
+
+        Example:
+            >>> import kbn
+            >>> kbn.callbacks.Report([]).to_dict()["not_finite"]
+            0
+        """
         known = {
             "format": FORMAT,
             "verdict": self.verdict,
@@ -142,7 +184,15 @@ class Report:
         return {**found, "not_finite": lost}
 
     def to_json(self) -> str:
-        """Of `to_dict`, strictly valid."""
+        """Of `to_dict`, strictly valid.
+
+        Example:
+            >>> import kbn
+            >>> import json
+            >>> report = kbn.callbacks.Report([])
+            >>> json.loads(report.to_json()) == report.to_dict()
+            True
+        """
         return json.dumps(self.to_dict(), allow_nan=False, indent=1) + "\n"
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -151,6 +201,11 @@ class Report:
         Raises:
             ValueError: The name ends otherwise.
             OSError: It cannot be written.
+
+        Example:
+            >>> import kbn
+            >>> kbn.callbacks.Report([]).save("report.html").name
+            'report.html'
         """
         place = Path(path)
         ways = {
