@@ -121,8 +121,17 @@ if ON_TENSORFLOW:
     }
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("way", WAYS)
+# Each way, and those that watch a fit in each mode.
+CASES = [(way, "graph") for way in WAYS]
+CASES += [
+    (way, mode)
+    for way in ("watched at every step", "frozen between", "interrupted")
+    for mode in MODES
+    if mode != "graph"
+]
+
+
+@pytest.mark.parametrize(("way", "mode"), CASES)
 def test_a_model_is_not_kept(way, mode, tmp_path):
     def references():
         model = build(**MODES[mode])

@@ -18,7 +18,7 @@ from tests.event_files import read_log, steps
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 IS_LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
-EXAMPLES = settings.default.max_examples if IS_LONG else 20
+EXAMPLES = settings.default.max_examples if IS_LONG else 12
 # Making a failure smaller takes minutes: on request only.
 PHASES = [Phase.explicit, Phase.generate, *([Phase.shrink] if IS_LONG else [])]
 TRIED: collections.Counter = collections.Counter()
