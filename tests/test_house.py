@@ -119,11 +119,12 @@ IMPORTS = {
         "google numpy tensorboard",
     ),
     "callbacks.alerts": ("", "numpy"),
-    # Neither Keras nor TensorFlow: `plugin` runs in TensorBoard, as kbn_tensorboard.
     "callbacks.report": (
         "callbacks.alerts callbacks.diagnostics callbacks.log",
-        "numpy tensorboard werkzeug",
+        "numpy",
     ),
+    # It runs in TensorBoard, and loads callbacks.report by its path, without kbn.
+    "kbn_tensorboard": ("", "tensorboard werkzeug"),
 }
 ROOMS = ("model", "step", "diagnostics", "log", "alerts", "report")
 # Only a backend's own module may need the backend when it is imported.
@@ -131,10 +132,12 @@ BACKENDS = {"tensorflow", "torch", "jax"}
 
 
 def module_files():
-    """{module: file}; kbn/callbacks is a link, which rglob does not follow."""
+    """{module: file}; each of these may be a link, which rglob does not follow."""
     files = {}
-    for directory in (ROOT / "kbn", ROOT / "kbn" / "callbacks"):
-        for path in sorted(directory.rglob("*.py")):
+    for name in ("kbn", "kbn/callbacks", "kbn_tensorboard"):
+        for path in sorted((ROOT / name).rglob("*.py")):
+            if path.is_relative_to(ROOT / "kbn/callbacks/report/plugin"):
+                continue  # it is kbn_tensorboard
             parts = path.relative_to(ROOT).with_suffix("").parts
             files[".".join(part for part in parts if part != "__init__")] = path
     return files
