@@ -6,7 +6,6 @@ from typing import Any
 
 import keras
 
-from kbn.private import keras as private
 from kbn.private.jax import trace_of
 
 from . import arguments
@@ -16,6 +15,7 @@ from .model.optimizers import unscaled
 from .model.seeing import seeing
 from .model.sight import Sight
 from .model.tensors import kind_of
+from .step import probe
 
 # What Keras compiles once and keeps: made anew, eager, while a capture is open.
 FUNCTIONS = ("train_function", "test_function", "predict_function")
@@ -131,7 +131,7 @@ def capture(model: Any, layers: Select = None) -> Iterator[Captured]:
             "keras.Model. Pass the model whose layers you want to see."
         )
     arguments.check_layers(layers, "capture")
-    sight = Sight(_scratch_graph)
+    sight = Sight(probe.backend().scratch_graph)
     selected = Selection(Inventory(model), layers)
     watching = seeing(
         selected.layers,
@@ -160,16 +160,6 @@ def _eager(model: Any) -> Iterator[None]:
         model.run_eagerly = was_eager
         for name, function in functions.items():
             setattr(model, name, function)
-
-
-def _scratch_graph() -> Any:
-    """The graph in which Keras 3 calls layers that it builds: no call to note."""
-    if keras.backend.backend() != "tensorflow":
-        return None
-    import tensorflow as tf
-
-    graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
-    return graph if private.is_scratch(graph) else None
 
 
 def _place(tensor: Any) -> Any:

@@ -1,5 +1,6 @@
 """When to look at a training, and nothing else."""
 
+import dataclasses
 import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -7,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Never
 
 import keras
+
+from kbn.private import keras as private
 
 from . import arguments
 from .alerts import action
@@ -18,6 +21,9 @@ from .log.history import History, to_frame
 from .model.layers import attribute
 from .run import OnLook, Run, Settings
 from .runs import Runs
+from .step import probe
+from .step.probe import Asked, Seen
+from .step.watched_function import WatchedFunction, Watcher
 from .telling import Voice
 
 if TYPE_CHECKING:
@@ -44,19 +50,21 @@ class TrainingMonitor(keras.callbacks.Callback):
     batch size, seed, dtype policy, number of parameters, and `hparams`. `report()` is
     one page on how the training went.
 
-    Each look reuses a training step: it sees the batch, the activations and the
-    gradients of that step, and the weights and moving statistics after it. The step in
+    A look shows the batch, the activations and the gradients of a step, and the weights
+    and moving statistics after it; of a call of several steps (`steps_per_execution`),
+    its first step, and the weights after the call. The step in
     TensorBoard is the optimizer's `iterations`, so it goes on over a second `fit`.
     Where `iterations` start again, as after another `compile`, the curves continue.
     Another model under the same monitor gets a subdirectory, named after it.
 
-    Watching changes nothing: the trained weights are those of an unwatched training,
-    to the last bit; under `mixed_bfloat16` to its rounding, and with XLA on some
-    processors to a rounding of float32. A look runs a traced function of its own, and
-    does not share the state that the original keeps: random numbers of `tf.random`
-    differ, from the same distribution (those of `keras.random` are identical); a Python
-    function in the graph (`tf.numpy_function`) runs as often as unwatched, but a
-    counter made while tracing counts that trace too.
+    Watching changes nothing: the trained weights are those of an unwatched training, to
+    the last bit. At a look, the part of the step that gives gradients and activations
+    runs beside the step, on the same batch, weights and seeds. A Python function in the
+    graph (`tf.numpy_function`) whose result is shown is called once more there.
+
+    The loss is checked at every step, and the weights at every look and before each
+    validation: the first NaN is an alert at its step. A batch that makes one is kept
+    below `log_dir`, where Keras shows it: on JAX and torch, and in `train_on_batch`.
 
     Any training that runs without the monitor runs with it. What it cannot see it
     leaves out, and says so once. In a `keras.callbacks.CallbackList` it also watches a
@@ -93,6 +101,7 @@ class TrainingMonitor(keras.callbacks.Callback):
     Raises:
         TypeError: There is no argument of that name; says which one was meant.
         ValueError: An argument is not one of those.
+        ValueError: When `fit` starts, if another monitor watches it.
         OSError: When `fit` starts, if `log_dir` cannot be written.
         TrainingAlert: During `fit`, if `on_alert` is "raise".
 
@@ -144,14 +153,13 @@ class TrainingMonitor(keras.callbacks.Callback):
         self._voice = Voice()
         self._runs = Runs(log_dir)
         self._run: Run | None = None
-        self._wrapper: Any = None
-        self._watcher: Any = None
+        self._wrapper: WatchedFunction | None = None
         self._history = History()
         self._has_begun = self._epoch_begins = False
-        self._due_now: bool | None = None  # of the batch that began, if it was asked
+        self._is_broken = self._is_epoch_unchecked = False
+        self._is_due = False  # of a batch that nobody has looked at yet
+        self._is_counted = False  # of the batch that began
         self._added = 0
-        if keras.backend.backend() != "tensorflow":
-            self._see_batches()
 
     @property
     def history(self) -> dict[str, tuple[list[int], list[float]]]:
@@ -245,6 +253,7 @@ class TrainingMonitor(keras.callbacks.Callback):
     def on_train_begin(self, logs: Any = None) -> None:
         """Open the event file and wrap the model's training function."""
         model = self.model
+        self._refuse_a_second(model)
         run = self._run = self._runs.of(model, self._new_run)
         try:
             run.open(self.params or {})
@@ -260,28 +269,14 @@ class TrainingMonitor(keras.callbacks.Callback):
                 f"{str(run.log.directory)!r}."
             )
         self._has_begun = self._epoch_begins = False
-        self._due_now = None
-        if keras.backend.backend() == "tensorflow":
-            if "steps" not in (self.params or {}):  # no `fit`: a loop written by hand
-                self._see_batches()
-            self._try_to(lambda: self._wrap(model), "see the training step")
-        elif {"gradients", "activations"} & set(self.watch):
-            self._voice.say(
-                "cannot see gradients and activations on the "
-                f"{keras.backend.backend()} backend: it logs metrics, weights and "
-                "batch norm. For all of it set KERAS_BACKEND=tensorflow."
-            )
-
-    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """Follow a model that another callback has compiled again."""
-        if self._wrapper is not None:
-            function = self.model.train_function
-            if function is not self._wrapper and function is not None:
-                self._try_to(lambda: self._wrap(self.model), "see the training step")
+        self._is_due = self._is_broken = False
+        if "steps" not in (self.params or {}):  # no `fit`: a loop written by hand
+            self.__dict__["on_train_batch_begin"] = self._before_batch
+        self._try_to(lambda: self._wrap(model), "see the training step")
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Make the first step of the epoch due."""
-        self._epoch_begins = True
+        self._epoch_begins = self._is_epoch_unchecked = True
         if self._run is None:
             return
         run, steps = self._run, self._run.optimizers.steps
@@ -294,12 +289,18 @@ class TrainingMonitor(keras.callbacks.Callback):
                 "count the steps",
             )
         steps.begin_epoch()
-        if run.twin is not None:
-            run.twin.evaluates_next = True
+        if self._wrapper is not None:
+            self._wrapper.evaluates_next = True
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        """Look whether the weights are finite, before they are validated."""
+        self._check_weights()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Write the epoch's metrics and the learning rate."""
         if self._run is not None:
+            self._look_after_batch()
+            self._check_weights()
             self._act(self._run.end_epoch(self.model, logs or {}))
 
     def on_train_end(self, logs: Any = None) -> None:
@@ -310,9 +311,7 @@ class TrainingMonitor(keras.callbacks.Callback):
             self._act(self._run.end_training(self.model))
             action.log_open(self._run.follower.open)
         self.params = None
-        if keras.backend.backend() == "tensorflow":
-            for name in ("on_train_batch_begin", "on_train_batch_end"):
-                self.__dict__.pop(name, None)
+        self.__dict__.pop("on_train_batch_begin", None)
 
     # --- looking ---
 
@@ -324,9 +323,7 @@ class TrainingMonitor(keras.callbacks.Callback):
     def _new_run(self, model: Any, directory: Path, name: str) -> Run:
         select = self._is_selected if callable(self.layers) else self.layers
         settings = Settings(
-            self.watch,
-            select,
-            self.sample_size,
+            Asked(self.watch, select, self.sample_size),
             repr(self.layers),
             self._rules,
             self._described(),
@@ -362,16 +359,10 @@ class TrainingMonitor(keras.callbacks.Callback):
             )
             return False
 
-    def _see_batches(self) -> None:
-        # On the instance, and only where needed: Keras asks whether a callback has this
-        # method, and if one has, waits for the numbers of every batch.
-        self.__dict__["on_train_batch_begin"] = self._before_batch
-        self.__dict__["on_train_batch_end"] = self._after_batch
-
     def _begin(self) -> None:
         """Right before the first step: other callbacks may have loaded a checkpoint."""
         self._has_begun = True
-        run, model = self._here, self.model
+        run, model = self._here, private.held_model(self)
         fit: dict[str, Any] = self.params or {}
         run.take(model)
         if run.begin_fit(fit.get("steps")):
@@ -393,8 +384,11 @@ class TrainingMonitor(keras.callbacks.Callback):
         run.steps.count += self._added
         return range(first, first + steps)
 
-    def _is_due(self, steps: range) -> bool:
+    def _asks_for(self, steps: range) -> bool:
         """Whether to look in a call of these steps."""
+        if self._is_broken:  # the step before has made a NaN
+            self._is_broken = False
+            return True
         if isinstance(self._schedule, str):
             return self._epoch_begins
         try:
@@ -406,32 +400,18 @@ class TrainingMonitor(keras.callbacks.Callback):
             return False
 
     def _begin_step(self, steps: int) -> bool:
-        """Right before a call of so many steps: whether to look at it.
+        """Right before a call of so many steps: whether to look at it."""
+        if self._is_counted:  # at the beginning of the batch
+            self._is_counted = False
+            return self._is_due
+        return self._asks_for(self._advance(steps))
 
-        If so, notes what the step will change.
-        """
-        if self._due_now is not None:  # asked at the beginning of the batch
-            is_due, self._due_now = self._due_now, None
-            return is_due
-        is_due = self._is_due(self._advance(steps))
-        # The twin looks after its first step; without one, a look is after them all.
-        sees_one = steps == 1 or getattr(self._watcher, "twin", None) is not None
-        if is_due and sees_one:
-            self._here.take(self.model)
-            self._try_to(self._here.note_weights, "read the weights")
-        return is_due
-
-    def _before_batch(self, batch: int, logs: Any = None) -> None:
-        TrainingMonitor.on_train_batch_begin(self, batch)
-        self._due_now = None
-        steps = self.model.steps_per_execution if self._wrapper is None else 1
-        self._due_now = self._begin_step(steps)
-
-    def _after_batch(self, batch: int, logs: Any = None) -> None:
-        # On TensorFlow, one that did not go by the model's training function.
-        is_due, self._due_now = self._due_now, None
-        if is_due:
-            self._look()
+    def _note(self) -> None:
+        """Right before a call that is looked at."""
+        self._is_due = False
+        run = self._here
+        run.take(private.held_model(self))
+        self._try_to(run.note_weights, "read the weights")
 
     def _undo(self) -> None:
         """There was no such step: the data had ended."""
@@ -439,17 +419,42 @@ class TrainingMonitor(keras.callbacks.Callback):
         run.steps.count -= self._added
         run.optimizers.steps.add(-self._added)
 
-    def _look(
-        self,
-        subjects: Sequence[Any] = (),
-        rows: Mapping[tuple[str, str], Any] | None = None,
-        applied: Sequence[str] = (),
-    ) -> None:
-        """Write what a twin saw, and weights and batch norm as they are."""
+    def _before_batch(self, batch: int, logs: Any = None) -> None:
+        """In a loop written by hand, which may train by other means than `fit` does."""
+        self._look_after_batch()
+        self._is_due = self._begin_step(1)
+        self._is_counted = True
+        if self._is_due:
+            run = self._here
+            run.take(self.model)
+            self._try_to(run.note_weights, "read the weights")
+
+    def _look_after_batch(self) -> None:
+        """What no call of the training function has looked at."""
+        self._is_counted = False
+        if self._is_due:
+            self._is_due = False
+            self._look()
+
+    def _look(self, seen: Seen | None = None) -> None:
+        """Write what a probe saw, and weights and batch norm as they are."""
         self._epoch_begins = False
-        if self._watcher is not None and self._watcher.batch_size is not None:
-            self._here.batch_size = self._watcher.batch_size
-        self._act(self._here.look(self.model, subjects, rows or {}, applied))
+        model = private.held_model(self)
+        self._act(self._here.look(model, seen or Seen()))
+
+    def _breaks(self, batch: Any, late: int) -> None:
+        """The loss became NaN or Inf so many calls ago; with this batch, if known."""
+        self._is_broken = True
+        model = private.held_model(self)
+        late *= model.steps_per_execution
+        self._act(self._here.tell_of_broken_loss(model, batch, late))
+
+    def _check_weights(self) -> None:
+        """Raise an alert if a weight is not finite; once an epoch."""
+        if self._is_epoch_unchecked and self._wrapper is not None:
+            self._is_epoch_unchecked = False
+            self._wrapper.end_epoch()
+            self._act(self._here.check(self.model))
 
     def _act(self, alerts: Sequence[Alert]) -> None:
         """Do about new alerts what the user asked for."""
@@ -465,47 +470,51 @@ class TrainingMonitor(keras.callbacks.Callback):
 
     # --- the training step ---
 
-    def _wrap(self, model: Any) -> None:
-        from .step.train_function import Watcher, stand_in
+    def _refuse_a_second(self, model: Any) -> None:
+        function = attribute(model, "train_function")
+        if isinstance(function, WatchedFunction) and not function.is_over:
+            raise ValueError(
+                f"Two TrainingMonitors are given to one fit of {model.name!r}. Pass "
+                "one: it writes all that `watch` asks for, at `log_freq`."
+            )
 
+    def _wrap(self, model: Any) -> None:
         self._unwrap()
         if not model.compiled:
             return
         if model.train_function is None:
             model.make_train_function()  # as `train_on_batch` would
-        self._wrapper = stand_in(model)
-        twin = self._twin_of(model, self._wrapper.original)
-        self._watcher = Watcher(
-            self._begin_step, self._look, self._voice.say, twin, self._undo
-        )
-        self._wrapper.watchers.append(self._watcher)
-
-    def _twin_of(self, model: Any, original: Any) -> Any:
-        from .step.twin import Twin
-
-        if not {"gradients", "activations", "batch_norm"} & set(self.watch):
-            return None
+        while isinstance(model.train_function, WatchedFunction):
+            model.train_function.remove()  # of a fit that an exception has ended
+        asked = self._here.settings.asked
         if type(model).make_train_function is not keras.Model.make_train_function:
+            asked = dataclasses.replace(asked, watch=("weights",))
             self._voice.say(
                 f"cannot see gradients and activations of {model.name!r}, because "
                 f"{type(model).__name__} has its own make_train_function: it logs "
                 "metrics, weights and batch norm. Override train_step instead."
             )
-            return None
-        # Kept over several fits: a twin is expensive to trace.
-        run = self._here
-        if run.twin is None or not run.twin.is_of(original):
-            asked = run.settings
-            run.twin = Twin(
-                model, original, asked.watch, asked.select, asked.sample_size
-            )
-        run.twin.evaluates_next = True
-        return run.twin
+        contents = self._here.contents
+        made = probe.backend().make(model, asked, contents, self._voice.say)
+        watcher = Watcher(
+            self._begin_step, self._note, self._undo, self._look, self._breaks
+        )
+        self._wrapper = WatchedFunction(model, made, watcher)
+        # Past Keras' tracking: another callback may compile the model again.
+        object.__setattr__(model, "make_train_function", self._remade)
+
+    def _remade(self, force: bool = False) -> None:
+        """Stands for the model's `make_train_function`: follow what it makes."""
+        model, wrapper = private.held_model(self), self._wrapper
+        type(model).make_train_function(model, force=force)
+        if wrapper is not None and model.train_function is not wrapper:
+            self._try_to(lambda: self._wrap(model), "see the training step")
 
     def _unwrap(self) -> None:
         if self._wrapper is not None:
-            self._wrapper.remove(self._watcher)
+            self._wrapper.remove()
             self._wrapper = None
+            vars(private.held_model(self)).pop("make_train_function", None)
 
 
 def every(steps: int) -> Schedule:

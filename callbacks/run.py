@@ -1,7 +1,7 @@
 """The run of one model: what a monitor reads of it, keeps and writes."""
 
 import weakref
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -15,15 +15,23 @@ from .alerts.alert import LEVELS, Alert
 from .alerts.follow import Follower
 from .alerts.rule import Rule
 from .diagnostics.look import Look, look
-from .diagnostics.reading import read, read_back
-from .diagnostics.subjects import Metric, OpenAlerts, Output, Progress, Subject
+from .diagnostics.reading import read
+from .diagnostics.subjects import (
+    BrokenLoss,
+    Metric,
+    OpenAlerts,
+    Output,
+    Progress,
+    Subject,
+)
 from .log.history import History
 from .log.run_log import RunLog
 from .log.run_record import versions
 from .model.description import describe
 from .model.inventory import Contents, Inventory, Selection
-from .model.layers import Select
+from .step.evidence import Evidence, non_finite
 from .step.optimizers import OptimizerReader
+from .step.probe import Asked, Seen
 from .step.steps import Steps
 from .step.weights import WeightReader
 from .telling import Voice
@@ -36,9 +44,7 @@ OnLook: TypeAlias = Callable[[int, dict[str, float]], object]
 class Settings:
     """What a monitor was asked for; `described`: the same, as JSON has it."""
 
-    watch: Collection[str]
-    select: Select
-    sample_size: int
+    asked: Asked
     layers: str  # as the user wrote it
     rules: Sequence[Rule]
     described: Mapping[str, Any]
@@ -63,13 +69,14 @@ class Run:
         self.steps = Steps()
         self.log = RunLog(directory, name, history, voice.say)
         self.optimizers = OptimizerReader()
-        self.twin: Any = None
         self.follower = Follower(settings.rules)
+        self._evidence = Evidence()
+        self._has_evidence = False
         self.epoch = 1  # of the fit, from 1
         self.batch_size: int | None = None  # of the first batch that was looked at
-        self._weights = WeightReader(settings.watch, settings.sample_size)
+        self._weights = WeightReader(settings.asked.watch, settings.asked.sample_size)
         self._voice = voice
-        self._contents = Contents()
+        self.contents = Contents()
         self._selection: Selection | None = None
         self._inventory: Inventory  # see `take`
         self._order: dict[str, None] = {}  # layers as they were first seen called
@@ -90,8 +97,7 @@ class Run:
 
     def forget_tensors(self) -> None:
         """Let go of what keeps a model in memory that is watched no more."""
-        self.twin = None
-        self._contents, self._selection = Contents(), None
+        self.contents, self._selection = Contents(), None
 
     def open(self, fit: Mapping[str, Any]) -> None:
         """Start an event file for a fit with these parameters; may be an OSError."""
@@ -103,7 +109,7 @@ class Run:
         """See what there is in the model now: what follows goes by that."""
 
         def see() -> None:
-            self._inventory = self._contents.of(model)
+            self._inventory = self.contents.of(model)
 
         self._voice.try_to(see, "see what there is in the model")
 
@@ -111,7 +117,7 @@ class Run:
     def selection(self) -> Selection:
         """What is watched of what there is."""
         if self._selection is None or self._selection.inventory is not self._inventory:
-            self._selection = Selection(self._inventory, self.settings.select)
+            self._selection = Selection(self._inventory, self.settings.asked.select)
         return self._selection
 
     def begin_fit(self, steps: int | None) -> bool:
@@ -130,20 +136,14 @@ class Run:
         """Note the weights as they are, for a look after the step."""
         self._weights.before_step(self.selection)
 
-    def look(
-        self,
-        model: Any,
-        subjects: Sequence[Subject],
-        rows: Rows,
-        applied: Sequence[str],
-    ) -> list[Alert]:
-        """Write what a twin saw of a step, and weights and batch norm as they are.
+    def look(self, model: Any, step: Seen) -> list[Alert]:
+        """Write what a probe saw of a step, and weights and batch norm as they are.
 
-        Returns the alerts that this raises or ends. `subjects`, `rows`: see
-        `diagnostics.reading`; `applied`: names of optimizers.
+        Returns the alerts that this raises or ends.
         """
         self.take(model)
-        self.optimizers.saw_applied(applied)
+        self.batch_size = self.batch_size or step.batch_size
+        self.optimizers.saw_applied(step.applied)
         each = getattr(model, "steps_per_execution", 1) == 1
         if each:
             self._voice.try_to(
@@ -154,8 +154,8 @@ class Run:
         def see() -> None:
             read: list[Subject] = [Progress("", self.epoch)]
             read += self._read_optimizers(after_each_step=each)
-            read += self._read_tensors(subjects, rows)
-            shown = look(read, self.settings.watch, self.log.past)
+            read += self._read_tensors(step.subjects, step.rows)
+            shown = look(read, self.settings.asked.watch, self.log.past)
             seen.scalars |= shown.scalars
             seen.histograms |= shown.histograms
             seen.layers |= shown.layers
@@ -164,7 +164,74 @@ class Run:
             self._tell_of_layers(model)
 
         self._voice.try_to(see, "summarize a step")
+        if step.knows_batches:
+            self._voice.try_to(
+                lambda: self._evidence.keep(model, self._step()), "keep the weights"
+            )
         return self._write(model, seen)
+
+    def check(self, model: Any) -> list[Alert]:
+        """Look whether the weights are finite; the alerts that this raises or ends."""
+        counts: dict[str, int] = {}
+
+        def see() -> None:
+            self.take(model)
+            counts.update(self._weights.non_finite(self._inventory))
+
+        self._voice.try_to(see, "read the weights")
+        named = {f"weights/{path}": count for path, count in counts.items()}
+        return self._write(model, self._broken(named)) if counts else []
+
+    def tell_of_broken_loss(self, model: Any, batch: Any, late: int) -> list[Alert]:
+        """The loss has become NaN or Inf: say where that is seen, keep the batch.
+
+        `batch`: with which it did, `late` steps ago; None if that is not known. Returns
+        the alerts that this raises or ends.
+        """
+        seen = Look()
+
+        def see() -> None:
+            self.take(model)
+            counts = {
+                f"weights/{path}": count
+                for path, count in self._weights.non_finite(self._inventory).items()
+            }
+            bad = {} if batch is None else non_finite(batch)
+            places = {"x": "inputs", "y": "targets"}
+            for (part, name), (count, _) in bad.items():
+                if part in places:
+                    counts[f"{places[part]}/{name}"] = count
+            seen.scalars |= self._broken(counts).scalars
+            seen.scalars |= look([BrokenLoss("")]).scalars
+            if batch is not None:
+                self._keep(batch, bad, self._step() - late)
+
+        self._voice.try_to(see, "see where the loss became NaN")
+        return self._write(model, seen)
+
+    def _broken(self, counts: Mapping[str, int]) -> Look:
+        seen = look([Progress("", self.epoch)])
+        for name, count in counts.items():
+            seen.scalars[f"health/non_finite/{name}"] = float(count)
+        return seen
+
+    def _keep(
+        self, batch: Any, bad: Mapping[tuple[str, str], tuple[int, int]], step: int
+    ) -> None:
+        if self._has_evidence:
+            return
+        self._has_evidence = True
+        directory = self.log.directory / f"non_finite_step_{step}"
+        self._evidence.save(directory, step, batch)
+        found = [
+            f"{count} NaN or Inf in {part if name == part else f'{part}/{name}'}, "
+            f"first in example {first}"
+            for (part, name), (count, first) in bad.items()
+        ] or ["its inputs and targets are finite"]
+        self._voice.say(
+            f"keeps the batch after which the loss was NaN or Inf, at step {step}, in "
+            f"{str(directory)!r}: {'; '.join(found)}. Its replay.py trains on it again."
+        )
 
     def end_epoch(self, model: Any, logs: Mapping[str, Any]) -> list[Alert]:
         """Write what `fit` reports for an epoch, and what the optimizers tell.
@@ -215,7 +282,7 @@ class Run:
             if isinstance(subject, Output):
                 self._order.setdefault(subject.layer)
                 self._final |= {subject.layer} if subject.is_final else set()
-        found = read([*own, *subjects], read_back({**rows, **own_rows}))
+        found = read([*own, *subjects], {**rows, **own_rows})
         self._weights.saw(selection, found)
         return found
 

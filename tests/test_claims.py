@@ -51,12 +51,6 @@ def test_cost_of_a_look_is_that_of_the_results():
     assert f"[{span(steps)} training steps]" in CLAIMS
 
 
-def test_exceptions_are_as_many_as_the_page_lists():
-    listed = section("docs/watching.md", "## Watching changes nothing")
-    assert len(re.findall(r"^- ", listed, re.MULTILINE)) == 4
-    assert "[four exceptions, listed]" in CLAIMS
-
-
 def test_verdicts_are_those_of_the_table():
     rows = re.findall(
         r"\| (yes|not shown|the reverse) \|$", PAGES["docs/evidence.md"], re.M

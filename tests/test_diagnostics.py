@@ -1,7 +1,6 @@
 """kbn.callbacks.diagnostics: each against a second computation, written by hand."""
 
 import itertools
-import logging
 import math
 import re
 
@@ -519,19 +518,15 @@ class CountsCalls(layers.Layer):
 
 
 @needs_tensorflow
-def test_loss_gap_is_left_out_where_it_would_change_state(tmp_path, caplog):
-    caplog.set_level(logging.DEBUG, "kbn.callbacks")
+def test_loss_gap_changes_no_state_of_ones_own(tmp_path):
     counter = CountsCalls()
     model = keras.Sequential([layers.Input((6,)), layers.Dropout(0.5), counter])
     model.add(layers.Dense(1))
     model.compile("sgd", "mse")
     x = watched_models.rows(6)
     _, log = fit(model, tmp_path, x, x[:, :1], epochs=3)
-    assert "loss_gap/train_eval" not in log
+    assert len(log["loss_gap/train_eval"]) == 3
     assert int(counter.calls) == 3
-    (record,) = [r for r in caplog.records if "loss gap" in r.getMessage()]
-    assert record.levelno == logging.DEBUG
-    assert "AssignAddVariableOp" in record.getMessage()
 
 
 class Augmented(keras.Model):
@@ -593,7 +588,7 @@ def test_every_tag_is_written_and_no_other(tmp_path):
     logs = [read_log(tmp_path / "a")]
     x = batch()[0]
     x[0] = np.nan
-    logs += [fit(network(), tmp_path / "b", x, batch()[1])[1]]
+    logs += [fit(network(), tmp_path / "b", x, batch()[1] * np.nan)[1]]
     model, x, _ = watched_models.gan()
     for name in ("d_optimizer", "g_optimizer"):
         inner = getattr(model, name)

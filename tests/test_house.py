@@ -106,11 +106,11 @@ IMPORTS = {
         "callbacks.alerts callbacks.diagnostics callbacks.log callbacks.model "
         "callbacks.report callbacks.step names private.jax private.keras "
         "surgery.statistics",
-        "keras numpy tensorflow",
+        "keras numpy",
     ),
     "callbacks.model": ("private.keras", "keras numpy tensorflow"),
     "callbacks.step": (
-        "callbacks.diagnostics callbacks.model private.keras",
+        "callbacks.diagnostics callbacks.model private.keras private.tensorflow",
         "keras numpy tensorflow",
     ),
     "callbacks.diagnostics": ("", "numpy tensorflow"),
@@ -276,11 +276,11 @@ def test_backend_is_imported_by_its_own_modules_only(module):
             left += ast.iter_child_nodes(node)
     owners = {
         "kbn.kernels.tensorflow": {"tensorflow"},
-        "kbn.callbacks.step.aside": {"tensorflow"},
         "kbn.callbacks.step.batches": {"tensorflow"},
         "kbn.callbacks.step.evaluation": {"tensorflow"},
         "kbn.callbacks.step.host": {"tensorflow"},
-        "kbn.callbacks.step.twin_step": {"tensorflow"},
+        "kbn.callbacks.step.pruned": {"tensorflow"},
+        "kbn.callbacks.step.tensorflow": {"tensorflow"},
         "kbn.kernels.tensorflow_formula": {"tensorflow"},
         "kbn.kernels.tensorflow_fused": {"tensorflow"},
         "kbn.kernels.torch": {"torch"},

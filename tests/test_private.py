@@ -19,10 +19,6 @@ on_tensorflow = pytest.mark.skipif(
 )
 
 
-# What Keras 3.14 has not yet.
-IS_315 = [int(part) for part in keras.__version__.split(".")[:2]] >= [3, 15]
-
-
 class Nested(keras.layers.Layer):
     """Holds layers in a list and a dictionary, one of them twice."""
 
@@ -90,7 +86,6 @@ WANTED = [
     ("rename", "variable", "_path"),
     ("rename", "variable", "_name"),
     ("compile_settings", "model", "_compile_config"),
-    *([("compiled_trainable_state", "model", "_compiled_trainable_state")] * IS_315),
     ("optimizer_variables", "optimizer", "_trainable_variables"),
     *([("track_on_torch", "layer", "_track_variables")] * (BACKEND == "torch")),
 ]
@@ -144,10 +139,6 @@ def test_without_the_name_it_says_so_and_does_nothing(given, function, what, nam
     [
         ("direct_layers", "nested", "_layers", None),
         ("compile_settings", "model", "_compile_config", None),
-        pytest.param(
-            *("compiled_trainable_state", "model", "_compiled_trainable_state", None),
-            marks=pytest.mark.skipif(not IS_315, reason="Keras 3.14 has none"),
-        ),
         ("optimizer_variables", "optimizer", "_trainable_variables", []),
     ],
 )
@@ -268,8 +259,6 @@ def test_training_of_a_model(given):
     settings = private.compile_settings(model)
     assert settings["optimizer"] == "adam" or settings["optimizer"] is model.optimizer
     assert settings["loss"] == "mse"
-    state = private.compiled_trainable_state(model)
-    assert state[given["layer"]] is True if IS_315 else state is None
     variables = private.optimizer_variables(model.optimizer)
     assert [*map(id, variables)] == [*map(id, model.trainable_variables)]
 
@@ -302,7 +291,8 @@ def test_traced_functions_of_a_training_function():
         model.make_train_function(force=True)
         functions = private.traced_functions(model.train_function)
         names.append([function.python_function.__name__ for function in functions])
-    assert names == [["multi_step_on_iterator"], []], (
+    # Keras 3.16 calls the second by itself, if `steps_per_execution` is 1.
+    assert names == [["multi_step_on_iterator", "one_step_on_data"], []], (
         f"Keras {keras.__version__} has another function that takes the iterator"
     )
 
@@ -457,3 +447,79 @@ def test_jax_still_tells_in_which_trace_a_tracer_lives():
         x = jax.numpy.ones(3) if transform is jax.vmap else jax.numpy.ones(())
         transform(lambda x: seen.append(trace_of(x)) or x.sum())(x)  # noqa: B023
         assert seen[0] is not None, f"JAX {jax.__version__} has moved Tracer._trace"
+
+
+@on_tensorflow
+def test_what_a_resource_handle_stands_for():
+    import tensorflow as tf
+
+    from kbn.private.tensorflow import dtype_behind
+
+    for dtype in (tf.float32, tf.bfloat16, tf.int64):
+        variable = tf.Variable(np.zeros(3), dtype=dtype)
+        assert dtype_behind(variable.handle) == dtype
+    table = tf.lookup.experimental.MutableHashTable(tf.int64, tf.float32, 0.0)
+    assert dtype_behind(table.resource_handle) is None
+    assert dtype_behind(object()) is None
+
+
+@on_tensorflow
+def test_the_type_of_one_replicas_part():
+    import tensorflow as tf
+
+    from kbn.private.tensorflow import spec_of_replica
+    from tests.replicas import two_replicas
+
+    strategy = two_replicas()
+    data = tf.data.Dataset.from_tensor_slices(np.zeros((8, 3), "float32")).batch(4)
+    iterator = iter(strategy.experimental_distribute_dataset(data))
+    spec = spec_of_replica(iterator.element_spec)
+    assert isinstance(spec, tf.TensorSpec)
+    assert spec.shape.as_list() == [None, 3]
+    plain = tf.TensorSpec([2])
+    assert spec_of_replica(plain) is plain
+
+
+@on_tensorflow
+def test_whether_a_training_function_was_traced():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse", jit_compile=False)
+    model.make_train_function()
+    assert private.was_traced(model.train_function) is False
+    model.fit(np.ones((2, 2)), np.ones((2, 1)), verbose=0)
+    assert private.was_traced(model.train_function) is True
+    model.compile("sgd", "mse", run_eagerly=True)
+    model.make_train_function()
+    assert private.was_traced(model.train_function) is None
+    assert private.was_traced(len) is None
+
+
+def test_the_model_of_a_callback_is_held_as_it_is():
+    callback = keras.callbacks.Callback()
+    assert private.held_model(callback) is None
+    callback.set_model("a model")
+    assert private.held_model(callback) == "a model"
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="elsewhere variables have values")
+def test_a_state_of_the_trainer_becomes_the_models():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    x, y = np.ones((4, 2)), np.ones((4, 1))
+    seen = []
+
+    def watched(state, iterator):
+        private.attach_jax_state(model, state)
+        logs, state = original(state, iterator)
+        private.attach_jax_state(model, state)
+        seen.append(np.array(model.weights[0].value))
+        assert private.is_of_train_on_batch(iterator) == (len(seen) > 2)
+        return logs, state
+
+    model.make_train_function()
+    original, model.train_function = model.train_function, watched
+    model.fit(x, y, batch_size=2, verbose=0)
+    np.testing.assert_array_equal(seen[-1], model.weights[0])
+    model.train_on_batch(x, y)
+    assert len(seen) == 3
+    assert not np.array_equal(seen[0], seen[1])

@@ -99,16 +99,16 @@ NEEDS_A_STEP = {"row-of-a-tensor", "of-a-summary", "of-the-batch", "of-the-loss"
 
 
 @pytest.mark.parametrize("kind", MADE_UP)
-@pytest.mark.parametrize("where", ["host", "device"])
+@pytest.mark.parametrize("where", ["small", "large"])
 def test_a_made_up_diagnostic_is_everywhere(kind, where, tmp_path, monkeypatch):
     if kind in NEEDS_A_STEP and not ON_TENSORFLOW:
         pytest.skip("what a training step shows needs TensorFlow")
-    if where == "device":
+    if where == "large":
         if not ON_TENSORFLOW:
             pytest.skip("tensors are read in NumPy")
-        from kbn.callbacks.step import host
+        from kbn.callbacks.step import reduction
 
-        monkeypatch.setattr(host, "is_host_only", lambda: False)
+        monkeypatch.setattr(reduction, "SMALL", 4)
     made_up = dataclasses.replace(
         MADE_UP[kind],
         description="A sentence about it.\n\n    And another.",

@@ -633,7 +633,19 @@ ORIGINS = {
                 | {"epoch": 2},
             ),
         ],
-        ("net", "between steps 20 and 40, and no look saw it"),
+        ("net", "it happened between steps 20 and 40, in a step of which there is no"),
+    ),
+    "a target": (
+        [(7, non_finite("targets/y", *GRADIENTS, *WEIGHTS, **BROKEN))],
+        ("y", "5 elements of the target y are NaN or Inf, and so are the loss"),
+    ),
+    "a step without a look": (
+        [(20, FINE), (23, {BAD + x: 5 for x in WEIGHTS} | {BAD + "loss": 1})],
+        ("net", "in this step, of which there is no snapshot; NaN or Inf are in the"),
+    ),
+    "weights of a step without a look": (
+        [(20, FINE), (23, {BAD + "loss": 1, "epoch": 1})],
+        ("net", "in this step, of which there is no snapshot; all weights are finite"),
     ),
     "between looks": (
         [(29, FINE), (56, {"epoch/loss": NAN, "epoch": 2})],

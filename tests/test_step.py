@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 if keras.backend.backend() != "tensorflow":
-    pytest.skip("the other backends have no twin", allow_module_level=True)
+    pytest.skip("the other backends have no probe yet", allow_module_level=True)
 
 import tensorflow as tf
 
 from kbn.callbacks import TrainingMonitor
 from kbn.callbacks.log.history import POINT, History
-from kbn.callbacks.step import host
+from kbn.callbacks.step import reduction
+from kbn.callbacks.step.pruned import PrunedStep
 from tests import watched_models
 from tests.event_files import read_log, steps
 from tests.watched_models import BATCH, ROWS
@@ -48,42 +49,31 @@ def batches(length=3, width=6):
     )
 
 
-@pytest.mark.parametrize("count", [1, 2, 5])
-def test_any_number_of_monitors_share_one_trace(count, tmp_path):
-    # Issue 11, item 10: three monitors took 89 s where one took 26.
-    wishes = [
-        {"log_freq": 2},
-        {"log_freq": 3, "layers": "head"},
-        {"watch": ("gradients",), "log_freq": lambda step: step % 3 != 0},
-        {"watch": ("activations", "quantiles"), "sample_size": 9},
-        {"log_freq": 1, "watch": ("batch_norm",)},
-    ][:count]
-    model = counted()
-    monitors = [TrainingMonitor(tmp_path / str(i), **w) for i, w in enumerate(wishes)]
-    model.fit(batches(), epochs=4, verbose=0, shuffle=False, callbacks=monitors)
-    traces = 2 if count < 5 else 1  # Keras' own is for steps that nobody looks at
-    assert model.traces <= traces
-    model.fit(batches(), epochs=4, verbose=0, shuffle=False, callbacks=monitors)
-    assert model.traces <= traces
+@pytest.mark.parametrize("log_freq", ["epoch", 1, 3])
+@pytest.mark.parametrize("before", ["new", "traced before"])
+def test_watching_traces_the_step_no_more_often(log_freq, before, tmp_path):
+    # What the Python of a step leaves in the model is that of an unwatched training.
+    counts = []
+    for monitors in ([], [TrainingMonitor(tmp_path, log_freq=log_freq)]):
+        model = counted()
+        if before == "traced before":
+            model.fit(batches(), verbose=0, shuffle=False)
+        for length in (3, 4, 3, 5):
+            fit = {"epochs": 2, "verbose": 0, "shuffle": False}
+            model.fit(batches(length), callbacks=monitors, **fit)
+        counts.append(model.traces)
+    assert counts[1] == counts[0]
 
 
-def test_monitors_of_one_wish_and_many_schedules_share_one_trace(tmp_path):
-    model = counted()
-    for number in range(3):  # new ones for each fit
-        monitors = [
-            TrainingMonitor(tmp_path / f"{number}-{freq}", log_freq=freq)
-            for freq in (1, 2, 3, "epoch")
-        ]
-        model.fit(batches(), epochs=2, verbose=0, shuffle=False, callbacks=monitors)
-    assert model.traces == 1  # somebody looks at each step: Keras' own is not asked
-
-
-def test_a_trace_is_kept_for_each_kind_of_batch(tmp_path):
-    model = counted()
-    monitor = TrainingMonitor(tmp_path, log_freq=1)
-    for length in (3, 4, 5, 3, 4, 5, 3):
-        model.fit(batches(length), verbose=0, shuffle=False, callbacks=[monitor])
-    assert model.traces == 3
+def test_a_second_monitor_is_refused(tmp_path):
+    model, x, y = watched_models.sequential()
+    both = [TrainingMonitor(tmp_path / name) for name in ("one", "other")]
+    with pytest.raises(ValueError, match="Two TrainingMonitors are given to one fit"):
+        model.fit(x, y, callbacks=both, **FIT)
+    model.fit(x, y, callbacks=both[:1], **FIT)
+    model.fit(x, y, callbacks=both[1:], **FIT)
+    assert "activations/head" in read_log(tmp_path / "other")
+    watched_models.assert_unwatched(model)
 
 
 def test_no_warning_of_retracing_names_our_functions(tmp_path, caplog):
@@ -98,37 +88,28 @@ def test_no_warning_of_retracing_names_our_functions(tmp_path, caplog):
     assert said == []
 
 
-def test_the_trace_holds_no_statistics(tmp_path, monkeypatch):
-    # Most of the first look was the trace of the statistics of each tensor.
-    nodes = {}
-    real = tf.function
+def test_a_probe_is_the_step_without_what_it_changes(tmp_path, monkeypatch):
+    made = []
+    real = PrunedStep.__init__
 
-    def function(python_function, **options):
-        made = real(python_function, **options)
-        nodes.setdefault(python_function.__name__, made)
-        return made
+    def noted(self, graph, *others):
+        real(self, graph, *others)
+        made.append((self._definition, graph.as_graph_def()))
 
-    monkeypatch.setattr(tf, "function", function)
+    monkeypatch.setattr(PrunedStep, "__init__", noted)
     model, x, y = watched_models.residual()
-    model.fit(x, y, callbacks=[TrainingMonitor(tmp_path, log_freq=2)], **FIT)
-
-    def graph_of(name):
-        (concrete,) = nodes[name]._list_all_concrete_functions()
-        graph = concrete.graph.as_graph_def()
-        return [*graph.node, *(n for f in graph.library.function for n in f.node_def)]
-
-    twin = graph_of("unpack_and_trace")
-    own = graph_of("multi_step_on_iterator")
-    assert not [node for node in twin if "Bincount" in node.op]
-    given = len(read_log(tmp_path))
-    assert len(twin) < len(own) + 8 * given
+    monitor = TrainingMonitor(tmp_path, watch=("gradients", "activations"))
+    model.fit(x, y, callbacks=[monitor], **FIT)
+    ((probe, step),) = made
+    writes = [
+        node.op for node in probe.node if "Assign" in node.op or "Apply" in node.op
+    ]
+    assert writes == []
+    assert len(probe.node) < 0.7 * len(step.node)
 
 
 @pytest.mark.parametrize("kind", ["sequential", "kbn_layers", "two_outputs", "gan"])
-@pytest.mark.parametrize("where", ["device", "large"])
-def test_what_is_reduced_in_the_step_is_what_numpy_reduces(
-    kind, where, tmp_path, monkeypatch
-):
+def test_what_is_reduced_in_the_step_is_what_numpy_reduces(kind, tmp_path, monkeypatch):
     def log(name):
         keras.backend.clear_session(free_memory=False)
         keras.utils.set_random_seed(0)
@@ -138,10 +119,7 @@ def test_what_is_reduced_in_the_step_is_what_numpy_reduces(
         return read_log(tmp_path / name)
 
     expected = log("host")
-    if where == "device":
-        monkeypatch.setattr(host, "is_host_only", lambda: False)
-    else:
-        monkeypatch.setattr(host, "LARGEST", 20)
+    monkeypatch.setattr(reduction, "SMALL", 20)
     found = log("inside")
     assert found.keys() == expected.keys()
     for tag, looks in expected.items():

@@ -8,7 +8,6 @@ which precision, by which optimizer, on which data, and how the monitor looks.
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import keras
@@ -130,41 +129,6 @@ KERAS_CANNOT = [
 KERAS_VARIES = [
     {"execution": "mirrored", "data": data} for data in ("generator", "unknown-length")
 ]
-
-
-class Bound(NamedTuple):
-    """A combination that is not bit-identical: the largest difference, and why."""
-
-    where: dict[str, str]
-    limit: float  # of any element, beside 1 or the largest of its variable
-    reason: str
-
-
-BFLOAT16 = 2.0**-8  # its rounding
-BOUNDED = [
-    Bound(
-        {"kind": "two_outputs", "precision": "mixed_bfloat16"},
-        BFLOAT16,
-        "With the activations read, one of them is rounded to bfloat16 where it was "
-        "not, or the other way round: a fusion of Grappler's, which one is not known. "
-        "Watching gradients and weights only is identical.",
-    ),
-]
-_CPU = Path("/proc/cpuinfo")
-if _CPU.exists() and "avx512f" in _CPU.read_text():
-    BOUNDED += [
-        Bound(
-            {"execution": execution},
-            1e-6,
-            "With vectors of 512 bits, XLA orders the sums of a batch norm's gradients "
-            "by what else its program gives, be it a copy of the inputs.",
-        )
-        for execution in ("xla", "xla-steps-2")
-    ]
-
-
-def bound(case):
-    return next((b for b in BOUNDED if meets(b.where, case)), None)
 
 
 def meets(where, case):

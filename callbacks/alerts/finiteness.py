@@ -10,6 +10,7 @@ from .rule import Reading, Rule
 from .view import View
 
 COUNTS = "health/non_finite/"
+LOSS = "health/non_finite/loss"  # that `fit` reports, checked at every step
 
 
 class Origin(NamedTuple):
@@ -24,15 +25,18 @@ class Origin(NamedTuple):
 class NonFinite(Rule):
     """Something is NaN or Inf.
 
-    count(~isfinite(x)) > 0 in an input, a layer's output, the loss, a gradient, a
-    weight, or the loss of an epoch. Critical. It names the first input; else the first
-    layer in forward order whose output is not finite; else the variable whose gradient
-    is not, the nearest to the loss, for gradients come from there; else the first
-    weight. Gradients alone are no alert where the loss is scaled: such a step is
-    skipped, and it is how the scale finds its limit.
+    count(~isfinite(x)) > 0 in an input, a target, a layer's output, the loss, a
+    gradient, a weight, or the loss that `fit` reports, which is checked at every step.
+    Critical. It names the first input or target; else the first layer in forward order
+    whose output is not finite; else the variable whose gradient is not, the nearest to
+    the loss, for gradients come from there; else the first weight. Gradients alone are
+    no alert where the loss is scaled: such a step is skipped, and it is how the scale
+    finds its limit.
 
-    It names no origin where weights were NaN before the looked-at step, and where an
-    epoch's loss is NaN that no look of the epoch saw: by then every layer gives NaN.
+    It names no layer where weights were NaN before the looked-at step, or where the
+    loss became NaN in a step of which there is no snapshot: by then every layer gives
+    NaN. A loss that is finite proves nothing: a fused ReLU may make 0 of NaN, and so
+    may a maximum. So weights are checked at every look and at the end of each epoch.
 
     Unit: elements. Sources: SageMaker Debugger's ExplodingTensor,
     keras.callbacks.TerminateOnNaN.
@@ -50,7 +54,7 @@ class NonFinite(Rule):
         "update_ratio/",
         "inputs/",
     )
-    keeps: ClassVar = {"loss/train": 100, "epoch/loss": 1}
+    keeps: ClassVar = {"loss/train": 100, "epoch/loss": 1, LOSS: 100}
     is_of_model: ClassVar = True
     reads_broken: ClassVar = True
 
@@ -77,6 +81,7 @@ class NonFinite(Rule):
             "rate": view.named_rate,
             "inputs": _inputs(view),
             "variable": _first_variable(view),
+            "weights": _weights(view),
             "when": f"between steps {since} and {until}",
             "log_freq": "log_freq=1"
             + (f", or log_freq=lambda step: step > {since}" if since else ""),
@@ -88,6 +93,15 @@ MEANINGS = {
     "input": (
         "{count} of the input {where} {be} NaN or Inf, before any layer saw them. Mend "
         "the data: drop or fill those examples."
+    ),
+    "target": (
+        "{count} of the target {where} {be} NaN or Inf, and so are the loss and all "
+        "gradients. Mend the data: drop or fill those examples."
+    ),
+    "step": (
+        "The loss became NaN or Inf in this step, of which there is no snapshot; "
+        "{weights}. Check the data first: one NaN or Inf in an input or a target is "
+        "enough. If they are clean, lower {rate} or set global_clipnorm."
     ),
     "activation": (
         "The output of {where} has {count} that {be} NaN or Inf, {inputs}{variable}. "
@@ -110,9 +124,9 @@ MEANINGS = {
         "global_clipnorm."
     ),
     "before": (
-        "The weights were NaN or Inf before this step: it happened {when}, and no look "
-        "saw it, so that no layer can be named. Train again with {log_freq} to see the "
-        "first bad step."
+        "{weights}; it happened {when}, in a step of which there is no snapshot. Check "
+        "the data first: one NaN or Inf in an input or a target is enough, even where "
+        "the loss stays finite. Train again with {log_freq} to see the first bad step."
     ),
     "epoch": (
         "The loss became NaN or Inf {when}, and no look saw it, so that no layer can "
@@ -140,9 +154,12 @@ def _origin(view: View) -> Origin | None:
     order = view.record.position
     weights = by_kind.get("weights", {})
     broken = weights or by_kind.get("batch_norm", {})
-    if inputs := by_kind.get("inputs"):
-        where = min(inputs)
-        return Origin("input", where, inputs[where])
+    for kind in ("input", "target"):
+        if given := by_kind.get(f"{kind}s"):
+            where = min(given)
+            return Origin(kind, where, given[where])
+    if "loss" in by_kind:
+        return Origin("step", "", 1.0)
     # A weight that was NaN before the step has no update ratio; one that became NaN in
     # it has one that is NaN.
     ratios = view.under("update_ratio/")
@@ -170,9 +187,9 @@ def _origin_in_epoch(view: View) -> Origin | None:
     if not math.isfinite(loss):
         epochs = view.points("epoch/loss")
         began = epochs[-1].step if epochs else 0
-        seen = [point for point in view.points("loss/train") if point.step > began]
-        # An epoch's loss is a mean: NaN for the one batch that a look has told of.
-        was_told = any(not math.isfinite(point.value) for point in seen)
+        seen = [p for p in view.points("loss/train") if not math.isfinite(p.value)]
+        # An epoch's loss is a mean: NaN for the one batch that was told of.
+        was_told = any(p.step > began for p in [*seen, *view.points(LOSS)])
         return None if was_told else Origin("epoch", "", 1.0)
     if validation is not None and not math.isfinite(validation):
         return Origin("validation", "", 1.0)
@@ -209,10 +226,20 @@ def _inputs(view: View) -> str:
 
 def _first_variable(view: View) -> str:
     """The first variable in forward order that is not finite after the step."""
-    paths = [
-        x.partition("/")[2] for x in view.under(COUNTS) if x.startswith("weights/")
-    ]
+    paths = _broken_weights(view)
+    return f"; the first variable to break is {paths[0]}" if paths else ""
+
+
+def _weights(view: View) -> str:
+    paths = _broken_weights(view)
     if not paths:
-        return ""
-    first = min(paths, key=lambda path: (view.record.position(path), path))
-    return f"; the first variable to break is {first}"
+        return "all weights are finite after it"
+    more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+    return f"NaN or Inf are in the weights {paths[0]}{more}"
+
+
+def _broken_weights(view: View) -> list[str]:
+    """Those that are not finite, in forward order."""
+    counts = view.under(COUNTS)
+    paths = [x.partition("/")[2] for x in counts if x.startswith("weights/")]
+    return sorted(paths, key=lambda path: (view.record.position(path), path))

@@ -7,7 +7,7 @@ import numpy as np
 from . import rows
 from .registry import Chart, Guide, diagnostic
 from .statistics import Summary
-from .subjects import Array, Input, Output
+from .subjects import Array, Input, Output, Target
 
 
 @diagnostic(
@@ -150,4 +150,20 @@ def input_std(summary: Summary) -> float | None:
 )
 def non_finite_inputs(count: int) -> float:
     """How many elements of what the model was given are NaN or Inf, if any are."""
+    return float(count)
+
+
+@diagnostic(
+    "health/non_finite/targets/<name>",
+    of=Target,
+    given=lambda given: (
+        (given.summary.non_finite,)
+        if given.summary and given.summary.non_finite
+        else None
+    ),
+    unit="elements",
+    chart=Chart("Health", "NaN and Inf", r"^health/non_finite/"),
+)
+def non_finite_targets(count: int) -> float:
+    """How many elements of what the model is to give are NaN or Inf, if any are."""
     return float(count)

@@ -1,7 +1,7 @@
 """The loss and the metrics, and the loss in both modes."""
 
 from .registry import Chart, Guide, diagnostic
-from .subjects import Loss, Metric, Progress
+from .subjects import BrokenLoss, Loss, Metric, Progress
 
 _EPOCH = {"of": Metric, "given": lambda metric: (metric.value,)}
 _LOSSES = Chart("Training", "loss")
@@ -41,6 +41,21 @@ def epoch_metric(value: float) -> float:
     Training metrics are averages over the epoch, in which the weights moved.
     """
     return value
+
+
+@diagnostic(
+    "health/non_finite/loss",
+    of=BrokenLoss,
+    given=lambda loss: (),
+    unit="steps",
+    chart=Chart("Health", "NaN and Inf", r"^health/non_finite/"),
+)
+def non_finite_loss() -> float:
+    """1 at the step after which the loss that `fit` reports is NaN or Inf.
+
+    The loss is checked at every step, whether it is looked at or not.
+    """
+    return 1.0
 
 
 @diagnostic(

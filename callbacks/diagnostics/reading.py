@@ -6,14 +6,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from . import statistics
 from .batch_norm import merge_moments
-from .statistics import Summary
 from .subjects import (
     MOMENTS,
     SCALAR,
     SUMMARY,
-    Array,
     Loss,
     Moments,
     NormInput,
@@ -34,30 +31,6 @@ def moving_key(layer: str) -> tuple[str, str]:
     One after the other; without gamma, (1, 2 C).
     """
     return f"moving:{layer}", "values"
-
-
-def read_back(rows: Rows) -> dict[tuple[str, str], Any]:
-    """TensorFlow's rows, (replicas, n) each, in one transfer from the device.
-
-    What is an array already, or a summary, stays as it is.
-    """
-    arrays = {k: v for k, v in rows.items() if isinstance(v, np.ndarray | Summary)}
-    tensors = {k: v for k, v in rows.items() if k not in arrays}
-    if not tensors:
-        return arrays
-    import tensorflow as tf
-
-    # Those of one width together: a hundred reshapes take longer than most of them.
-    widths: dict[int, list[tuple[str, str]]] = {}
-    for key, row in tensors.items():
-        widths.setdefault(int(row.shape[1]), []).append(key)
-    groups = [tf.concat([tensors[key] for key in keys], 0) for keys in widths.values()]
-    flat = tf.concat([tf.reshape(group, [-1]) for group in groups], 0).numpy()
-    for width, keys in widths.items():
-        for key in keys:
-            size = int(tensors[key].shape[0]) * width
-            arrays[key], flat = flat[:size].reshape(-1, width), flat[size:]
-    return arrays
 
 
 def read(subjects: Iterable[Subject], rows: Rows) -> list[Subject]:
@@ -84,16 +57,12 @@ def _summary(subject: Any, own: Mapping[str, Any], rows: Rows) -> dict[str, Any]
     found: dict[str, Any] = {}
     row = own.get(SUMMARY)
     if row is not None:
-        found["summary"] = row if isinstance(row, Summary) else _merged(row)
+        found["summary"] = row
     if isinstance(subject, Weight):
         for what in (SINCE_STEP, SINCE_START):
             if what in own:
                 found[what] = Squares(*map(float, own[what][0]))
     return found
-
-
-def _merged(rows: Array) -> Summary:
-    return statistics.merge([*map(statistics.from_row, rows)])
 
 
 def _moments(subject: NormInput, own: Mapping[str, Any], rows: Rows) -> dict[str, Any]:

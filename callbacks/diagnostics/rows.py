@@ -1,12 +1,12 @@
 """What a training step measures of a tensor.
 
-Each is a row of float64, as a summary is, so that a look is one read-back; the rows of
-replicas are merged on the host. Of an array, the same row in NumPy.
+Each is a row of float64, as a summary is; the rows of replicas are merged on the host.
+Of a tensor in a graph, the same row in TensorFlow, by few ops: there are hundreds of
+tensors, and each op is traced and optimized.
 """
 
-import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,28 +19,44 @@ def active_row(x: Any, axis: int) -> Any:
     if isinstance(x, np.ndarray):
         rows = _rows_by_channel(x, [axis])
         return np.concatenate([[len(rows)], _active_of(rows)])
-    return _traced(_active)(_by_channel(x, [axis]))
+    import tensorflow as tf
+
+    others = _others(x, [axis])
+    # float32 counts to 2^24; beyond, it still tells 1 % of a unit's elements.
+    active = tf.reduce_sum(tf.cast(tf.not_equal(x, 0), tf.float32), axis=others)
+    return _row(_count(x, others), active)
 
 
 def outside_row(x: Any, low: float, high: float) -> Any:
     """(2,): elements, and how many are below `low` or above `high`."""
-    import tensorflow as tf
-
     if isinstance(x, np.ndarray):
         outside = np.count_nonzero((x < low) | (x > high))
         return np.array([x.size, outside], np.float64)
-    flat = tf.reshape(x, [-1])
-    return _traced(_outside)(flat, tf.cast(low, x.dtype), tf.cast(high, x.dtype))
+    import tensorflow as tf
+
+    middle, reach = (low + high) / 2, (high - low) / 2
+    outside = tf.abs(x - tf.cast(middle, x.dtype)) > tf.cast(reach, x.dtype)
+    return _row(tf.size(x), tf.reduce_sum(tf.cast(outside, tf.float32)))
 
 
 def moments_row(x: Any, axes: Sequence[int]) -> Any:
     """(1 + 2 C,): elements per channel, then mean and biased variance of each."""
-    import tensorflow as tf
-
     if isinstance(x, np.ndarray):
         return _moments_of(_rows_by_channel(x, axes))
+    import tensorflow as tf
+
+    others = _others(x, axes)
     wide = x if x.dtype == tf.float64 else tf.cast(x, tf.float32)
-    return _traced(_moments)(_by_channel(wide, axes))
+    rounded = tf.reduce_mean(wide, axis=others, keepdims=True)
+    # centred: E[x^2] - E[x]^2 loses every digit once |mean| >> std
+    rest = wide - rounded
+    lost = tf.reduce_mean(rest, axis=others)
+    variance = tf.reduce_mean(tf.square(rest), axis=others) - tf.square(lost)
+    mean = tf.squeeze(rounded, others) + lost
+    kept = sorted(axis % x.shape.rank for axis in axes)
+    order = [kept.index(axis % x.shape.rank) for axis in axes]
+    parts = [tf.transpose(part, order) for part in (mean, tf.maximum(variance, 0))]
+    return _row(_count(x, others), *parts)
 
 
 def scalar_row(x: Any) -> Any:
@@ -93,59 +109,21 @@ def _moments_of(x: Any) -> Any:
     return np.concatenate([[float(count)], mean, variance])
 
 
-def _by_channel(x: Any, axes: Sequence[int]) -> Any:
-    """(elements, channels)."""
-    import tensorflow as tf
-
+def _others(x: Any, axes: Sequence[int]) -> list[int]:
     rank = x.shape.rank
-    axes = [axis % rank for axis in axes]
-    others = [axis for axis in range(rank) if axis not in axes]
-    order = others + axes
-    if order != sorted(order):
-        x = tf.transpose(x, order)
-    channels = x.shape[len(others) :].num_elements()
-    if channels is None:
-        channels = tf.reduce_prod(tf.shape(x)[len(others) :])
-    return tf.reshape(x, [-1, channels])
+    kept = {axis % rank for axis in axes}
+    return [axis for axis in range(rank) if axis not in kept]
 
 
-@functools.cache
-def _traced(row: Callable[..., Any]) -> Any:
+def _count(x: Any, axes: Sequence[int]) -> Any:
     import tensorflow as tf
 
-    # One function for all tensors, not inlined: see statistics.
-    kept = {"_noinline": True}
-    return tf.function(row, reduce_retracing=True, experimental_attributes=kept)
+    return tf.reduce_prod(tf.gather(tf.shape(x), axes))
 
 
-def _active(x: Any) -> Any:
+def _row(*parts: Any) -> Any:
     import tensorflow as tf
 
-    # float32 counts to 2^24; beyond, it still tells 1 % of a unit's elements.
-    active = tf.reduce_sum(tf.cast(tf.not_equal(x, 0), tf.float32), axis=0)
-    return _row(tf.shape(x)[0], active)
-
-
-def _outside(x: Any, low: Any, high: Any) -> Any:
-    import tensorflow as tf
-
-    outside = tf.logical_or(x < low, x > high)
-    return _row(tf.size(x), [tf.reduce_sum(tf.cast(outside, tf.float32))])
-
-
-def _moments(x: Any) -> Any:
-    import tensorflow as tf
-
-    rounded = tf.reduce_mean(x, axis=0)
-    # centred: E[x^2] - E[x]^2 loses every digit once |mean| >> std
-    rest = x - rounded
-    lost = tf.reduce_mean(rest, axis=0)
-    variance = tf.reduce_mean(tf.square(rest), axis=0) - tf.square(lost)
-    return _row(tf.shape(x)[0], rounded + lost, tf.maximum(variance, 0))
-
-
-def _row(count: Any, *parts: Any) -> Any:
-    import tensorflow as tf
-
-    head = tf.cast(count, tf.float64)[None]
-    return tf.concat([head, *(tf.cast(part, tf.float64) for part in parts)], axis=0)
+    return tf.concat(
+        [tf.reshape(tf.cast(part, tf.float64), [-1]) for part in parts], axis=0
+    )

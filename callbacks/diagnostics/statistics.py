@@ -1,11 +1,9 @@
 """What one tensor looks like: counts, moments and a histogram, in a few numbers.
 
-The same definition twice: `summarize` for NumPy arrays, `tensor_row` for TensorFlow
-tensors inside a graph, where a summary is a row of float64 so that a whole look is
-one matrix and one read-back.
+The same definition twice: `summarize` for NumPy arrays, `moments_of` and `sample_of`
+for TensorFlow's tensors inside a graph, which are not to leave it.
 """
 
-import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -52,37 +50,6 @@ class Summary:
             return 0.0
         return math.sqrt(self.count) * math.hypot(self.mean, self.std)
 
-    def histogram(self) -> Array:
-        """(30, 3) rows of left edge, right edge, count; counts sum to `count`.
-
-        float32 where it tells the edges apart, else float64. A single value is 30 bins
-        of no width, the last of them full, and nothing finite is all zeros: both as
-        TensorBoard's own summaries have it.
-        """
-        if not self.count:
-            return np.zeros((TENSORBOARD_BINS, 3), np.float32)
-        low, high = self.minimum, self.maximum
-        with np.errstate(over="ignore"):  # of a range that float64 cannot hold
-            edges = low * (1 - FRACTIONS) + high * FRACTIONS
-        edges[-1] = high
-        rows = np.empty((TENSORBOARD_BINS, 3), self._histogram_dtype())
-        rows[:, 0], rows[:, 1], rows[:, 2] = edges[:-1], edges[1:], 0
-        if low == high:
-            rows[-1, 2] = self.count
-        elif self.bins.any():
-            sampled = self.bins.reshape(TENSORBOARD_BINS, -1).sum(axis=1)
-            rows[:, 2] = sampled * (self.count / sampled.sum())
-        return rows
-
-    def _histogram_dtype(self) -> Any:
-        """float32 where its rounding is far below the width of a bin, and in range."""
-        largest = max(abs(self.minimum), abs(self.maximum))
-        width = (self.maximum - self.minimum) / TENSORBOARD_BINS
-        is_one_value = not width and float(np.float32(largest)) == largest
-        is_wide = width > 1e3 * 2.0**-24 * largest and width > 1e-35
-        is_float32 = largest < 1e38 and (is_one_value or is_wide)
-        return np.float32 if is_float32 else np.float64
-
     @cached_property
     def grid(self) -> Array:
         """(200,): the quantiles at 0.25 %, 0.75 %, ... 99.75 %; NaN of nothing finite.
@@ -109,6 +76,42 @@ class Summary:
         upper = np.interp(wanted, counts, edges)
         lower = np.interp(-wanted, -counts[::-1], edges[::-1])
         return (lower + upper) / 2
+
+
+def histograms(summaries: Sequence[Summary]) -> list[Array]:
+    """Of each, (30, 3) rows of left edge, right edge, count; counts sum to `count`.
+
+    float32 where it tells the edges apart, else float64. A single value is 30 bins of
+    no width, the last of them full, and nothing finite is all zeros: both as
+    TensorBoard's own summaries have it.
+    """
+    if not summaries:
+        return []
+    count = np.array([one.count for one in summaries], np.float64)
+    low = np.array([one.minimum if one.count else 0.0 for one in summaries])
+    high = np.array([one.maximum if one.count else 0.0 for one in summaries])
+    rows = np.zeros((len(summaries), TENSORBOARD_BINS, 3))
+    with np.errstate(over="ignore"):  # of a range that float64 cannot hold
+        edges = low[:, None] * (1 - FRACTIONS) + high[:, None] * FRACTIONS
+        width = (high - low) / TENSORBOARD_BINS
+    edges[:, -1] = high
+    rows[:, :, 0], rows[:, :, 1] = edges[:, :-1], edges[:, 1:]
+    bins = np.stack([one.bins for one in summaries])
+    sampled = bins.reshape(len(summaries), TENSORBOARD_BINS, -1).sum(axis=2)
+    total = sampled.sum(axis=1)
+    rows[:, :, 2] = sampled * (count / np.maximum(total, 1))[:, None]
+    is_one = low == high
+    rows[is_one, :, 2] = 0
+    rows[is_one, -1, 2] = count[is_one]
+    # Where the rounding of float32 is far below the width of a bin, and in range.
+    largest = np.maximum(np.abs(low), np.abs(high))
+    with np.errstate(over="ignore"):
+        is_exact = is_one & (largest.astype(np.float32) == largest)
+    is_wide = (width > 1e3 * 2.0**-24 * largest) & (width > 1e-35)
+    is_narrow = (largest < 1e38) & (is_exact | is_wide)
+    with np.errstate(over="ignore"):
+        narrow = rows.astype(np.float32)
+    return [a if one else b for one, a, b in zip(is_narrow, narrow, rows, strict=True)]
 
 
 def summarize(array: Array, sample_size: int) -> Summary:
@@ -246,110 +249,63 @@ def sampling_stride(size: int, channels: int, sample_size: int) -> int:
     return stride
 
 
-def tensor_row(tensor: Any, sample_size: int) -> Any:
-    """A TensorFlow tensor's summary as float64: (6 + 960,), read by `from_row`.
+# --- of a tensor in a graph ---
 
-    Works in eager mode, in graphs with unknown sizes and under XLA. Moments are
-    reduced in float32 where that is safe, else in float64.
+
+def moments_of(tensor: Any) -> Any:
+    """(5,) of a TensorFlow tensor of known shape: see `from_moments`.
+
+    float32 of narrow floating types, else float64. Few ops, and one temporary as large
+    as the tensor: there are hundreds of tensors, and each op is traced and optimized.
     """
     import tensorflow as tf
 
     narrow = tensor.dtype in {tf.float16, tf.bfloat16, tf.float32}
-    flat = tf.reshape(tf.cast(tensor, tf.float32 if narrow else tf.float64), [-1])
-    return _traced_row()(flat, _tensor_stride(tensor, sample_size))
-
-
-@functools.cache
-def _traced_row() -> Any:
-    """`_row` as one function that many tensors call: 50 copies of it trace slowly."""
-    import tensorflow as tf
-
-    # Not inlined, so that Grappler has it to optimize once as well.
-    kept = {"_noinline": True}
-    return tf.function(_row, reduce_retracing=True, experimental_attributes=kept)
-
-
-def _row(x: Any, stride: Any) -> Any:
-    """x: (n,) float32 or float64; every `stride`th element enters the histogram."""
-    import tensorflow as tf
-
-    size = tf.size(x, tf.int64)
-
-    def plain() -> list[Any]:
-        rounded = tf.reduce_mean(x)
-        rest = x - rounded  # the one temporary as large as x
-        # What rounding took from the mean: 0.03 at 1e6, which std would notice.
-        lost, square, low, high = (
-            tf.cast(moment, tf.float64)
-            for moment in (
-                tf.reduce_mean(rest),
-                _mean_square(rest),
-                tf.reduce_min(x),
-                tf.reduce_max(x),
-            )
-        )
-        std = tf.sqrt(tf.maximum(square - tf.square(lost), 0))
-        return [size, low, high, tf.cast(rounded, tf.float64) + lost, std]
-
-    def careful() -> list[Any]:
-        nan = tf.constant(math.nan, tf.float64)
-        finite = tf.math.is_finite(x)
-        count = tf.math.count_nonzero(finite, dtype=tf.int64)
-        number = tf.cast(count, tf.float64)
-        y = tf.where(finite, tf.cast(x, tf.float64), 0)
-        mean = tf.reduce_sum(y) / number  # 0 / 0 is NaN: nothing finite
-        std = tf.sqrt(tf.reduce_sum(tf.where(finite, y - mean, 0) ** 2) / number)
-        low = tf.reduce_min(tf.where(finite, y, math.inf))
-        high = tf.reduce_max(tf.where(finite, y, -math.inf))
-        return [count, *(tf.where(count > 0, e, nan) for e in (low, high)), mean, std]
-
-    # One cheap number says whether float32 can do it: not finite if an element is not
-    # or if squares overflow, tiny if they underflow. The careful way takes 5x as long.
-    power = _mean_square(x)
-    safe = tf.logical_and(power > 1e-30, power < 1e30)
-    count, low, high, mean, std = tf.cond(safe, plain, careful)
-
-    sample = tf.cast(x[::stride], tf.float64)
-    width = tf.where(high > low, high - low, 1)
-    position = tf.clip_by_value((sample - low) / width * BINS, 0, BINS - 1)
-    # Out of range, BINS, is where DenseBincount drops what is not finite.
-    index = tf.where(tf.math.is_finite(sample), tf.cast(position, tf.int32), BINS)
-    # Integer weights: float32 counts stop being exact at 2^24.
-    bins = tf.raw_ops.DenseBincount(
-        input=index, size=BINS, weights=tf.zeros([0], tf.int32)
+    wide = tf.float32 if narrow else tf.float64
+    x = tensor if tensor.dtype == wide else tf.cast(tensor, wide)
+    axis = [*range(x.shape.rank)]
+    rounded = tf.raw_ops.Mean(input=x, axis=axis)
+    rest = x - rounded
+    return tf.stack(
+        [
+            rounded,
+            # What rounding took from the mean: 0.03 at 1e6, which std would notice.
+            tf.raw_ops.Mean(input=rest, axis=axis),
+            tf.nn.l2_loss(rest),
+            tf.raw_ops.Min(input=x, axis=axis),
+            tf.raw_ops.Max(input=x, axis=axis),
+        ]
     )
-    head = [tf.cast(count, tf.float64), tf.cast(size - count, tf.float64)]
-    return tf.concat([[*head, low, high, mean, std], tf.cast(bins, tf.float64)], 0)
 
 
-def _mean_square(x: Any) -> Any:
-    """mean(x^2), without a copy of x: NaN of no elements."""
+def sample_of(tensor: Any, sample_size: int) -> Any:
+    """The elements of a tensor of known shape that its histogram reads, flat."""
     import tensorflow as tf
 
-    return 2 * tf.nn.l2_loss(x) / tf.cast(tf.size(x), x.dtype)
+    channels = tensor.shape[-1] if tensor.shape.rank else 1
+    stride = sampling_stride(tensor.shape.num_elements(), channels, sample_size)
+    flat = tf.reshape(tensor, [-1])
+    return flat if stride == 1 else flat[::stride]
 
 
-def _tensor_stride(tensor: Any, sample_size: int) -> Any:
-    """`sampling_stride` for a tensor whose size may be known only in the graph."""
-    import tensorflow as tf
-
-    channels = (tensor.shape[-1] if tensor.shape.rank else 1) or 1
-    known = tensor.shape.num_elements()
-    if known is not None:
-        stride = sampling_stride(known, channels, sample_size)
-        return tf.constant(stride, tf.int64)
-    stride = tf.maximum((tf.size(tensor, tf.int64) - 1) // sample_size + 1, 1)
-    # steps[r]: how far from r to the next number without a common factor
-    coprime = np.flatnonzero(np.gcd(np.arange(2 * channels), channels) == 1)
-    residues = np.arange(channels)
-    steps = coprime[np.searchsorted(coprime, residues)] - residues
-    return stride + tf.gather(tf.constant(steps, tf.int64), stride % channels)
+def are_safe(size: int, moments: Array) -> bool:
+    """Whether these moments are those of the tensor: see `_is_safe`."""
+    mean, spread = _mean_and_spread(size, moments)
+    is_zero = not moments.any()
+    return is_zero or bool(_is_safe(mean, spread))
 
 
-def from_row(row: Array) -> Summary:
-    """The summary that `tensor_row` packed."""
-    count, non_finite, low, high, mean, std = row[:6].tolist()
-    return Summary(int(count), int(non_finite), low, high, mean, std, row[6:])
+def from_moments(size: int, moments: Array, sample: Array) -> Summary:
+    """The summary of a tensor of so many elements, all of them finite."""
+    mean, spread = _mean_and_spread(size, moments)
+    low, high = float(moments[3]), float(moments[4])
+    bins = _bins(sample.astype(moments.dtype, copy=False), low, high)
+    return Summary(size, 0, low, high, mean, math.sqrt(spread), bins)
+
+
+def _mean_and_spread(size: int, moments: Array) -> tuple[float, float]:
+    rounded, lost, half_square, *_ = moments.astype(np.float64).tolist()
+    return rounded + lost, max(2 * half_square / size - lost**2, 0.0)
 
 
 def merge(parts: Sequence[Summary]) -> Summary:

@@ -72,6 +72,11 @@ class Input(Subject):
 
 
 @dataclass(frozen=True)
+class Target(Input):
+    """What the model is to give in the looked-at step: one array of y, by its name."""
+
+
+@dataclass(frozen=True)
 class Gradient(Subject):
     """The gradient by one variable; `path#1` when an optimizer was applied again.
 
@@ -163,6 +168,11 @@ class Loss(Subject):
     watch = "batch_norm"
     trained: float | None = None
     evaluated: float | None = None
+
+
+@dataclass(frozen=True)
+class BrokenLoss(Subject):
+    """The loss that `fit` reports has become NaN or Inf."""
 
 
 @dataclass(frozen=True)

@@ -132,6 +132,10 @@ class Contents:
     def __init__(self) -> None:
         self._inventory: Inventory | None = None
 
+    def latest(self, model: Any) -> Inventory:
+        """As it was taken last."""
+        return self._inventory or self.of(model)
+
     def of(self, model: Any) -> Inventory:
         """As the model is now: the same object as before if nothing has changed."""
         taken = Inventory(model)

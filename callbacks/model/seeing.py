@@ -11,8 +11,7 @@ import keras
 from kbn.private import keras as private
 
 from .inventory import BatchNorm
-from .layers import Layer, Variable
-from .optimizers import loss_scaling
+from .layers import Layer, Variable, attribute
 from .overriding import Note, overridden
 from .sight import Sight
 from .tensors import is_readable
@@ -113,8 +112,10 @@ def _note_gradients(
         optimizer
     )
     paths = {id(weight): path for path, weight in weights().items()}
-    scale = loss_scaling(optimizer).given(optimizer)
+    scale = seen.scale(optimizer)
     for gradient, variable in zip(given["grads"], variables, strict=False):
         path = paths.get(id(variable))
-        if gradient is not None and path is not None:
+        # Of a variable of float8's scaling, it is the new value.
+        is_value = attribute(variable, "overwrite_with_gradient", False)
+        if gradient is not None and path is not None and not is_value:
             seen.gradients[seen.number(path)] = (gradient, scale)

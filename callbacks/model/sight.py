@@ -5,6 +5,8 @@ from typing import Any, TypeAlias
 
 from kbn.private import keras as private
 
+from .optimizers import loss_scaling
+
 Tensor: TypeAlias = Any
 
 
@@ -12,11 +14,17 @@ class Sight:
     """Tensors by name, and the optimizers that were applied.
 
     `graph()` says where the caller is: None if eager. Only what happens in the graph of
-    its birth can be noted.
+    its birth can be noted. `scale(optimizer)`: what to note of the factor in gradients;
+    by default the factor itself, for which a graph gets an op.
     """
 
-    def __init__(self, graph: Callable[[], Any]) -> None:
+    def __init__(
+        self,
+        graph: Callable[[], Any],
+        scale: Callable[[Any], Any] | None = None,
+    ) -> None:
         self._graph = graph
+        self.scale = scale or (lambda x: loss_scaling(x).given(x))
         self._here = graph()
         self.activations: dict[str, tuple[Tensor, str]] = {}  # with its layer's name
         self.norm_inputs: dict[str, tuple[Tensor, str]] = {}  # in training, unmasked

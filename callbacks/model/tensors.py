@@ -4,15 +4,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import keras
-import numpy as np
 
 
 def to_numpy(tensor: Any) -> Any:
     """A variable or tensor as an array."""
-    if keras.backend.backend() == "tensorflow":
-        # np.array(tf.Variable), in convert_to_numpy, warns: TensorFlow 2.21, NumPy 2.4.
-        return np.asarray(tensor)
-    return keras.ops.convert_to_numpy(tensor)
+    # Of a tensor: np.array(tf.Variable) warns, TensorFlow 2.21 with NumPy 2.4.
+    return keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(tensor))
 
 
 class Kind(NamedTuple):

@@ -1,99 +1,136 @@
-"""Batches out of the iterator that `fit` hands to its training function."""
+"""Batches out of what `fit` hands to its training function, and back in again."""
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
 from keras import tree
 
+from kbn.private import tensorflow as private
+
 ITERATORS = (tf.data.Iterator, tf.distribute.DistributedIterator)
 DATA_ENDS = (StopIteration, tf.errors.OutOfRangeError)
 
 
+def is_of_fit(source: Any) -> bool:
+    """Whether `fit` hands it over; `train_on_batch` does a generator of one batch."""
+    return isinstance(source, ITERATORS)
+
+
 def take_batch(iterator: Any) -> Any:
-    """The next batch, None at the end of the data; of a `tf.data.Iterator` an Optional.
+    """The next batch, None at the end of the data.
 
     Trying has no side effect, as it would have in Keras' own step.
     """
     if isinstance(iterator, tf.data.Iterator):
         optional = iterator.get_next_as_optional()
-        return optional if optional.has_value() else None
+        return optional.get_value() if optional.has_value() else None
     try:
         return next(iterator)
     except DATA_ENDS:
         return None
 
 
-def batch_spec(iterator: Any) -> Any:
-    """The type of what `take_batch` returns: the iterator's, not that of one batch.
-
-    With it, the step compiles to the same arithmetic as Keras' own, which takes the
-    batch from the iterator inside its graph; a batch of known size does not (mean(x)
-    becomes x * constant).
-    """
-    spec = iterator.element_spec
-    return tf.OptionalSpec(spec) if isinstance(iterator, tf.data.Iterator) else spec
-
-
-def spec_key(spec: Any) -> Any:
-    """The same for batches that one trace can take."""
-    return str(tree.map_structure(lambda _: 0, spec)), tuple(tree.flatten(spec))
-
-
 def without_optionals(batch: Any) -> Any:
-    """What `take_batch` returned, as `train_step` takes it; inside a graph."""
-    if isinstance(batch, tf.experimental.Optional):
-        batch = batch.get_value()
-    # Keras' data pipeline may say None by an Optional.
+    """A batch as `train_step` takes it: Keras' data pipeline may say None by one."""
     return tree.map_structure(
         lambda x: None if isinstance(x, tf.experimental.Optional) else x, batch
     )
 
 
+def flat(batch: Any) -> list[Any]:
+    """Its tensors in the order in which a `tf.function` takes them, dense parts of
+    others, and of each replica.
+    """
+    leaves = tf.nest.flatten(without_optionals(batch), expand_composites=True)
+    return [tf.convert_to_tensor(x) for x in leaves if x is not None]
+
+
 def batch_size(batch: Any) -> int | None:
-    """Examples in what `take_batch` returned, on all replicas; None if it has none."""
+    """Examples in a batch, on all replicas; None if it has none."""
     for x in tree.flatten(without_optionals(batch)):
-        parts = getattr(x, "values", None) or (x,)  # of a batch on several replicas
-        shapes: list[Any] = [getattr(part, "shape", ()) for part in parts]
-        if all(map(len, shapes)):
+        shapes: list[Any] = [getattr(part, "shape", ()) for part in parts(x)]
+        if shapes and all(map(len, shapes)):
             return sum(int(shape[0]) for shape in shapes)
     return None
 
 
-class Batches:
-    """The batches of one call of the training function: of `fit`, or of a loop's own.
+def parts(x: Any) -> Sequence[Any]:
+    """What each replica has of it."""
+    return x.values if isinstance(x, tf.distribute.DistributedValues) else (x,)
 
-    `fit` hands over an iterator, `train_on_batch` a generator of one batch.
+
+class HandBack:
+    """An iterator of the type of another, that gives batches which that one gave.
+
+    So the training function takes it for the other one, and trains as traced.
     """
 
-    def __init__(self, source: Any) -> None:
-        self._source = source
-        self._raw = None if isinstance(source, ITERATORS) else next(source)
-        self._first: Any = None
+    def __init__(self, strategy: Any) -> None:
+        self._strategy = strategy
+        self._batches: list[Any] = []
+        self._spec: Any = None
+        self._dataset: Any = None
+        self._iterator: Any = None
 
-    def spec(self) -> Any:
-        """The type of what `take` returns."""
-        if isinstance(self._source, ITERATORS):
-            return batch_spec(self._source)
-        self._first = tree.map_structure(_as_tensor, self._raw)
-        return tree.map_structure(tf.type_spec_from_value, self._first)
+    def __call__(self, batches: Sequence[Any], like: Any, steps: int) -> Any:
+        """The iterator; `steps`: how many will be taken from it, if there are."""
+        spec = like.element_spec
+        if self._dataset is None or self._spec != spec:
+            self._spec, self._iterator = spec, None
+            self._dataset = self._new_dataset(like)
+        self._batches[:] = batches
+        if not isinstance(like, tf.data.Iterator):
+            # Its threads ask for more than they are asked for: a new one each time.
+            self._batches[:] = [one for batch in batches for one in _replicas(batch)]
+            return iter(self._dataset)
+        if self._iterator is None:
+            self._iterator = iter(self._dataset)  # takes 20 ms: kept
+        iterator = self._iterator
+        if len(batches) < steps:
+            self._iterator = None  # it will see the end
+        return iterator
 
-    def take(self) -> Any:
-        """The next, None at the end."""
-        if isinstance(self._source, ITERATORS):
-            return take_batch(self._source)
-        first, self._first = self._first, None
-        return first
+    def _new_dataset(self, like: Any) -> Any:
+        spec = self._spec
+        if isinstance(like, tf.data.Iterator):
+            return _generated(self._given, spec)
+        spec = tf.nest.map_structure(private.spec_of_replica, spec)
+        return self._strategy.distribute_datasets_from_function(
+            lambda context: _generated(self._given, spec)
+        )
 
-    def rest(self) -> Any:
-        """What the original is to be called with, if none was taken."""
-        return self._source if isinstance(self._source, ITERATORS) else [self._raw]
-
-    def steps(self, model: Any) -> int:
-        """How many steps the call is at most."""
-        return model.steps_per_execution if isinstance(self._source, ITERATORS) else 1
+    def _given(self) -> Iterator[Any]:
+        while self._batches:
+            yield self._batches.pop(0)
+        self._iterator = None  # asked for more than it has, it is over
 
 
-def _as_tensor(x: Any) -> Any:
-    if x is None:  # as Keras' data pipeline says it
-        return tf.experimental.Optional.empty(tf.TensorSpec(()))
-    return x if tf.is_tensor(x) else tf.convert_to_tensor(x)
+def _generated(generator: Any, spec: Any) -> Any:
+    options = tf.data.Options()
+    # Nothing may be taken before it is asked for.
+    options.autotune.enabled = False
+    options.experimental_optimization.apply_default_optimizations = False
+    dataset = tf.data.Dataset.from_generator(generator, output_signature=spec)
+    return dataset.with_options(options)
+
+
+def _replicas(batch: Any) -> list[Any]:
+    def part(index: int) -> Any:
+        return tree.map_structure(lambda x: [*parts(x), x][index], batch)
+
+    return [part(i) for i in range(max(len(parts(x)) for x in tree.flatten(batch)))]
+
+
+def spec_of(batch: Any) -> Any:
+    """The type of batches like this one, of any number of examples."""
+
+    def spec(x: Any) -> Any:
+        if x is None:
+            return None
+        found = tf.type_spec_from_value(x)
+        if isinstance(found, tf.TensorSpec) and found.shape.rank:
+            return tf.TensorSpec([None, *found.shape[1:]], found.dtype)
+        return found
+
+    return tree.map_structure(spec, without_optionals(batch))

@@ -1,33 +1,22 @@
-"""Tensors of TensorFlow as NumPy arrays, where those are the same memory."""
+"""Tensors of TensorFlow as NumPy arrays: on a CPU, the same memory."""
 
-import math
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-# Of more elements, a tensor is summarized inside the step, so that a look does not keep
-# the gradients of a large model in memory, all at the same time. A dimension that is
-# not known is that of the batch.
-LARGEST = 2**22
-USUAL_BATCH = 32
-
-
-def is_host_only() -> bool:
-    """Whether tensors lie in the host's memory: there is no device but CPUs.
-
-    There, NumPy reads them for nothing, and nothing has to be traced for them: most of
-    the first look was the trace of its statistics.
-    """
-    return all(x.device_type == "CPU" for x in tf.config.list_logical_devices())
-
 
 def array(tensor: Any) -> Any:
-    """A tensor or variable as an array, without a copy if it can be."""
+    """A tensor as an array, without a copy if it can be."""
     return np.asarray(tf.convert_to_tensor(tensor))
 
 
-def is_large(tensor: Any) -> bool:
-    """Whether a tensor is too large to be kept until the step is over."""
-    sizes = tensor.shape.as_list() if tensor.shape.rank is not None else [None]
-    return math.prod(USUAL_BATCH if x is None else x for x in sizes) > LARGEST
+def as_array(variable: Any) -> Any:
+    """A variable of Keras as an array, as `array`."""
+    value = variable.value
+    if not isinstance(value, tf.Variable) or hasattr(value, "values"):
+        return array(value)  # of several replicas
+    # A fifth of the time of `convert_to_tensor`, and there are hundreds of variables.
+    return np.asarray(
+        tf.raw_ops.ReadVariableOp(resource=value.handle, dtype=value.dtype)
+    )

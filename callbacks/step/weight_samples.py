@@ -1,21 +1,21 @@
 """How far weights moved, seen on a sample of each: bounded memory, however large."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
-import keras
 import numpy as np
 
 from ..diagnostics.reading import SINCE_START, SINCE_STEP
 from ..diagnostics.statistics import sampling_stride
 
-Sample: TypeAlias = Any  # (at most sample_size,), an array of NumPy or a tensor
+Sample: TypeAlias = Any  # (at most sample_size,), an array
+Arrays: TypeAlias = Mapping[int, Any]  # variables as arrays, by identity
 
 
 class Movement:
     """How far weights moved in one step, and since they were first met.
 
-    `weights`, wherever it is taken: variables by path, as they are at that time.
+    `weights`, wherever it is taken: variables by path; `arrays`: as they are then.
     """
 
     def __init__(self, sample_size: int) -> None:
@@ -24,26 +24,27 @@ class Movement:
         self._before: dict[str, Sample] = {}
         self._initial: dict[str, tuple[Any, Sample]] = {}  # with the variable it is of
 
-    def before_step(self, weights: Mapping[str, Any]) -> None:
+    def before_step(self, weights: Mapping[str, Any], arrays: Arrays) -> None:
         """Note the weights as they are, for the `rows` after a step."""
-        self._meet(weights)
-        self._before = self._samples.take()
+        self._meet(weights, arrays)
+        self._before = self._samples.take(arrays)
 
-    def rows(self, weights: Mapping[str, Any]) -> dict[tuple[str, str], Any]:
+    def rows(
+        self, weights: Mapping[str, Any], arrays: Arrays
+    ) -> dict[tuple[str, str], Any]:
         """Squares by path: since `before_step`, and since the weight was first met."""
-        self._meet(weights)
+        self._meet(weights, arrays)
         before, self._before = self._before, {}
         initial = {path: sample for path, (_, sample) in self._initial.items()}
         kinds = {SINCE_STEP: before, SINCE_START: initial}
-        now = self._samples.take()
+        now = self._samples.take(arrays)
         return {
-            (path, kind): row
+            (path, kind): squares(now[path], earlier[path])
             for kind, earlier in kinds.items()
-            if earlier
-            for path, row in self._samples.compare(now, earlier).items()
+            for path in earlier
         }
 
-    def _meet(self, weights: Mapping[str, Any]) -> None:
+    def _meet(self, weights: Mapping[str, Any], arrays: Arrays) -> None:
         known = self._samples.weights
         if known.keys() == weights.keys() and all(
             known[k] is weights[k] for k in known
@@ -51,7 +52,7 @@ class Movement:
             return
         self._samples = WeightSamples(weights, self._sample_size)
         self._before = {}
-        samples = self._samples.take()
+        samples = self._samples.take(arrays)
         # A weight that was met before, in this model, keeps its first sample.
         self._initial = {
             path: self._initial[path]
@@ -62,7 +63,7 @@ class Movement:
 
 
 class WeightSamples:
-    """Takes samples of weights, and compares the weights with earlier samples.
+    """Takes samples of weights.
 
     `weights`: variables by path. A sample is every n-th element of the flat weight, n
     the smallest that leaves at most `sample_size`: of a smaller weight all elements.
@@ -74,73 +75,21 @@ class WeightSamples:
             path: sampling_stride(int(np.prod(w.shape)), w.shape[-1], sample_size)
             for path, w in self.weights.items()
         }
-        self._take, self._compare = _in_numpy(self._samples), _compare_in_numpy
-        if keras.backend.backend() == "tensorflow":
-            from . import host
 
-            if host.is_host_only():
-                self._take = self._copies
-            else:
-                self._take, self._compare = _in_tensorflow(self._samples)
-
-    def take(self) -> dict[str, Sample]:
-        """A sample of each weight as it is now, by path."""
-        return dict(zip(self.weights, self._take(), strict=True))
-
-    def compare(
-        self, now: Mapping[str, Sample], before: Mapping[str, Sample]
-    ) -> dict[str, Any]:
-        """(1, 3) float64 by path: see `Squares`."""
-        pairs = [[samples[path] for path in self.weights] for samples in (now, before)]
-        rows = self._compare(*pairs) if self.weights else []
-        return dict(zip(self.weights, rows, strict=True))
-
-    def _copies(self) -> list[Any]:
-        from .host import array
-
+    def take(self, arrays: Arrays) -> dict[str, Sample]:
+        """A sample of each weight, by path."""
         # Copied: the array may be the variable's own memory, which moves on.
-        return [
-            np.array(array(weight.value).reshape(-1)[:: self._strides[path]])
+        return {
+            path: np.array(arrays[id(weight)].reshape(-1)[:: self._strides[path]])
             for path, weight in self.weights.items()
-        ]
-
-    def _samples(self) -> list[Any]:
-        flat = keras.ops.reshape
-        return [
-            flat(weight.value, (-1,))[:: self._strides[path]]
-            for path, weight in self.weights.items()
-        ]
+        }
 
 
-def _in_numpy(samples: Any) -> Any:
-    # Copied: on torch the sample would be a view of the weight, which moves on.
-    return lambda: [np.array(keras.ops.convert_to_numpy(x)) for x in samples()]
-
-
-def _compare_in_numpy(now: Sequence[Any], before: Sequence[Any]) -> list[Any]:
-    return [
-        np.array([[np.sum((a - b) ** 2), np.sum(b**2), np.sum(a**2)]])
-        for a, b in (
-            (np.asarray(a, np.float64), np.asarray(b, np.float64))
-            for a, b in zip(now, before, strict=True)
-        )
-    ]
-
-
-def _in_tensorflow(samples: Any) -> tuple[Any, Any]:
-    import tensorflow as tf
-
-    def squares(x: Any) -> Any:
-        return 2 * tf.cast(tf.nn.l2_loss(x), tf.float64)
-
-    def compare(now: Sequence[Any], before: Sequence[Any]) -> Any:
-        pairs = [
-            (tf.cast(a, wide), tf.cast(b, wide))
-            for a, b in zip(now, before, strict=True)
-            for wide in [tf.float64 if a.dtype == tf.float64 else tf.float32]
-        ]
-        return [
-            tf.stack([squares(a - b), squares(b), squares(a)])[None] for a, b in pairs
-        ]
-
-    return tf.function(samples, autograph=False), tf.function(compare, autograph=False)
+def squares(now: Sample, before: Sample) -> Any:
+    """(1, 3) float64 of two samples: see `Squares`."""
+    wide = np.float64 if now.itemsize != 4 or now.dtype.kind != "f" else np.float32
+    now, before = now.astype(wide, copy=False), before.astype(wide, copy=False)
+    with np.errstate(all="ignore"):  # of weights that are not finite
+        change = now - before
+        row = [np.dot(change, change), np.dot(before, before), np.dot(now, now)]
+    return np.array([row], np.float64)

@@ -1,17 +1,16 @@
 """The weights and the batch norms of a model, as they are at a look."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-import keras
 import numpy as np
 
 from ..diagnostics import statistics
-from ..diagnostics.reading import moving_key, read, read_back
-from ..diagnostics.statistics import Summary, tensor_row
+from ..diagnostics.reading import moving_key, read
+from ..diagnostics.statistics import Summary
 from ..diagnostics.subjects import SUMMARY, NormWeight, Subject, Weight
-from ..model.inventory import BatchNorm, Selection
-from ..model.tensors import to_numpy
+from ..model.inventory import BatchNorm, Inventory, Selection
+from . import probe
 from .weight_samples import Movement
 
 Key = tuple[str, str]  # (key of a subject, what is read of it)
@@ -24,7 +23,6 @@ class WeightReader:
         self._watch = watch
         self._sample_size = sample_size
         self._movement = Movement(sample_size)
-        self._rows: tuple[list[Any] | None, Any] = (None, None)
         # Of kernels: when first met, with the variable; at the last look; and at that
         # of an earlier epoch.
         self._first: dict[str, tuple[Any, Summary]] = {}
@@ -35,11 +33,12 @@ class WeightReader:
     def before_step(self, selection: Selection) -> None:
         """Note the weights as they are, for a `read` after the step."""
         kernels = _moving(self._named(selection))
-        self._movement.before_step(kernels)
+        arrays = _arrays(kernels.values())
+        self._movement.before_step(kernels, arrays)
         new = {path: x for path, x in kernels.items() if not self._has_met(path, x)}
         if new:
             variables = {Weight(path).key: x for path, x in new.items()}
-            rows = read_back(self._summaries({}, variables))
+            rows = self._summaries({}, variables, arrays)
             self._meet(read([*map(Weight, new)], rows), new)
 
     def _has_met(self, path: str, weight: Any) -> bool:
@@ -64,6 +63,19 @@ class WeightReader:
             and subject.summary is not None
         }
 
+    def non_finite(self, inventory: Inventory) -> dict[str, int]:
+        """By path of each weight that is not finite: how many of its elements."""
+        array = probe.backend().as_array
+        found: dict[str, int] = {}
+        for path, weight in inventory.weights.items():
+            x = array(weight)
+            with np.errstate(all="ignore"):
+                is_finite = x.dtype.kind in "iub" or np.isfinite(np.sum(x))
+            if not is_finite:  # or the sum is too large
+                count = statistics.summarize(x, 1).non_finite
+                found |= {path: count} if count else {}
+        return found
+
     def _weight(self, path: str, kernels: Collection[str]) -> Weight:
         if path not in kernels or path not in self._first:
             return Weight(path)
@@ -84,8 +96,10 @@ class WeightReader:
             first.setdefault(id(weight), subject.key)
         # A variable that is two subjects is read once.
         variables = {s.key: w for s, w in tracked if first[id(w)] == s.key}
-        moved = self._movement.rows(kernels)
-        rows: dict[Key, Any] = self._summaries(norms, variables)
+        every = [*variables.values(), *kernels.values()]
+        arrays = _arrays({id(x): x for x in every}.values())
+        moved = self._movement.rows(kernels, arrays)
+        rows: dict[Key, Any] = self._summaries(norms, variables, arrays)
         for subject, weight in tracked:
             if subject.key not in variables:
                 rows[subject.key, SUMMARY] = rows[first[id(weight)], SUMMARY]
@@ -122,29 +136,21 @@ class WeightReader:
         return selection.weights if Weight.watch in self._watch else {}
 
     def _summaries(
-        self, norms: Mapping[str, BatchNorm], weights: dict[str, Any]
+        self,
+        norms: Mapping[str, BatchNorm],
+        weights: Mapping[str, Any],
+        arrays: Mapping[int, Any],
     ) -> dict[Key, Any]:
-        moving = {
-            moving_key(layer): [
-                norm.parts["moving_mean"],
-                norm.parts["moving_variance"],
-            ]
-            for layer, norm in norms.items()
+        """Of weights by key of their subject; moments of batch norms, flat: (1, n)."""
+        values = {(key, SUMMARY): arrays[id(x)] for key, x in weights.items()}
+        summaries: dict[Key, Any] = {
+            **statistics.summarize_all(values, self._sample_size)
         }
-        if keras.backend.backend() != "tensorflow":
-            # One at a time: copies of all weights together are memory.
-            return {
-                (key, SUMMARY): statistics.summarize(to_numpy(x), self._sample_size)
-                for key, x in weights.items()
-            }
-        if is_host_only():
-            return _arrays(weights, moving, self._sample_size)
-        # By identity: variables compare their values.
-        key = [*((tag, id(weight)) for tag, weight in weights.items()), *moving]
-        if self._rows[0] != key:
-            self._rows = key, _traced_rows(weights, moving, self._sample_size)
-        rows: dict[Key, Any] = self._rows[1]()
-        return rows
+        for layer, norm in norms.items():
+            parts = [norm.parts["moving_mean"], norm.parts["moving_variance"]]
+            whole = [np.ravel(arrays[id(x)]).astype(np.float64) for x in parts]
+            summaries[moving_key(layer)] = np.concatenate(whole)[None]
+        return summaries
 
 
 def _moving(named: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,48 +158,7 @@ def _moving(named: Mapping[str, Any]) -> dict[str, Any]:
     return {k: w for k, w in named.items() if w.trainable and len(w.shape) > 1}
 
 
-def is_host_only() -> bool:
-    """See `host`."""
-    from . import host
-
-    return host.is_host_only()
-
-
-def _arrays(
-    weights: dict[str, Any], moving: Mapping[Key, Sequence[Any]], sample_size: int
-) -> dict[Key, Any]:
-    """As `_traced_rows`, of weights that NumPy can read where they are."""
-    from .host import array
-
-    values = {(key, SUMMARY): array(x.value) for key, x in weights.items()}
-    whole = {
-        key: np.concatenate([np.ravel(array(x.value)) for x in parts])
-        for key, parts in moving.items()
-    }
-    summaries: dict[Key, Any] = {**statistics.summarize_all(values, sample_size)}
-    return summaries | {k: v.astype(np.float64)[None] for k, v in whole.items()}
-
-
-def _traced_rows(
-    weights: dict[str, Any], moving: Mapping[Key, Sequence[Any]], sample_size: int
-) -> Callable[[], dict[Key, Any]]:
-    """A function that summarizes the weights as they are when it is called.
-
-    Those in `moving` it tells as they are, flat and one after the other: (1, n).
-    """
-    import tensorflow as tf
-
-    def rows() -> dict[Key, Any]:
-        values = {key: tf.convert_to_tensor(x.value) for key, x in weights.items()}
-        whole = {
-            key: tf.concat(
-                [tf.reshape(tf.cast(x.value, tf.float64), [-1]) for x in parts], axis=0
-            )
-            for key, parts in moving.items()
-        }
-        summaries = {
-            (key, SUMMARY): tensor_row(x, sample_size) for key, x in values.items()
-        }
-        return {key: row[None] for key, row in {**summaries, **whole}.items()}
-
-    return tf.function(rows, autograph=False)
+def _arrays(variables: Iterable[Any]) -> dict[int, Any]:
+    """Variables as arrays, by identity: they compare their values."""
+    array = probe.backend().as_array
+    return {id(x): array(x) for x in variables}

@@ -7,9 +7,12 @@ https://github.com/keras-team/keras/tree/v3.15.1/keras/src
 import contextlib
 import functools
 import inspect
+import re
 import types
 from collections.abc import Iterator
 from typing import Any
+
+import keras
 
 from kbn.private import required
 
@@ -153,15 +156,6 @@ def compile_settings(model: Any) -> dict[str, Any] | None:
     return None if config is None else dict(config.config)
 
 
-def compiled_trainable_state(model: Any) -> dict[Any, bool] | None:
-    """{layer: whether it was trainable when the model was compiled}.
-
-    None where Keras keeps no record, as 3.14 does not.
-    """
-    state = getattr(model, "_compiled_trainable_state", None)
-    return state if isinstance(state, dict) else None  # trainers/trainer.py#L216
-
-
 def optimizer_variables(optimizer: Any) -> list[Any]:
     """The variables that an optimizer was built for; none where Keras does not say."""
     variables = getattr(optimizer, "_trainable_variables", None)
@@ -177,10 +171,60 @@ def traced_functions(train_function: Any) -> list[Any]:
 
     cells = getattr(train_function, "__closure__", None) or ()
     held = [cell.cell_contents for cell in cells]
+    held += [getattr(one, "__wrapped__", None) for one in held]  # of None for Optional
     kind = tf.types.experimental.PolymorphicFunction
     functions = [one for one in held if isinstance(one, kind)]
     outer = "multi_step_on_iterator"  # backend/tensorflow/trainer.py#L151
     return sorted(functions, key=lambda x: x.python_function.__name__ != outer)
+
+
+def hands_over_batches(model: Any) -> bool:
+    """Whether the training function of `fit` takes a batch before its graph runs.
+
+    Keras before 3.16 takes each in the graph, and so does a call of several steps.
+    """
+    # https://github.com/keras-team/keras/pull/23305, backend/tensorflow/trainer.py
+    known = re.match(r"(\d+)\.(\d+)", keras.__version__)
+    is_new = known is not None and (int(known[1]), int(known[2])) >= (3, 16)
+    return is_new and model.steps_per_execution == 1
+
+
+def was_traced(train_function: Any) -> bool | None:
+    """Whether any of the `tf.function`s of Keras' training function has a trace.
+
+    None where it is not known which those are, or there are none.
+    """
+    functions = traced_functions(train_function)
+    counts = [one.experimental_get_tracing_count() for one in functions]
+    return any(counts) if counts else None
+
+
+def attach_jax_state(model: Any, state: Any) -> None:
+    """Let a model's variables have the values of a state of its trainer on JAX.
+
+    Within an epoch they have none. The trainer goes on with its own.
+    """
+    names = ("trainable", "non_trainable", "optimizer", "metrics")
+    kinds = [f"{name}_variables" for name in names]  # backend/jax/trainer.py#L500
+    model._jax_state = dict(zip(kinds, state, strict=True))
+    was_synced = getattr(model, "_jax_state_synced", False)
+    model._jax_state_synced = False
+    model.jax_state_sync()
+    model._jax_state_synced = was_synced
+
+
+def is_of_train_on_batch(iterator: Any) -> bool:
+    """Whether `train_on_batch` made this iterator of one batch: a generator of its own.
+
+    Were it renamed, such a step within a `fit` would be taken for one of the `fit`.
+    """
+    code = getattr(iterator, "gi_code", None)  # backend/jax/trainer.py#L770
+    return "train_on_batch" in getattr(code, "co_qualname", "")
+
+
+def held_model(callback: Any) -> Any:
+    """The model of a callback, as it is: `callback.model` syncs all of it on JAX."""
+    return getattr(callback, "_model", None)  # callbacks/callback.py#L70
 
 
 def is_scratch(graph: Any) -> bool:

@@ -33,3 +33,27 @@ try:
     is_onednn_enabled = IsMklEnabled
 except ImportError:
     is_onednn_enabled = _has_none
+
+
+def dtype_behind(handle: Any) -> Any:
+    """The dtype of the variable behind a resource handle; None if it is no variable.
+
+    Without the name, nothing is known to be a variable.
+    """
+    # https://github.com/tensorflow/tensorflow/blob/v2.21.0/tensorflow/python/framework/ops.py
+    data = getattr(handle, "_handle_data", None)
+    if data is None or not data.is_set or len(data.shape_and_type) != 1:
+        return None
+    import tensorflow as tf
+
+    return tf.as_dtype(data.shape_and_type[0].dtype)
+
+
+def spec_of_replica(spec: Any) -> Any:
+    """The type of what one replica has, of that of a value on several.
+
+    Without the name, that of the whole.
+    """
+    # https://github.com/tensorflow/tensorflow/blob/v2.21.0/tensorflow/python/distribute/values.py
+    specs = getattr(spec, "_value_specs", None)
+    return spec if specs is None else specs[0]

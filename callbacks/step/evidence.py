@@ -1,0 +1,100 @@
+"""A batch that made a NaN, kept with a state of the model to train on it again."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from keras import tree
+
+from ..diagnostics.statistics import summarize
+from ..model.tensors import to_numpy
+from . import probe
+
+LARGEST_BYTES = 100_000_000  # of weights that are kept
+
+REPLAY = '''\
+"""Trains once more on the batch after which the loss was NaN or Inf, step {step}."""
+import numpy as np
+model = ...  # yours, built and compiled as for that training
+kept = np.load({file!r})  # its variables are those after step {state_step}
+for i, variable in enumerate(model.variables):
+    variable.assign(kept[f"variables/{{i}}"]){none_kept}
+print(model.train_on_batch({arguments}, return_dict=True))
+'''
+
+
+class Evidence:
+    """The state of a model at the last look, for a batch that breaks it later."""
+
+    def __init__(self) -> None:
+        self._state: list[Any] = []
+        self._step = 0
+
+    def keep(self, model: Any, step: int) -> None:
+        """Copy all variables, seeds too, if they take at most 100 MB."""
+        variables = list(model.variables)
+        size = sum(int(np.prod(x.shape)) * 4 for x in variables)
+        self._state, self._step = [], step
+        if size <= LARGEST_BYTES:
+            array = probe.backend().as_array
+            # Copied: the array may be the variable's own memory, which moves on.
+            self._state = [np.array(array(x)) for x in variables]
+
+    def save(self, directory: Path, step: int, batch: Any) -> None:
+        """Write the batch, the state and a script of six lines that trains on them."""
+        directory.mkdir(parents=True, exist_ok=True)
+        kept = {f"variables/{i}": x for i, x in enumerate(self._state)}
+        for name, part in named_parts(batch).items():
+            for path, leaf in tree.flatten_with_path(part):
+                if leaf is not None:
+                    kept["/".join([name, *map(str, path)])] = to_numpy(leaf)
+        file = directory / "batch.npz"
+        np.savez(file, **kept)
+        arguments = ", ".join(
+            f"{name}={_expression(part, name)}"
+            for name, part in named_parts(batch).items()
+        )
+        text = REPLAY.format(
+            step=step,
+            file=str(file),
+            state_step=self._step,
+            arguments=arguments,
+            none_kept="" if self._state else "  # none were kept: 100 MB at most",
+        )
+        (directory / "replay.py").write_text(text, encoding="utf-8")
+
+
+def named_parts(batch: Any) -> dict[str, Any]:
+    """x, y and sample_weight of a batch, those that it has."""
+    parts = batch if isinstance(batch, tuple | list) else (batch,)
+    names = ("x", "y", "sample_weight")
+    return {k: v for k, v in zip(names, parts, strict=False) if v is not None}
+
+
+def non_finite(batch: Any) -> Mapping[tuple[str, str], tuple[int, int]]:
+    """{(x or y, its name): (elements that are NaN or Inf, the first such example)}."""
+    found = {}
+    for part, structure in named_parts(batch).items():
+        for path, leaf in tree.flatten_with_path(structure):
+            array = None if leaf is None else np.asarray(to_numpy(leaf))
+            if array is None or not array.ndim or array.dtype.kind in "iubOSU":
+                continue
+            count = summarize(array, 1).non_finite
+            if count:
+                rows = array.reshape(len(array), -1).astype(np.float64)
+                first = int(np.argmin(np.isfinite(rows).all(axis=1)))
+                name = "/".join(map(str, path)) or part
+                found[part, name] = count, first
+    return found
+
+
+def _expression(structure: Any, name: str) -> str:
+    """Python that builds a structure of arrays from what was kept of them."""
+    if isinstance(structure, dict):
+        parts = [(k, _expression(v, f"{name}/{k}")) for k, v in structure.items()]
+        return f"{{{', '.join(f'{k!r}: {part}' for k, part in parts)}}}"
+    if isinstance(structure, tuple | list):
+        inner = (_expression(v, f"{name}/{i}") for i, v in enumerate(structure))
+        return f"[{', '.join(inner)}]"
+    return "None" if structure is None else f"kept[{name!r}]"

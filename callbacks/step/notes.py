@@ -1,0 +1,172 @@
+"""What was noted of one training step, as subjects with their tensors."""
+
+import contextlib
+import re
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from keras import tree
+
+from ..diagnostics.subjects import (
+    Gradient,
+    Input,
+    Loss,
+    NormInput,
+    Output,
+    Subject,
+    Target,
+)
+from ..model.activations import activation_of, unit_axis
+from ..model.inventory import Inventory
+from ..model.layers import attribute
+from ..model.seeing import seeing
+from ..model.sight import Sight
+
+
+@dataclass
+class Notes:
+    """The tensors of one step by the key of their subject, one for each replica.
+
+    `scales`: of a gradient, what its loss was multiplied by, as `Sight` has it.
+    `hidden`: layers and optimizers out of reach. `applied`: optimizers, in order.
+    """
+
+    subjects: dict[str, Subject] = field(default_factory=dict)
+    tensors: dict[str, list[Any]] = field(default_factory=dict)
+    scales: dict[str, Any] = field(default_factory=dict)
+    hidden: set[str] = field(default_factory=set)
+    applied: list[str] = field(default_factory=list)
+
+    def enter(self, subject: Subject, tensor: Any) -> None:
+        """One replica's tensor of a subject."""
+        self.subjects[subject.key] = subject
+        self.tensors.setdefault(subject.key, []).append(tensor)
+
+
+class Noter:
+    """Notes what a model's layers and optimizers do in its training steps.
+
+    While a `step` is open in any thread, their methods are overridden on the instances;
+    replicas are traced in threads, each with a sight of its own.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        place: Callable[[], Any],
+        scale: Callable[[Any], Any] | None = None,
+    ) -> None:
+        """`place` says where the caller is, see `Sight`; so does `scale`."""
+        self._model = model
+        self._place = place
+        self._scale = scale
+        self._inventory = Inventory(model)
+        self._thread = threading.local()
+        self._lock = threading.Lock()
+        self._open = 0
+        self._overrides = contextlib.ExitStack()
+
+    @contextlib.contextmanager
+    def step(self, notes: Notes, batch: Any) -> Iterator[None]:
+        """Note what this thread does meanwhile, a training step on `batch`."""
+        sight = Sight(self._place, self._scale)
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(self._overridden())
+            except Exception as error:  # the training is not to notice
+                notes.hidden.add(f"this step ({error!r})")
+            self._thread.sight = sight
+            try:
+                yield
+            finally:
+                self._thread.sight = None
+        try:
+            with self._lock:
+                self._enter(notes, sight, batch)
+        except Exception as error:  # as above
+            notes.hidden.add(f"some of this step ({error!r})")
+
+    @contextlib.contextmanager
+    def _overridden(self) -> Iterator[None]:
+        """Methods overridden, from the first thread that enters to the last one."""
+        with self._lock:
+            self._open += 1
+            if self._open == 1:
+                self._override()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._open -= 1
+                if not self._open:
+                    self._overrides.close()
+
+    def _override(self) -> None:
+        self._inventory = inventory = Inventory(self._model)
+        self._overrides.enter_context(
+            seeing(
+                inventory.layers,
+                inventory.optimizers,
+                # Asked then: the step may build the model.
+                lambda: Inventory(self._model).weights,
+                lambda: getattr(self._thread, "sight", None),
+                inventory.batch_norms,
+                self._model,
+            )
+        )
+
+    def _enter(self, notes: Notes, sight: Sight, batch: Any) -> None:
+        notes.hidden |= sight.hidden
+        notes.applied = notes.applied or sight.applied
+        # Of a layer that was hidden once, such as the cell of an LSTM, the visible
+        # calls would be an arbitrary subset.
+        for call, (tensor, name) in sight.activations.items():
+            if name not in sight.hidden:
+                layer = self._inventory.layers[name]
+                is_final = any(tensor is output for output in sight.outputs)
+                about = activation_of(layer), unit_axis(layer), is_final
+                notes.enter(Output(call, name, *about), tensor)
+        for call, (tensor, name) in sight.norm_inputs.items():
+            if name not in sight.hidden:
+                norm = self._inventory.batch_norms[name]
+                try:
+                    axes = tuple(norm.axes)
+                except Exception as error:  # a user's layer may mean anything by it
+                    notes.hidden.add(f"moments of {call} ({error!r})")
+                    continue
+                epsilon = float(attribute(norm.layer, "epsilon", 0.0))
+                notes.enter(NormInput(call, name, axes, epsilon), tensor)
+        for name, (gradient, scale) in sight.gradients.items():
+            path = re.sub(r"#\d+$", "", name)
+            subject = Gradient(name, path, _is_kernel(gradient))
+            notes.enter(subject, gradient)
+            notes.scales[subject.key] = scale
+        loss = _loss_of(sight, batch)
+        if loss is not None:
+            notes.enter(Loss(""), loss)
+
+
+def _is_kernel(gradient: Any) -> bool:
+    shape = getattr(gradient, "shape", None)
+    rank = getattr(shape, "rank", None) if hasattr(shape, "rank") else len(shape or ())
+    return rank is not None and rank > 1
+
+
+def _loss_of(sight: Sight, batch: Any) -> Any:
+    """The step's loss, if it is that of the batch as it came."""
+    if len(sight.losses) != 1:
+        return None
+    ((loss, of),) = sight.losses
+    leaves = tree.flatten(batch)
+    return loss if all(any(x is leaf for leaf in leaves) for x in of) else None
+
+
+def given_by(batch: Any) -> Iterator[tuple[Subject, Any]]:
+    """What a batch holds: inputs and targets by their name, else by their place."""
+    parts = batch if isinstance(batch, tuple | list) else (batch,)
+    for kind, name, part in zip((Input, Target), ("x", "y"), parts, strict=False):
+        for path, leaf in tree.flatten_with_path(part):
+            if leaf is not None:
+                yield kind("/".join(map(str, path)) or name), leaf

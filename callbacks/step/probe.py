@@ -1,0 +1,112 @@
+"""How a training step is looked at: one protocol, a module for each backend.
+
+On a step that is due, a *probe* tells what can be seen of the step, and the training
+function that Keras made trains, untouched, on the same batch. So watching changes no
+bit of a training, whatever the backend compiles.
+"""
+
+import importlib
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any, Protocol
+
+import keras
+
+from ..diagnostics.subjects import Subject
+from ..model.layers import Select
+
+Key = tuple[str, str]  # (key of a subject, what is read of it)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a monitor wants to see: see `TrainingMonitor`."""
+
+    watch: Collection[str]
+    select: Select
+    sample_size: int
+
+
+@dataclass
+class Seen:
+    """What a probe saw of one step.
+
+    `rows`: see `diagnostics.reading`. `applied`: names of optimizers. `batch_size`:
+    examples on all replicas, None if the batch does not tell. `knows_batches`: whether
+    the batch of any step is known afterwards, should its loss become NaN.
+    """
+
+    subjects: list[Subject] = field(default_factory=list)
+    rows: Mapping[Key, Any] = field(default_factory=dict)
+    applied: list[str] = field(default_factory=list)
+    batch_size: int | None = None
+    knows_batches: bool = False
+
+
+class Probe(Protocol):
+    """Looks at the steps of one training function of Keras, on one backend.
+
+    `function`: what trains. `sees_first`: of a call of several steps, it sees the first
+    one, and not all of them together. `data_ends`: exceptions by which a call says that
+    there was no batch left.
+    """
+
+    function: Callable[..., Any]
+    sees_first: bool
+    data_ends: tuple[type[BaseException], ...]
+
+    def steps(self, *given: Any) -> int:
+        """How many training steps such a call takes at most; 0: it is none of `fit`."""
+
+    def attach(self, *given: Any) -> None:
+        """Let the model have the weights that a call is given."""
+
+    def settle(self, returned: Any) -> None:
+        """Let the model have the weights that a call returned."""
+
+    def record(
+        self, given: tuple[Any, ...]
+    ) -> tuple[tuple[Any, ...], "Recorded | None"]:
+        """What to call with instead, to know the batch afterwards; None: unknown."""
+
+    def look(self, evaluates: bool, *given: Any) -> tuple[Any, Seen]:
+        """What the call returns, and what was seen of its first step.
+
+        `evaluates`: also the loss of the batch in evaluation mode.
+        """
+
+    def losses(self, returned: Any) -> Mapping[str, Any]:
+        """Of what a call returned, what it reports: `loss` and metrics."""
+
+    def close(self) -> None:
+        """Leave the model as if it had not been watched."""
+
+
+class Recorded:
+    """An iterator of batches that knows which it has given last."""
+
+    __slots__ = ("_batches", "last")
+
+    def __init__(self, batches: Iterator[Any]) -> None:
+        self._batches = batches
+        self.last: Any = None
+
+    def __iter__(self) -> "Recorded":
+        return self
+
+    def __next__(self) -> Any:
+        """The next batch."""
+        self.last = next(self._batches)
+        return self.last
+
+
+def backend() -> ModuleType:
+    """The module of the backend that Keras runs on.
+
+    Each has `make(model, asked, contents, say)`, which returns a Probe;
+    `as_array(variable)`, an array, without a copy where that can be; and
+    `scratch_graph()`, where Keras calls layers only to build them.
+    """
+    name = keras.backend.backend()
+    return importlib.import_module(f".{name}", __package__)

@@ -1,0 +1,141 @@
+"""The tensors of one step become rows of numbers, those of large ones in the graph."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..diagnostics import registry, rows, statistics
+from ..diagnostics.statistics import Summary
+from ..diagnostics.subjects import MOMENTS, SUMMARY, Subject
+
+Key = tuple[str, str]  # (key of a subject, what is read of it)
+# Up to so many elements, a tensor is given as it is: it takes less time to reduce it
+# than to trace how.
+SMALL = 2**17
+
+
+class Reduced(NamedTuple):
+    """A tensor, reduced in a graph: see `statistics.from_moments`; and its rows."""
+
+    size: int
+    moments: Any
+    sample: Any
+    rows: dict[str, Any]
+
+
+class Reduction:
+    """Reduces what was seen of some subjects; `failed`: what could not be read.
+
+    `subjects`: by key. A histogram reads `sample_size` elements.
+    """
+
+    def __init__(self, subjects: Mapping[str, Subject], sample_size: int) -> None:
+        self.subjects = subjects
+        self.failed: dict[Key, Exception] = {}
+        self._sample_size = sample_size
+
+    def of(self, subjects: Mapping[str, Subject]) -> "Reduction":
+        """One of these subjects, with the same failures."""
+        other = Reduction(subjects, self._sample_size)
+        other.failed = self.failed
+        return other
+
+    def inside(self, key: str, tensor: Any) -> Any:
+        """In a graph: the tensor itself, or `Reduced` if it is large.
+
+        So a look does not keep all the outputs and gradients of a large model.
+        """
+        size = tensor.shape.num_elements()
+        if size is None or size <= SMALL:
+            return tensor
+        subject = self.subjects[key]
+        moments = sample = ()
+        found = {}
+        for what in readings(subject):
+            try:
+                if what == SUMMARY:
+                    moments = statistics.moments_of(tensor)
+                    sample = statistics.sample_of(tensor, self._sample_size)
+                else:
+                    found[what] = self._row(subject, what, tensor)
+            except Exception as error:  # no reason to lose the others
+                self.failed[key, what] = error
+        return Reduced(size, moments, sample, found)
+
+    def rows(self, replicas: Mapping[str, Sequence[Any]]) -> dict[Key, Any]:
+        """Of what replicas gave, arrays or `Reduced`: a Summary, or (replicas, n)."""
+        found: dict[Key, Any] = {}
+        arrays: dict[tuple[str, int], Any] = {}
+        for key, parts in replicas.items():
+            subject = self.subjects[key]
+            for what in readings(subject):
+                if (key, what) in self.failed:
+                    continue
+                if what != SUMMARY:
+                    try:
+                        made = [self._row_of(subject, what, x) for x in parts]
+                        found[key, what] = np.stack(made)
+                    except Exception as error:  # as above
+                        self.failed[key, what] = error
+                elif isinstance(parts[0], Reduced):
+                    found[key, what] = statistics.merge(
+                        [statistics.from_moments(*x[:3]) for x in parts]
+                    )
+                else:
+                    arrays |= {(key, i): x for i, x in enumerate(parts)}
+        return found | self._summaries(arrays)
+
+    def _row_of(self, subject: Subject, what: str, x: Any) -> Any:
+        if isinstance(x, Reduced):
+            return x.rows[what]
+        return self._row(subject, what, x)
+
+    def _row(self, subject: Subject, what: str, x: Any) -> Any:
+        if what == MOMENTS:
+            return rows.moments_row(x, subject.axes)  # type: ignore[attr-defined]
+        if what == subject.reads:
+            return rows.scalar_row(x)
+        row = registry.REGISTRY[what].row
+        assert row is not None, "see readings"
+        return row(x, subject)
+
+    def _summaries(self, parts: Mapping[tuple[str, int], Any]) -> dict[Key, Any]:
+        made: dict[str, list[Summary]] = {}
+        try:
+            found = statistics.summarize_all(parts, self._sample_size)
+        except Exception as error:  # as above
+            self.failed |= {(key, SUMMARY): error for key, _ in parts}
+            return {}
+        for (key, _), summary in found.items():
+            made.setdefault(key, []).append(summary)
+        return {(key, SUMMARY): statistics.merge(x) for key, x in made.items()}
+
+
+def is_safe(x: Any) -> bool:
+    """Whether what was reduced of a tensor tells all: float32 was wide enough for it.
+
+    Not of NaN and Inf, which are counted apart.
+    """
+    is_reduced = isinstance(x, Reduced) and x.moments.size
+    return not is_reduced or statistics.are_safe(x.size, x.moments)
+
+
+def readings(subject: Subject) -> Iterator[str]:
+    """What a look reads of the tensor of a subject."""
+    if subject.reads is not None:
+        yield subject.reads
+    yield from (x.tag for x in registry.of(subject) if x.row is not None)
+
+
+def names_of(failed: Iterable[Key], subjects: Mapping[str, Subject]) -> dict[Key, str]:
+    """What is read of a subject, for a user to read."""
+    found = {}
+    for key, what in failed:
+        name = subjects[key].name
+        found[key, what] = f"{what} of {name}".removesuffix(" of ")
+        for one in registry.of(subjects[key]):
+            if one.tag == what or (what == SUMMARY and one.is_histogram):
+                found[key, what] = one.tag_of(name)
+                break
+    return found

@@ -1,0 +1,69 @@
+"""How a training step is looked at on torch: weights, batch norm and metrics."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+
+from ..model.inventory import Contents
+from .probe import Asked, Recorded, Seen
+
+
+def make(
+    model: Any, asked: Asked, contents: Contents, say: Callable[..., None]
+) -> "Probe":
+    """The probe of a model's training function."""
+    if {"gradients", "activations"} & {*asked.watch}:
+        say(
+            "cannot see gradients and activations on the torch backend: it logs "
+            "metrics, weights and batch norm. For all of it set "
+            "KERAS_BACKEND=tensorflow."
+        )
+    return Probe(model)
+
+
+def as_array(variable: Any) -> Any:
+    """A variable as an array: of one on the CPU, the same memory."""
+    return keras.ops.convert_to_numpy(variable.value)
+
+
+def scratch_graph() -> None:
+    """There are no graphs."""
+
+
+class Probe:
+    """See `probe.Probe`."""
+
+    sees_first = False
+    data_ends = (StopIteration,)
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self.function = model.train_function
+
+    def steps(self, data: Any) -> int:
+        """See `probe.Probe`."""
+        return 1
+
+    def attach(self, *given: Any) -> None:
+        """Nothing to do: the model has its weights at any time."""
+
+    def settle(self, returned: Any) -> None:
+        """See `attach`."""
+
+    def record(self, given: tuple[Any, ...]) -> tuple[tuple[Any, ...], Recorded]:
+        """See `probe.Probe`; a call is given its batches in a list."""
+        recorded = Recorded(iter(()))
+        recorded.last = given[0][-1]
+        return given, recorded
+
+    def look(self, evaluates: bool, *given: Any) -> tuple[Any, Seen]:
+        """See `probe.Probe`."""
+        return self.function(*given), Seen()
+
+    def losses(self, returned: Any) -> Mapping[str, Any]:
+        """The logs."""
+        return returned if isinstance(returned, dict) else {}
+
+    def close(self) -> None:
+        """Nothing was changed."""

@@ -1,0 +1,170 @@
+"""What stands in for `model.train_function` while a fit is watched."""
+
+import math
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from .probe import Probe, Recorded, Seen
+
+
+@dataclass(eq=False)
+class Watcher:
+    """A monitor, as the stand-in knows it.
+
+    `begins(steps)`: right before each call of so many steps; whether to look at it.
+    `notes()`: right before one that is looked at. `ends()`: there was no such step, the
+    data had ended. `looks(seen)`: after one that is looked at. `breaks(batch, late)`:
+    the loss became NaN or Inf so many calls before the last one, with this batch, None
+    if it is not known.
+    """
+
+    begins: Callable[[int], bool]
+    notes: Callable[[], None]
+    ends: Callable[[], None]
+    looks: Callable[[Seen], None]
+    breaks: Callable[[Any, int], None]
+
+
+class WatchedFunction:
+    """Stands in for `model.train_function` while one `fit` runs.
+
+    A step that is not due is the original, one Python call later.
+    """
+
+    def __init__(self, model: Any, probe: Probe, watcher: Watcher) -> None:
+        self.original = probe.function
+        self.evaluates_next = True
+        self._model = model
+        self._probe = probe
+        self._watcher: Watcher | None = watcher
+        self._fit = _current_fit(model)
+        self._is_fit = False
+        self._has_begun = False
+        self._losses = Losses()
+        model.train_function = self
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its fit has ended, be it by an exception in some other callback."""
+        return self._watcher is None or _current_fit(self._model) is not self._fit
+
+    def remove(self) -> None:
+        """Leave the model as it was before."""
+        self._watcher = None
+        self._probe.close()
+        if self._model.train_function is self:
+            self._model.train_function = self.original
+
+    def end_epoch(self) -> None:
+        """Check the losses that were not known yet."""
+        if not self.is_over:
+            self._tell(self._losses.flush())
+
+    def _tell(self, broken: "Reported | None") -> None:
+        if broken is not None and self._watcher is not None:
+            batch = None if broken.recorded is None else broken.recorded.last
+            self._watcher.breaks(batch, self._losses.calls - broken.call)
+
+    def __call__(self, *given: Any) -> Any:
+        """Train as the original does."""
+        if self.is_over:
+            self.remove()
+        watcher, probe = self._watcher, self._probe
+        if watcher is None:
+            return self.original(*given)
+        steps = probe.steps(*given)
+        is_fit = steps > 0
+        self._is_fit |= is_fit
+        # A step of a loop written by hand is none of a `fit` in which another callback
+        # makes it.
+        if self._is_fit > is_fit:
+            return self.original(*given)
+        given, recorded = probe.record(given)
+        try:
+            if not self._has_begun:
+                self._has_begun = True
+                probe.attach(*given)
+            if watcher.begins(steps or 1):
+                probe.attach(*given)
+                watcher.notes()
+                returned, seen = probe.look(self.evaluates_next, *given)
+                self.evaluates_next = False
+                seen.knows_batches = recorded is not None
+                watcher.looks(seen)
+            else:
+                returned = self.original(*given)
+        except probe.data_ends:
+            watcher.ends()
+            raise
+        except BaseException:
+            self.remove()
+            raise
+        broken = self._losses.add(probe.losses(returned), recorded)
+        if broken is not None:
+            probe.settle(returned)
+            self._tell(broken)
+        return returned
+
+
+class Reported(NamedTuple):
+    """A loss that a call reports: number of the call, and its batch if it is known."""
+
+    loss: Any
+    call: int
+    recorded: Recorded | None
+
+
+class Losses:
+    """Finds the first loss that is not finite, without waiting for a device.
+
+    What a device has not computed yet is asked for after the next call. `fit` reports
+    the mean over an epoch: once it is NaN or Inf, it stays so.
+    """
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self._names: list[str] | None = None
+        self._waiting: deque[Reported] = deque()
+        self._is_broken = False
+
+    def add(
+        self, reported: Mapping[str, Any], recorded: Recorded | None
+    ) -> Reported | None:
+        """What a call reports; the first loss that has become NaN or Inf by now."""
+        self.calls += 1
+        if self._names is None:
+            self._names = [name for name in reported if "loss" in name]
+        for name in self._names:
+            one = Reported(reported.get(name), self.calls, recorded)
+            self._waiting.append(one)
+        return self._first(self.calls)
+
+    def flush(self) -> Reported | None:
+        """The same, of all losses of an epoch."""
+        broken = self._first(self.calls + 1)
+        self._is_broken = False
+        return broken
+
+    def _first(self, before: int) -> Reported | None:
+        """Of the losses that are known, and of all that were reported before a call."""
+        found = None
+        while self._waiting:
+            one = self._waiting[0]
+            is_ready = getattr(one.loss, "is_ready", None)  # on JAX
+            if one.call >= before and is_ready is not None and not is_ready():
+                break
+            self._waiting.popleft()
+            try:
+                is_finite = math.isfinite(one.loss)
+            except (TypeError, ValueError):  # a user's step may report anything
+                continue
+            if not is_finite and not self._is_broken:
+                self._is_broken, found = True, one
+        return found
+
+
+def _current_fit(model: Any) -> Any:
+    """An object that each `fit` makes anew: the parameters of its History."""
+    return getattr(getattr(model, "history", None), "params", None)

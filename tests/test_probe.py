@@ -1,0 +1,146 @@
+"""kbn.callbacks.step: what a probe shows is what a tape of one's own shows."""
+
+import keras
+import numpy as np
+import pytest
+
+if keras.backend.backend() != "tensorflow":
+    pytest.skip("the other backends have no probe yet", allow_module_level=True)
+
+import tensorflow as tf
+
+from kbn.callbacks import TrainingMonitor
+from kbn.callbacks.step import reduction
+from tests import watched_models
+from tests.watched_models import BATCH
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """{key of a subject: array} of what the looks have read, whole."""
+    found = {}
+    real = reduction.Reduction.rows
+
+    def rows(self, replicas):
+        found.update({key: np.array(parts[0]) for key, parts in replicas.items()})
+        return real(self, replicas)
+
+    monkeypatch.setattr(reduction, "SMALL", 2**40)
+    monkeypatch.setattr(reduction.Reduction, "rows", rows)
+    return found
+
+
+def first_batch(data):
+    return tf.nest.map_structure(lambda x: tf.constant(x[:BATCH]), data)
+
+
+def by_tape(model, x, y):
+    """Gradients by path and outputs by layer of one training step, then undone."""
+    before = [np.array(v.value.numpy()) for v in model.variables]
+    layers = [layer for layer in model.layers if layer.name != "dropout"]
+    layers = [x for x in layers if not isinstance(x, keras.layers.InputLayer)]
+    inner = keras.Model(model.inputs, [layer.output for layer in layers])
+    with tf.GradientTape() as tape:
+        outputs = model(x, training=True)
+        loss = model.compute_loss(x, y, outputs, None, training=True)
+    weights = model.trainable_variables
+    gradients = tape.gradient(loss, [weight.value for weight in weights])
+    for variable, value in zip(model.variables, before, strict=True):
+        variable.assign(value)
+    shown = inner(x, training=True)
+    for variable, value in zip(model.variables, before, strict=True):
+        variable.assign(value)
+    gradients = [tf.convert_to_tensor(gradient).numpy() for gradient in gradients]
+    return (
+        dict(zip([weight.path for weight in weights], gradients, strict=True)),
+        {layer.name: x.numpy() for layer, x in zip(layers, shown, strict=True)},
+    )
+
+
+ARCHITECTURES = (
+    "sequential",
+    "kbn_layers",
+    "convolution",
+    "residual",
+    "two_outputs",
+    "recurrent",
+    "apart",
+    "distilled",
+    "dropout",
+)
+MODES = {
+    "graph": {},
+    "steps-2": {"steps_per_execution": 2},
+    "xla": {"jit_compile": True},
+    "eager": {"run_eagerly": True},
+    "float16": {},
+}
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+@pytest.mark.parametrize("mode", ["graph", "eager", "steps-2", "xla"])
+def test_gradients_and_outputs_are_those_of_a_tape(kind, mode, seen, tmp_path):
+    if mode in ("xla", "steps-2") and kind not in ("sequential", "kbn_layers"):
+        pytest.skip("each mode with some of them")
+    keras.utils.set_random_seed(0)
+    model, x, y = watched_models.KINDS[kind](**MODES[mode])
+    model.optimizer.build(model.trainable_variables)
+    gradients, outputs = by_tape(model, first_batch(x), first_batch(y))
+    rows = 2 * BATCH
+    x, y = (tf.nest.map_structure(lambda a: a[:rows], part) for part in (x, y))
+    monitor = TrainingMonitor(tmp_path, log_freq=lambda step: step == 1)
+    fit = {"batch_size": BATCH, "verbose": 0, "shuffle": False}
+    model.fit(x, y, callbacks=[monitor], **fit)
+    for path, gradient in gradients.items():
+        shown = seen[f"Gradient:{path}"]
+        size = np.abs(gradient).max()
+        np.testing.assert_allclose(shown, gradient, rtol=0, atol=2e-6 * size + 1e-12)
+    found = {name: seen.get(f"Output:{name}") for name in outputs}
+    for name, output in outputs.items():
+        if found[name] is not None:  # an LSTM's cells are hidden in their loop
+            size = np.abs(output).max()
+            np.testing.assert_allclose(found[name], output, rtol=0, atol=2e-6 * size)
+    assert sum(x is not None for x in found.values()) >= len(outputs) - 1
+
+
+@pytest.mark.parametrize("kind", ["gan", "custom_train_step"])
+@pytest.mark.parametrize("mode", ["graph", "xla", "steps-2"])
+def test_a_step_of_ones_own_shows_what_it_shows_eagerly(kind, mode, seen, tmp_path):
+    # The second update of a GAN reads what the first has written.
+    def shown(**options):
+        seen.clear()
+        keras.backend.clear_session(free_memory=False)
+        keras.utils.set_random_seed(0)
+        model, x, y = watched_models.KINDS[kind](**options)
+        monitor = TrainingMonitor(tmp_path, log_freq=lambda step: step == 3)
+        fit = {"batch_size": BATCH, "verbose": 0, "shuffle": False}
+        model.fit(x, y, callbacks=[monitor], **fit)
+        return dict(seen)
+
+    expected = shown(run_eagerly=True)
+    found = shown(**MODES[mode])
+    if mode == "steps-2":
+        assert found.keys() == expected.keys()
+        return
+    assert found.keys() == expected.keys()
+    for key, array in expected.items():
+        size = np.abs(array).max(initial=0)
+        np.testing.assert_allclose(found[key], array, rtol=0, atol=2e-5 * size + 1e-7)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float64"])
+def test_gradients_are_unscaled_in_every_precision(policy, seen, tmp_path):
+    keras.config.set_dtype_policy("float32" if policy == "float64" else policy)
+    try:
+        model, x, y = watched_models.sequential()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    model.optimizer.build(model.trainable_variables)
+    reference, *_ = by_tape(model, first_batch(x), first_batch(y))
+    monitor = TrainingMonitor(tmp_path, log_freq=lambda step: step == 1)
+    fit = {"batch_size": BATCH, "verbose": 0, "shuffle": False}
+    model.fit(x, y, callbacks=[monitor], **fit)
+    for path, gradient in reference.items():
+        size = np.abs(gradient).max()
+        shown = seen[f"Gradient:{path}"]
+        np.testing.assert_allclose(shown, gradient, rtol=0, atol=0.02 * size)
