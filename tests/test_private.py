@@ -1,7 +1,6 @@
 """Names that no framework promises: is each still there, and what if it is not?"""
 
 import contextlib
-import importlib.metadata
 import importlib.util
 import sys
 import types
@@ -132,8 +131,7 @@ def call(function, thing, stack):
 @pytest.mark.parametrize(("function", "what", "name"), NEEDED)
 def test_without_the_name_it_says_so_and_does_nothing(given, function, what, name):
     lacking = Without(given[what], name)
-    version = importlib.metadata.version("keras")
-    kind = f"keras {version}: Without has no {name}, which kbn needs here"
+    kind = f"keras {keras.__version__}: Without has no {name}, which kbn needs here"
     with contextlib.ExitStack() as stack, pytest.raises(Moved, match=kind):
         call(function, lacking, stack)
     assert given["layer"]._tracker.locked
@@ -302,7 +300,8 @@ def test_traced_functions_of_a_training_function():
         model.make_train_function(force=True)
         functions = private.traced_functions(model.train_function)
         names.append([function.python_function.__name__ for function in functions])
-    assert names == [["multi_step_on_iterator"], []], (
+    # Keras 3.16 calls the second by itself, if `steps_per_execution` is 1.
+    assert names == [["multi_step_on_iterator", "one_step_on_data"], []], (
         f"Keras {keras.__version__} has another function that takes the iterator"
     )
 

@@ -1,4 +1,4 @@
-"""What kbn uses of Keras that is private, as Keras 3.14 and 3.15 have it.
+"""What kbn uses of Keras that is private, as Keras 3.14 to 3.16 have it.
 
 The lines named below are those of
 https://github.com/keras-team/keras/tree/v3.15.1/keras/src
@@ -13,7 +13,7 @@ from typing import Any
 
 from kbn.private import required
 
-_needed = functools.partial(required, framework="keras", known="3.14 and 3.15")
+_needed = functools.partial(required, framework="keras", known="3.14 to 3.16")
 
 
 def direct_layers(parent: Any) -> list[Any] | None:
@@ -177,6 +177,7 @@ def traced_functions(train_function: Any) -> list[Any]:
 
     cells = getattr(train_function, "__closure__", None) or ()
     held = [cell.cell_contents for cell in cells]
+    held += [getattr(one, "__wrapped__", None) for one in held]  # of None for Optional
     kind = tf.types.experimental.PolymorphicFunction
     functions = [one for one in held if isinstance(one, kind)]
     outer = "multi_step_on_iterator"  # backend/tensorflow/trainer.py#L151
