@@ -4,12 +4,13 @@ VENV := .venv
 BACKENDS := .venv-backends
 WHEEL := .venv-wheel
 OLDEST := .venv-oldest
+NEXT := .venv-next
 PROJECT := pyproject.toml setup.cfg constraints.txt
 UNREACHABLE := kbn: installing failed (see above); if the package index cannot be reached, connect to it or set PIP_INDEX_URL to a mirror, then run make again.
 PIP := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help demo test lint docs bench zoo test-backends test-wheel test-oldest dist clean
+.PHONY: help demo test lint docs bench zoo test-backends test-wheel test-oldest test-next dist clean
 .DELETE_ON_ERROR:
 .PRECIOUS: %/bin/python
 .NOTPARALLEL: # two targets must not install into one environment at once
@@ -20,6 +21,7 @@ help:
 	@echo "make test-backends  the layer and the monitor on JAX and on torch"
 	@echo "make test-wheel     the suite on the built wheel, outside of the checkout"
 	@echo "make test-oldest    the suite on the oldest versions that kbn supports"
+	@echo "make test-next      the suite on the next versions of Keras and TensorFlow"
 	@echo "make dist           the sdist and the wheel, built and checked"
 	@echo "make lint           ruff and mypy"
 	@echo "make docs           the site of the docs, into build/docs"
@@ -61,6 +63,9 @@ test-wheel: $(VENV)/.has-dev | $(WHEEL)/bin/python
 test-oldest: $(OLDEST)/.has-test
 	$(OLDEST)/bin/python -m pytest --numprocesses 2 --dist worksteal
 
+test-next: $(NEXT)/.has-test
+	$(NEXT)/bin/python -m pytest --numprocesses 2 --dist worksteal
+
 # TAG=v1.2.3 refuses to build another version than that.
 dist: $(VENV)/.has-release
 	.ci/check-version $(VENV)/bin/python "$(TAG)"
@@ -69,7 +74,7 @@ dist: $(VENV)/.has-release
 	$(VENV)/bin/python -m twine check --strict dist/*
 
 clean:
-	rm -rf $(VENV) $(BACKENDS) $(WHEEL) $(OLDEST) build dist *.egg-info kbn-demo
+	rm -rf $(VENV) $(BACKENDS) $(WHEEL) $(OLDEST) $(NEXT) build dist *.egg-info kbn-demo
 
 # One stamp an extra: a newcomer's `make demo` does not wait for mypy.
 $(VENV)/.has-%: $(PROJECT) | $(VENV)/bin/python
@@ -91,6 +96,14 @@ $(OLDEST)/.has-test: $(PROJECT) constraints-oldest.txt | $(OLDEST)/bin/python
 	@echo "installing TensorFlow and Keras as old as can be into $(OLDEST) (this takes minutes once)"
 	@$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check \
 	  --constraint constraints-oldest.txt --editable '.[test]' || { echo "$(UNREACHABLE)"; exit 1; }
+	@touch $@
+
+# --no-deps: pip would install keras, which kbn requires, into the folder of keras-nightly,
+# which TensorFlow requires.
+$(NEXT)/.has-test: $(PROJECT) constraints-next.txt | $(NEXT)/bin/python
+	@echo "installing the next TensorFlow and Keras into $(NEXT) (this takes minutes once)"
+	@$(NEXT)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	  --requirement constraints-next.txt --editable . || { echo "$(UNREACHABLE)"; exit 1; }
 	@touch $@
 
 %/bin/python:

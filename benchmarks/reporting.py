@@ -10,7 +10,7 @@ import math
 import os
 import platform
 import sys
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 
 
@@ -91,9 +91,14 @@ def setting(backend, *more):
     backend: a package, or its name and version.
     """
     if " " not in backend:
-        backend = f"{backend} {version(backend)}"
-    parts = (device(), backend, f"keras {version('keras')}", *more)
+        backend = f"{backend} {version_of(backend)}"
+    parts = (device(), backend, f"keras {version_of('keras')}", *more)
     print(", ".join(parts) + ".", flush=True)
+
+
+def version_of(module):
+    """Of the package that has it: of a nightly, `keras-nightly` has `keras`."""
+    return version(packages_distributions()[module][0])
 
 
 def device():

@@ -3,7 +3,8 @@
 The penalty is the squared distance of the norm of d critic / d x from 1 (Gulrajani et
 al., 2017). Its gradient differentiates a gradient, so it needs the second derivatives
 of every layer of the critic. Those of `keras.layers.BatchNormalization` in training are
-wrong on TensorFlow; those of `kbn.BatchNorm` agree with finite differences in float64.
+wrong on TensorFlow before 2.22; those of `kbn.BatchNorm` agree with finite differences
+in float64.
 
     python examples/gradient_penalty.py
 """

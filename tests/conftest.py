@@ -36,6 +36,7 @@ EVERY_BACKEND = {
     "test_pages.py",
     "test_monitor.py",
     "test_moving_average.py",
+    "test_multi_optimizer.py",
     "test_oracle.py",
     "test_parity.py",
     "test_private.py",

@@ -1,9 +1,11 @@
 """The defects of Keras 3.15.1's batch normalization, and those that kbn shares.
 
-`DEFECTS` is the table; its probes are in `tests.defect_numbers` and
-`tests.defect_training`. Their truth is float64 NumPy, never one of the two layers.
+`DEFECTS` is the table, with the version in which one is gone; its probes are in
+`tests.defect_numbers` and `tests.defect_training`. Their truth is float64 NumPy, never
+one of the two layers.
 """
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -13,13 +15,23 @@ import keras
 from tests import defect_numbers as numbers
 from tests import defect_training as training
 
-# {version of Keras that every probe has looked at: defects of the table it hasn't}
-RECORDED = {"3.15.1": set(), "3.14.0": {13}}
+# Versions of Keras that every probe has looked at.
+LOOKED_AT = {"3.14.0", "3.15.1", "3.16.0.dev2026102704"}
 BACKEND = keras.backend.backend()
 T, J, P = "tensorflow", "jax", "torch"
 EVERY = (T, J, P)
 
 Probe = Callable[[type], tuple[str, bool]]
+
+
+def is_reached(version):
+    """Whether what is installed is this version or a later one: "keras 3.16"."""
+    package, first = version.split()
+    installed = importlib.import_module(package).__version__
+    has, wanted = (
+        [int(part) for part in one.split(".")[:2]] for one in (installed, first)
+    )
+    return has >= wanted
 
 
 @dataclass(frozen=True)
@@ -41,17 +53,30 @@ def measure(probe, cls):
 
 @dataclass(frozen=True)
 class Defect:
-    """`backends`: where Keras 3.15.1 has it; `probed`: where it can be looked for."""
+    """`backends`: where Keras 3.15.1 has it; `probed`: where it can be looked for.
+
+    `since`, `gone`: the first version that has it, if 3.14 has not, and the first that
+    has it no more, each a package and its version.
+    """
 
     number: int
     what: str
     probe: Probe
     backends: tuple = EVERY
     probed: tuple = EVERY
+    since: str = "keras 3.14"
+    gone: str = ""
 
     @property
     def id(self):
         return f"D{self.number:02}"
+
+    @property
+    def is_in_keras(self):
+        """Whether the Keras that is installed has it on this backend."""
+        if BACKEND not in self.backends or not is_reached(self.since):
+            return False
+        return not (self.gone and is_reached(self.gone))
 
     @property
     def shared(self):
@@ -87,7 +112,7 @@ DEFECTS = [
     Defect(10, "mask with one channel", numbers.mask_of_one_channel),
     Defect(11, "mask over time of (N, C, T)", numbers.mask_of_time_channels_first),
     Defect(12, "mask that broadcasts", numbers.mask_that_broadcasts),
-    Defect(13, "mask of weights", numbers.mask_weights),
+    Defect(13, "mask of weights", numbers.mask_weights, since="keras 3.15"),
     Defect(14, "float32 cast to float16: inf", numbers.float32_into_float16),
     Defect(15, "float32 cast to 16 bits: digits", numbers.autocast_statistics),
     Defect(16, "16-bit average stalls", numbers.stalled_average),
@@ -102,13 +127,18 @@ DEFECTS = [
     Defect(23, "accumulation: N updates", training.accumulated_gradients),
     Defect(24, "biased variance of small batches", numbers.small_batch_variance),
     Defect(25, "axis: refusals, [3]", numbers.bad_axis),
-    Defect(26, "momentum out of range", numbers.bad_momentum),
+    Defect(26, "momentum out of range", numbers.bad_momentum, gone="keras 3.16"),
     Defect(27, "epsilon out of range", numbers.bad_epsilon),
     Defect(28, "renorm's arguments", numbers.bad_renorm),
     Defect(29, "inputs of rank 1", numbers.rank_1, (P,)),
     Defect(30, "Keras 2 config; training a tensor", training.keras_2_habits),
     Defect(31, "synchronized on JAX", training.synchronized_on_jax, (J,), (J,)),
-    Defect(32, "second derivatives in x", numbers.second_derivatives, (T,), (T,)),
+    # tf.nn.moments takes its mean's derivative into account since 2.22:
+    # https://github.com/tensorflow/tensorflow/blob/v2.22.0-rc0/tensorflow/python/ops/nn_impl.py
+    Defect(
+        *(32, "second derivatives in x", numbers.second_derivatives, (T,), (T,)),
+        gone="tensorflow 2.22",
+    ),
 ]
 HERE = [defect for defect in DEFECTS if BACKEND in defect.probed]
 

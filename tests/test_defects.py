@@ -10,7 +10,7 @@ import keras
 import pytest
 
 import kbn
-from tests.defects import BACKEND, DEFECTS, HERE, RECORDED, SHARED, measure
+from tests.defects import BACKEND, DEFECTS, HERE, LOOKED_AT, SHARED, measure
 from tests.pages import PAGES
 
 MENDED = [defect for defect in HERE if not defect.shared]
@@ -42,6 +42,13 @@ def test_page_names_every_defect():
     assert {int(n) for n in re.findall(r"\bD?(\d\d)\b", shared)} >= set(SHARED)
 
 
+def test_page_names_the_version_in_which_a_defect_is_gone():
+    page = PAGES["docs/differences.md"].lower()
+    named = re.findall(r"\bd(\d+) is gone since (\w+ \d+\.\d+)", page)
+    gone = [(str(x.number), x.gone) for x in DEFECTS if x.gone]
+    assert named == gone
+
+
 @pytest.mark.parametrize("defect", MENDED, ids=lambda defect: defect.id)
 def test_defect_is_mended(defect):
     check(defect, defect.probe, kbn.BatchNorm, False)
@@ -54,7 +61,7 @@ def test_shared_defect_is_there_and_its_remedy_holds(defect):
 
 
 @pytest.mark.skipif(
-    keras.__version__ in RECORDED and "KBN_KERAS_DEFECTS" not in os.environ,
+    keras.__version__ in LOOKED_AT and "KBN_KERAS_DEFECTS" not in os.environ,
     reason="known of this Keras; KBN_KERAS_DEFECTS=1 looks again",
 )
 @pytest.mark.parametrize(
@@ -62,6 +69,6 @@ def test_shared_defect_is_there_and_its_remedy_holds(defect):
 )
 def test_probe_finds_the_defect_in_keras(defect):
     # A probe that finds nothing there says nothing about kbn. In another version the
-    # defect may be mended: then the table and the page are out of date.
+    # defect may be mended: then `gone` of the table and the page are to say so.
     found = measure(defect.probe, keras.layers.BatchNormalization).defective
-    assert found == (defect.number not in RECORDED.get(keras.__version__, ()))
+    assert found == defect.is_in_keras

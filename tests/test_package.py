@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -56,6 +57,26 @@ def test_what_is_imported_is_declared(directory, extras):
         pytest.skip("the sources are not here")
     requirements = [*PROJECT["dependencies"], *(x for e in extras for x in EXTRAS[e])]
     assert imported(directory) <= declared(requirements)
+
+
+@pytest.mark.slow
+def test_only_what_writes_or_reads_logs_needs_tensorboard():
+    # Required by kbn itself: TensorFlow 2.22 does without.
+    assert "tensorboard" in declared(PROJECT["dependencies"])
+    code = (
+        "import sys; sys.modules['tensorboard'] = None\n"
+        "import kbn, kbn.callbacks\n"
+        "found = [getattr(kbn, name) for name in dir(kbn)]\n"
+        "kbn.callbacks.UpdateBatchNormStats, kbn.callbacks.rules\n"
+        "try:\n"
+        "    kbn.callbacks.TrainingMonitor\n"
+        "except ModuleNotFoundError as error:\n"
+        "    print(len(found), error)\n"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert re.match(r"1\d No module named 'tensorboard", told.stdout)
 
 
 def test_version_has_a_section_in_the_changelog():

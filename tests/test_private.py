@@ -1,7 +1,6 @@
 """Names that no framework promises: is each still there, and what if it is not?"""
 
 import contextlib
-import importlib.metadata
 import importlib.util
 import sys
 import types
@@ -127,8 +126,7 @@ def call(function, thing, stack):
 @pytest.mark.parametrize(("function", "what", "name"), NEEDED)
 def test_without_the_name_it_says_so_and_does_nothing(given, function, what, name):
     lacking = Without(given[what], name)
-    version = importlib.metadata.version("keras")
-    kind = f"keras {version}: Without has no {name}, which kbn needs here"
+    kind = f"keras {keras.__version__}: Without has no {name}, which kbn needs here"
     with contextlib.ExitStack() as stack, pytest.raises(Moved, match=kind):
         call(function, lacking, stack)
     assert given["layer"]._tracker.locked

@@ -4,7 +4,6 @@ import json
 import platform
 import sys
 from collections.abc import Mapping
-from importlib import metadata
 from typing import Any
 
 from tensorboard.compat.proto import summary_pb2, types_pb2
@@ -37,6 +36,8 @@ def record_of(value: Any) -> dict[str, Any] | None:
 
 def versions() -> dict[str, str]:
     """Of what a run depends on, where it is loaded."""
-    found = {name: metadata.version(name) for name in VERSIONED if name in sys.modules}
+    # A nightly's package has another name than its module.
+    loaded = {x: getattr(sys.modules.get(x), "__version__", None) for x in VERSIONED}
+    found = {name: str(version) for name, version in loaded.items() if version}
     own = sys.modules["kbn"].__version__
     return {"kbn": own, "python": platform.python_version(), **found}

@@ -10,7 +10,7 @@ import numpy as np
 from . import activations
 from .inventory import BatchNorm, Inventory
 from .layers import Layer, attribute, children, weights_of
-from .optimizers import inner_of
+from .optimizers import inner_of, parts_of
 from .tensors import to_numpy
 
 
@@ -41,8 +41,9 @@ def describe(
             for name in _in_forward_order(inventory.layers, order)
         ],
         "optimizers": [
-            _optimizer(name, optimizer)
-            for name, optimizer in inventory.optimizers.items()
+            _optimizer(name, part, scaling=optimizer)
+            for whole, optimizer in inventory.optimizers.items()
+            for name, part in parts_of(whole, optimizer).items()
         ],
     }
 
@@ -103,14 +104,14 @@ def _gives(layer: Layer, outputs: Collection[Any]) -> bool:
     return given is not None and any(given is output for output in outputs)
 
 
-def _optimizer(name: str, optimizer: Any) -> dict[str, Any]:
-    inner = inner_of(optimizer)
+def _optimizer(name: str, optimizer: Any, scaling: Any) -> dict[str, Any]:
+    is_scaled = inner_of(scaling) is not scaling
     return {
         "name": name,
-        "type": _kind(inner),
+        "type": _kind(optimizer),
         "learning_rate": _plain(to_numpy(optimizer.learning_rate)),
-        "settings": _settings(inner),
-        "loss_scaling": None if inner is optimizer else _kind(optimizer),
+        "settings": _settings(optimizer),
+        "loss_scaling": _kind(scaling) if is_scaled else None,
     }
 
 

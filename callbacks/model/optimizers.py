@@ -8,6 +8,9 @@ import keras
 
 from .layers import Layer, attribute, unique_names
 
+# Gives each variable to one of several optimizers; Keras 3.14 has none.
+MULTI_OPTIMIZER = getattr(keras.optimizers, "MultiOptimizer", ())
+
 # Attributes in which Keras and TensorFlow keep what other attributes hold.
 TRACKING = ("_self_", "_tracker", "_layers", "_metrics", "_operations")
 
@@ -32,7 +35,7 @@ def find(model: Any, layers: Mapping[str, Layer]) -> dict[str, Any]:
             if isinstance(one, keras.optimizers.Optimizer):
                 found.setdefault(id(one), (name, one))
     # One inside another is applied by that one, not by the model.
-    held = {id(inner_of(x)) for _, x in found.values() if inner_of(x) is not x}
+    held = {id(part) for _, x in found.values() for part in _within(x)}
     return unique_names(pair for key, pair in found.items() if key not in held)
 
 
@@ -96,6 +99,31 @@ def loss_scaling(optimizer: Any) -> LossScaling:
 def inner_of(optimizer: Any) -> Any:
     """The optimizer that this one applies by: itself but for a `LossScaleOptimizer`."""
     return loss_scaling(optimizer).inner(optimizer)
+
+
+def parts_of(name: str, optimizer: Any) -> dict[str, Any]:
+    """Those that update the weights, and have a learning rate and settings, by name.
+
+    Of a `MultiOptimizer` each of its optimizers (`optimizer/adam`), which a function
+    that chooses them gives it only at the first step; `inner_of` of any other.
+    """
+    inner = inner_of(optimizer)
+    if not isinstance(inner, MULTI_OPTIMIZER):
+        return {name: inner}
+    return unique_names((f"{name}/{_given_name(x)}", x) for x in inner.optimizers)
+
+
+def _given_name(optimizer: Any) -> str:
+    """Its name, without the number by which Keras counts them in a process."""
+    kind, _, number = optimizer.name.rpartition("_")
+    is_counted = kind.replace("_", "") == type(optimizer).__name__.lower()
+    return kind if is_counted and number.isdecimal() else str(optimizer.name)
+
+
+def _within(optimizer: Any) -> list[Any]:
+    """Those that it applies."""
+    parts = [inner_of(optimizer), *parts_of("", optimizer).values()]
+    return [x for x in parts if x is not optimizer]
 
 
 def unscaled(gradient: Any, scale: Any) -> Any:

@@ -1,10 +1,11 @@
 """What optimizers tell: learning rates, loss scales, skipped and counted steps."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..diagnostics.subjects import Optimizer
-from ..model.optimizers import inner_of, loss_scaling, steps_taken
+from ..model.optimizers import inner_of, loss_scaling, parts_of, steps_taken
 from ..model.tensors import to_numpy
 
 
@@ -49,18 +50,19 @@ class OptimizerReader:
     def read(
         self, found: Mapping[str, Any], *, after_each_step: bool
     ) -> list[Optimizer]:
-        """Those that are applied; skipped steps only where every step was counted."""
-        applied = self._applied(found)
-        return [
-            Optimizer(
-                name,
-                len(applied) == 1,
-                float(to_numpy(optimizer.learning_rate)),
-                _logged_scale(optimizer),
-                self._skipped(name, optimizer) if after_each_step else None,
-            )
-            for name, optimizer in applied.items()
-        ]
+        """Those that are applied; skipped steps only where every step was counted.
+
+        Of a `MultiOptimizer` its parts, the first of which has what they share.
+        """
+        told: list[Optimizer] = []
+        for whole, optimizer in self._applied(found).items():
+            scale = _logged_scale(optimizer)
+            skipped = self._skipped(whole, optimizer) if after_each_step else None
+            for name, part in parts_of(whole, optimizer).items():
+                rate = float(to_numpy(part.learning_rate))
+                told.append(Optimizer(name, False, rate, scale, skipped))
+                scale = skipped = None
+        return [dataclasses.replace(x, is_only=len(told) == 1) for x in told]
 
     def _skipped(self, name: str, optimizer: Any) -> int | None:
         if not loss_scaling(optimizer).skips:

@@ -5,7 +5,7 @@ What copies or changes a model raises `Moved`: half a copy is worse than none.
 `tests/test_private.py` says which name of which framework is gone.
 """
 
-import importlib.metadata
+import sys
 from typing import Any
 
 
@@ -23,7 +23,8 @@ def required(owner: Any, name: str, framework: str, known: str) -> Any:
     try:
         return getattr(owner, name)
     except AttributeError as error:
-        version = importlib.metadata.version(framework)
+        # A nightly's package has another name than its module.
+        version = sys.modules[framework].__version__
         raise Moved(
             f"{framework} {version}: {type(owner).__name__} has no {name}, which kbn "
             f"needs here and knows of {framework} {known}. Install one of those, or a "

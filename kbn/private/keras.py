@@ -1,4 +1,4 @@
-"""What kbn uses of Keras that is private, as Keras 3.14 and 3.15 have it.
+"""What kbn uses of Keras that is private, as Keras 3.14 to 3.16 have it.
 
 The lines named below are those of
 https://github.com/keras-team/keras/tree/v3.15.1/keras/src
@@ -16,7 +16,7 @@ import keras
 
 from kbn.private import required
 
-_needed = functools.partial(required, framework="keras", known="3.14 and 3.15")
+_needed = functools.partial(required, framework="keras", known="3.14 to 3.16")
 
 
 def direct_layers(parent: Any) -> list[Any] | None:

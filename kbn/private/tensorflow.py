@@ -1,4 +1,4 @@
-"""What kbn uses of TensorFlow that is private, as TensorFlow 2.16 to 2.21 have it."""
+"""What kbn uses of TensorFlow that is private, as TensorFlow 2.16 to 2.22 have it."""
 
 from typing import Any
 
