@@ -5,7 +5,6 @@ import logging
 import keras
 import numpy as np
 import pytest
-from kbn.callbacks.step.train_function import WatchedFunction
 from tensorboard.backend.event_processing import event_accumulator, event_file_loader
 from tensorboard.util import tensor_util
 
@@ -13,6 +12,7 @@ from kbn.callbacks import Alert, TrainingAlert, TrainingMonitor, rules
 from kbn.callbacks.alerts.follow import alerts_of
 from kbn.callbacks.log.alerts import TEXT, alerts_in, markdown
 from kbn.callbacks.log.run_record import record_of
+from kbn.callbacks.step.watched_function import WatchedFunction
 
 if keras.backend.backend() != "tensorflow":
     pytest.skip("see test_alerts: the rules need no backend", allow_module_level=True)

@@ -13,7 +13,6 @@ from kbn.callbacks.step.pruned import (
     CannotBeRepeatedError,
     PrunedStep,
     arguments_of,
-    written_inputs,
 )
 
 
@@ -128,7 +127,7 @@ def test_what_is_only_read_in_functions_is_not_copied(write):
         return {"seen": written + y}
 
     made, _ = pruned(step, FLOAT)
-    assert len(written_inputs(made._definition)) == 1
+    assert len(made._written) == 1
 
 
 def test_what_writes_to_no_variable_is_refused():

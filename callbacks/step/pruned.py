@@ -49,7 +49,8 @@ class PrunedStep:
     returns `finish(tensors, more)`, where `tensors` are those that `names` names, by
     key. Updates of weights and metrics, moving statistics, prints and summaries are
     gone, unless what is wanted comes after them; what those write is put back.
-    `runs_python`: whether it calls a Python function.
+    `runs_python`: whether it calls a Python function. `jit_compile`: as the step is
+    compiled, for XLA draws other random numbers.
 
     Raises:
         CannotBeRepeatedError: An op writes to what is no variable.
@@ -60,6 +61,7 @@ class PrunedStep:
         graph: Any,
         names: Mapping[Any, str],
         finish: Callable[[dict[Any, Any], Any], Any],
+        jit_compile: bool = False,
     ) -> None:
         self._definition = pruned(graph.as_graph_def(), names.values())
         self._names = names
@@ -82,6 +84,12 @@ class PrunedStep:
         nodes += [n for f in self._definition.library.function for n in f.node_def]
         self.runs_python = any(node.op in _PYTHON for node in nodes)
         self._functions: dict[Any, Any] = {}
+        self._jit_compile = jit_compile
+        # Taken out: XLA compiles no placeholder, though nothing needs it.
+        given = {_op_of(name) for name in [*self._input_names, *self._captured]}
+        nodes = [node for node in self._definition.node if node.name not in given]
+        del self._definition.node[:]
+        self._definition.node.extend(nodes)
 
     def __call__(self, batch: Sequence[Any], more: Any) -> Any:
         """What it returns for a batch's tensors, in the order of `arguments_of`."""
@@ -90,7 +98,9 @@ class PrunedStep:
         if shapes not in self._functions:
             # Concrete: TensorFlow counts the traces of all functions that were born on
             # one line, of all models, and would warn.
-            function = tf.function(self._body, autograph=False)
+            function = tf.function(
+                self._body, autograph=False, jit_compile=self._jit_compile
+            )
             self._functions[shapes] = function.get_concrete_function(needed, more)
         with contextlib.ExitStack() as stack:
             if self.runs_python:

@@ -38,14 +38,22 @@ from .reduction import Reduced, Reduction, is_safe, names_of
 from .wishes import Wishes
 
 as_array = host.as_array
-STEP = "_kbn_step"
+# Kept on the training function, and gone with it: tracing is expensive.
+STEP, PROBE = "_kbn_step", "_kbn_probe"
 
 
 def make(
     model: Any, asked: Asked, contents: Contents, say: Callable[..., None]
 ) -> "Probe":
-    """The probe of a model's training function."""
-    return Probe(model, asked, contents, say)
+    """The probe of a model's training function: an earlier fit's, if it can be."""
+    kept = getattr(model.train_function, PROBE, None)
+    if isinstance(kept, Probe) and kept.is_for(asked, contents):
+        kept.open()
+        return kept
+    made = Probe(model, asked, contents, say)
+    with contextlib.suppress(AttributeError):  # a user's own function, of any kind
+        setattr(made.function, PROBE, made)
+    return made
 
 
 class TrainStep:
@@ -112,8 +120,13 @@ class Trace:
         own.scales |= notes.scales
         for key, (tensor,) in notes.tensors.items():
             kind = kind_of(tensor)
-            if kind is not None:
+            if kind is None:
+                continue
+            try:
                 names = [part.name for part in kind.parts(tensor)]
+            except Exception as error:  # of a tensor that is none of a graph
+                own.hidden.add(f"{notes.subjects[key].name} ({error!r})")
+            else:
                 own.enter(notes.subjects[key], (names, kind))
 
     def takes(self, tensors: Sequence[Any]) -> bool:
@@ -153,6 +166,7 @@ class Probe:
         self._is_blind = not self._wishes.wants_tensors
         self._hands_over = private.hands_over_batches(model)
         self.function = self._hooked(model.train_function)
+        self.open()
 
     def _hooked(self, function: Any) -> Any:
         """The training function, made anew to note its traces if it has none yet."""
@@ -163,9 +177,8 @@ class Probe:
             self._step = TrainStep(self._model)
             if private.was_traced(function) is False:
                 function = self._made_with(self._step)
-            with contextlib.suppress(AttributeError):  # a user's own, of any kind
+            with contextlib.suppress(AttributeError):  # as above
                 setattr(function, STEP, self._step)
-        self._step.noter = Noter(self._model, _graph, scale=lambda optimizer: optimizer)
         return function
 
     def _made_with(self, step: Any) -> Any:
@@ -177,6 +190,16 @@ class Probe:
         finally:
             object.__delattr__(model, "train_step")
         return model.train_function
+
+    def is_for(self, asked: Asked, contents: Contents) -> bool:
+        """Whether it looks at what is asked."""
+        return asked == self._asked and contents is self._contents
+
+    def open(self) -> None:
+        """Note what is traced from now on."""
+        if self._step is not None:
+            # A graph is to get no op for the scale of the loss.
+            self._step.noter = Noter(self._model, _graph, scale=_itself)
 
     def close(self) -> None:
         """Note no more."""
@@ -214,7 +237,8 @@ class Probe:
         """See `probe.Probe`."""
         if self._is_blind:
             return self.function(iterator), Seen()
-        if is_of_fit(iterator) and not self._model.run_eagerly:
+        in_graph = not (self._model.run_eagerly or self._hands_over)
+        if in_graph and is_of_fit(iterator):
             self._trace_for(iterator)
         batches = self._taken(iterator)
         if not batches:
@@ -305,7 +329,8 @@ class Probe:
         pruned = self._pruned.get(id(trace))
         if pruned is None or not pruned.is_of(trace, inventory):
             granted = self._wishes.granted(trace.notes, inventory)
-            pruned = Pruned(trace, inventory, granted, self._asked.sample_size)
+            sample_size, xla = self._asked.sample_size, self._model.jit_compile
+            pruned = Pruned(trace, inventory, granted, sample_size, bool(xla))
             self._pruned[id(trace)] = pruned
         seen.applied = trace.notes.applied
         given = pruned(tensors)
@@ -418,10 +443,12 @@ class Pruned:
         inventory: Inventory,
         granted: Mapping[str, Subject],
         sample_size: int,
+        jit_compile: bool,
     ) -> None:
         self.reduction = Reduction(granted, sample_size)
         self._trace = trace
         self._inventory = inventory
+        self._jit_compile = jit_compile
         self._step = self._pruned([*granted], self.reduction.inside)
         self._again: tuple[list[str], Any] = [], None  # what was read whole, and how
 
@@ -462,7 +489,7 @@ class Pruned:
             given = {key: self._tensors(key, parts, scales.get(key)) for key in keys}
             return {key: [reduce(key, x) for x in given[key]] for key in keys}
 
-        return PrunedStep(self._trace.graph, names, finish)
+        return PrunedStep(self._trace.graph, names, finish, self._jit_compile)
 
     def _tensors(self, key: str, parts: Mapping[Any, Any], scale: Any) -> list[Any]:
         """A subject's tensors, dense, one for each replica."""
@@ -506,6 +533,10 @@ def scratch_graph() -> Any:
     """The graph in which Keras calls layers that it builds: no call to note."""
     graph = _graph()
     return graph if private.is_scratch(graph) else None
+
+
+def _itself(optimizer: Any) -> Any:
+    return optimizer
 
 
 def _graph() -> Any:
