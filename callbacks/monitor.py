@@ -472,7 +472,7 @@ class TrainingMonitor(keras.callbacks.Callback):
 
     def _refuse_a_second(self, model: Any) -> None:
         function = attribute(model, "train_function")
-        if isinstance(function, WatchedFunction) and not function.is_over:
+        if isinstance(function, WatchedFunction) and function.is_of_a_running_fit:
             raise ValueError(
                 f"Two TrainingMonitors are given to one fit of {model.name!r}. Pass "
                 "one: it writes all that `watch` asks for, at `log_freq`."
@@ -497,24 +497,21 @@ class TrainingMonitor(keras.callbacks.Callback):
         contents = self._here.contents
         made = probe.backend().make(model, asked, contents, self._voice.say)
         watcher = Watcher(
-            self._begin_step, self._note, self._undo, self._look, self._breaks
+            begins=self._begin_step,
+            notes=self._note,
+            ends=self._undo,
+            looks=self._look,
+            breaks=self._breaks,
+            follows=lambda: self._try_to(
+                lambda: self._wrap(model), "see the training step"
+            ),
         )
         self._wrapper = WatchedFunction(model, made, watcher)
-        # Past Keras' tracking: another callback may compile the model again.
-        object.__setattr__(model, "make_train_function", self._remade)
-
-    def _remade(self, force: bool = False) -> None:
-        """Stands for the model's `make_train_function`: follow what it makes."""
-        model, wrapper = private.held_model(self), self._wrapper
-        type(model).make_train_function(model, force=force)
-        if wrapper is not None and model.train_function is not wrapper:
-            self._try_to(lambda: self._wrap(model), "see the training step")
 
     def _unwrap(self) -> None:
         if self._wrapper is not None:
             self._wrapper.remove()
             self._wrapper = None
-            vars(private.held_model(self)).pop("make_train_function", None)
 
 
 def every(steps: int) -> Schedule:

@@ -91,10 +91,12 @@ def test_gradients_and_outputs_are_those_of_a_tape(kind, mode, seen, tmp_path):
     monitor = TrainingMonitor(tmp_path, log_freq=lambda step: step == 1)
     fit = {"batch_size": BATCH, "verbose": 0, "shuffle": False}
     model.fit(x, y, callbacks=[monitor], **fit)
+    # That of a bias before batch norm is 0 up to the rounding of the others.
+    largest = max(np.abs(gradient).max() for gradient in gradients.values())
     for path, gradient in gradients.items():
         shown = seen[f"Gradient:{path}"]
-        size = np.abs(gradient).max()
-        np.testing.assert_allclose(shown, gradient, rtol=0, atol=2e-6 * size + 1e-12)
+        size = max(np.abs(gradient).max(), 0.1 * largest)
+        np.testing.assert_allclose(shown, gradient, rtol=0, atol=2e-6 * size)
     found = {name: seen.get(f"Output:{name}") for name in outputs}
     for name, output in outputs.items():
         if found[name] is not None:  # an LSTM's cells are hidden in their loop

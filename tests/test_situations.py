@@ -535,7 +535,7 @@ def test_a_look_that_fails_leaves_the_step_to_keras(
     monkeypatch.setattr(f"kbn.callbacks.step.{culprit}", fail)
     same_weights(train, TrainingMonitor(tmp_path))
     (message,) = said()
-    assert "no look today" in message
+    assert "no look today" in message or "sees no gradients" in message
     log = read_log(tmp_path)
     assert steps(log, "epoch/loss") == [STEPS, 2 * STEPS]
     assert any(tag.startswith("weights/") for tag in log)

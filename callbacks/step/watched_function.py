@@ -17,7 +17,7 @@ class Watcher:
     `notes()`: right before one that is looked at. `ends()`: there was no such step, the
     data had ended. `looks(seen)`: after one that is looked at. `breaks(batch, late)`:
     the loss became NaN or Inf so many calls before the last one, with this batch, None
-    if it is not known.
+    if it is not known. `follows()`: the model has another training function.
     """
 
     begins: Callable[[int], bool]
@@ -25,6 +25,7 @@ class Watcher:
     ends: Callable[[], None]
     looks: Callable[[Seen], None]
     breaks: Callable[[Any, int], None]
+    follows: Callable[[], None]
 
 
 class WatchedFunction:
@@ -44,6 +45,13 @@ class WatchedFunction:
         self._has_begun = False
         self._losses = Losses()
         model.train_function = self
+        # Past Keras' tracking: another callback may compile the model again.
+        object.__setattr__(model, "make_train_function", self._made_anew)
+
+    @property
+    def is_of_a_running_fit(self) -> bool:
+        """Whether `fit` calls it; of a loop written by hand that is not known."""
+        return not self.is_over and self._fit is not None
 
     @property
     def is_over(self) -> bool:
@@ -56,6 +64,17 @@ class WatchedFunction:
         self._probe.close()
         if self._model.train_function is self:
             self._model.train_function = self.original
+        if vars(self._model).get("make_train_function") == self._made_anew:
+            object.__delattr__(self._model, "make_train_function")
+
+    def _made_anew(self, force: bool = False) -> Any:
+        """Stands for the model's `make_train_function`."""
+        if self.is_over:
+            self.remove()
+        made = type(self._model).make_train_function(self._model, force=force)
+        if self._watcher is not None and self._model.train_function is not self:
+            self._watcher.follows()
+        return made
 
     def end_epoch(self) -> None:
         """Check the losses that were not known yet."""
