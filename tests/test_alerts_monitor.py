@@ -186,7 +186,7 @@ def test_rule_that_raises_is_left_out_and_the_training_goes_on(tmp_path, caplog)
     assert caplog.text.count("leaves out the rule fails: ZeroDivisionError") == 1
 
 
-# --- several fits, several monitors ---
+# --- several fits ---
 
 
 def test_second_fit_goes_on_with_the_alert(tmp_path, said):
@@ -213,14 +213,6 @@ def test_resumed_training_is_judged_anew(tmp_path):
     fit(model, data(), second, epochs=1)
     assert [alert.step for alert in first.alerts] == [3]
     assert [alert.step for alert in second.alerts] == [STEPS + 3]
-
-
-def test_two_monitors_on_one_model_say_the_same(tmp_path):
-    monitors = [TrainingMonitor(tmp_path / x, log_freq=1) for x in "ab"]
-    fit(network(bias=-9.0), data(), *monitors)
-    first, second = (monitor.alerts for monitor in monitors)
-    assert first == second
-    assert first[0].rule == "dead_relu"
 
 
 def test_short_training_is_told_of_at_its_end(tmp_path, said):
