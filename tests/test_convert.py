@@ -197,6 +197,42 @@ def test_back_refuses_by_name_what_keras_lacks(name, in_place):
     assert len(norms(model, Ours)) == 2
 
 
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("arguments", [{}, {"renorm": True}], ids=str)
+def test_back_drops_the_warmup_and_says_so(
+    arguments, in_place, trained, caplog, tmp_path
+):
+    def build(norm, **own):
+        parts = [layers.Dense(3), norm(name="warm", **arguments, **own), layers.ReLU()]
+        return keras.Sequential([keras.Input((4,)), *parts])
+
+    model, x = build(Ours, warmup=True), batch(8, 4)
+    if trained:
+        train(model, x)
+        state = arrays(model.optimizer.variables)
+    before, outputs = weights(model), arrays(model(x))
+    back = kbn.convert_batch_norm(model, back=True, in_place=in_place)
+    assert "'warm' loses warmup=True" in caplog.text
+    assert "momentum=0.99" in caplog.text
+    assert (back is model) == in_place
+    assert type(back.get_layer("warm")) is Theirs
+    assert_close(arrays(back(x)), outputs)
+    assert not hasattr(back.get_layer("warm"), "num_batches_tracked")
+    kept = [value for value in before if value.dtype.kind == "f"]
+    assert_same(weights(back), kept)
+    back.save_weights(tmp_path / "back.weights.h5")
+    theirs = build(Theirs)
+    theirs.load_weights(tmp_path / "back.weights.h5")
+    assert_close(arrays(theirs(x)), outputs)
+    if trained:
+        assert_same(arrays(back.optimizer.variables), state)
+        train(back, x, steps=1)
+    again = build(Ours, warmup=True)
+    again.load_weights(tmp_path / "back.weights.h5")
+    assert_close(arrays(again(x)), outputs)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

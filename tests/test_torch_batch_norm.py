@@ -125,7 +125,22 @@ def test_layer_follows_the_module_for_20_steps(options, kind, axis):
     assert_near(array(layer.moving_mean), module.running_mean.numpy(), 20)
     assert_near(array(layer.moving_variance), module.running_var.numpy(), 20)
     if layer.momentum is None:
-        assert array(layer.num_batches_tracked) == int(module.num_batches_tracked) == 23
+        assert int(module.num_batches_tracked) == 23
+        np.testing.assert_array_equal(array(layer.num_batches_tracked), 23)
+
+
+@needs_torch
+def test_batches_of_a_module_count_for_a_warmup():
+    module = module_of("BatchNorm1d", {})  # has seen 3
+    layer = kbn.from_torch_batch_norm(module, warmup=True)
+    start = array(layer.moving_mean)
+    x, _ = batch((8, 5), 0)
+    layer(x, training=True)
+    share = 10 / (4 + 9)
+    moved = start + share * (x.astype("f8").mean(0) - start)
+    np.testing.assert_allclose(array(layer.moving_mean), moved, rtol=1e-6)
+    layer(np.where([1, 0, 1, 1, 1], x, np.nan), training=True)
+    assert int(kbn.to_torch_batch_norm(layer).num_batches_tracked) == 5
 
 
 @needs_torch

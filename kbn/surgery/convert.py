@@ -30,8 +30,9 @@ def convert_batch_norm(model: Any, back: bool = False, in_place: bool = False) -
 
     Returns:
         The copy, or `model` with `in_place=True`. Subclasses of either layer are left
-        as they are, and named by the logger. A subclassed model that is loaded from a
-        file has what its code makes, so it is to be converted again.
+        as they are, and named by the logger; so is a layer that loses `warmup=True` on
+        the way back. A subclassed model that is loaded from a file has what its code
+        makes, so it is to be converted again.
 
     Raises:
         ValueError: A layer cannot be copied, or the other batch norm cannot have its

@@ -54,7 +54,8 @@ def update_bn_stats(
     elements do not enter, as in training; neither does a channel of a batch that is not
     finite, with a warning. With `renorm=True`, `moving_stddev` follows, while
     `renorm_mean` and `renorm_stddev`, which only training reads, stay; with
-    `momentum=None`, `num_batches_tracked` is the number of batches.
+    `momentum=None`, `num_batches_tracked` is the number of batches, and with
+    `warmup=True` the warm-up is over.
 
     The model runs in inference mode: no dropout, no noise, no augmentation. Only batch
     norms use the batch's statistics, and of these only such as do so in training: one

@@ -75,7 +75,8 @@ def from_torch_batch_norm(
         # Else a saved model would build it for rank 2 before it sees its inputs.
         private.forget_build_shapes(layer)
     for ours, theirs in _pairs(layer, module):
-        ours.assign(np.array(theirs.detach().cpu().to(torch.float64).numpy()))
+        values = theirs.detach().cpu().to(torch.float64).numpy()
+        ours.assign(np.array(np.broadcast_to(values, ours.shape)))
     return layer
 
 
@@ -86,7 +87,8 @@ def to_torch_batch_norm(layer: Layer, dimensions: int | None = None) -> Module:
     the running variance where the layer has `unbiased=True`, as torch always tracks the
     unbiased one. The module expects its channels on axis 1, wherever the layer has
     them. Where the layer has no gamma or beta but the other, the module has ones or
-    zeros that do not train. Regularizers and constraints have no place in a module. A
+    zeros that do not train. Regularizers, constraints and `warmup` have no place in a
+    module, and it counts its batches once, not for each channel. A
     frozen layer becomes a module in `eval()` mode, with `requires_grad` as gamma and
     beta train; `train()` on a module around it would undo that.
 
@@ -126,7 +128,9 @@ def to_torch_batch_norm(layer: Layer, dimensions: int | None = None) -> Module:
     trains = layer.trainable
     with torch.no_grad():
         for ours, theirs in _pairs(layer, module):
-            theirs.copy_(torch.tensor(np.array(ops.convert_to_numpy(ours))))
+            values = np.array(ops.convert_to_numpy(ours))
+            # One number of batches for all channels.
+            theirs.copy_(torch.tensor(values if theirs.ndim else values.max(initial=0)))
     if layer.scale or layer.center:
         module.weight.requires_grad_(trains and layer.scale)
         module.bias.requires_grad_(trains and layer.center)
