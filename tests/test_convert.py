@@ -326,9 +326,40 @@ def test_subclasses_of_the_layer_stay_and_are_named(caplog):
 
 
 def test_only_models_and_layers_are_taken():
-    with pytest.raises(ValueError, match=r"Received: 'model\.keras'"):
+    with pytest.raises(ValueError, match=r"received 'model\.keras', of type str"):
         kbn.convert_batch_norm("model.keras")
     assert type(kbn.convert_batch_norm(norm())) is Ours
+
+
+# https://github.com/tensorflow/tensorflow/issues/40548
+@pytest.mark.parametrize(
+    "function",
+    ["convert", "fold", "freeze", "unfreeze", "update_bn_stats"],
+)
+def test_model_of_keras_2_is_told_from_one_of_keras_3(function):
+    base = type("Model", (), {"__module__": "tf_keras.src.engine.training"})
+    model = type("MyModel", (base,), {"__module__": "__main__"})()
+    call = getattr(kbn, function if "_" in function else f"{function}_batch_norm")
+    data = [batch(4, 3)] if function == "update_bn_stats" else []
+    with pytest.raises(ValueError, match=r"Keras 3, .*MyModel is one of tf_keras"):
+        call(model, *data)
+
+
+class Odd(keras.regularizers.Regularizer):
+    """Keras' base class has no config."""
+
+    def __call__(self, x):
+        return 0.0 * keras.ops.sum(x)
+
+
+def test_what_has_no_config_is_named_and_not_the_layer_that_holds_it():
+    regularized = layers.Dense(3, kernel_regularizer=Odd(), name="dense")
+    model = keras.Sequential([keras.Input((3,)), regularized, norm()])
+    with pytest.raises(
+        ValueError, match=r"'dense' \(Dense\).*its Odd has no get_config"
+    ):
+        kbn.convert_batch_norm(model)
+    assert norms(kbn.convert_batch_norm(model, in_place=True), Ours)
 
 
 def test_module_without_batch_norm_is_copied():

@@ -264,6 +264,30 @@ class Activated(torch.nn.BatchNorm2d if torch else object):
         return super().forward(x).relu()
 
 
+class Called(torch.nn.BatchNorm2d if torch else object):
+    def __call__(self, x):
+        return super().__call__(x).relu()
+
+
+def with_hook(kind):
+    module = torch.nn.BatchNorm2d(5)
+    getattr(module, f"register_{kind}_hook")(lambda *_: None)
+    return module
+
+
+def patched():
+    module = torch.nn.BatchNorm2d(5)
+    own = module.forward
+    module.forward = lambda x: own(x).relu()
+    return module
+
+
+def parametrized():
+    module, parametrize = torch.nn.BatchNorm2d(5), torch.nn.utils.parametrize
+    parametrize.register_parametrization(module, "weight", torch.nn.Softplus())
+    return module
+
+
 class Renamed(torch.nn.BatchNorm2d if torch else object):
     pass
 
@@ -279,6 +303,14 @@ FROM_REFUSED = {
     "layer": (lambda: kbn.BatchNorm(), "received BatchNormalization"),
     "lazy": (lambda: torch.nn.LazyBatchNorm1d(), "not know its channels yet: run"),
     "derived": (lambda: Activated(5), "Activated is a BatchNorm2d with a forward"),
+    # https://github.com/pytorch/pytorch/issues/187298
+    "called": (lambda: Called(5), "Called is a BatchNorm2d with a __call__"),
+    "patched": (lambda: patched(), "BatchNorm2d with a forward.. of its own, which"),
+    "hook": (lambda: with_hook("forward"), "a forward hook, which a layer would not"),
+    "before": (lambda: with_hook("forward_pre"), "a forward-pre hook"),
+    "gradient": (lambda: with_hook("full_backward"), "a backward hook"),
+    "gradient before": (lambda: with_hook("full_backward_pre"), "a backward-pre hook"),
+    "weights": (lambda: parametrized(), "a parametrization of its weight"),
     "untracked": (
         lambda: torch.nn.BatchNorm1d(5, track_running_stats=False),
         r"BatchNorm1d\(track_running_stats=False\) uses the batch's statistics in",

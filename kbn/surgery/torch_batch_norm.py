@@ -1,5 +1,6 @@
 """Batch norms of PyTorch as layers of ours, and the other way round."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -8,6 +9,7 @@ from keras import ops
 
 from kbn.layer import BatchNormalization
 from kbn.private import keras as private
+from kbn.private import torch as private_torch
 from kbn.surgery.freeze import KERAS, Layer, describe, is_frozen
 
 Module = Any
@@ -38,8 +40,10 @@ def from_torch_batch_norm(
 
     Raises:
         ImportError: PyTorch is not installed.
-        ValueError: `module` is of another class, is lazy and has not seen a batch, or
-            does not track statistics, which a layer of Keras always does.
+        ValueError: `module` is of another class, is lazy and has not seen a batch,
+            does more than its class's `forward` (a method of its own, a hook, a
+            parametrization), or does not track statistics, which a layer of Keras
+            always does.
 
     Example:
         >>> import kbn, torch
@@ -165,10 +169,10 @@ def _kind(torch: Any, module: Module) -> str:
             "Expected a torch.nn.BatchNorm1d, BatchNorm2d, BatchNorm3d or "
             f"SyncBatchNorm, received {given}."
         )
-    if type(module).forward is not theirs.forward:
+    for what in _beside(torch, module, theirs):
         raise ValueError(
-            f"{given} is a {kind} with a forward() of its own, which a layer would not "
-            "follow."
+            f"{given} is a {kind} with {what}, which a layer would not follow. Take "
+            "that out of the module, and put a layer that does it beside this one."
         )
     if module.running_mean is None:
         raise ValueError(
@@ -182,6 +186,18 @@ def _kind(torch: Any, module: Module) -> str:
             "takes the statistics over the default group."
         )
     return kind
+
+
+def _beside(torch: Any, module: Module, cls: Any) -> Iterator[str]:
+    """What a module does beside the `forward` of its class of torch."""
+    if type(module).forward is not cls.forward or "forward" in vars(module):
+        yield "a forward() of its own"
+    if type(module).__call__ is not torch.nn.Module.__call__:
+        yield "a __call__() of its own"
+    for kind in private_torch.hooks(module):
+        yield f"a {kind.replace('_', '-')} hook"
+    if torch.nn.utils.parametrize.is_parametrized(module):
+        yield f"a parametrization of its {', '.join(module.parametrizations)}"
 
 
 def _require_plain(layer: Layer) -> None:
