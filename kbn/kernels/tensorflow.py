@@ -162,7 +162,9 @@ def _plan(x: Tensor, axis: int) -> tuple[str, ...]:
         return ("gpu",)
     elements = _known_elements(x)
     known = x.shape.is_fully_defined()
-    if not elements or (not known and elements <= SMALL_SAMPLE):
+    # Images of unknown size are no small samples, whatever their channels are.
+    sized = len(x.shape) < 4 or None not in x.shape[1:]
+    if not elements or (not known and sized and elements <= SMALL_SAMPLE):
         return ("guarded",)
     tall = _tall(x.shape[axis]) * x.shape[axis]
     limits = {"formula": SMALL, "fused": max(SMALL, tall), "tall": math.inf}
