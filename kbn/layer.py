@@ -5,7 +5,6 @@ import warnings
 from typing import Any
 
 import keras
-import numpy as np
 from keras import constraints, initializers, ops, regularizers
 
 from kbn import arguments, folding, kernels, moving_average, renorm
@@ -266,7 +265,7 @@ class BatchNormalization(keras.layers.Layer):
                     "its statistics have seen. Give the layer a momentum."
                 )
             counter = self.num_batches_tracked
-            full = np.full(counter.shape, moving_average.full(self.momentum))
+            full = ops.full(counter.shape, moving_average.full(self.momentum))
             last = str(len(self.weights) - 1)
             store = {**dict(store), last: full}
         super().load_own_variables(store)
