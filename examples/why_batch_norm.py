@@ -2,7 +2,8 @@
 
 The networks of a pair have the same starting weights and see the same batches of the
 same digits; one has batch norm before each activation (claims.py has them). Prints a
-table and draws a figure.
+table and draws a figure. Then the other side: how long validation lags behind training
+by how the moving statistics are averaged (lag.py), as a table and a figure.
 
     python why_batch_norm.py [--seeds N] [--dataset digits|mnist] [--quick] [--out DIR]
 """
@@ -11,6 +12,7 @@ import textwrap
 from typing import NamedTuple
 
 import command
+import lag
 import numpy as np
 from claims import CLAIMS, Claim, Lab, load
 from matplotlib.figure import Figure
@@ -121,7 +123,8 @@ def main():
     options = parser.parse_args()
     seeds, epochs = (2, 2) if options.quick else (options.seeds, 10)
     x, y = load(options.dataset)
-    figure = command.new_directory(parser, options.out) / "why_batch_norm.png"
+    directory = command.new_directory(parser, options.out)
+    figure = directory / "why_batch_norm.png"
     values = np.empty((len(CLAIMS), 2, seeds))
     labs = {
         (batch_norm, seed): Lab(x, y, bool(batch_norm), seed, epochs)
@@ -139,6 +142,13 @@ def main():
         print(finding.row())
     draw(findings, figure)
     print(f"Figure: {figure}")
+    found = lag.curves(x, y, range(seeds), options.quick)
+    print(lag.table(found))
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    figure.suptitle("Validation lags until the moving statistics have followed")
+    lag.draw(found, figure.subplots(1, 2))
+    figure.savefig(directory / "validation_lag.png", dpi=100)
+    print(f"Figure: {directory / 'validation_lag.png'}")
 
 
 if __name__ == "__main__":

@@ -94,6 +94,21 @@ def fraction(name: str, value: Any) -> float:
     return number
 
 
+def check_warmup(momentum: float | None) -> None:
+    """Refuse a `momentum` for which `warmup=True` has no meaning."""
+    if momentum is None:
+        raise ValueError(
+            "BatchNorm(momentum=None, warmup=True): momentum=None is a warm-up without "
+            "an end; leave one of them out."
+        )
+    if momentum == 1:
+        raise ValueError(
+            "BatchNorm(momentum=1.0, warmup=True): with a momentum of 1 the warm-up "
+            "has no end. Give a momentum below 1, or momentum=None for the average "
+            "over all batches."
+        )
+
+
 def group_size(value: Any) -> int | None:
     """`virtual_batch_size`: None, or an integer of at least 1."""
     if value is None:

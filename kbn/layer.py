@@ -37,7 +37,7 @@ class BatchNormalization(keras.layers.Layer):
         momentum: Of the moving averages, from 0 (the last batch) to 1 (never move). It
             is the share of the old average, PyTorch's that of the new batch: its
             momentum=0.1 is 0.9 here. None: the average over all batches so far, each
-            with the same weight; `num_batches_tracked` counts them.
+            with the same weight.
         epsilon: Added to the variance; greater than 0.
         center: Whether to add `beta`.
         scale: Whether to multiply by `gamma`.
@@ -61,6 +61,11 @@ class BatchNormalization(keras.layers.Layer):
             each its own part and average their moving statistics.
         unbiased: Whether `moving_variance` has Bessel's correction, n / (n - 1), as in
             PyTorch.
+        warmup: Whether the moving statistics follow at once. The first batch counts
+            fully, the t-th by max(1 - momentum, 10 / (t + 9)), which is 1 - momentum
+            from t = 10 / (1 - momentum) - 9 on: 991 for 0.99. Without it they start
+            from the initializers, and inference lags behind training for about
+            5 / (1 - momentum) steps.
         virtual_batch_size: Optional size of the groups, along axis 0, that are
             normalized each by its own statistics in training (ghost batch norm); the
             last one may be short. The moving statistics take their mean, weighted by
@@ -87,8 +92,9 @@ class BatchNormalization(keras.layers.Layer):
             out of range.
 
     Weights, each of shape (C,): gamma, beta, moving_mean, moving_variance; with renorm
-    moving_stddev, renorm_mean, renorm_stddev; with momentum=None num_batches_tracked,
-    a scalar. With several axes their shape is that of the inputs with 1 elsewhere.
+    moving_stddev, renorm_mean, renorm_stddev; with momentum=None or warmup=True
+    num_batches_tracked, which counts for each channel the batches that entered. With
+    several axes their shape is that of the inputs with 1 elsewhere.
 
     Example:
         >>> import keras, kbn
@@ -126,6 +132,7 @@ class BatchNormalization(keras.layers.Layer):
         synchronized: bool = False,
         *,
         unbiased: bool = False,
+        warmup: bool = False,
         virtual_batch_size: int | None = None,
         freeze_statistics: bool = False,
         **kwargs: Any,
@@ -157,6 +164,9 @@ class BatchNormalization(keras.layers.Layer):
         self.renorm_momentum = arguments.fraction("renorm_momentum", renorm_momentum)
         self.synchronized = synchronized
         self.unbiased = unbiased
+        self.warmup = warmup
+        if warmup:
+            arguments.check_warmup(self.momentum)
         self.virtual_batch_size = arguments.group_size(virtual_batch_size)
         self.freeze_statistics = freeze_statistics
         if synchronized and virtual_batch_size is not None:
@@ -212,8 +222,8 @@ class BatchNormalization(keras.layers.Layer):
                 constraint=self.beta_constraint,
             )
         for name, initializer in self._running_initializers().items():
-            counter = {"shape": (), "dtype": "int32"}
-            options = counter if name == "num_batches_tracked" else {}
+            # "int", not "int32", which TensorFlow keeps off a GPU.
+            options = {"dtype": "int"} if name == "num_batches_tracked" else {}
             setattr(self, name, add(name, initializer, **options))
         self.input_spec = keras.layers.InputSpec(ndim=len(input_shape), axes=sizes)
 
@@ -233,6 +243,37 @@ class BatchNormalization(keras.layers.Layer):
         for name, initializer in self._running_initializers().items():
             weight = getattr(self, name)
             weight.assign(initializer(weight.shape, dtype=weight.dtype))
+
+    def set_weights(self, weights: list[Any]) -> None:
+        """Set the values of all weights, in the order of `get_weights()`."""
+        if self._lacks_counter(len(weights)):
+            raise ValueError(
+                f"{len(weights)} arrays are too few for '{self.name}', which has "
+                f"{len(self.weights)} weights: num_batches_tracked, the last, is "
+                "missing. Give np.full(channels, t), where t is the number of batches "
+                "that the moving statistics have seen."
+            )
+        super().set_weights(weights)
+
+    def load_own_variables(self, store: Any) -> None:
+        """Load the weights of a file, which may be those of Keras' layer."""
+        if self._lacks_counter(len(store.keys())):
+            if self.momentum is None:
+                raise ValueError(
+                    f"'{self.name}' averages over all batches (momentum=None), and the "
+                    "file has no num_batches_tracked: nobody knows how many batches "
+                    "its statistics have seen. Give the layer a momentum."
+                )
+            counter = self.num_batches_tracked
+            full = ops.full(counter.shape, moving_average.full(self.momentum))
+            last = str(len(self.weights) - 1)
+            store = {**dict(store), last: full}
+        super().load_own_variables(store)
+
+    def _lacks_counter(self, number: int) -> bool:
+        """Whether so many weights are all of this layer's but its counter."""
+        counts = getattr(self, "num_batches_tracked", None) is not None
+        return counts and number == len(self.weights) - 1
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         """The inputs' shape."""
@@ -263,8 +304,9 @@ class BatchNormalization(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """The arguments; those that Keras' layer lacks only where they are set."""
         own: dict[str, Any] = {}
-        if self.unbiased:
-            own["unbiased"] = True
+        for name in ("unbiased", "warmup"):
+            if getattr(self, name):
+                own[name] = True
         if self.virtual_batch_size is not None:
             own["virtual_batch_size"] = self.virtual_batch_size
         if self.freeze_statistics:
@@ -325,7 +367,7 @@ class BatchNormalization(keras.layers.Layer):
             start["moving_stddev"] = stddev
             start["renorm_mean"] = self.moving_mean_initializer
             start["renorm_stddev"] = stddev
-        if self.momentum is None:
+        if self.momentum is None or self.warmup:
             start["num_batches_tracked"] = initializers.Zeros()
         return start
 

@@ -13,6 +13,10 @@ from kbn import kernels
 from kbn.arguments import Tensor
 from kbn.kernels.arithmetic import at_least_one
 
+# Share of a warm-up's t-th batch: WINDOW / (t + WINDOW - 1). TensorFlow's
+# ExponentialMovingAverage(num_updates) has the same, with t counted from 0.
+WINDOW = 10
+
 
 class Entry(NamedTuple):
     """What a batch says of each channel; all of shape (C,), but for `count`.
@@ -72,10 +76,9 @@ def track(layer: Any, mean: Tensor, variance: Tensor, count: Tensor | int) -> No
         mean, biased, tracked = values
         batch = Entry(mean, biased, tracked, batch.count, enters)
     enters = batch.enters
-    if layer.momentum is None:
-        layer.num_batches_tracked.assign_add(ops.cast(ops.any(enters), "int32"))
-        batches = ops.cast(layer.num_batches_tracked, batch.mean.dtype)
-        take = 1 / at_least_one(batches)
+    if layer.momentum is None or layer.warmup:
+        batches = _count(layer.num_batches_tracked, enters)
+        take = _share(ops.cast(batches, batch.mean.dtype), layer.momentum)
         keep = 1 - take
     else:
         keep, take = layer.momentum, 1 - layer.momentum
@@ -96,17 +99,41 @@ def track(layer: Any, mean: Tensor, variance: Tensor, count: Tensor | int) -> No
     move(layer.moving_variance, ops.relu(squared), 0, 1)
 
 
+def full(momentum: float) -> int:
+    """The first batch of a warm-up whose share is that of every later one."""
+    return max(math.ceil(round(WINDOW / (1 - momentum), 6)) - WINDOW + 1, 1)
+
+
+def _count(counter: Any, enters: Tensor) -> Tensor:
+    """Count a batch in the channels that it enters. How many there are now, (C,)."""
+    old = ops.reshape(kernels.read(counter), (-1,))
+    new = old + ops.cast(enters, old.dtype)
+    counter.assign(ops.reshape(new, counter.shape))
+    return new
+
+
+def _share(batches: Tensor, momentum: float | None) -> Tensor:
+    """The weight of a channel's t-th batch: 1 / t, or that of a warm-up."""
+    if momentum is None:
+        return 1 / at_least_one(batches)
+    early = WINDOW / (batches + (WINDOW - 1))
+    late = ops.zeros_like(early) + (1 - momentum)
+    return kernels.where(early > late, early, late)
+
+
 def update(
     variable: Any, value: Tensor, keep: Tensor, take: Tensor, enters: Tensor
 ) -> None:
     """Move `variable` to keep * variable + take * value, where it `enters`.
 
-    value, enters: (C,); the variable has C elements. Where `enters` is False it keeps
-    its own, bit for bit.
+    value, enters: (C,), as `keep` and `take` may be; the variable has C elements. Where
+    `enters` is False it keeps its own, bit for bit.
     """
     old = kernels.read(variable)
     if value.dtype != old.dtype:
         value = ops.cast(value, old.dtype)
-    if len(old.shape) > 1:
-        value, enters = ops.reshape(value, old.shape), ops.reshape(enters, old.shape)
-    variable.assign(kernels.where(enters, old * keep + value * take, old))
+    shape = old.shape
+    if len(shape) > 1:
+        old = ops.reshape(old, (-1,))
+    new = kernels.where(enters, old * keep + value * take, old)
+    variable.assign(ops.reshape(new, shape) if len(shape) > 1 else new)

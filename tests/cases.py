@@ -46,6 +46,7 @@ DIMENSIONS = {
     "renorm": [None, {}, {"rmin": 0.5, "rmax": 1.5, "dmax": 0.7}],
     "policy": POLICIES,
     "mode": list(MODES),
+    "average": ["moving", "warmup", "cumulative"],
     "mean": [0.0, 3.0, 100.0],
 }
 
@@ -64,6 +65,7 @@ class Case:
     renorm: dict | None
     policy: str
     mode: str
+    average: str
     mean: float
 
     @property
@@ -75,7 +77,7 @@ class Case:
             f"{self.number}-rank{len(self.shape)}-axis{self.axis}"
             f"{affine[self.center, self.scale]}{renorm[size]}"
             f"{'' if self.mask is None else '-' + self.mask}-{self.call}"
-            f"-{self.policy}-{self.mode}-mean{self.mean:g}"
+            f"-{self.policy}-{self.mode}-{self.average}-mean{self.mean:g}"
         )
 
     @property
@@ -92,6 +94,16 @@ class Case:
             "dtype": self.policy,
             **renorm,
         }
+
+    @property
+    def own_arguments(self):
+        """What ours takes."""
+        own = {
+            "moving": {},
+            "warmup": {"warmup": True},
+            "cumulative": {"momentum": None},
+        }
+        return {**self.arguments, **own[self.average]}
 
     @property
     def channels(self):
@@ -192,6 +204,12 @@ REFUSED = [
     ({"momentum": 1.5}, None, r"momentum=1\.5.*0 to 1"),
     ({"momentum": -1}, None, r"momentum=-1.*0 to 1"),
     ({"momentum": float("nan")}, None, r"momentum=nan.*0 to 1"),
+    ({"momentum": 1, "warmup": True}, None, r"momentum=1\.0, warmup=True.*no end"),
+    (
+        {"momentum": None, "warmup": True},
+        None,
+        r"momentum=None, warmup=True.*leave one",
+    ),
     ({"epsilon": 0}, None, r"epsilon=0.*greater than 0"),
     ({"epsilon": -1e-3}, None, r"epsilon=-0\.001.*greater than 0"),
     ({"epsilon": float("inf")}, None, r"epsilon=inf.*greater than 0"),

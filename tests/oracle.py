@@ -72,15 +72,28 @@ def normalize_fixed(x, mean, variance, gamma, beta, axis, epsilon, dy):
 
 
 class State:
-    """The moving statistics, as the paper and batch renormalization move them."""
+    """The moving statistics, as the paper and batch renormalization move them.
 
-    def __init__(self, channels, epsilon, momentum, renorm=None, renorm_momentum=0.99):
+    A momentum of None is the average over all batches. `batches` counts, for each
+    channel, those that entered.
+    """
+
+    def __init__(
+        self,
+        channels,
+        epsilon,
+        momentum,
+        renorm=None,
+        renorm_momentum=0.99,
+        warmup=False,
+    ):
         self.moving_mean = np.zeros(channels)
         self.moving_variance = np.ones(channels)
         self.moving_stddev = np.ones(channels)
         self.renorm_mean = np.zeros(channels)
         self.renorm_stddev = np.ones(channels)
-        self.epsilon, self.momentum = epsilon, momentum
+        self.batches = np.zeros(channels)
+        self.epsilon, self.momentum, self.warmup = epsilon, momentum, warmup
         self.renorm, self.renorm_momentum = renorm, renorm_momentum
 
     def correction(self, mean, variance):
@@ -94,22 +107,32 @@ class State:
         dmax = self.renorm.get("dmax", np.inf)
         return r, np.clip(d, -dmax, dmax)
 
+    def share(self):
+        """The weight of the batch that was counted last, by channel."""
+        count = np.maximum(self.batches, 1)
+        if self.momentum is None:
+            return 1 / count
+        early = 10 / (count + 9) if self.warmup else 0 * count
+        return np.maximum(early, 1 - self.momentum)
+
     def update(self, batch):
+        enters = (batch.count > 0) & np.isfinite(batch.variance)
+        self.batches += enters
+        momentum = 1 - self.share()
+
         def move(name, value, momentum):
             old = getattr(self, name)
-            new = np.where(
-                batch.count > 0, old * momentum + value * (1 - momentum), old
-            )
+            new = np.where(enters, old * momentum + value * (1 - momentum), old)
             setattr(self, name, new)
 
-        move("moving_mean", batch.mean, self.momentum)
+        move("moving_mean", batch.mean, momentum)
         if self.renorm is None:
-            move("moving_variance", batch.variance, self.momentum)
+            move("moving_variance", batch.variance, momentum)
             return
         stddev = np.sqrt(batch.variance + self.epsilon)
         move("renorm_mean", batch.mean, self.renorm_momentum)
         move("renorm_stddev", stddev, self.renorm_momentum)
-        move("moving_stddev", stddev, self.momentum)
+        move("moving_stddev", stddev, momentum)
         move(
             "moving_variance", np.maximum(self.moving_stddev**2 - self.epsilon, 0), 0.0
         )

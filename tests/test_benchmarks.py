@@ -17,10 +17,11 @@ ROOT = Path(__file__).parents[1]
 HERE = ROOT / "benchmarks"
 # What each prints when it is run with these arguments; one without a row fails.
 RUNS = [
+    ("accelerator", ["--quick"], r"\| 6 x 5 x 4 x 3 \| XLA \| \d"),
     ("accuracy", ["--quick"], r"\| eager \| up to a million \| 1e\+06 \| \d"),
     ("bn_statistics", ["--quick"], r"\| 24 \| \d+\.\d+ \| \d+\.\d+ \| [-+]"),
     ("import_time", ["--quick"], r"Added to what Keras loads: `kbn`, .*`kbn.layer`"),
-    ("layer_memory", ["--quick"], r"\| 64 x 32 x 32 x 16 \| float32 \| \d"),
+    ("layer_memory", ["--quick"], r"\| channels \| mixed_bfloat16 \| .*\*\*0\.[34]\d"),
     ("layer_speed", ["--quick"], r"\| 6 x 5 x 4 x 3 \| \d"),
     ("layer_speed", ["--quick", "unknown"], r"unknown batch; .*\n\n.*shape"),
     ("layer_speed", ["--quick", "eager"], r"\| 10 x 7 \| \d"),

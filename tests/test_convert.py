@@ -198,6 +198,42 @@ def test_back_refuses_by_name_what_keras_lacks(name, in_place):
     assert len(norms(model, Ours)) == 2
 
 
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("arguments", [{}, {"renorm": True}], ids=str)
+def test_back_drops_the_warmup_and_says_so(
+    arguments, in_place, trained, caplog, tmp_path
+):
+    def build(norm, **own):
+        parts = [layers.Dense(3), norm(name="warm", **arguments, **own), layers.ReLU()]
+        return keras.Sequential([keras.Input((4,)), *parts])
+
+    model, x = build(Ours, warmup=True), batch(8, 4)
+    if trained:
+        train(model, x)
+        state = arrays(model.optimizer.variables)
+    before, outputs = weights(model), arrays(model(x))
+    back = kbn.convert_batch_norm(model, back=True, in_place=in_place)
+    assert "'warm' loses warmup=True" in caplog.text
+    assert "momentum=0.99" in caplog.text
+    assert (back is model) == in_place
+    assert type(back.get_layer("warm")) is Theirs
+    assert_close(arrays(back(x)), outputs)
+    assert not hasattr(back.get_layer("warm"), "num_batches_tracked")
+    kept = [value for value in before if value.dtype.kind == "f"]
+    assert_same(weights(back), kept)
+    back.save_weights(tmp_path / "back.weights.h5")
+    theirs = build(Theirs)
+    theirs.load_weights(tmp_path / "back.weights.h5")
+    assert_close(arrays(theirs(x)), outputs)
+    if trained:
+        assert_same(arrays(back.optimizer.variables), state)
+        train(back, x, steps=1)
+    again = build(Ours, warmup=True)
+    again.load_weights(tmp_path / "back.weights.h5")
+    assert_close(arrays(again(x)), outputs)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -292,9 +328,40 @@ def test_subclasses_of_the_layer_stay_and_are_named(caplog):
 
 
 def test_only_models_and_layers_are_taken():
-    with pytest.raises(ValueError, match=r"Received: 'model\.keras'"):
+    with pytest.raises(ValueError, match=r"received 'model\.keras', of type str"):
         kbn.convert_batch_norm("model.keras")
     assert type(kbn.convert_batch_norm(norm())) is Ours
+
+
+# https://github.com/tensorflow/tensorflow/issues/40548
+@pytest.mark.parametrize(
+    "function",
+    ["convert", "fold", "freeze", "unfreeze", "update_bn_stats"],
+)
+def test_model_of_keras_2_is_told_from_one_of_keras_3(function):
+    base = type("Model", (), {"__module__": "tf_keras.src.engine.training"})
+    model = type("MyModel", (base,), {"__module__": "__main__"})()
+    call = getattr(kbn, function if "_" in function else f"{function}_batch_norm")
+    data = [batch(4, 3)] if function == "update_bn_stats" else []
+    with pytest.raises(ValueError, match=r"Keras 3, .*MyModel is one of tf_keras"):
+        call(model, *data)
+
+
+class Odd(keras.regularizers.Regularizer):
+    """Keras' base class has no config."""
+
+    def __call__(self, x):
+        return 0.0 * keras.ops.sum(x)
+
+
+def test_what_has_no_config_is_named_and_not_the_layer_that_holds_it():
+    regularized = layers.Dense(3, kernel_regularizer=Odd(), name="dense")
+    model = keras.Sequential([keras.Input((3,)), regularized, norm()])
+    with pytest.raises(
+        ValueError, match=r"'dense' \(Dense\).*its Odd has no get_config"
+    ):
+        kbn.convert_batch_norm(model)
+    assert norms(kbn.convert_batch_norm(model, in_place=True), Ours)
 
 
 def test_module_without_batch_norm_is_copied():

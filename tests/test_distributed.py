@@ -190,6 +190,32 @@ if BACKEND == "tensorflow":
                 np.testing.assert_allclose(part["mean"], expected, rtol=1e-5)
             monkeypatch.undo()
 
+    @pytest.mark.parametrize("synchronized", [False, True])
+    @pytest.mark.parametrize("average", [{"momentum": None}, {"warmup": True}], ids=str)
+    def test_replicas_count_the_batches_that_entered_together(
+        strategy, average, synchronized
+    ):
+        with strategy.scope():
+            layer = kbn.BatchNorm(synchronized=synchronized, **average)
+            layer.build((None, 3))
+        state = oracle.State(3, EPSILON, layer.momentum, warmup=layer.warmup)
+        for number in range(3):
+            x, dy = two_workers.batch(float(number))
+            if number == 0:
+                x[:, 0] = np.nan  # of both replicas: the batch does not count there
+            elif number == 1 and not synchronized:
+                x[7:, 1] = np.nan  # of one: the other's share counts
+            parts = run(strategy, layer, x, dy)
+            kept = np.isfinite(x)
+            mean = np.where(kept, x, 0).sum(0) / np.maximum(kept.sum(0), 1)
+            none = np.zeros(3)
+            state.update(oracle.Normalized(none, mean, none, kept.sum(0), *[none] * 3))
+        np.testing.assert_array_equal(state.batches, [2, 3, 3])
+        counters = strategy.experimental_local_results(layer.num_batches_tracked.value)
+        for counter, part in zip(counters, parts, strict=True):
+            np.testing.assert_array_equal(counter, state.batches)
+            np.testing.assert_allclose(part["mean"], state.moving_mean, rtol=1e-5)
+
     def test_where_no_collective_is_allowed_the_update_is_local(strategy):
         layer = build(strategy)
         x, _ = two_workers.batch(0.0)

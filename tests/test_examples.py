@@ -20,7 +20,7 @@ from tests.pages import PAGES
 
 ROOT = Path(__file__).parents[1]
 # What the scripts import is beside them.
-BESIDE = {"claims", "command", "gallery", "illnesses"}
+BESIDE = {"claims", "command", "gallery", "illnesses", "lag"}
 EXAMPLES = sorted(
     path for path in (ROOT / "examples").glob("*.py") if path.stem not in BESIDE
 )
@@ -93,6 +93,7 @@ def check_weight_distributions(output, directory):
 
 
 def check_why_batch_norm(output, directory):
+    output, _, lag = output.partition("\nValidation accuracy")
     table = [line.split(" | ") for line in output.splitlines() if line[:2] == "| "]
     heading, *rows = table
     assert heading[-1] == "here |"
@@ -105,6 +106,13 @@ def check_why_batch_norm(output, directory):
     page = PAGES["docs/evidence.md"]
     assert [row[:2] for row in rows if " | ".join(row[:2]) not in page] == []
     check_figure(directory / "why-batch-norm" / "why_batch_norm.png")
+    # Two epochs of two seeds, and the lag shows already.
+    first = {
+        average: float(re.search(rf"^\| {average}.*? \| (\S+)", lag, re.MULTILINE)[1])
+        for average in ("momentum=0.99", "warmup=True")
+    }
+    assert first["warmup=True"] > first["momentum=0.99"] + 0.1
+    check_figure(directory / "why-batch-norm" / "validation_lag.png")
 
 
 def check_fine_tuning(output, directory):

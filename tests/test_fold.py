@@ -264,6 +264,57 @@ def test_layers_take_up_the_batch_norm_before_them(name, bias):
     assert len(folded.layers) == 1
 
 
+POOLS = {
+    1: (L.GlobalAveragePooling1D, (6, 4), (4, 6)),
+    2: (L.GlobalAveragePooling2D, (5, 6, 4), (4, 5, 6)),
+    3: (L.GlobalAveragePooling3D, (2, 3, 5, 4), (4, 2, 3, 5)),
+}
+
+
+@pytest.mark.parametrize("keepdims", [False, True])
+@pytest.mark.parametrize("first", [False, True], ids=["last", "first"])
+@pytest.mark.parametrize("rank", POOLS)
+def test_dense_takes_up_a_batch_norm_before_global_average_pooling(
+    rank, first, keepdims
+):
+    pool, *shapes = POOLS[rank]
+    order = "channels_first" if first else "channels_last"
+    model = keras.Sequential(
+        [
+            keras.Input(shapes[first]),
+            norm(axis=1 if first else -1, name="norm"),
+            pool(keepdims=keepdims, data_format=order),
+            layers.Dropout(0.5),
+            *([layers.Flatten()] if keepdims and first else []),
+            layers.Dense(5, "relu", name="dense"),
+        ]
+    )
+    model = randomized(model)
+    if keepdims and first:  # Flatten is in between
+        assert (
+            "'flatten' (Flatten)" in kbn.fold_batch_norm(model).folding.left[0].reason
+        )
+        return
+    folded = folded_like(model, batch(3, *shapes[first]))
+    assert folded.folding.folds == (("norm", "dense", ""),)
+    assert [type(one) for one in folded.layers] == [pool, layers.Dropout, layers.Dense]
+
+
+def test_pooling_stays_apart_where_it_is_read_twice_or_of_other_axes():
+    x = keras.Input((4, 6, 5))
+    pooled = layers.GlobalAveragePooling2D(name="pool")(norm(name="norm")(x))
+    twice = keras.Model(x, [layers.Dense(2)(pooled), pooled])
+    odd = layers.GlobalAveragePooling2D(name="pool")(norm(axis=1, name="norm")(x))
+    largest = layers.GlobalMaxPooling2D(name="pool")(norm(name="norm")(x))
+    for model, reason in (
+        (twice, "it gives an output"),
+        (keras.Model(x, layers.Dense(2)(odd)), "'pool' behind it takes means over"),
+        (keras.Model(x, layers.Dense(2)(largest)), r"'pool' \(Global.* cannot take it"),
+    ):
+        (left,) = kbn.fold_batch_norm(randomized(model)).folding.left
+        assert re.search(reason, left.reason)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -732,7 +783,7 @@ def test_what_has_no_shapes_yet_is_refused():
     model = keras.Sequential([layers.Dense(3), norm()], name="unbuilt")
     with pytest.raises(ValueError, match=r"'unbuilt'.*call it first"):
         kbn.fold_batch_norm(model)
-    with pytest.raises(ValueError, match=r"expects a Keras model, received a str"):
+    with pytest.raises(ValueError, match=r"expects a Keras model or layer.* type str"):
         kbn.fold_batch_norm("model")
 
 

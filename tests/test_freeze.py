@@ -310,13 +310,47 @@ def test_arguments_that_ours_refuses_are_named():
          "no batch norm in Sequential 'plain'. It is not built yet: call it on a"),
         (lambda: Situation("nested", "kbn").model().get_layer("inner").layers[0],
          "There is no batch norm in Dense 'dense'.$"),
-        (lambda: np.zeros(3), "Expected a Keras model or layer, received ndarray."),
+        (lambda: np.zeros(3), "_batch_norm expects a Keras model or layer, received"),
     ],
     ids=["unbuilt", "without", "array"],
 )  # fmt: skip
 def test_model_without_batch_norm_is_refused(function, model, message):
     with pytest.raises(ValueError, match=message):
         getattr(kbn, function)(model())
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow's")
+@both_ways
+def test_freeze_says_which_traced_function_goes_on(train_affine):
+    import tensorflow as tf
+
+    class Steps(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.norm = kbn.BatchNorm(momentum=0.0)
+
+        def call(self, x, training=None):
+            return self.norm(x, training=training)
+
+        @tf.function
+        def train_step(self, x):
+            return self(x, training=True)
+
+    model, (x, _) = Steps(), data(8)
+    model(x, training=False)
+    kbn.unfreeze_batch_norm(kbn.freeze_batch_norm(model, train_affine))  # not traced
+    model.train_step(x)
+    model.norm.reset_running_stats()
+    said = r"^'train_step' of Steps 'steps': a tf\.function that was traced goes on"
+    with pytest.warns(UserWarning, match=said):
+        kbn.freeze_batch_norm(model, train_affine)
+    model.train_step(x)  # as it says
+    np.testing.assert_allclose(
+        values([model.norm.moving_mean])[0], x.mean(0), rtol=1e-5
+    )
+    model.norm.reset_running_stats()
+    tf.function(type(model).train_step.python_function)(model, x)
+    np.testing.assert_array_equal(values([model.norm.moving_mean])[0], np.zeros(6))
 
 
 def test_batch_norm_by_itself_is_a_model_too():
@@ -355,6 +389,7 @@ ARGUMENTS = [
     {"scale": False},
     {"renorm": True},
     {"momentum": None},
+    {"warmup": True},
     {"unbiased": True, "virtual_batch_size": 2},
 ]
 
@@ -367,7 +402,7 @@ def test_layer_with_frozen_statistics_is_inference_that_trains(options, mode):
     runner = Runner(layer, mode, True, shape)
     rng = np.random.default_rng(0)
     for weight in layer.weights:
-        if weight.dtype != "int32":
+        if "int" not in weight.dtype:
             weight.assign(rng.uniform(0.5, 1.5, weight.shape))
     before = values(layer.weights)
     x, dy = (rng.normal(1, 2, shape).astype("float32") for _ in range(2))

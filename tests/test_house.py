@@ -65,7 +65,7 @@ IMPORTS = {
     "surgery.compiling": ("private.keras surgery.graph surgery.remaking", "keras"),
     "surgery.convert": (
         "surgery.compiling surgery.copying surgery.exchange surgery.graph",
-        "keras",
+        "",
     ),
     "surgery.copying": (
         "private.keras surgery.exchange surgery.graph surgery.remaking",
@@ -86,16 +86,19 @@ IMPORTS = {
     "surgery.remaking": ("private.keras surgery.graph", "keras"),
     "surgery.wiring": ("surgery.graph", "keras"),
     "surgery.batches": ("", "keras numpy"),
-    "surgery.forward": ("", "jax keras tensorflow torch"),
-    "surgery.freeze": ("layer surgery.exchange surgery.graph", "keras numpy"),
-    "surgery.population": ("surgery.freeze", "keras numpy"),
+    "surgery.forward": ("surgery.graph", "jax keras tensorflow torch"),
+    "surgery.freeze": (
+        "layer surgery.exchange surgery.forward surgery.graph",
+        "keras numpy",
+    ),
+    "surgery.population": ("moving_average surgery.freeze", "keras numpy"),
     "surgery.statistics": (
         "arguments folding kernels kernels.arithmetic layer surgery.batches "
-        "surgery.forward surgery.freeze surgery.population",
+        "surgery.forward surgery.freeze surgery.graph surgery.population",
         "keras numpy",
     ),
     "surgery.torch_batch_norm": (
-        "layer private.keras surgery.freeze",
+        "layer private.keras private.torch surgery.freeze",
         "keras numpy torch",
     ),
     "__main__": ("kbn demo picture report", "keras rich"),

@@ -47,7 +47,7 @@ def test_signature_begins_with_that_of_keras():
     theirs = list(inspect.signature(KerasBatchNorm.__init__).parameters.values())
     assert len(theirs) == 19  # self, the 17 arguments, **kwargs
     own = [p.name for p in ours if p.kind is p.KEYWORD_ONLY]
-    assert own == ["unbiased", "virtual_batch_size", "freeze_statistics"]
+    assert own == ["unbiased", "warmup", "virtual_batch_size", "freeze_statistics"]
     assert [(p.name, p.default, p.kind) for p in ours if p.name not in own] == [
         (p.name, p.default, p.kind) for p in theirs
     ]
@@ -361,18 +361,101 @@ def test_momentum_none_is_the_average_over_all_batches():
     for batch in batches:
         layer(batch, training=True)
     layer(np.full((32, 3), np.nan, "f4"), training=True)  # nothing enters: not counted
-    assert int(array(layer.num_batches_tracked.value)) == 3
+    np.testing.assert_array_equal(array(layer.num_batches_tracked.value), [3] * 3)
     np.testing.assert_allclose(array(layer.moving_mean.value), means, rtol=1e-6)
     np.testing.assert_allclose(array(layer.moving_variance.value), variances, rtol=1e-6)
 
 
-def test_counter_exists_only_without_momentum():
+@pytest.mark.parametrize("renorm", [False, True])
+def test_counter_is_the_last_weight_and_exists_only_where_it_is_read(renorm):
     names = []
-    for momentum in (0.9, None):
-        layer = kbn.BatchNorm(momentum=momentum)
+    for average in ({}, {"momentum": None}, {"warmup": True}):
+        layer = kbn.BatchNorm(renorm=renorm, **average)
         layer.build((None, 3))
         names.append([w.name for w in layer.weights])
-    assert names[1] == [*names[0], "num_batches_tracked"]
+    assert names[1] == names[2] == [*names[0], "num_batches_tracked"]
+
+
+WARM = [{}, {"momentum": 0.9}, {"momentum": 0.0}, {"renorm": True}, {"scale": False}]
+
+
+@pytest.mark.parametrize("arguments", [*WARM, {"axis": [1, 2]}], ids=str)
+def test_warmup_survives_saving_and_goes_on(arguments, tmp_path):
+    x = data(8, 6, 3, mean=4.0)
+    model = keras.Sequential(
+        [keras.Input((6, 3)), kbn.BatchNorm(warmup=True, **arguments)]
+    )
+    for _ in range(3):
+        model(x, training=True)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    for one in (model, loaded):
+        one(x + 1, training=True)
+    counter = array(loaded.layers[0].num_batches_tracked.value)
+    np.testing.assert_array_equal(counter, np.full(counter.shape, 4))
+    for ours, theirs in zip(loaded.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("arguments", WARM, ids=str)
+@pytest.mark.parametrize("suffix", [".weights.h5", ".keras"])
+def test_file_of_keras_loads_as_warmed_up(arguments, suffix, tmp_path):
+    def build(cls, **own):
+        return keras.Sequential(
+            [keras.Input((3,)), cls(name="norm", **arguments, **own)]
+        )
+
+    theirs, path = disturb(build(KerasBatchNorm)), tmp_path / f"model{suffix}"
+    ours = build(kbn.BatchNorm, warmup=True)
+    (theirs.save_weights if suffix == ".weights.h5" else theirs.save)(path)
+    ours.load_weights(path)
+    *loaded, counter = ours.get_weights()
+    for one, other in zip(loaded, theirs.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    # From now on the average moves as Keras' does.
+    momentum = arguments.get("momentum", 0.99)
+    assert (10 / (counter + 9) <= 1 - momentum + 1e-12).all()
+    assert (10 / (counter + 8) > 1 - momentum).all() or momentum == 0
+    x = data(8, 3, mean=2.0)
+    for model in (ours, theirs):
+        model(x, training=True)
+    for one, other in zip(ours.get_weights(), theirs.get_weights(), strict=False):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_file_of_keras_is_refused_by_the_average_over_all_batches(tmp_path):
+    theirs = keras.Sequential([keras.Input((3,)), KerasBatchNorm(name="norm")])
+    theirs.save_weights(tmp_path / "model.weights.h5")
+    cumulative = kbn.BatchNorm(momentum=None, name="norm")
+    ours = keras.Sequential([keras.Input((3,)), cumulative])
+    with pytest.raises(ValueError, match=r"'norm' averages.*no num_batches_tracked"):
+        ours.load_weights(tmp_path / "model.weights.h5")
+
+
+@pytest.mark.parametrize("average", [{"warmup": True}, {"momentum": None}], ids=str)
+def test_weights_without_the_counter_are_refused_with_the_remedy(average):
+    layer = kbn.BatchNorm(name="norm", **average)
+    layer.build((None, 3))
+    before = layer.get_weights()
+    with pytest.raises(ValueError, match=r"4 arrays.*'norm'.*5 weights.*np\.full"):
+        layer.set_weights([np.ones(3)] * 4)
+    with pytest.raises(ValueError, match="length 3"):  # Keras' own
+        layer.set_weights([np.ones(3)] * 3)
+    for value, old in zip(layer.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(value, old)
+    layer.set_weights([np.ones(3)] * 5)
+    assert layer.get_weights()[4].dtype.kind == "i"
+
+
+def test_frozen_warmup_does_not_count():
+    layer = kbn.BatchNorm(warmup=True, freeze_statistics=True)
+    layer(data(8, 3, mean=4.0), training=True)
+    layer.trainable, layer.freeze_statistics = False, False
+    layer(data(8, 3, mean=4.0), training=True)
+    layer.trainable = True
+    layer(data(8, 3, mean=4.0), training=False)
+    np.testing.assert_array_equal(layer.get_weights()[4], [0, 0, 0])
+    np.testing.assert_array_equal(layer.get_weights()[2], [0, 0, 0])
 
 
 def test_unbiased_variance_has_bessels_correction():
@@ -390,11 +473,13 @@ def test_one_element_says_nothing_of_the_unbiased_variance():
 
 
 @pytest.mark.parametrize(
-    "arguments", [{}, {"renorm": True}, {"momentum": None}], ids=str
+    "arguments",
+    [{}, {"renorm": True}, {"momentum": None}, {"warmup": True, "axis": [0, 1]}],
+    ids=str,
 )
 def test_running_stats_can_be_reset(arguments):
     layer = kbn.BatchNorm(**arguments)
-    layer.build((None, 3))
+    layer.build((8, 3))
     fresh = [array(w.value) for w in layer.weights]
     layer(data(8, 3, mean=4.0), training=True)
     assert any(

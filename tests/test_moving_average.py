@@ -3,10 +3,13 @@
 import keras
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from keras import ops
 
 import kbn
 from kbn import moving_average
+from tests import oracle
 from tests.running import array
 
 
@@ -63,3 +66,88 @@ def test_groups_count_by_their_elements():
     np.testing.assert_allclose(array(entry.tracked), [5 * 8 / 6, 2], rtol=1e-6)
     np.testing.assert_array_equal(array(entry.count), [8, 2])
     np.testing.assert_array_equal(ops.convert_to_numpy(entry.enters), [True, True])
+
+
+@pytest.mark.parametrize(
+    ("momentum", "batches"), [(0.99, 991), (0.9, 91), (0.999, 9991), (0.5, 11), (0, 1)]
+)
+def test_full_is_the_first_batch_with_the_share_of_all_later_ones(momentum, batches):
+    assert moving_average.full(momentum) == batches
+
+
+averages = st.one_of(
+    st.just({"momentum": None}),
+    st.floats(0, 0.999).map(lambda value: {"momentum": value, "warmup": True}),
+    st.floats(0, 1).map(lambda value: {"momentum": value}),
+)
+
+
+@given(
+    average=averages,
+    others=st.fixed_dictionaries(
+        {},
+        optional={"unbiased": st.booleans(), "virtual_batch_size": st.integers(1, 4)},
+    ),
+    seed=st.integers(0, 99),
+)
+def test_statistics_follow_the_recurrence_of_each_channel(average, others, seed):
+    rng = np.random.default_rng(seed)
+    layer = kbn.BatchNorm(**average, **others)
+    state = oracle.State(3, 0, average["momentum"], warmup=layer.warmup)
+    for _ in range(rng.integers(1, 9)):
+        rows = rng.integers(1, 9)
+        # Eighths: their sums are exact in float32.
+        x = np.round(8 * rng.normal(rng.normal(), 1, (rows, 3))) / 8
+        x[0, rng.random(3) < 0.2] = np.nan
+        mask = rng.random((rows, 3)) < rng.choice([0.6, 1.0])
+        state.update(pooled(x, mask, layer))
+        layer(x.astype("float32"), training=True, mask=ops.convert_to_tensor(mask))
+    for name in ("moving_mean", "moving_variance"):
+        got, wanted = array(getattr(layer, name).value), getattr(state, name)
+        np.testing.assert_allclose(got, wanted, rtol=1e-6, atol=1e-6)
+    if average["momentum"] is None or layer.warmup:
+        np.testing.assert_array_equal(
+            array(layer.num_batches_tracked.value), state.batches
+        )
+
+
+def pooled(x, mask, layer):
+    """Mean and variance over the virtual batches of each channel, by their elements."""
+    size = layer.virtual_batch_size or len(x)
+    counts, means, scatters = [], [], []
+    for start in range(0, len(x), size):
+        part, present = (a[start : start + size] for a in (x, mask))
+        counts.append(present.sum(0))
+        total = np.where(present, part, 0).sum(0)
+        means.append(total / np.maximum(counts[-1], 1))
+        distance = np.where(present, part - means[-1], 0)
+        scatters.append((distance**2).sum(0))
+    counts, means, scatters = map(np.array, (counts, means, scatters))
+    count = counts.sum(0)
+    freedom = count - (counts > 0).sum(0) * layer.unbiased
+    mean = (counts * means).sum(0) / np.maximum(count, 1)
+    variance = scatters.sum(0) / np.maximum(freedom, 1)
+    none = np.zeros(3)
+    return oracle.Normalized(none, mean, variance, freedom, none, none, none)
+
+
+def test_channel_that_is_skipped_once_keeps_its_own_count():
+    batches = [np.full((4, 2), value, "float32") for value in (3.0, 5.0, 7.0)]
+    batches[0][0, 1] = np.nan
+    layer = kbn.BatchNorm(momentum=None)
+    for batch in batches:
+        layer(batch, training=True)
+    np.testing.assert_allclose(array(layer.moving_mean.value), [5, 6], rtol=1e-6)
+    np.testing.assert_array_equal(array(layer.num_batches_tracked.value), [3, 2])
+
+
+def test_renorm_statistics_keep_their_own_momentum():
+    layers = [kbn.BatchNorm(renorm=True, warmup=warm) for warm in (False, True)]
+    for layer in layers:
+        for mean in (3.0, 5.0):
+            x = np.random.default_rng(0).normal(mean, 2, (8, 3)).astype("float32")
+            layer(x, training=True)
+    for name in ("renorm_mean", "renorm_stddev"):
+        plain, warm = (array(getattr(layer, name).value) for layer in layers)
+        np.testing.assert_array_equal(plain, warm)
+    assert (array(layers[1].moving_mean.value) > 3).all()

@@ -132,6 +132,7 @@ def test_examples_page_has_every_example():
         "command.py",
         "gallery.py",
         "illnesses.py",
+        "lag.py",
     }  # which the scripts import
     table = re.findall(r"^\| \[`(\w+\.py)`\]", PAGES["docs/examples.md"], re.MULTILINE)
     assert sorted(table) == sorted(files - beside)

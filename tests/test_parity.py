@@ -23,7 +23,8 @@ LAST_PLACE["bfloat16"] = 2.0**-7
 def compute(cls, case, drawn):
     """The last of STEPS calls, and the moving statistics after it."""
     x, dy, gamma, beta, masks = drawn
-    layer = cls(**case.arguments)
+    is_ours = cls is kbn.BatchNorm
+    layer = cls(**(case.own_arguments if is_ours else case.arguments))
     layer.build(case.shape)
     rng = np.random.default_rng(case.number)
     start = {"gamma": gamma, "beta": beta}
@@ -42,6 +43,8 @@ def compute(cls, case, drawn):
     names = ["moving_mean", "moving_variance"]
     if case.renorm is not None:
         names += ["renorm_mean", "renorm_stddev", "moving_stddev"]
+    if is_ours and case.average != "moving":
+        names.append("num_batches_tracked")
     moving = {n: running.array(getattr(layer, n).value) for n in names}
     return layer, outcome, moving
 
@@ -51,7 +54,10 @@ def expect(case, drawn, layer):
     x, dy, gamma, beta, masks = drawn
     gamma = gamma if case.scale else np.ones(case.channels)
     beta = beta if case.center else np.zeros(case.channels)
-    state = oracle.State(case.channels, layer.epsilon, 0.9, case.renorm, 0.8)
+    momentum, warmup = layer.momentum, getattr(layer, "warmup", False)
+    state = oracle.State(
+        case.channels, layer.epsilon, momentum, case.renorm, 0.8, warmup
+    )
     settings = gamma, beta, case.axis, layer.epsilon
     if case.call == "training":
         for step in range(STEPS):
@@ -83,7 +89,10 @@ def errors(case, drawn, cls):
     if case.center and case.call != "frozen":
         found["dbeta"] = (outcome.dbeta, batch.dbeta, affine, dy)
     for name, value in moving.items():
-        found[name] = (value, getattr(state, name), affine)
+        if name == "num_batches_tracked":
+            np.testing.assert_array_equal(value, state.batches)
+        else:
+            found[name] = (value, getattr(state, name), affine)
     result = {}
     for name, (got, wanted, dtype, *magnitude) in found.items():
         assert got.shape == wanted.shape, (name, got.shape, wanted.shape)
@@ -101,11 +110,11 @@ def test_parity(case, parity):
     if case.keras_can:
         keras_layer, keras_outcome, theirs = errors(case, drawn, KerasBatchNorm)
         assert outcome.dtype == keras_outcome.dtype
-        assert [w.name for w in layer.weights] == [w.name for w in keras_layer.weights]
-        assert [w.shape for w in layer.weights] == [
-            w.shape for w in keras_layer.weights
-        ]
-        assert layer.get_config().keys() == keras_layer.get_config().keys()
+        counter = [] if case.average == "moving" else [layer.num_batches_tracked]
+        expected = [(w.name, w.shape) for w in [*keras_layer.weights, *counter]]
+        assert [(w.name, w.shape) for w in layer.weights] == expected
+        own = {"warmup"} if case.average == "warmup" else set()
+        assert layer.get_config().keys() == keras_layer.get_config().keys() | own
     compute_dtype = layer.compute_dtype
     for name, (error, scale, dtype) in ours.items():
         # A 16-bit output is compared by its own last place, what is made of 16-bit

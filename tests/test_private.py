@@ -414,6 +414,21 @@ def test_torch_still_tells_who_sees_a_call():
 
 
 @pytest.mark.skipif(BACKEND != "torch", reason="of torch")
+def test_torch_still_tells_its_hooks():
+    import torch
+
+    from kbn.private import torch as private
+
+    module = torch.nn.BatchNorm1d(2)
+    assert private.hooks(module) == []
+    kinds = {"forward_pre", "forward", "full_backward_pre", "full_backward"}
+    for kind in kinds:
+        getattr(module, f"register_{kind}_hook")(lambda *_: None)
+    assert {f"full_{x}" if "back" in x else x for x in private.hooks(module)} == kinds
+    assert private.hooks(object()) == []
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="of torch")
 @pytest.mark.parametrize(
     "name",
     [

@@ -125,7 +125,22 @@ def test_layer_follows_the_module_for_20_steps(options, kind, axis):
     assert_near(array(layer.moving_mean), module.running_mean.numpy(), 20)
     assert_near(array(layer.moving_variance), module.running_var.numpy(), 20)
     if layer.momentum is None:
-        assert array(layer.num_batches_tracked) == int(module.num_batches_tracked) == 23
+        assert int(module.num_batches_tracked) == 23
+        np.testing.assert_array_equal(array(layer.num_batches_tracked), 23)
+
+
+@needs_torch
+def test_batches_of_a_module_count_for_a_warmup():
+    module = module_of("BatchNorm1d", {})  # has seen 3
+    layer = kbn.from_torch_batch_norm(module, warmup=True)
+    start = array(layer.moving_mean)
+    x, _ = batch((8, 5), 0)
+    layer(x, training=True)
+    share = 10 / (4 + 9)
+    moved = start + share * (x.astype("f8").mean(0) - start)
+    np.testing.assert_allclose(array(layer.moving_mean), moved, rtol=1e-6)
+    layer(np.where([1, 0, 1, 1, 1], x, np.nan), training=True)
+    assert int(kbn.to_torch_batch_norm(layer).num_batches_tracked) == 5
 
 
 @needs_torch
@@ -249,6 +264,30 @@ class Activated(torch.nn.BatchNorm2d if torch else object):
         return super().forward(x).relu()
 
 
+class Called(torch.nn.BatchNorm2d if torch else object):
+    def __call__(self, x):
+        return super().__call__(x).relu()
+
+
+def with_hook(kind):
+    module = torch.nn.BatchNorm2d(5)
+    getattr(module, f"register_{kind}_hook")(lambda *_: None)
+    return module
+
+
+def patched():
+    module = torch.nn.BatchNorm2d(5)
+    own = module.forward
+    module.forward = lambda x: own(x).relu()
+    return module
+
+
+def parametrized():
+    module, parametrize = torch.nn.BatchNorm2d(5), torch.nn.utils.parametrize
+    parametrize.register_parametrization(module, "weight", torch.nn.Softplus())
+    return module
+
+
 class Renamed(torch.nn.BatchNorm2d if torch else object):
     pass
 
@@ -264,6 +303,14 @@ FROM_REFUSED = {
     "layer": (lambda: kbn.BatchNorm(), "received BatchNormalization"),
     "lazy": (lambda: torch.nn.LazyBatchNorm1d(), "not know its channels yet: run"),
     "derived": (lambda: Activated(5), "Activated is a BatchNorm2d with a forward"),
+    # https://github.com/pytorch/pytorch/issues/187298
+    "called": (lambda: Called(5), "Called is a BatchNorm2d with a __call__"),
+    "patched": (lambda: patched(), "BatchNorm2d with a forward.. of its own, which"),
+    "hook": (lambda: with_hook("forward"), "a forward hook, which a layer would not"),
+    "before": (lambda: with_hook("forward_pre"), "a forward-pre hook"),
+    "gradient": (lambda: with_hook("full_backward"), "a backward hook"),
+    "gradient before": (lambda: with_hook("full_backward_pre"), "a backward-pre hook"),
+    "weights": (lambda: parametrized(), "a parametrization of its weight"),
     "untracked": (
         lambda: torch.nn.BatchNorm1d(5, track_running_stats=False),
         r"BatchNorm1d\(track_running_stats=False\) uses the batch's statistics in",

@@ -152,11 +152,13 @@ VARIANTS = [
     ("bfloat16", {"dtype": "mixed_bfloat16"}, (3, 5)),
     ("unbiased", {"unbiased": True}, (5,)),
     ("cumulative", {"momentum": None}, (5,)),
+    ("warmup", {"warmup": True}, (5,)),
     ("virtual batches", {"virtual_batch_size": 3}, (2, 5)),
     ("synchronized", {"synchronized": True}, (5,)),
     ("two axes", {"axis": [1, 3]}, (3, 2, 4)),
 ]
-OURS_ONLY = ("unbiased", "cumulative", "virtual batches", "synchronized", "two axes")
+OURS_ONLY = ("unbiased", "cumulative", "warmup")
+OURS_ONLY += ("virtual batches", "synchronized", "two axes")
 VARIANTS = [
     pytest.param(layer, options, shape, id=f"{name}-{layer}")
     for name, options, shape in VARIANTS
@@ -202,7 +204,8 @@ def test_every_kind_of_layer_gets_the_population(layer, options, shape):
     moving = ("moving_mean", "moving_variance", "moving_stddev")
     for variable, old in zip(layer.weights, before, strict=True):
         if variable.name == "num_batches_tracked":
-            assert values([variable])[0] == len(SIZES)
+            number = 991 if layer.warmup else len(SIZES)
+            np.testing.assert_array_equal(values([variable])[0], [number] * 5)
         elif variable.name not in moving:
             np.testing.assert_array_equal(values([variable])[0], old)
 
@@ -411,6 +414,64 @@ def test_model_without_batch_norm_is_refused():
     model = keras.Sequential([keras.Input((FEATURES,)), keras.layers.Dense(1)])
     with pytest.raises(ValueError, match="There is no batch norm in Sequential"):
         update(model, data(5)[0])
+
+
+class Insisting(keras.Model):
+    """It calls its batch norm in inference, whatever it is told."""
+
+    def __init__(self, also=False):
+        super().__init__()
+        self.norm = kbn.BatchNorm(name="norm")
+        self.other = kbn.BatchNorm() if also else None
+
+    def call(self, x, training=None):
+        x = self.norm(x, training=False)
+        return self.other(x, training=training) if self.other else x
+
+
+def test_reason_is_that_the_model_insists_on_inference():
+    x, _ = data(5)
+    with pytest.raises(ValueError, match=r"'insist.*calls 'norm' with training=False"):
+        update(Insisting(), x)
+    model = Insisting(also=True)
+    update(model, x)  # the other one moves
+    assert values([model.other.moving_mean])[0].any()
+    with pytest.raises(ValueError, match=r"batch norm: the batches are empty, masked"):
+        update(Insisting(also=True), np.full((3, FEATURES), np.nan, "f4"))
+
+
+class Unused(Insisting):
+    def call(self, x, training=None):
+        return x
+
+
+def test_reason_is_that_nothing_calls_a_batch_norm():
+    model = Unused()
+    model.norm.build((None, FEATURES))
+    with pytest.raises(ValueError, match=r"'unused.*' calls none of its batch norms\."):
+        update(model, data(5)[0])
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow's")
+@pytest.mark.parametrize("called", [False, True])
+def test_reason_is_a_function_that_was_traced_before(called):
+    import tensorflow as tf
+
+    class Traced(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.norm = kbn.BatchNorm()
+
+        @tf.function
+        def call(self, x, training=None):
+            return self.norm(x, training=training)
+
+    model, (x, _) = Traced(), data(5)
+    if called:
+        model(x, training=False)
+    reason = r"'call' of Traced 'traced' is a tf.function that was traced before"
+    with pytest.raises(ValueError, match=reason):
+        update(model, x)
 
 
 # --- what stays as it was

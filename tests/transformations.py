@@ -62,7 +62,7 @@ def rows():
 
 def judge(row, ours):
     """The row with Keras' layer, and with `ours`."""
-    return Verdict(row, _tried(row, keras.layers.BatchNormalization), _tried(row, ours))
+    return Verdict(row, tried(row, keras.layers.BatchNormalization), tried(row, ours))
 
 
 def draw(shape, seed=0, dtype="float32"):
@@ -71,7 +71,8 @@ def draw(shape, seed=0, dtype="float32"):
     return rng.normal(0.5, 1.5, size=shape).astype(dtype)
 
 
-def _tried(row, layer_class):
+def tried(row, layer_class):
+    """Its numbers, or the exception."""
     keras.backend.clear_session(free_memory=False)
     keras.utils.set_random_seed(0)
     try:

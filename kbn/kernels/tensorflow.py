@@ -99,7 +99,9 @@ def normalize_fixed(
     if x.dtype == tf.float64 or _under_xla():
         return reference.normalize_fixed(*given)
     is_image = len(x.shape) == 4 and axis == 3 and x.shape[3]
-    if not (is_image and is_onednn_enabled()) or _known_elements(x) <= SMALL_FIXED:
+    # On a GPU the fused op has no deterministic gradient here.
+    fuses = is_image and is_onednn_enabled() and _known_elements(x) > SMALL_FIXED
+    if not fuses or _on_gpu():
         return tensorflow_formula.normalize_fixed(*given)
     y, *_ = tf.raw_ops.FusedBatchNormV3(
         x=x,
@@ -162,7 +164,9 @@ def _plan(x: Tensor, axis: int) -> tuple[str, ...]:
         return ("gpu",)
     elements = _known_elements(x)
     known = x.shape.is_fully_defined()
-    if not elements or (not known and elements <= SMALL_SAMPLE):
+    # Images of unknown size are no small samples, whatever their channels are.
+    sized = len(x.shape) < 4 or None not in x.shape[1:]
+    if not elements or (not known and sized and elements <= SMALL_SAMPLE):
         return ("guarded",)
     tall = _tall(x.shape[axis]) * x.shape[axis]
     limits = {"formula": SMALL, "fused": max(SMALL, tall), "tall": math.inf}
@@ -272,7 +276,14 @@ def _compiled_rows(rank: int, dtype: Any, epsilon: float) -> Any:
 
 
 def _on_gpu() -> bool:
-    return bool(tf.config.list_logical_devices("GPU"))
+    """Whether an op that is made here and now runs on a GPU.
+
+    Where no device is named in a graph, TensorFlow takes a GPU that is there.
+    """
+    if not tf.config.list_logical_devices("GPU"):
+        return False
+    device = tf.zeros(()).device or "GPU:0"
+    return bool(tf.DeviceSpec.from_string(device).device_type == "GPU")
 
 
 def _replicas() -> int:

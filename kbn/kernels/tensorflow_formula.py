@@ -90,7 +90,10 @@ class Formula:
             dgamma = sum(dy * z),  dbeta = sum(dy)
         """
         narrow = x.dtype
-        centred = tf.cast(x, gamma.dtype) - self._along(pilot)
+        # Once dy is there: else TensorFlow finds the same difference in `forward`, and
+        # keeps it until now, in float32 whatever x is.
+        with tf.control_dependencies([dy]):
+            centred = tf.cast(x, gamma.dtype) - self._along(pilot)
         dy = tf.cast(dy, gamma.dtype)
         inverse = tf.math.rsqrt(variance + self._epsilon)
         dbeta = self._total(dy)

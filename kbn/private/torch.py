@@ -1,8 +1,20 @@
 """What kbn uses of torch that is private, as torch 2.13 has it."""
 
+from typing import Any
+
 
 def _cannot_tell() -> bool:
     return True
+
+
+def hooks(module: Any) -> list[str]:
+    """The kinds of hooks that run when a module is called, of those that it has.
+
+    Without a name there is none of that kind.
+    """
+    # https://github.com/pytorch/pytorch/blob/v2.13.0/torch/nn/modules/module.py#L480
+    kinds = ("forward_pre", "forward", "backward_pre", "backward")
+    return [kind for kind in kinds if getattr(module, f"_{kind}_hooks", None)]
 
 
 # is_transformed(): whether anything but autograd sees what is called now: a transform

@@ -76,8 +76,9 @@ def _carry_state(model: Any, twin: Any, layers: dict[Layer, Layer]) -> None:
     twins = {
         id(given): made
         for layer, other in layers.items()
+        # Those that train come first; a counter may have gone.
         for given, made in zip(
-            graph.own_variables(layer), graph.own_variables(other), strict=True
+            graph.own_variables(layer), graph.own_variables(other), strict=False
         )
     }
     theirs, ours = model.optimizer, twin.optimizer

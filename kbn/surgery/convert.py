@@ -3,8 +3,6 @@
 import logging
 from typing import Any
 
-import keras
-
 from kbn.surgery import compiling, copying, exchange, graph
 from kbn.surgery.exchange import Ours, Theirs
 
@@ -30,8 +28,9 @@ def convert_batch_norm(model: Any, back: bool = False, in_place: bool = False) -
 
     Returns:
         The copy, or `model` with `in_place=True`. Subclasses of either layer are left
-        as they are, and named by the logger. A subclassed model that is loaded from a
-        file has what its code makes, so it is to be converted again.
+        as they are, and named by the logger; so is a layer that loses `warmup=True` on
+        the way back. A subclassed model that is loaded from a file has what its code
+        makes, so it is to be converted again.
 
     Raises:
         ValueError: A layer cannot be copied, or the other batch norm cannot have its
@@ -50,11 +49,7 @@ def convert_batch_norm(model: Any, back: bool = False, in_place: bool = False) -
         >>> isinstance(model.get_layer("norm"), kbn.BatchNorm)
         False
     """
-    if not isinstance(model, keras.layers.Layer):
-        raise ValueError(
-            "convert_batch_norm expects a Keras model or layer. Received: "
-            f"{model!r} (of type {type(model).__name__})."
-        )
+    graph.require_layer(model, "convert_batch_norm")
     old, new = (Ours, Theirs) if back else (Theirs, Ours)
     # Whatever is refused is refused before anything is made.
     others = _counterparts(model, old, new)

@@ -5,6 +5,7 @@ of several models; and the optimizer keeps the state of its weights. Both classe
 on `keras.layers.Layer` and have the same weights under the same names.
 """
 
+import logging
 from typing import Any
 
 import keras
@@ -13,6 +14,8 @@ from kbn.layer import BatchNormalization
 from kbn.private import keras as private
 from kbn.surgery import graph
 from kbn.surgery.graph import Layer
+
+_log = logging.getLogger(__name__)
 
 Theirs = keras.layers.BatchNormalization
 Ours = BatchNormalization
@@ -30,6 +33,13 @@ def counterpart(layer: Layer, cls: Any) -> Layer:
         raise ValueError(
             f"Layer '{layer.name}' cannot become {name}, which has no "
             f"{' and no '.join(own)}."
+        )
+    if cls is Theirs and config.pop("warmup", False):
+        _log.warning(
+            "'%s' loses warmup=True, which Keras' layer does not have: its moving "
+            "statistics go on from where they are, by momentum=%g.",
+            layer.name,
+            config["momentum"],
         )
     try:
         other = cls.from_config(config)
@@ -54,7 +64,8 @@ def keeps_weights(layer: Layer, other: Layer) -> bool:
 
     Ours are float32 or wider under every dtype policy, Keras' may be of 16 bits.
     """
-    return [v.dtype for v in layer.weights] == [v.dtype for v in other.weights]
+    dtypes = {v.name: v.dtype for v in layer.weights}
+    return all(dtypes[v.name] == v.dtype for v in other.weights)
 
 
 def become(layer: Layer, other: Layer) -> None:
@@ -65,6 +76,11 @@ def become(layer: Layer, other: Layer) -> None:
     build = private.wrapped_build(layer, type(other))
     if layer.built and not other.built:
         other.build(**_shapes(layer))
+    names = [variable.name for variable in graph.own_variables(other)]
+    for variable in graph.own_variables(layer):
+        if layer.built and variable.name not in names:  # the counter of a warm-up
+            private.untrack(layer, variable)
+            object.__delattr__(layer, variable.name)
     if not keeps_weights(layer, other):
         _take_weights(layer, other)
     layer.__class__ = type(other)
@@ -80,7 +96,7 @@ def _beyond_keras(config: dict[str, Any]) -> list[str]:
     own = (
         config.keys()
         - Theirs(name="any").get_config().keys()
-        - {"activity_regularizer"}
+        - {"activity_regularizer", "warmup"}
     )
     said = [name for name in config if name in own]
     if config["momentum"] is None:

@@ -54,7 +54,8 @@ def fold_batch_norm(model: Any, verbose: bool = False, probe: Any = None) -> Any
     scale = gamma / sqrt(moving_variance + epsilon) and shift = beta - scale *
     moving_mean. A convolution (Conv1D to Conv3D, transposed, depthwise, separable),
     Dense or EinsumDense before it takes both into its kernel and bias; so does one
-    behind it that sees no padding. The new weights are computed in float64.
+    behind it that sees no padding, global average pooling in between or not. The new
+    weights are computed in float64.
 
     A batch norm stays where that would not be exact: something else reads the value in
     between, an activation is in between, its channels are on another axis, either layer
@@ -95,10 +96,7 @@ def fold_batch_norm(model: Any, verbose: bool = False, probe: Any = None) -> Any
         >>> folded.folding.difference < 1e-5
         True
     """
-    if not isinstance(model, keras.layers.Layer):
-        raise ValueError(
-            f"fold_batch_norm expects a Keras model, received a {type(model).__name__}."
-        )
+    graph.require_layer(model, "fold_batch_norm")
     if not graph.has_graph(model):
         raise ValueError(
             f"fold_batch_norm cannot rewire '{model.name}' ({type(model).__name__}): "

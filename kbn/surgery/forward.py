@@ -1,9 +1,12 @@
 """A forward pass, compiled as far as the backend compiles anything."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import keras
+
+from kbn.surgery import graph
 
 Step = Callable[[Any], Any]
 
@@ -72,3 +75,24 @@ def _jax(model: Any, step: Step) -> Step:
             ) from error
 
     return run
+
+
+def traced(model: Any) -> list[str]:
+    """The `tf.function`s of the user's own in `model` that have been traced, in words.
+
+    They play back what their layers were, and call none of them again.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return []
+    import tensorflow as tf
+
+    kind = tf.types.experimental.PolymorphicFunction
+    return [
+        f"'{name}' of {type(layer).__name__} '{layer.name}'"
+        for layer in graph.descendants(model)
+        for name in sorted(
+            {*vars(layer), *(x for c in type(layer).__mro__ for x in vars(c))}
+        )
+        if isinstance(inspect.getattr_static(layer, name, None), kind)
+        and getattr(layer, name).experimental_get_tracing_count()
+    ]

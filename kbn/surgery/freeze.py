@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from kbn.layer import BatchNormalization
-from kbn.surgery import exchange, graph
+from kbn.surgery import exchange, forward, graph
 
 Layer = Any
 Model = Any
@@ -30,7 +30,8 @@ def freeze_batch_norm(model: Model, train_affine: bool = False) -> Model:
     A compiled model need not be compiled again: what Keras has traced for it is made
     anew, and where the trainable weights changed, so is the optimizer, from its config,
     with its state for the weights that stay. That is done for `model` itself. A model
-    around it, or a training step of your own, has to be compiled or traced again.
+    around it, or a training step of your own, has to be compiled or traced again; a
+    warning names the `tf.function`s in `model` that have been traced.
 
     Args:
         model: A model or layer: sequential, functional or subclassed. It is changed in
@@ -62,7 +63,7 @@ def freeze_batch_norm(model: Model, train_affine: bool = False) -> Model:
         >>> len(model.trainable_weights)
         2
     """
-    norms = require(model)
+    norms = require(model, "freeze_batch_norm")
     before = list(model.trainable_variables)
     if train_affine:
         # All templates first: where one is refused, nothing has been changed.
@@ -102,7 +103,7 @@ def unfreeze_batch_norm(model: Model) -> Model:
         >>> model.layers[0].get_weights()[2]
         array([5., 5., 5.], dtype=float32)
     """
-    norms = require(model)
+    norms = require(model, "unfreeze_batch_norm")
     before = list(model.trainable_variables)
     for layer, inside_frozen in norms:
         _set_freeze_statistics(layer, False)
@@ -145,12 +146,9 @@ def describe(model: Model) -> str:
     return f"{type(model).__name__} {getattr(model, 'name', '')!r}"
 
 
-def require(model: Model) -> list[tuple[Layer, bool]]:
-    """`batch_norms(model)`, of which there must be one."""
-    if not isinstance(model, keras.layers.Layer):
-        raise ValueError(
-            f"Expected a Keras model or layer, received {type(model).__name__}."
-        )
+def require(model: Model, function: str) -> list[tuple[Layer, bool]]:
+    """`batch_norms(model)`, of which there must be one, for a public function."""
+    graph.require_layer(model, function)
     found = batch_norms(model)
     if not found:
         built = getattr(model, "built", True)
@@ -184,6 +182,13 @@ def _follow(model: Model, before: list[Variable]) -> None:
     """
     if list(map(id, model.trainable_variables)) != list(map(id, before)):
         _renew_optimizer(model, before)
+    if functions := forward.traced(model):
+        warnings.warn(
+            f"{', '.join(functions)}: a tf.function that was traced goes on with the "
+            "batch norms as they were. Trace it again: make a new tf.function of its "
+            "python_function, or the model anew.",
+            stacklevel=3,
+        )
     for name in ("train", "test", "predict"):
         if getattr(model, f"{name}_function", None) is not None:
             getattr(model, f"make_{name}_function")(force=True)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import reprlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -40,6 +41,27 @@ class Call:
         """Whether it is, or may be, a call in training, whatever the model's is."""
         training = self.keywords.get("training")
         return training is not None and training is not False
+
+
+def require_layer(model: Any, function: str, hint: str = "") -> None:
+    """Refuse what is no layer of Keras 3, in the name of a public function.
+
+    Raises:
+        ValueError: It is none; says what it is.
+    """
+    if isinstance(model, keras.layers.Layer):
+        return
+    kind = type(model)
+    if any(cls.__module__.partition(".")[0] == "tf_keras" for cls in kind.__mro__):
+        raise ValueError(
+            f"{function} takes models of Keras 3, and this {kind.__name__} is one of "
+            "tf_keras, which is Keras 2. Make the model with `import keras`; "
+            "set_weights(old.get_weights()) gives it the weights."
+        )
+    raise ValueError(
+        f"{function} expects a Keras model or layer, received {reprlib.repr(model)}, "
+        f"of type {kind.__name__}.{hint}"
+    )
 
 
 def has_graph(layer: Layer) -> bool:

@@ -18,6 +18,13 @@ from kbn.surgery.exchange import Ours, Theirs
 from kbn.surgery.graph import Call, Layer
 from kbn.surgery.wiring import Value, Wiring
 
+# Means over all places: that of an affine map is the map of the mean.
+MEANS = (
+    layers.GlobalAveragePooling1D,
+    layers.GlobalAveragePooling2D,
+    layers.GlobalAveragePooling3D,
+)
+
 # In inference they give what they get.
 IDENTITIES = (
     layers.AlphaDropout,
@@ -97,7 +104,7 @@ class _Planner:
             self._take(taker, "before", absorb.after, call, affine)
         except Inexact as first:
             try:
-                taker = self._behind(call)
+                taker, affine = self._behind(call, affine)
                 self._take(taker, "behind", absorb.before, call, affine)
             except Inexact as second:
                 raise Inexact(f"{first}; {second}") from None
@@ -134,8 +141,8 @@ class _Planner:
                 return giver
             value, reader = self.wiring.value(giver.main), giver
 
-    def _behind(self, call: Call) -> Call:
-        """What alone reads what `call` gives."""
+    def _behind(self, call: Call, affine: Affine) -> tuple[Call, Affine]:
+        """What alone reads what `call` gives, and the map as it is there."""
         value: Value = self.wiring.value(call.outputs[0])
         while True:
             readers = [reader for reader in value.readers if reader is not None]
@@ -144,8 +151,10 @@ class _Planner:
             if len(readers) > 1:
                 raise Inexact(f"{len(readers)} calls read it")
             (reader,) = readers
-            if not self._is_identity(reader, call.layer):
-                return reader
+            if type(reader.layer) in MEANS and self._keeps(reader, call.layer):
+                affine = _of_means(affine, reader.layer)
+            elif not self._is_identity(reader, call.layer):
+                return reader, affine
             value = self.wiring.value(reader.outputs[0])
 
     def _take(
@@ -176,9 +185,13 @@ class _Planner:
         linear = type(layer) is layers.Activation and (
             layer.activation is keras.activations.linear
         )
+        return (linear or type(layer) in IDENTITIES) and self._keeps(call, norm)
+
+    def _keeps(self, call: Call, norm: Layer) -> bool:
+        """Whether nothing but what its layer is there for happens in a call."""
+        layer = call.layer
         return (
-            (linear or type(layer) in IDENTITIES)
-            and not self._trains(call)
+            not self._trains(call)
             and layer.activity_regularizer is None
             and layer.compute_dtype == norm.compute_dtype
         )
@@ -196,6 +209,20 @@ class _Planner:
     def _said(self, layer: Layer) -> str:
         name = self.wiring.names[layer]
         return f"'{name}' ({type(layer).__name__})"
+
+
+def _of_means(affine: Affine, layer: Layer) -> Affine:
+    """The same map behind a mean over all axes but the first and the channels'.
+
+    Raises:
+        Inexact: It is another one at other places.
+    """
+    channels = 1 if layer.data_format == "channels_first" else affine.rank - 1
+    if affine.axes != [channels]:
+        raise Inexact(f"'{layer.name}' behind it takes means over its channels")
+    if layer.keepdims:
+        return affine
+    return affine._replace(axes=[1], rank=2)
 
 
 def _affine(call: Call) -> Affine:

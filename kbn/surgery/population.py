@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
+from kbn import moving_average
 from kbn.surgery.freeze import Layer, Variable
 
 # Of the deviation or variance of a channel. What rounding alone moves from one pass to
@@ -17,10 +18,9 @@ class Population:
 
     def __init__(self, layer: Layer) -> None:
         channels = int(np.prod(layer.moving_mean.shape))
-        self.count, self.mean, self.scatter = np.zeros((3, channels))
+        self.count, self.mean, self.scatter, self.batches = np.zeros((4, channels))
         self.unbiased = getattr(layer, "unbiased", False)
         self.epsilon = layer.epsilon
-        self.batches = 0
         self.skipped = np.zeros(channels, bool)
 
     def add(self, count: Any, mean: Any, offset: Any, variance: Any) -> None:
@@ -37,7 +37,7 @@ class Population:
         finite = np.isfinite(mean) & np.isfinite(variance)
         self.skipped |= (~finite & (count > 0)).any(axis=0)
         count = np.where(finite, count, 0)
-        self.batches += bool(count.any())
+        self.batches += count.any(axis=0)
         for n, m, v in zip(count, mean, variance, strict=True):
             enters = n > 0
             total = self.count + n
@@ -70,11 +70,13 @@ class Population:
             "moving_mean": self.mean,
             "moving_variance": variance,
             "moving_stddev": np.sqrt(variance + self.epsilon),
+            "num_batches_tracked": self.batches,
         }
+        if getattr(layer, "warmup", False):
+            values["num_batches_tracked"] = np.full(
+                len(self.mean), moving_average.full(layer.momentum)
+            )
         for variable in self.variables(layer):
-            if variable.name == "num_batches_tracked":
-                variable.assign(self.batches)
-                continue
             old = np.ravel(ops.convert_to_numpy(ops.cast(variable, "float32")))
             new = np.where(self.enters(), values[variable.name], old)
             variable.assign(new.reshape(variable.shape))

@@ -39,7 +39,7 @@ def from_config(layer: Layer, **changes: Any) -> Layer:
             twin = cls.from_config(config)
     except Exception as error:
         raise uncopied(
-            layer, f"its config does not make it again ({last_line(error)})"
+            layer, f"its config does not make it again ({last_line(error, layer)})"
         ) from error
     for name, function in functions.items():
         setattr(twin, name, function)
@@ -106,11 +106,22 @@ def uncopied(layer: Layer, reason: str) -> ValueError:
     )
 
 
-def last_line(error: Exception) -> str:
-    """What is wrong: Keras puts it behind all that it was given."""
+def last_line(error: Exception, layer: Layer = None) -> str:
+    """What is wrong with `layer`: Keras puts it behind all that it was given."""
     if isinstance(error, NotImplementedError):
-        return "it was made with what no config holds, and has no get_config()"
+        owner = _raiser(error)
+        if owner is None or owner is layer:
+            return "it was made with what no config holds, and has no get_config()"
+        return f"its {type(owner).__name__} has no get_config()"
     return str(error).strip().rpartition("\n")[2]
+
+
+def _raiser(error: BaseException) -> Any:
+    """The object whose method raised an error."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return None if trace is None else trace.tb_frame.f_locals.get("self")
 
 
 def _takes(cls: type, key: str) -> bool:

@@ -14,7 +14,7 @@ from keras import ops
 from kbn import arguments, folding, kernels
 from kbn.kernels.arithmetic import along, at_least_one, wide_dtype
 from kbn.layer import BatchNormalization
-from kbn.surgery import forward
+from kbn.surgery import forward, graph
 from kbn.surgery.batches import Batches, Inputs
 from kbn.surgery.freeze import (
     KERAS,
@@ -54,7 +54,8 @@ def update_bn_stats(
     elements do not enter, as in training; neither does a channel of a batch that is not
     finite, with a warning. With `renorm=True`, `moving_stddev` follows, while
     `renorm_mean` and `renorm_stddev`, which only training reads, stay; with
-    `momentum=None`, `num_batches_tracked` is the number of batches.
+    `momentum=None`, `num_batches_tracked` is the number of batches, and with
+    `warmup=True` the warm-up is over.
 
     The model runs in inference mode: no dropout, no noise, no augmentation. Only batch
     norms use the batch's statistics, and of these only such as do so in training: one
@@ -103,13 +104,9 @@ def update_bn_stats(
         Wu & Johnson (2021), "Rethinking 'Batch' in BatchNorm", section 3,
         https://arxiv.org/abs/2105.07576.
     """
-    if not isinstance(model, keras.layers.Layer):
-        swapped = isinstance(data, keras.layers.Layer)
-        hint = " Did you mean update_bn_stats(model, data)?" if swapped else ""
-        raise ValueError(
-            "update_bn_stats expects a Keras model or layer first, received a "
-            f"{type(model).__name__}.{hint}"
-        )
+    swapped = isinstance(data, keras.layers.Layer)
+    hint = " Did you mean update_bn_stats(model, data)?" if swapped else ""
+    graph.require_layer(model, "update_bn_stats", hint)
     Update(model, data, steps, exact, batch_size=batch_size, verbose=verbose)()
 
 
@@ -154,7 +151,8 @@ class Update:
                 raise ValueError("There is no batch in `data`.")
             if not model.built or not all(x.built for x, _ in batch_norms(model)):
                 model(first, training=False)
-            norms = [layer for layer, _ in require(model) if not is_frozen(layer)]
+            found_norms = require(model, "update_bn_stats")
+            norms = [layer for layer, _ in found_norms if not is_frozen(layer)]
             if not norms:
                 raise ValueError(
                     f"Every batch norm in {describe(model)} is frozen: its statistics "
@@ -186,11 +184,8 @@ class Update:
             kept[fixed] = Pass(self._model, norms, fixed)
         found = kept[fixed](batches, self._batches.size, self._verbose)
         if not any(population.enters().any() for population in found):
-            raise ValueError(
-                "No element of `data` reached a batch norm: the batches are empty, "
-                f"masked or not finite, or {describe(self._model)} calls none of its "
-                "batch norms."
-            )
+            why = kept[fixed].why_nothing()
+            raise ValueError(f"No element of `data` reached a batch norm: {why}")
         for layer, population in zip(norms, found, strict=True):
             population.assign(layer)
         return found
@@ -213,6 +208,7 @@ class Pass:
     def __init__(self, model: Model, norms: list[Layer], fixed: bool) -> None:
         self._model, self._norms, self._fixed = model, norms, fixed
         self._notes: list[Note] = []
+        self._called: dict[Layer, bool] = {}  # whether the model insisted on inference
         self._forward = forward.compiled(model, self._step)
 
     def __call__(
@@ -232,6 +228,25 @@ class Pass:
         bar.target = number  # which may have been unknown
         bar.update(number, finalize=True)
         return found
+
+    def why_nothing(self) -> str:
+        """Why no batch norm has got an element."""
+        model, insisted = describe(self._model), [*self._called.values()]
+        if insisted and all(insisted):
+            names = ", ".join(f"'{layer.name}'" for layer in self._called)
+            return (
+                f"{model} calls {names} with training=False, whatever it is called "
+                "with itself. Hand its `training` on."
+            )
+        if insisted:
+            return "the batches are empty, masked or not finite."
+        if functions := forward.traced(self._model):
+            return (
+                f"{', '.join(functions)} is a tf.function that was traced before, and "
+                "nobody can see what it gives its layers. Leave the decorator out: "
+                "Keras compiles the model."
+            )
+        return f"{model} calls none of its batch norms."
 
     def _step(self, x: Inputs) -> list[Note]:
         self._notes = []
@@ -263,7 +278,9 @@ class Pass:
         def heard(*args: Any, **kwargs: Any) -> Any:
             given = signature.bind(*args, **kwargs)
             training = given.arguments.get("training")
-            if not training and training is not INFERENCE:
+            insists = not training and training is not INFERENCE
+            self._called[layer] = insists and self._called.get(layer, True)
+            if insists:
                 return call(*args, **kwargs)  # the model insists on it
             inputs, mask = given.args[0], given.arguments.get("mask")
             moments, y = _normalized(layer, inputs, mask)

@@ -1,5 +1,6 @@
 """Batch norms of PyTorch as layers of ours, and the other way round."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -8,6 +9,7 @@ from keras import ops
 
 from kbn.layer import BatchNormalization
 from kbn.private import keras as private
+from kbn.private import torch as private_torch
 from kbn.surgery.freeze import KERAS, Layer, describe, is_frozen
 
 Module = Any
@@ -38,8 +40,10 @@ def from_torch_batch_norm(
 
     Raises:
         ImportError: PyTorch is not installed.
-        ValueError: `module` is of another class, is lazy and has not seen a batch, or
-            does not track statistics, which a layer of Keras always does.
+        ValueError: `module` is of another class, is lazy and has not seen a batch,
+            does more than its class's `forward` (a method of its own, a hook, a
+            parametrization), or does not track statistics, which a layer of Keras
+            always does.
 
     Example:
         >>> import kbn, torch
@@ -75,7 +79,8 @@ def from_torch_batch_norm(
         # Else a saved model would build it for rank 2 before it sees its inputs.
         private.forget_build_shapes(layer)
     for ours, theirs in _pairs(layer, module):
-        ours.assign(np.array(theirs.detach().cpu().to(torch.float64).numpy()))
+        values = theirs.detach().cpu().to(torch.float64).numpy()
+        ours.assign(np.array(np.broadcast_to(values, ours.shape)))
     return layer
 
 
@@ -86,7 +91,8 @@ def to_torch_batch_norm(layer: Layer, dimensions: int | None = None) -> Module:
     the running variance where the layer has `unbiased=True`, as torch always tracks the
     unbiased one. The module expects its channels on axis 1, wherever the layer has
     them. Where the layer has no gamma or beta but the other, the module has ones or
-    zeros that do not train. Regularizers and constraints have no place in a module. A
+    zeros that do not train. Regularizers, constraints and `warmup` have no place in a
+    module, and it counts its batches once, not for each channel. A
     frozen layer becomes a module in `eval()` mode, with `requires_grad` as gamma and
     beta train; `train()` on a module around it would undo that.
 
@@ -126,7 +132,9 @@ def to_torch_batch_norm(layer: Layer, dimensions: int | None = None) -> Module:
     trains = layer.trainable
     with torch.no_grad():
         for ours, theirs in _pairs(layer, module):
-            theirs.copy_(torch.tensor(np.array(ops.convert_to_numpy(ours))))
+            values = np.array(ops.convert_to_numpy(ours))
+            # One number of batches for all channels.
+            theirs.copy_(torch.tensor(values if theirs.ndim else values.max(initial=0)))
     if layer.scale or layer.center:
         module.weight.requires_grad_(trains and layer.scale)
         module.bias.requires_grad_(trains and layer.center)
@@ -161,10 +169,10 @@ def _kind(torch: Any, module: Module) -> str:
             "Expected a torch.nn.BatchNorm1d, BatchNorm2d, BatchNorm3d or "
             f"SyncBatchNorm, received {given}."
         )
-    if type(module).forward is not theirs.forward:
+    for what in _beside(torch, module, theirs):
         raise ValueError(
-            f"{given} is a {kind} with a forward() of its own, which a layer would not "
-            "follow."
+            f"{given} is a {kind} with {what}, which a layer would not follow. Take "
+            "that out of the module, and put a layer that does it beside this one."
         )
     if module.running_mean is None:
         raise ValueError(
@@ -178,6 +186,18 @@ def _kind(torch: Any, module: Module) -> str:
             "takes the statistics over the default group."
         )
     return kind
+
+
+def _beside(torch: Any, module: Module, cls: Any) -> Iterator[str]:
+    """What a module does beside the `forward` of its class of torch."""
+    if type(module).forward is not cls.forward or "forward" in vars(module):
+        yield "a forward() of its own"
+    if type(module).__call__ is not torch.nn.Module.__call__:
+        yield "a __call__() of its own"
+    for kind in private_torch.hooks(module):
+        yield f"a {kind.replace('_', '-')} hook"
+    if torch.nn.utils.parametrize.is_parametrized(module):
+        yield f"a parametrization of its {', '.join(module.parametrizations)}"
 
 
 def _require_plain(layer: Layer) -> None:
