@@ -245,13 +245,13 @@ def main(arguments=None):
             f"{seen['step']:.1f}",
             f"{added:.1f}",
             f"{added / seen['step']:.2f}",
-            f"{free['first'] / 1e3:.2f}",
+            f"{alone['first'] / 1e3:.2f}",
             f"{seen['first_look'] / 1e3:.2f}",
             f"{firsts[name]:.2f}",
             f"{seen['bytes'] / 1e3:.0f}",
             seen["tags"],
-            f"{free['peak']:.0f}",
-            f"{seen['peak'] - free['peak']:.0f}",
+            f"{alone['peak']:.0f}",
+            f"{seen['peak'] - alone['peak']:.0f}",
         )
     plain, watched = (run_one("memory", x)["peak"] for x in ("plain", "monitor"))
     print(

@@ -121,10 +121,9 @@ def test_a_step_of_ones_own_shows_what_it_shows_eagerly(kind, mode, seen, tmp_pa
 
     expected = shown(run_eagerly=True)
     found = shown(**MODES[mode])
-    if mode == "steps-2":
-        assert found.keys() == expected.keys()
-        return
     assert found.keys() == expected.keys()
+    if mode == "steps-2" or (mode, kind) == ("xla", "gan"):
+        return  # other steps before; XLA draws other noise
     for key, array in expected.items():
         size = np.abs(array).max(initial=0)
         np.testing.assert_allclose(found[key], array, rtol=0, atol=2e-5 * size + 1e-7)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from kbn.callbacks.alerts.alert import Alert
-from kbn.callbacks.diagnostics.statistics import summarize
+from kbn.callbacks.diagnostics.statistics import histograms, summarize
 from kbn.callbacks.log import alerts, reader, run_record
 from kbn.callbacks.log.logged import KEPT
 from kbn.callbacks.log.writer import EventWriter
@@ -51,7 +51,7 @@ def test_a_run_is_read_as_it_was_written(tmp_path):
     assert run.record["model"]["name"] == "net"
     assert run.alerts == [DEAD]
     (_, _, rows) = run.histograms["weights/net/w"]
-    np.testing.assert_array_equal(rows.array(), SUMMARY.histogram())
+    np.testing.assert_array_equal(rows.array(), histograms([SUMMARY])[0])
 
 
 def test_histograms_are_thinned_evenly_with_the_last(tmp_path):

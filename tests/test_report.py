@@ -17,7 +17,7 @@ from kbn.callbacks import Report, TrainingMonitor
 from kbn.callbacks.alerts.alert import Alert
 from kbn.callbacks.alerts.record import Record
 from kbn.callbacks.diagnostics import registry
-from kbn.callbacks.diagnostics.statistics import summarize
+from kbn.callbacks.diagnostics.statistics import histograms, summarize
 from kbn.callbacks.log import alerts, run_record
 from kbn.callbacks.log.logged import LoggedRun
 from kbn.callbacks.log.reader import read_run
@@ -246,7 +246,7 @@ def test_columns_hold_equally_many_looks():
 
 def test_quantiles_of_a_histogram_are_those_of_the_values():
     values = np.random.default_rng(0).normal(size=20000)
-    found = bands.quantiles_of(summarize(values, 65536).histogram())
+    found = bands.quantiles_of(histograms([summarize(values, 65536)])[0])
     width = (values.max() - values.min()) / 30
     np.testing.assert_allclose(found, np.quantile(values, bands.SHARES), atol=width)
 
@@ -264,7 +264,7 @@ def test_quantiles_of_nothing_are_nan(case):
 
 
 def test_quantiles_of_one_value_are_it():
-    rows_ = summarize(np.full(9, 3.0), 9).histogram()
+    (rows_,) = histograms([summarize(np.full(9, 3.0), 9)])
     np.testing.assert_array_equal(bands.quantiles_of(rows_), np.full(5, 3.0))
 
 
