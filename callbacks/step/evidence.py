@@ -48,7 +48,7 @@ class Evidence:
         for name, part in named_parts(batch).items():
             for path, leaf in tree.flatten_with_path(part):
                 if leaf is not None:
-                    kept["/".join([name, *map(str, path)])] = to_numpy(leaf)
+                    kept["/".join([name, *map(str, path)])] = _array(leaf)
         file = directory / "batch.npz"
         np.savez(file, **kept)
         arguments = ", ".join(
@@ -77,8 +77,8 @@ def non_finite(batch: Any) -> Mapping[tuple[str, str], tuple[int, int]]:
     found = {}
     for part, structure in named_parts(batch).items():
         for path, leaf in tree.flatten_with_path(structure):
-            array = None if leaf is None else np.asarray(to_numpy(leaf))
-            if array is None or not array.ndim or array.dtype.kind in "iubOSU":
+            array = _array(leaf)
+            if not array.ndim or array.dtype.kind in "iubOSU":
                 continue
             count = summarize(array, 1).non_finite
             if count:
@@ -87,6 +87,12 @@ def non_finite(batch: Any) -> Mapping[tuple[str, str], tuple[int, int]]:
                 name = "/".join(map(str, path)) or part
                 found[part, name] = count, first
     return found
+
+
+def _array(leaf: Any) -> Any:
+    # A backend may have no tensors of words.
+    is_tensor = leaf is not None and not isinstance(leaf, np.ndarray)
+    return to_numpy(leaf) if is_tensor else np.asarray(leaf)
 
 
 def _expression(structure: Any, name: str) -> str:
