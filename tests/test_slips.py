@@ -106,7 +106,7 @@ SLIPS = {
     "kbn.update_bn_stats(X, model())": "Did you mean update_bn_stats(model, data)?",
     "kbn.update_bn_stats(model(), 'train')": "to be arrays, or to give batches",
     "kbn.update_bn_stats(model(), X, batch_size=0)": "batch_size to be an integer from",
-    "kbn.fold_batch_norm(X)": "received array([[1., 1...dtype=float32), of type ndarray.",
+    "kbn.fold_batch_norm(X)": "dtype=float32), of type ndarray.",
     "kbn.convert_batch_norm('a.keras')": "expects a Keras model or layer, received",
     "kbn.freeze_batch_norm(keras.layers.Dense(3))": "There is no batch norm in Dense",
     "kbn.callbacks.Report('logs')": "did you mean Report.read('logs')?",
