@@ -4,12 +4,17 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 
 
 def to_numpy(tensor: Any) -> Any:
     """A variable or tensor as an array."""
-    # Of a tensor: np.array(tf.Variable) warns, TensorFlow 2.21 with NumPy 2.4.
-    return keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(tensor))
+    if isinstance(tensor, keras.Variable):
+        tensor = tensor.value
+    if hasattr(tensor, "detach"):  # of torch
+        return keras.ops.convert_to_numpy(tensor)
+    # np.array(tf.Variable), in convert_to_numpy, warns: TensorFlow 2.21, NumPy 2.4.
+    return np.asarray(tensor)
 
 
 class Kind(NamedTuple):

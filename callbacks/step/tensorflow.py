@@ -328,6 +328,7 @@ class Probe:
         trace = trace or self._own_trace(batch, tensors)
         pruned = self._pruned.get(id(trace))
         if pruned is None or not pruned.is_of(trace, inventory):
+            inventory = self._contents.of(self._model)  # the trace may have built it
             granted = self._wishes.granted(trace.notes, inventory)
             sample_size, xla = self._asked.sample_size, self._model.jit_compile
             pruned = Pruned(trace, inventory, granted, sample_size, bool(xla))
