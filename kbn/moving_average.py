@@ -95,7 +95,8 @@ def track(layer: Any, mean: Tensor, variance: Tensor, count: Tensor | int) -> No
     move(layer.renorm_stddev, ops.sqrt(batch.biased + layer.epsilon), *slow)
     move(layer.moving_mean, batch.mean)
     move(layer.moving_stddev, ops.sqrt(batch.tracked + layer.epsilon))
-    squared = ops.square(layer.moving_stddev) - layer.epsilon
+    stddev = ops.reshape(kernels.read(layer.moving_stddev), (-1,))
+    squared = ops.square(stddev) - layer.epsilon
     move(layer.moving_variance, ops.relu(squared), 0, 1)
 
 

@@ -151,3 +151,23 @@ def test_renorm_statistics_keep_their_own_momentum():
         plain, warm = (array(getattr(layer, name).value) for layer in layers)
         np.testing.assert_array_equal(plain, warm)
     assert (array(layers[1].moving_mean.value) > 3).all()
+
+
+@pytest.mark.parametrize("warmup", [False, True])
+@pytest.mark.parametrize(
+    ("axis", "shape"), [([0, 1], (0, 2)), ([1, 2], (4, 3, 5)), ([1, 3], (4, 3, 5, 2))]
+)
+def test_renorm_of_several_axes_is_that_of_one(axis, shape, warmup):
+    layer = kbn.BatchNorm(axis=axis, renorm=True, warmup=warmup)
+    flat = kbn.BatchNorm(renorm=True, warmup=warmup)
+    x = np.random.default_rng(0).normal(size=shape).astype("float32")
+    others = [i for i in range(len(shape)) if i not in axis]
+    channels = int(np.prod([shape[i] for i in axis]))
+    rows = x.transpose([*others, *axis]).reshape(-1 if channels else 1, channels)
+    for _ in range(2):
+        layer(x, training=True)
+        flat(rows, training=True)
+    for weight, other in zip(layer.weights, flat.weights, strict=True):
+        values = keras.ops.convert_to_numpy(weight).reshape(-1)
+        expected = keras.ops.convert_to_numpy(other)
+        np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-6)
