@@ -137,14 +137,15 @@ def input_std(summary: Summary) -> float | None:
     return summary.std if summary.count else None
 
 
+def _count_of_non_finite(given: Input) -> tuple[int] | None:
+    count = given.summary.non_finite if given.summary else 0
+    return (count,) if count else None
+
+
 @diagnostic(
     "health/non_finite/inputs/<name>",
     of=Input,
-    given=lambda given: (
-        (given.summary.non_finite,)
-        if given.summary and given.summary.non_finite
-        else None
-    ),
+    given=_count_of_non_finite,
     unit="elements",
     chart=Chart("Health", "NaN and Inf", r"^health/non_finite/"),
 )
@@ -156,11 +157,7 @@ def non_finite_inputs(count: int) -> float:
 @diagnostic(
     "health/non_finite/targets/<name>",
     of=Target,
-    given=lambda given: (
-        (given.summary.non_finite,)
-        if given.summary and given.summary.non_finite
-        else None
-    ),
+    given=_count_of_non_finite,
     unit="elements",
     chart=Chart("Health", "NaN and Inf", r"^health/non_finite/"),
 )

@@ -35,7 +35,6 @@ def scratch_graph() -> None:
 class Probe:
     """See `probe.Probe`. Within an epoch, a model's weights are what a call returns."""
 
-    sees_first = False
     data_ends = (StopIteration,)
 
     def __init__(self, model: Any) -> None:

@@ -47,13 +47,11 @@ class Seen:
 class Probe(Protocol):
     """Looks at the steps of one training function of Keras, on one backend.
 
-    `function`: what trains. `sees_first`: of a call of several steps, it sees the first
-    one, and not all of them together. `data_ends`: exceptions by which a call says that
-    there was no batch left.
+    `function`: what trains. `data_ends`: exceptions by which a call says that there was
+    no batch left.
     """
 
     function: Callable[..., Any]
-    sees_first: bool
     data_ends: tuple[type[BaseException], ...]
 
     def steps(self, *given: Any) -> int:

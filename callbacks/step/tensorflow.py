@@ -146,7 +146,6 @@ class Probe:
     step that runs eagerly is noted while it runs.
     """
 
-    sees_first = True
     data_ends = DATA_ENDS
 
     def __init__(

@@ -34,7 +34,6 @@ def scratch_graph() -> None:
 class Probe:
     """See `probe.Probe`."""
 
-    sees_first = False
     data_ends = (StopIteration,)
 
     def __init__(self, model: Any) -> None:
