@@ -9,11 +9,10 @@ import numpy as np
 
 def to_numpy(tensor: Any) -> Any:
     """A variable or tensor as an array."""
-    if isinstance(tensor, keras.Variable):
-        tensor = tensor.value
+    tensor = keras.ops.convert_to_tensor(tensor)  # also of a variable on replicas
     if hasattr(tensor, "detach"):  # of torch
         return keras.ops.convert_to_numpy(tensor)
-    # np.array(tf.Variable), in convert_to_numpy, warns: TensorFlow 2.21, NumPy 2.4.
+    # np.array of a scalar, in convert_to_numpy, warns: TensorFlow 2.21, NumPy 2.4.
     return np.asarray(tensor)
 
 
