@@ -505,6 +505,7 @@ class TrainingMonitor(keras.callbacks.Callback):
             follows=lambda: self._try_to(
                 lambda: self._wrap(model), "see the training step"
             ),
+            waits=self.on_alert in ("stop", "raise"),
         )
         self._wrapper = WatchedFunction(model, made, watcher)
 

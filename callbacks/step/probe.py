@@ -77,6 +77,12 @@ class Probe(Protocol):
     def losses(self, returned: Any) -> Mapping[str, Any]:
         """Of what a call returned, what it reports: `loss` and metrics."""
 
+    def number(self, loss: Any, waits: bool) -> float | None:
+        """A loss; None if its device has not computed it, and it is not waited for.
+
+        May raise an AttributeError, TypeError or ValueError: it is no number.
+        """
+
     def close(self) -> None:
         """Leave the model as if it had not been watched."""
 

@@ -230,6 +230,11 @@ class Probe:
         """The logs."""
         return returned if isinstance(returned, dict) else {}
 
+    def number(self, loss: Any, waits: bool) -> float | None:
+        """See `probe.Probe`; TensorFlow does not tell if a GPU has computed a number."""
+        is_there = "GPU" not in getattr(loss, "device", "")
+        return float(loss) if waits or is_there else None
+
     # --- a step that is due ---
 
     def look(self, evaluates: bool, iterator: Any) -> tuple[Any, Seen]:

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 from .probe import Probe, Recorded, Seen
 
+LATEST = 16  # calls after which a loss is waited for where nothing ends for it
+
 
 @dataclass(eq=False)
 class Watcher:
@@ -26,6 +28,7 @@ class Watcher:
     looks: Callable[[Seen], None]
     breaks: Callable[[Any, int], None]
     follows: Callable[[], None]
+    waits: bool = False
 
 
 class WatchedFunction:
@@ -43,7 +46,7 @@ class WatchedFunction:
         self._fit = _current_fit(model)
         self._is_fit = False
         self._has_begun = False
-        self._losses = Losses()
+        self._losses = Losses(probe.number, 1 if watcher.waits else LATEST)
         model.train_function = self
         # Past Keras' tracking: another callback may compile the model again.
         object.__setattr__(model, "make_train_function", self._made_anew)
@@ -79,7 +82,8 @@ class WatchedFunction:
     def end_epoch(self) -> None:
         """Check the losses that were not known yet."""
         if not self.is_over:
-            self._tell(self._losses.flush())
+            self._tell(self._losses.all())
+            self._losses.start_anew()
 
     def _tell(self, broken: "Reported | None") -> None:
         if broken is not None and self._watcher is not None:
@@ -107,6 +111,7 @@ class WatchedFunction:
                 probe.attach(*given)
             if watcher.begins(steps or 1):
                 probe.attach(*given)
+                self._tell(self._losses.all())
                 watcher.notes()
                 returned, seen = probe.look(self.evaluates_next, *given)
                 self.evaluates_next = False
@@ -136,14 +141,19 @@ class Reported(NamedTuple):
 
 
 class Losses:
-    """Finds the first loss that is not finite, without waiting for a device.
+    """Finds the first loss that is not finite.
 
-    What a device has not computed yet is asked for after the next call. `fit` reports
-    the mean over an epoch: once it is NaN or Inf, it stays so.
+    A device computes a loss after the call has returned. So it is asked for when it is
+    there, and waited for only once `latest` more calls were made. `fit` reports the mean
+    over an epoch: once it is NaN or Inf, it stays so.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self, number: Callable[[Any, bool], float | None], latest: int
+    ) -> None:
         self.calls = 0
+        self._number = number
+        self._latest = latest
         self._names: list[str] | None = None
         self._waiting: deque[Reported] = deque()
         self._is_broken = False
@@ -151,34 +161,36 @@ class Losses:
     def add(
         self, reported: Mapping[str, Any], recorded: Recorded | None
     ) -> Reported | None:
-        """What a call reports; the first loss that has become NaN or Inf by now."""
+        """Add what a call reports; returns the first loss that is known to be bad."""
         self.calls += 1
         if self._names is None:
             self._names = [name for name in reported if "loss" in name]
         for name in self._names:
             one = Reported(reported.get(name), self.calls, recorded)
             self._waiting.append(one)
+        return self._first(self.calls - self._latest)
+
+    def all(self) -> Reported | None:
+        """Wait for all losses; returns the first bad one."""
         return self._first(self.calls)
 
-    def flush(self) -> Reported | None:
-        """The same, of all losses of an epoch."""
-        broken = self._first(self.calls + 1)
+    def start_anew(self) -> None:
+        """Forget that a loss was bad: the mean of the next epoch may be finite."""
         self._is_broken = False
-        return broken
 
-    def _first(self, before: int) -> Reported | None:
-        """Of the losses that are known, and of all that were reported before a call."""
+    def _first(self, last: int) -> Reported | None:
+        """The first bad loss; those of the calls up to the `last` are waited for."""
         found = None
         while self._waiting:
             one = self._waiting[0]
-            is_ready = getattr(one.loss, "is_ready", None)  # on JAX
-            if one.call >= before and is_ready is not None and not is_ready():
-                break
-            self._waiting.popleft()
             try:
-                is_finite = math.isfinite(one.loss)
-            except (TypeError, ValueError):  # a user's step may report anything
-                continue
+                number = self._number(one.loss, one.call <= last)
+                if number is None:
+                    break
+                is_finite = math.isfinite(number)
+            except (AttributeError, TypeError, ValueError):
+                is_finite = True  # a user's step may report anything
+            self._waiting.popleft()
             if not is_finite and not self._is_broken:
                 self._is_broken, found = True, one
         return found
