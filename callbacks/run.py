@@ -154,7 +154,7 @@ class Run:
         def see() -> None:
             read: list[Subject] = [Progress("", self.epoch)]
             read += self._read_optimizers(after_each_step=each)
-            read += self._read_tensors(step.subjects, step.rows)
+            read += self._read_tensors(step.subjects, step.rows, is_one_step=each)
             shown = look(read, self.settings.asked.watch, self.log.past)
             seen.scalars |= shown.scalars
             seen.histograms |= shown.histograms
@@ -275,9 +275,13 @@ class Run:
         self._voice.try_to(read_them, "read the optimizers")
         return found
 
-    def _read_tensors(self, subjects: Sequence[Subject], rows: Rows) -> list[Subject]:
+    def _read_tensors(
+        self, subjects: Sequence[Subject], rows: Rows, *, is_one_step: bool
+    ) -> list[Subject]:
         selection = self.selection
-        own, own_rows = self._weights.read(selection, self.epoch)
+        own, own_rows = self._weights.read(
+            selection, self.epoch, is_one_step=is_one_step
+        )
         for subject in subjects:
             if isinstance(subject, Output):
                 self._order.setdefault(subject.layer)

@@ -462,6 +462,17 @@ def test_batch_norm_with_a_mask_or_in_inference_is_left_out(tmp_path):
     assert {"batch_norm/norm#1/batch_mean", "batch_norm/norm/gamma"} <= log.keys()
 
 
+@pytest.mark.parametrize("steps_per_execution", [1, 3])
+def test_an_update_is_told_of_one_step_only(steps_per_execution, tmp_path):
+    if steps_per_execution > 1 and keras.backend.backend() == "torch":
+        pytest.skip("Keras refuses it on torch")
+    model, x, y = watched_models.sequential(steps_per_execution=steps_per_execution)
+    _, log = fit(model, tmp_path, x, y)
+    found = {tag.split("/")[0] for tag in log}
+    assert "distance_from_init" in found
+    assert ("update_ratio" in found) == (steps_per_execution == 1)
+
+
 # --- loss scales ---
 
 

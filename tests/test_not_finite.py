@@ -22,11 +22,11 @@ BATCH, STEPS = 8, 10
 FIT = {"batch_size": BATCH, "verbose": 0, "shuffle": False}
 
 
-def network(loss="mse"):
+def network(loss="mse", **options):
     keras.utils.set_random_seed(0)
     hidden = keras.layers.Dense(6, activation="tanh", name="hidden")
     model = keras.Sequential([keras.Input((4,)), hidden, keras.layers.Dense(2)])
-    model.compile(keras.optimizers.SGD(0.01), loss)
+    model.compile(keras.optimizers.SGD(0.01), loss, **options)
     return model
 
 
@@ -94,6 +94,24 @@ def test_a_step_that_makes_a_nan_is_named(driver, part, value, tmp_path, caplog)
         assert "NaN or Inf are in the weights" in alert.message
         assert "Check the data first" in alert.message
         assert not [*tmp_path.glob("non_finite*")]
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_training_stops_one_call_after_keras_would_at_most(steps, tmp_path):
+    if steps > 1 and BACKEND == "torch":
+        pytest.skip("torch runs one step a call")
+    ended = {}
+    stoppers = {
+        "keras": keras.callbacks.TerminateOnNaN(),
+        "kbn": TrainingMonitor(tmp_path, on_alert="stop", log_freq="epoch"),
+    }
+    x, y = data("x")
+    for name, stopper in stoppers.items():
+        model = network(steps_per_execution=steps)
+        model.fit(x, y, callbacks=[stopper], epochs=3, **FIT)
+        ended[name] = int(keras.ops.convert_to_numpy(model.optimizer.iterations))
+    assert ended["keras"] <= ended["kbn"] <= ended["keras"] + steps
+    assert ended["kbn"] < STEPS
 
 
 @pytest.mark.parametrize("part", ["x", "y"])

@@ -231,7 +231,7 @@ class Probe:
         return returned if isinstance(returned, dict) else {}
 
     def number(self, loss: Any, waits: bool) -> float | None:
-        """See `probe.Probe`; TensorFlow does not tell if a GPU has computed a number."""
+        """See `probe.Probe`; of a GPU, TensorFlow does not tell."""
         is_there = "GPU" not in getattr(loss, "device", "")
         return float(loss) if waits or is_there else None
 

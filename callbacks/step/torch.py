@@ -65,7 +65,7 @@ class Probe:
         return returned if isinstance(returned, dict) else {}
 
     def number(self, loss: Any, waits: bool) -> float | None:
-        """See `probe.Probe`; torch does not tell whether a GPU has computed a number."""
+        """See `probe.Probe`; of a GPU, torch does not tell."""
         is_there = not getattr(loss, "is_cuda", False)
         return float(loss) if waits or is_there else None
 

@@ -144,8 +144,8 @@ class Losses:
     """Finds the first loss that is not finite.
 
     A device computes a loss after the call has returned. So it is asked for when it is
-    there, and waited for only once `latest` more calls were made. `fit` reports the mean
-    over an epoch: once it is NaN or Inf, it stays so.
+    there, and waited for only once `latest` more calls were made. `fit` reports the
+    mean over an epoch: once it is NaN or Inf, it stays so.
     """
 
     def __init__(

@@ -30,11 +30,15 @@ class Movement:
         self._before = self._samples.take(arrays)
 
     def rows(
-        self, weights: Mapping[str, Any], arrays: Arrays
+        self, weights: Mapping[str, Any], arrays: Arrays, *, is_one_step: bool
     ) -> dict[tuple[str, str], Any]:
-        """Squares by path: since `before_step`, and since the weight was first met."""
+        """Squares by path: in the step, and since the weight was first met.
+
+        `is_one_step`: whether one step was made since `before_step`; only then is told
+        how far weights moved in it.
+        """
         self._meet(weights, arrays)
-        before, self._before = self._before, {}
+        before, self._before = self._before if is_one_step else {}, {}
         initial = {path: sample for path, (_, sample) in self._initial.items()}
         kinds = {SINCE_STEP: before, SINCE_START: initial}
         now = self._samples.take(arrays)

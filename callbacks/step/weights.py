@@ -83,9 +83,12 @@ class WeightReader:
         return Weight(path, first=first, last_epoch=self._last_epoch.get(path, first))
 
     def read(
-        self, selection: Selection, epoch: int
+        self, selection: Selection, epoch: int, *, is_one_step: bool
     ) -> tuple[list[Subject], dict[Key, Any]]:
-        """The subjects, and rows of each, see `reading`; in this epoch."""
+        """The subjects, and rows of each, see `reading`; in this epoch.
+
+        `is_one_step`: see `Movement.rows`.
+        """
         if epoch != self._epoch:
             self._epoch, self._last_epoch = epoch, self._last
         norms, named = self._batch_norms(selection), self._named(selection)
@@ -98,7 +101,7 @@ class WeightReader:
         variables = {s.key: w for s, w in tracked if first[id(w)] == s.key}
         every = [*variables.values(), *kernels.values()]
         arrays = _arrays({id(x): x for x in every}.values())
-        moved = self._movement.rows(kernels, arrays)
+        moved = self._movement.rows(kernels, arrays, is_one_step=is_one_step)
         rows: dict[Key, Any] = self._summaries(norms, variables, arrays)
         for subject, weight in tracked:
             if subject.key not in variables:
