@@ -1,21 +1,20 @@
-"""The Custom Scalars tab as a dashboard: which tags are drawn in which chart."""
+"""The dashboard in TensorBoard's Custom Scalars tab."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from tensorboard.compat.proto import summary_pb2
 from tensorboard.plugins.custom_scalar import layout_pb2, metadata
-from tensorboard.util.tensor_util import make_tensor_proto
 
 from ..diagnostics.registry import REGISTRY, Diagnostic, find, over_layers
+from .records import string_value
 
 BANDS = ("activations", "gradients", "weights")
 EVERY_LAYER = "Every layer"  # the category of what is drawn elsewhere as its worst
 
 
 class Lines(NamedTuple):
-    """What one diagnostic draws in one chart; `tags`: regular expressions."""
+    """The lines of one diagnostic in one chart; `tags`: regular expressions."""
 
     category: str
     title: str
@@ -23,9 +22,9 @@ class Lines(NamedTuple):
 
 
 def charts(tags: Iterable[str]) -> dict[str, dict[str, list[str]]]:
-    """{category: {title: regular expressions of its tags}} of a run with these tags.
+    """{category: {title: regular expressions of its tags}} for a run with these tags.
 
-    From the registry. A diagnostic of many layers is drawn as its worst and its median,
+    A diagnostic of many layers is drawn as its worst and its median,
     and once more with a line a layer in the last category; one that only a single layer
     has, as that layer, named in the title. A title names the guide values.
     """
@@ -88,7 +87,7 @@ class Layout:
         self._written = layout_pb2.Layout()
 
     def grown(self, tags: Iterable[str]) -> Any:
-        """With these tags too: a value of a Summary proto, None if nothing is new."""
+        """Add tags; the new layout as a value of a Summary proto, or None."""
         new = set(tags) - self._tags
         if not new:
             return None
@@ -97,11 +96,9 @@ class Layout:
         if layout == self._written:
             return None
         self._written = layout
-        return summary_pb2.Summary.Value(
-            tag=metadata.CONFIG_SUMMARY_TAG,
-            tensor=make_tensor_proto(layout.SerializeToString()),
-            metadata=metadata.create_summary_metadata(),
-        )
+        content = layout.SerializeToString()
+        settings = metadata.create_summary_metadata()
+        return string_value(metadata.CONFIG_SUMMARY_TAG, content, settings)
 
     def _layout(self) -> Any:
         layout = layout_pb2.Layout()
