@@ -8,7 +8,6 @@ from typing import Any, BinaryIO
 
 from google.protobuf.message import DecodeError
 from tensorboard.compat.proto import event_pb2, types_pb2
-from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
 from ..alerts.alert import Alert
 from . import records
@@ -65,7 +64,7 @@ def records_in(file: BinaryIO) -> Iterator[bytes]:
     while header := file.read(HEADER_BYTES):
         if len(header) < HEADER_BYTES:
             raise Damaged(f"ends in the middle of a record, at byte {at}")
-        if int.from_bytes(header[8:], "little") != masked_crc32c(header[:8]):
+        if int.from_bytes(header[8:], "little") != _checksum(header[:8]):
             raise Damaged(f"is damaged at byte {at} of {size_bytes}: the rest is lost")
         length = int.from_bytes(header[:8], "little")
         data = file.read(length) if length <= size_bytes else b""
@@ -74,6 +73,17 @@ def records_in(file: BinaryIO) -> Iterator[bytes]:
             raise Damaged(f"ends in the middle of a record, at byte {at}")
         at += HEADER_BYTES + length + CHECKSUM_BYTES
         yield data
+
+
+def _checksum(data: bytes) -> int:
+    """The masked CRC-32C of a few bytes. TensorBoard's takes 0.1 s to import."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = (crc >> 1) ^ (0x82F63B78 if crc & 1 else 0)
+    crc ^= 0xFFFFFFFF
+    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 class _Reading:

@@ -22,7 +22,8 @@ def run_value(record: Mapping[str, Any]) -> Any:
 
 def run_in(value: Any) -> dict[str, Any] | None:
     """The run record in a value of a Summary proto; None if it holds something else."""
-    return _content(RUN, value)
+    record: dict[str, Any] | None = _content(RUN, value)
+    return record
 
 
 def alerts_value(alerts: Sequence[Alert]) -> Any:
@@ -32,8 +33,8 @@ def alerts_value(alerts: Sequence[Alert]) -> Any:
 
 def alerts_in(value: Any) -> list[Alert]:
     """The alerts in a value of a Summary proto; none if it holds something else."""
-    known = _content(ALERTS, value)
-    return [] if known is None else [Alert.from_dict(x) for x in known["alerts"]]
+    known = _content(ALERTS, value, {"alerts": []})
+    return [Alert.from_dict(one) for one in known["alerts"]]
 
 
 def versions() -> dict[str, str]:
@@ -62,8 +63,7 @@ def _value(tag: str, known: Mapping[str, Any]) -> Any:
     return string_value(tag, text.encode(), metadata)
 
 
-def _content(tag: str, value: Any) -> dict[str, Any] | None:
+def _content(tag: str, value: Any, otherwise: Any = None) -> Any:
     if value.tag != tag or value.metadata.plugin_data.plugin_name != PLUGIN:
-        return None
-    known: dict[str, Any] = json.loads(value.tensor.string_val[0])
-    return known
+        return otherwise
+    return json.loads(value.tensor.string_val[0])
