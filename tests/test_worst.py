@@ -29,8 +29,8 @@ def test_the_table_names_the_layers():
     assert value.tag == WORST
     assert value.metadata.plugin_data.plugin_name == "text"
     assert rows(value) == [
-        ["activation_std", "`b`", "**nan**", "0.1 to 10", "20"],
         ["health/dead_units", "`b&#124;c`", "**0.75**", "0 to 0.2", "20"],
+        ["activation_std", "`b`", "**nan**", "0.1 to 10", "20"],
     ]
 
 
@@ -44,8 +44,8 @@ def test_what_a_snapshot_does_not_show_stays_as_it_was():
     worst.seen(1, {DEAD: {"a": 0.0, "b": 0.1}, STD: {"a": 1.0, "b": 2.0}})
     found = rows(worst.seen(2, {STD: {"a": 1.0, "b": 0.5}}))
     assert [[*row[:2], row[-1]] for row in found] == [
-        ["activation_std", "`b`", "2"],
         ["health/dead_units", "`b`", "1"],
+        ["activation_std", "`b`", "2"],
     ]
 
 

@@ -206,7 +206,7 @@ class _Reading:
 
 
 def _kind_of(value: Any) -> str:
-    """By the plugin that it is for; without one, as of a lost first value, by shape."""
+    """The kind of a value by its plugin, or by its shape where the first was lost."""
     plugin = value.metadata.plugin_data.plugin_name
     if plugin in ("scalars", "histograms"):
         return plugin.removesuffix("s")
@@ -222,7 +222,7 @@ def _has_numbers(value: Any) -> bool:
 
 
 def _is_record(record: Any) -> bool:
-    """Whether its parts are what readers take them for."""
+    """Whether the parts of a run record have the types that readers rely on."""
     if not isinstance(record, Mapping):
         return False
     maps = [record.get(name, {}) for name in ("model", "fit", "versions", "options")]

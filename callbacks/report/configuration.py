@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..alerts.record import Record
-from ..log.logged import LoggedRun
+from ..log.logged import Entry, LoggedRun
 
 SETTINGS = (
     *("momentum", "nesterov", "weight_decay", "beta_1", "beta_2"),
@@ -20,13 +20,8 @@ def configuration(run: LoggedRun) -> dict[str, dict[str, str]]:
     groups = {
         "model": _model(known),
         "training": _training(known),
-        "log": {
-            "snapshots": len({entry.step for entry in run.entries}) or None,
-            "steps": _steps(run),
-            "time": _time(run),
-            **_options(mapping(known.get("options"))),
-        },
-        "versions": dict(mapping(known.get("versions"))),
+        "log": {**_extent(run.entries), **_options(mapping(known.get("options")))},
+        "versions": mapping(known.get("versions")),
     }
     return {
         group: {str(k): str(v) for k, v in values.items() if v not in (None, "")}
@@ -107,18 +102,16 @@ def _options(options: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _steps(run: LoggedRun) -> str | None:
-    if not run.entries:
-        return None
-    return f"{run.entries[0].step} to {run.entries[-1].step}"
-
-
-def _time(run: LoggedRun) -> str | None:
-    if not run.entries:
-        return None
-    first, last = run.entries[0].seconds, run.entries[-1].seconds
+def _extent(entries: Sequence[Entry]) -> dict[str, Any]:
+    if not entries:
+        return {}
+    first, last = entries[0], entries[-1]
+    extent = {
+        "snapshots": len({entry.step for entry in entries}),
+        "steps": f"{first.step} to {last.step}",
+    }
     try:
-        began = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(first))
+        began = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(first.seconds))
     except (OverflowError, ValueError, OSError):  # a clock that was wrong
-        return None
-    return f"{began}, {duration(last - first)}"
+        return extent
+    return {**extent, "time": f"{began}, {duration(last.seconds - first.seconds)}"}

@@ -1,11 +1,10 @@
 """The map of layers by time, graded by the guide values of the diagnostics."""
 
-import functools
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -52,25 +51,16 @@ class Measured(NamedTuple):
     course: Course
 
 
-@functools.cache
-def _groups(tag: str) -> re.Pattern[str]:
-    return re.compile("(.+)".join(map(re.escape, re.split("<[a-z]+>", tag))))
-
-
 def measured(courses: Mapping[str, Course], record: Record) -> list[Measured]:
     """The courses of the diagnostics in `MEASURES`, each with its layer."""
     found = []
     for tag, course in courses.items():
         one = registry.find(tag)
-        if one is None or one.tag not in MEASURES:
-            continue
-        match = _groups(one.tag).fullmatch(tag)
-        if match is None:
-            continue
-        where = match[1]
-        layer = layer_of(where, record, one)
-        if layer is not None:
-            found.append(Measured(layer, where, MEASURES[one.tag], one, course))
+        if one is not None and one.tag in MEASURES:
+            where = one.name_in(tag)
+            layer = layer_of(where, record, one)
+            if layer is not None:
+                found.append(Measured(layer, where, MEASURES[one.tag], one, course))
     return found
 
 
@@ -153,31 +143,23 @@ class Health:
 def health(
     found: Sequence[Measured], alerts: Sequence[Alert], record: Record, last: int
 ) -> Health:
-    """The health of each layer that something is known of."""
+    """The health of each layer that was measured or has an alert."""
     steps = columns([s for one in found for s in one.course.steps.tolist()], COLUMNS)
-    by_layer: dict[str, list[Measured]] = {}
+    measures: dict[str, list[Measured]] = {}
     for one in found:
-        by_layer.setdefault(one.layer, []).append(one)
-    of_layer: dict[str, list[Alert]] = {}
+        measures.setdefault(one.layer, []).append(one)
+    raised: dict[str, list[Alert]] = {}
     for alert in alerts:
-        of_layer.setdefault(_row_of(alert, record, by_layer), []).append(alert)
-    names = sorted({*by_layer, *of_layer} - {WHOLE}, key=record.position)
-    names = [WHOLE] * (WHOLE in of_layer) + names
+        layer = layer_of(alert.where, record)
+        is_known = layer in measures or bool(record.layer(layer or ""))
+        is_whole = alert.where == record.model_name or not is_known
+        raised.setdefault(WHOLE if is_whole else str(layer), []).append(alert)
+    names = sorted({*measures, *raised} - {WHOLE}, key=record.position)
     rows = [
-        Row(name, _cells(by_layer.get(name, ()), steps), of_layer.get(name, []))
-        for name in names
+        Row(name, _cells(measures.get(name, ()), steps), raised.get(name, []))
+        for name in ([WHOLE] if WHOLE in raised else []) + names
     ]
     return Health(steps, last, rows)
-
-
-def _row_of(alert: Alert, record: Record, known: Mapping[str, Any]) -> str:
-    if alert.where == record.model_name:
-        return WHOLE
-    layer = layer_of(alert.where, record)
-    if layer is None:
-        return WHOLE
-    is_known = layer in known or bool(record.layer(layer))
-    return layer if is_known else WHOLE
 
 
 def _cells(found: Iterable[Measured], steps: Array) -> list[Cell]:

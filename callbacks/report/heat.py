@@ -113,7 +113,7 @@ def _open(step: int, health: Health) -> str:
 
 
 def _why(row: Row) -> str:
-    """What is wrong with a layer, for those who cannot hover."""
+    """The alerts or the last value of a layer, for readers who cannot hover."""
     if row.open:
         rules = ", ".join(dict.fromkeys(alert.rule for alert in row.open))
         oldest = min(row.open, key=lambda alert: alert.step)

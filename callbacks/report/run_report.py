@@ -171,7 +171,7 @@ def named(alert: Alert) -> str:
 
 
 def measure(alert: Alert) -> str:
-    """What an alert was raised for: `0.75, above the limit 0.5`."""
+    """The value and the limit of an alert: `0.75, above the limit 0.5`."""
     side = "below" if alert.value < alert.limit else "above"
     return f"{alert.value:.3g}, {side} the limit {alert.limit:.3g}"
 

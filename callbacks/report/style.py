@@ -1,4 +1,4 @@
-"""How the page looks: light, dark, in print, on a phone. No network, no script."""
+"""The style of the page: light, dark, in print, on a phone."""
 
 CSS = """
 :root{color-scheme:light dark;--bg:#fff;--card:#f6f7f8;--ink:#1b1f23;--dim:#5a646e;

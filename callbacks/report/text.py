@@ -96,7 +96,7 @@ def sparkline(course: Course, points: int = 16) -> str:
 
 
 def escaped(text: object) -> str:
-    """As Markdown shows it letter by letter."""
+    """A text that Markdown shows letter by letter."""
     shown = printable(text).replace("&", "&amp;").replace("<", "&lt;")
     for sign in "\\`*_[]|#~":
         shown = shown.replace(sign, f"\\{sign}")
