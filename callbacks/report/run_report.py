@@ -6,6 +6,7 @@ from typing import Any
 
 from ..alerts.alert import Alert, and_more, rank, since
 from ..alerts.record import Record
+from ..diagnostics.guide import worst_of
 from ..log.logged import Histograms, LoggedRun
 from .configuration import configuration, mapping
 from .course import Band, Course, band_of, courses_of
@@ -205,23 +206,26 @@ def metrics_of(courses: Mapping[str, Course]) -> list[Metric]:
 
 
 def _layers(seen: Health, found: list[Measured], record: Record) -> list[Layer]:
-    """The layers in forward order, with the worst course of each measure."""
-    rows = {row.layer: row for row in seen.rows}
-    layers: dict[str, Layer] = {}
+    """The layers in forward order, each measure at the worst of their weights."""
+    grouped: dict[str, dict[str, list[Measured]]] = {}
     for one in found:
-        new = Layer(one.layer, record.kind(one.layer), rows[one.layer], {})
-        measures = layers.setdefault(one.layer, new).measures
-        known = measures.get(one.what)
-        if known is None or _is_worse(one, known):
-            measures[one.what] = one
-    return sorted(layers.values(), key=lambda layer: record.position(layer.name))
+        grouped.setdefault(one.layer, {}).setdefault(one.what, []).append(one)
+    return [
+        Layer(
+            row.layer,
+            record.kind(row.layer),
+            row,
+            {what: _worst(several) for what, several in grouped[row.layer].items()},
+        )
+        for row in seen.rows
+        if row.layer in grouped
+    ]
 
 
-def _is_worse(one: Measured, other: Measured) -> bool:
-    guide = one.diagnostic.guide
-    counts_down = guide is not None and guide.sick[1] is None
-    ours, theirs = one.course.last, other.course.last
-    return ours < theirs if counts_down else ours > theirs
+def _worst(several: list[Measured]) -> Measured:
+    by_place = {one.where: one for one in several}
+    last = {where: one.course.last for where, one in by_place.items()}
+    return by_place[worst_of(several[0].diagnostic.guide, last)]
 
 
 def _batch_norms(courses: Mapping[str, Course], record: Record) -> list[BatchNorm]:
