@@ -131,15 +131,17 @@ def _alert(alert: Alert) -> str:
 
 def _table(table: Table) -> str:
     header = "".join(
-        f"<th{_kind(table, i)}>{_swatch(cell.colour)}{escaped(cell.text)}"
-        f"{_below(cell.note)}</th>"
+        _tag("th", table, i, f"{escaped(cell.text)}{_below(cell.note)}", cell)
         for i, cell in enumerate(map(_cell, table.header))
     )
     rows = [
-        "".join(_shown(table, i, _cell(cell)) for i, cell in enumerate(row))
+        "".join(
+            _tag("td", table, i, f"{_curve(cell.course)}{escaped(cell.text)}", cell)
+            for i, cell in enumerate(map(_cell, row))
+        )
         for row in table.rows
     ]
-    body = "".join(f"<tr>{row}</tr>" for row in ([header] if header else []) + rows)
+    body = "".join(f"<tr>{row}</tr>" for row in [header, *rows] if row)
     drawn = f'<div class="scroll"><table>{body}</table></div>'
     if not table.folded:
         return drawn
@@ -150,20 +152,17 @@ def _cell(cell: str | Cell) -> Cell:
     return cell if isinstance(cell, Cell) else Cell(cell)
 
 
-def _kind(table: Table, column: int) -> str:
-    return ' class="n"' if column in table.right else ""
-
-
-def _shown(table: Table, column: int, cell: Cell) -> str:
-    kind = _kind(table, column)
-    kind = ' class="words"' if len(cell.text) > WORDY else kind
-    kind = f' class="s{cell.severity}"' if cell.severity else kind
+def _tag(tag: str, table: Table, column: int, content: str, cell: Cell) -> str:
+    kinds = {
+        "n": column in table.right,
+        "words": len(cell.text) > WORDY,
+        f"s{cell.severity}": cell.severity,
+    }
+    kind = " ".join(name for name, is_so in kinds.items() if is_so)
     note = cell.note or (cell.text if column == 0 else "")
-    title = f' title="{escaped(note)}"' if note else ""
-    return (
-        f"<td{kind}{title}>{_swatch(cell.colour)}{_curve(cell.course)}"
-        f"{escaped(cell.text)}</td>"
-    )
+    attributes = f' class="{kind}"' if kind else ""
+    attributes += f' title="{escaped(note)}"' if note and tag == "td" else ""
+    return f"<{tag}{attributes}>{_swatch(cell.colour)}{content}</{tag}>"
 
 
 def _below(note: str) -> str:

@@ -54,7 +54,8 @@ align-items:center;min-height:19px;color:var(--dim)}
 table{border-collapse:collapse;font-size:.84rem}
 th,td{padding:3px 9px 3px 0;text-align:left;vertical-align:top;
 border-bottom:1px solid var(--rule);overflow-wrap:break-word}
-th{color:var(--dim);font-weight:600}td.n,th.n{text-align:right;white-space:nowrap}
+th{color:var(--dim);font-weight:600}td.n,th.n{text-align:right}
+td.n{white-space:nowrap}
 td:first-child{white-space:nowrap;max-width:320px;overflow:hidden;
 text-overflow:ellipsis}
 .spark{width:60px;height:16px;vertical-align:-3px;margin-right:4px}
