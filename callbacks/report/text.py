@@ -1,9 +1,9 @@
-"""The report as text for a terminal, and as Markdown."""
+"""The report as Markdown, and the same for a terminal, without its escapes."""
 
 import math
 import textwrap
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple, TypeAlias, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 from ..alerts.alert import since
 from .course import Course
@@ -15,7 +15,6 @@ from .story import (
     Cell,
     Charts,
     Part,
-    Section,
     Settings,
     Story,
     Table,
@@ -23,7 +22,6 @@ from .story import (
 )
 
 WIDTH = 88
-WORDY = 40  # a column wider than this is written below its row
 QUIET_ROWS = 12  # of layers, beside those that are not healthy
 SYMBOLS = {UNKNOWN: " ", 0: "·", OUTSIDE: "-", BEYOND: "!", BROKEN: "X"}
 LEGEND = "· healthy, - outside of the guide values, ! far beyond, X NaN or Inf."
@@ -31,55 +29,18 @@ BARS = "▁▂▃▄▅▆▇█"
 Item = TypeVar("Item")
 
 
-class Heading(NamedTuple):
-    """`level`: 1 for a run, 2 within it."""
-
-    level: int
-    title: str
-
-
-class Drawing(NamedTuple):
-    """Lines that stay as they are."""
-
-    lines: list[str]
-
-
-Block: TypeAlias = str | Heading | Drawing | Table
-
-
 def plain(story: Story) -> str:
-    """The text for a terminal."""
-    lines: list[str] = []
-    after: Block = ""
-    for block in _blocks(story):
-        match block:
-            case Heading():
-                title = printable(block.title)
-                lines += ["", title, ("=" if block.level == 1 else "-") * len(title)]
-            case str():
-                lines += textwrap.wrap(printable(block), WIDTH) or [""]
-            case Drawing():
-                lines += block.lines
-            case Table():
-                lines += [""] * isinstance(after, Table) + [*_columns(block)]
-        after = block
-    return "\n".join(lines).lstrip("\n") + "\n"
+    """The text for a terminal: nothing escaped, and lines of at most 88 letters."""
+
+    def wrapped(words: str) -> str:
+        return "\n".join(textwrap.wrap(printable(words), WIDTH))
+
+    return "\n\n".join(_blocks(story, printable, wrapped)) + "\n"
 
 
 def markdown(story: Story) -> str:
     """Markdown for a pull request, or a note beside the weights."""
-    parts = []
-    for block in _blocks(story):
-        match block:
-            case Heading():
-                parts.append(f"{'#' * block.level} {escaped(block.title)}")
-            case str():
-                parts.append(escaped(block))
-            case Drawing():
-                parts.append("\n".join(["```text", *block.lines, "```"]))
-            case Table():
-                parts.append(_pipes(block))
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(_blocks(story, escaped, escaped)) + "\n"
 
 
 def sparkline(course: Course, points: int = 16) -> str:
@@ -103,69 +64,64 @@ def escaped(text: object) -> str:
     return shown
 
 
-def _blocks(story: Story) -> Iterator[Block]:
+Writer = Callable[[str], str]
+
+
+def _blocks(story: Story, word: Writer, words: Writer) -> Iterator[str]:
+    """Paragraphs and tables; `word` writes a heading or a cell, `words` a paragraph."""
     if story.title:
-        yield Heading(1, story.title)
+        yield f"# {word(story.title)}"
     if story.title or not story.runs:
-        yield f"{LEVELS[story.level]} {story.verdict}"
+        yield words(f"{LEVELS[story.level]} {story.verdict}")
     for section in story.sections:
-        yield from _section(section)
+        blocks = [block for part in section.parts for block in _part(part)]
+        if blocks and section.title:
+            yield f"## {word(section.title)}"
+        for block in blocks:
+            yield (
+                _table(block, word)
+                if isinstance(block, Table)
+                else (block if block.startswith("```") else words(block))
+            )
     for run in story.runs:
-        yield from _blocks(run)
+        yield from _blocks(run, word, words)
 
 
-def _section(section: Section) -> Iterator[Block]:
-    if all(isinstance(part, Charts) and not part.table for part in section.parts):
-        return  # nothing that a text can show
-    if section.title:
-        yield Heading(2, section.title)
-    for part in section.parts:
-        yield from _part(part)
-
-
-def _part(part: Part) -> Iterator[Block]:
+def _part(part: Part) -> Iterator[str | Table]:
     match part:
         case str():
             yield part
         case Table():
             if part.folded:
                 yield f"{part.folded}:"
-            rows, left = _loud(part.rows, part.quiet)
+            rows, rest = _loud(part.rows, part.quiet)
             yield Table(part.header, rows, part.right)
-            yield from _rest(left)
+            yield from rest
         case Charts():
             if part.table:
                 yield Table(part.table.header, part.table.rows, part.table.right)
         case Alerts():
-            yield _alerts(part)
+            for alert in part.alerts:
+                yield (
+                    f"{LEVELS[alert.level]} {alert.level}: {named(alert)} since "
+                    f"{since(alert)}, measured {measure(alert)}. {alert.message}"
+                )
         case Settings():
             for group, values in part.groups.items():
                 yield f"{group}: {'; '.join(f'{k} {x}' for k, x in values.items())}"
         case Health():
-            yield LEGEND
             quiet = [i for i, row in enumerate(part.rows) if row.is_quiet]
-            layers, left = _loud(part.rows, quiet)
-            yield Drawing([*_map(layers)])
-            yield from _rest(left)
+            layers, rest = _loud(part.rows, quiet)
+            yield LEGEND
+            yield "\n".join(["```text", *_map(layers), "```"])
+            yield from rest
 
 
-def _loud(rows: Sequence[Item], quiet: Sequence[int]) -> tuple[list[Item], int]:
-    """All rows but those that are quiet, of which only the first; how many are left."""
+def _loud(rows: Sequence[Item], quiet: Sequence[int]) -> tuple[list[Item], list[str]]:
+    """The rows without most of the quiet ones, and a sentence on those left out."""
     left = {*quiet[QUIET_ROWS:]}
-    return [row for i, row in enumerate(rows) if i not in left], len(left)
-
-
-def _rest(left: int) -> Iterator[str]:
-    if left:
-        yield f"{left} more layers are healthy."
-
-
-def _alerts(part: Alerts) -> Table:
-    rows = [
-        [f"{LEVELS[x.level]} {x.level}: {named(x)}", since(x), measure(x), x.message]
-        for x in part.alerts
-    ]
-    return Table(["alert", "since", "measured", "what it means, what to try"], rows)
+    shown = [row for i, row in enumerate(rows) if i not in left]
+    return shown, [f"{len(left)} more layers are healthy."] * bool(left)
 
 
 def _map(rows: Sequence[Row]) -> Iterator[str]:
@@ -184,26 +140,17 @@ def _text(cell: str | Cell) -> str:
     return cell.text or (sparkline(cell.course) if cell.course else "")
 
 
-def _columns(table: Table) -> Iterator[str]:
-    rows = [[printable(_text(x)) for x in row] for row in (table.header, *table.rows)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    wordy = [i for i, width in enumerate(widths) if i and width > WORDY]
-    for k, row in enumerate(rows):
-        cells = [
-            cell.rjust(widths[i]) if i in table.right else cell.ljust(widths[i])
-            for i, cell in enumerate(row)
-            if i not in wordy
-        ]
-        yield "  ".join(cells).rstrip()
-        for i in wordy * bool(k):
-            yield from textwrap.wrap(
-                row[i], WIDTH, initial_indent="    ", subsequent_indent="    "
-            )
-
-
-def _pipes(table: Table) -> str:
-    rules = ["---:" if i in table.right else "---" for i in range(len(table.header))]
-    header, *rows = (
-        [escaped(_text(cell)) for cell in row] for row in (table.header, *table.rows)
-    )
-    return "\n".join(f"| {' | '.join(row)} |" for row in (header, rules, *rows))
+def _table(table: Table, word: Writer) -> str:
+    rows = [[word(_text(cell)) for cell in row] for row in (table.header, *table.rows)]
+    widths = [max(3, *map(len, column)) for column in zip(*rows, strict=True)]
+    is_right = [i in table.right for i in range(len(widths))]
+    lines = [
+        " | ".join(
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(row, widths, is_right, strict=True)
+        )
+        for row in rows
+    ]
+    pairs = zip(widths, is_right, strict=True)
+    rule = " | ".join("-" * (width - right) + ":" * right for width, right in pairs)
+    return "\n".join(f"| {line} |" for line in (lines[0], rule, *lines[1:]))

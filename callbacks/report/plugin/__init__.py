@@ -9,7 +9,6 @@ imported when the tab is opened, and the tab says what fails there.
 import hashlib
 import html
 import json
-import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from tensorboard.plugins import base_plugin
 
 from kbn_light import load
 
-SUFFIX = ".kbn"  # of event files that `TrainingMonitor` writes
+FILES = "events.out.tfevents.*.kbn"  # that `TrainingMonitor` writes
 NO_LOG = "There is no log of kbn's TrainingMonitor in this directory yet."
 
 
@@ -42,7 +41,7 @@ class HealthPlugin(base_plugin.TBPlugin):
         """Whether there is something to show; kept, once there is."""
         try:
             self._is_active = self._is_active or any(
-                map(_has_log, self._places.values())
+                any(place.rglob(FILES)) for place in self._places.values()
             )
         except OSError:  # a directory that vanishes while it is walked
             return False
@@ -124,15 +123,6 @@ def _places(context: Any) -> dict[str, Path]:
         for name, place in named
         if place and "://" not in place
     }
-
-
-def _has_log(place: Path) -> bool:
-    """Whether a file of kbn's is there or below."""
-    return any(
-        file.startswith("events.out.tfevents.") and file.endswith(SUFFIX)
-        for _, _, files in os.walk(place)
-        for file in files
-    )
 
 
 def _reason(error: Exception) -> str:
