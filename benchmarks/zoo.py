@@ -106,12 +106,12 @@ def entries_of(log_dir):
     from tensorboard.backend.event_processing import event_file_loader
     from tensorboard.util import tensor_util
 
-    from kbn.callbacks.log.run_record import record_of
+    from kbn.callbacks.log.records import run_in
 
     for path in sorted(Path(log_dir).glob("events.out.tfevents.*")):
         for event in event_file_loader.EventFileLoader(str(path)).Load():
             values = event.summary.value
-            yield from filter(None, map(record_of, values))
+            yield from filter(None, map(run_in, values))
             scalars = {
                 value.tag: float(tensor_util.make_ndarray(value.tensor))
                 for value in values

@@ -25,8 +25,8 @@ from .diagnostics.subjects import (
     Subject,
 )
 from .log.history import History
+from .log.records import versions
 from .log.run_log import RunLog
-from .log.run_record import versions
 from .model.description import describe
 from .model.inventory import Contents, Inventory, Selection
 from .step.evidence import Evidence, non_finite

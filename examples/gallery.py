@@ -53,7 +53,9 @@ def draw(illness, runs, outcomes, path):
 
 def legend(runs):
     """What the lines are, and the colours of the layers that are met."""
-    met = {cell.grave for run in runs for row in run.health.rows for cell in row.cells}
+    met = {
+        cell.severity for run in runs for row in run.health.rows for cell in row.cells
+    }
     colours = {word: colour for i, (word, colour, _) in GRAVE.items() if i in met}
     return [
         Line2D([], [], color="0.3", lw=2.5, label="training"),
@@ -86,8 +88,8 @@ def draw_layers(axes, run):
     for number, row in enumerate(health.rows):
         bottom = number + 0.45  # rows are counted downwards
         for cell, (left, right) in zip(row.cells, columns, strict=True):
-            if cell.grave in GRAVE:
-                _, colour, height = GRAVE[cell.grave]
+            if cell.severity in GRAVE:
+                _, colour, height = GRAVE[cell.severity]
                 box = (left, bottom - 0.9 * height), right - left, 0.9 * height
                 axes.add_patch(Rectangle(*box, color=colour, lw=0))
         since = [alert.step for alert in row.alerts if alert.is_open]

@@ -6,7 +6,7 @@ import numpy as np
 from tensorboard.backend.event_processing import event_file_loader
 from tensorboard.util import tensor_util
 
-from kbn.callbacks.log.run_record import record_of
+from kbn.callbacks.log.records import run_in
 
 # Not seen in a training: what it is, and how TensorBoard is to show it.
 SETTINGS = (
@@ -38,7 +38,7 @@ def read_records(log_dir):
     found = []
     for path in sorted(Path(log_dir).glob("events.out.tfevents.*")):
         for event in event_file_loader.EventFileLoader(str(path)).Load():
-            found += filter(None, map(record_of, event.summary.value))
+            found += filter(None, map(run_in, event.summary.value))
     return found
 
 

@@ -10,8 +10,8 @@ from tensorboard.util import tensor_util
 
 from kbn.callbacks import Alert, TrainingAlert, TrainingMonitor, rules
 from kbn.callbacks.alerts.follow import alerts_of
-from kbn.callbacks.log.alerts import TEXT, alerts_in, markdown
-from kbn.callbacks.log.run_record import record_of
+from kbn.callbacks.log.records import alerts_in, run_in
+from kbn.callbacks.log.texts import ALERTS, alert_table
 from kbn.callbacks.step.watched_function import WatchedFunction
 
 if keras.backend.backend() != "tensorflow":
@@ -73,7 +73,7 @@ def entries(log_dir):
     """Records and (step, scalars), as a reader of the log has them."""
     for event in events(log_dir):
         values = event.summary.value
-        yield from filter(None, map(record_of, values))
+        yield from filter(None, map(run_in, values))
         scalars = {
             value.tag: float(tensor_util.make_ndarray(value.tensor))
             for value in values
@@ -247,9 +247,9 @@ def test_text_tab_and_counts(tmp_path):
     model = network()
     fit(model, data(nan_in=1), monitor, epochs=1)
     accumulator = event_accumulator.EventAccumulator(str(tmp_path)).Reload()
-    (*_, newest) = accumulator.Tensors(TEXT)
+    (*_, newest) = accumulator.Tensors(ALERTS)
     text = tensor_util.make_ndarray(newest.tensor_proto).item().decode()
-    assert text == markdown(monitor.alerts)
+    assert text == alert_table(monitor.alerts)
     assert "| **critical** | non_finite | `x` | step 2, epoch 1 | " in text
     assert monitor.history["alerts/critical"] == ([2, 3, 4], [1.0, 1.0, 1.0])
     assert set(monitor.history["alerts/warning"][1]) == {0.0}
@@ -259,7 +259,7 @@ def test_markdown_has_open_alerts_first_and_the_newest_on_top():
     def alert(step, resolved=None):
         return Alert("a", "info", "w|x", step, None, 1.0, 0.0, "M.", 2, resolved)
 
-    rows = markdown([alert(1), alert(2, 9), alert(3)]).splitlines()[2:]
+    rows = alert_table([alert(1), alert(2, 9), alert(3)]).splitlines()[2:]
     assert [row.split(" | ")[3] for row in rows] == [
         "step 3",
         "step 1",

@@ -177,7 +177,7 @@ def check_sick_networks(output, directory):
         targets = re.findall(r'(?:src|href)="([^"]+)"', text)
         assert len(targets) == count
         assert [x for x in targets if not (here / x).exists()] == []
-    assert "Critically ill: " in (place / "sick.html").read_text()
+    assert "Critical: " in (place / "sick.html").read_text()
     assert "Healthy at the end of " in (place / "cured.html").read_text()
     shown = directory / "vanishing_gradient.png"
     assert shown.read_bytes() == (place / "picture.png").read_bytes()

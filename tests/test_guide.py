@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from kbn.callbacks.diagnostics.guide import Guide
-from kbn.callbacks.diagnostics.layers import highest_of, lowest_of, median, worst
+from kbn.callbacks.diagnostics.guide import Guide, worst_of
+from kbn.callbacks.diagnostics.layers import median, worst
 
 UPPER = Guide(healthy=(None, 1))
 FROM_0 = Guide(healthy=(0, 0.2), sick=(None, 0.5))
@@ -30,11 +30,13 @@ NAN, INF = math.nan, math.inf
         (LOWER, [INF, 1, 2], 0),
         (RATIO, [0, -INF, 1], 1),
         (FROM_0, [0.1, 0.1, 0.1], 0),  # the first of equals
+        (None, [-3, 7, -9], 1),
+        (None, [INF, 5, NAN], 2),
     ],
 )
 def test_the_worst_is_by_the_guide_values(guide, values, expected):
     named = {f"layer{i}": value for i, value in enumerate(values)}
-    assert guide.worst(named) == f"layer{expected}"
+    assert worst_of(guide, named) == f"layer{expected}"
     found = worst(named, guide)
     assert found == values[expected] or math.isnan(values[expected])
 
@@ -71,12 +73,3 @@ def test_the_median_is_of_what_is_a_number(values, expected):
 
 def test_the_median_of_nan_only_is_nan():
     assert math.isnan(median({"a": NAN, "b": NAN}))
-
-
-@pytest.mark.parametrize(
-    ("values", "lowest", "highest"),
-    [([3, 1, 2], 1, 0), ([3, NAN, INF], 1, 1), ([2, 2], 0, 0)],
-)
-def test_extremes_show_what_is_not_a_number(values, lowest, highest):
-    named = dict(enumerate(values))
-    assert (lowest_of(named), highest_of(named)) == (lowest, highest)

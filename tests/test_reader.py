@@ -8,9 +8,11 @@ import pytest
 
 from kbn.callbacks.alerts.alert import Alert
 from kbn.callbacks.diagnostics.statistics import histograms, summarize
-from kbn.callbacks.log import alerts, reader, run_record
+from kbn.callbacks.log import reader
 from kbn.callbacks.log.logged import KEPT
-from kbn.callbacks.log.writer import EventWriter
+from kbn.callbacks.log.records import alerts_value, run_value
+from kbn.callbacks.log.texts import alerts_text
+from kbn.callbacks.log.writer import EventWriter, framed
 
 DEAD = Alert("dead_relu", "warning", "hidden", 3, 1, 0.75, 0.5, "Dead.", others=1)
 SUMMARY = summarize(np.arange(5.0), 10)
@@ -30,7 +32,7 @@ def writer(directory, process=None):
 def write(directory, steps, value=1.0, process=None, rules=("dead_relu",)):
     log = writer(directory, process)
     record = {"model": {"name": "net"}, "layers": [], "options": {"rules": [*rules]}}
-    log.write_values(0, [run_record.value_of(record)])
+    log.write_values(0, [run_value(record)])
     for step in steps:
         log.write(step, {"loss/train": value * step}, {"weights/net/w": SUMMARY})
     return log
@@ -42,7 +44,7 @@ def own_files(directory):
 
 def test_a_run_is_read_as_it_was_written(tmp_path):
     log = write(tmp_path, (1, 3, 5), np.nan)
-    log.write_values(3, [alerts.value_of([DEAD]), alerts.text_of([DEAD])])
+    log.write_values(3, [alerts_value([DEAD]), alerts_text([DEAD])])
     run = reader.read_run(tmp_path, "mine")
     assert (run.name, run.directory, run.problems) == ("mine", tmp_path, [])
     assert [entry.step for entry in run.entries] == [1, 3, 5]
@@ -67,13 +69,13 @@ def test_fits_of_one_training_are_joined(tmp_path):
     write(tmp_path, (2, 3))
     run = reader.read_run(tmp_path)
     assert [entry.step for entry in run.entries] == [1, 2, 2, 3]
-    assert (len(run.records), run.problems) == (2, [])
+    assert (run.record["model"], run.problems) == ({"name": "net"}, [])
 
 
 def test_what_a_restart_does_again_is_left_out(tmp_path):
     old = write(tmp_path, (1, 3, 5))
     late = dataclasses.replace(DEAD, step=5)
-    old.write_values(5, [alerts.value_of([late])])
+    old.write_values(5, [alerts_value([late])])
     write(tmp_path, (3, 4), value=2.0)
     run = reader.read_run(tmp_path)
     assert [(x.step, x.scalars["loss/train"]) for x in run.entries] == [
@@ -89,9 +91,9 @@ def test_what_a_restart_does_again_is_left_out(tmp_path):
 
 def test_a_resolved_alert_is_open_again_where_the_restart_lies_before_its_end(tmp_path):
     old = write(tmp_path, (1, 3, 5))
-    old.write_values(3, [alerts.value_of([DEAD])])
+    old.write_values(3, [alerts_value([DEAD])])
     over = dataclasses.replace(DEAD, resolved_step=5)
-    old.write_values(5, [alerts.value_of([over])])
+    old.write_values(5, [alerts_value([over])])
     assert reader.read_run(tmp_path).alerts == [over]
     write(tmp_path, (4,))
     assert reader.read_run(tmp_path).alerts == [DEAD]
@@ -99,30 +101,17 @@ def test_a_resolved_alert_is_open_again_where_the_restart_lies_before_its_end(tm
 
 def test_alerts_of_a_process_that_ended_are_over_unless_raised_again(tmp_path):
     old = write(tmp_path, (1, 3), process=".1.")
-    old.write_values(3, [alerts.value_of([DEAD])])
+    old.write_values(3, [alerts_value([DEAD])])
     new = write(tmp_path, (4, 6))
     run = reader.read_run(tmp_path)
     assert run.alerts == [dataclasses.replace(DEAD, resolved_step=4)]
     assert "dead_relu, open until then, counts as over" in run.problems[0]
     again = dataclasses.replace(DEAD, step=6)
-    new.write_values(6, [alerts.value_of([again])])
+    new.write_values(6, [alerts_value([again])])
     assert [alert.is_open for alert in reader.read_run(tmp_path).alerts] == [
         False,
         True,
     ]
-
-
-@pytest.mark.parametrize(
-    ("rules", "found"), [((), []), (("dead_relu",), []), (None, ["non_finite"])]
-)
-def test_alerts_are_computed_only_where_no_rules_are_known(tmp_path, rules, found):
-    log = writer(tmp_path)
-    options = {} if rules is None else {"rules": [*rules]}
-    record = {"model": {"name": "net"}, "layers": [], "options": options}
-    log.write_values(0, [run_record.value_of(record)])
-    for step in range(1, 9):
-        log.write(step, {"loss/train": np.nan, "health/non_finite/weights/w": 3.0}, {})
-    assert [alert.rule for alert in reader.read_run(tmp_path).alerts] == found
 
 
 def cut(data):
@@ -166,8 +155,6 @@ def test_what_can_be_read_of_a_damaged_file_is_read(tmp_path, damage):
 
 def test_a_record_that_is_no_event_is_counted(tmp_path):
     log = write(tmp_path, (1,))
-    from kbn.callbacks.log.framing import framed
-
     with log._file.open("ab") as file:
         file.write(framed(b"\xff\xff\xff"))
     log.write(2, {"loss/train": 1.0}, {})
@@ -179,12 +166,12 @@ def test_a_record_that_is_no_event_is_counted(tmp_path):
 @pytest.mark.parametrize("text", [b"", b"{", b"[1]", b"null", b"\xff"])
 def test_values_that_are_not_what_they_say_are_counted(tmp_path, text):
     log = write(tmp_path, (1,))
-    spoilt = [run_record.value_of({}), alerts.value_of([])]
+    spoilt = [run_value({}), alerts_value([])]
     for value in spoilt:
         value.tensor.string_val[0] = text
     log.write_values(1, spoilt)
     run = reader.read_run(tmp_path)
-    assert (len(run.entries), len(run.records), run.alerts) == (1, 1, [])
+    assert (len(run.entries), run.record["layers"], run.alerts) == (1, [], [])
     assert run.problems == ["2 values could not be read."]
 
 

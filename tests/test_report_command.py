@@ -25,7 +25,7 @@ def test_status_says_whether_a_critical_alert_is_open(tmp_path, case, capsys):
     write(tmp_path, ill=ill)
     assert command.main(["report", str(tmp_path)]) == status
     shown = capsys.readouterr()
-    assert shown.out.startswith(f"{tmp_path.name}\n")
+    assert shown.out.startswith(f"# {tmp_path.name}\n")
     assert shown.err == ""
 
 

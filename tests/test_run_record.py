@@ -1,4 +1,4 @@
-"""kbn.callbacks.log.run_record: what a reader needs to know without the model."""
+"""kbn.callbacks.log.records: what a reader needs to know without the model."""
 
 import functools
 import json
@@ -14,7 +14,7 @@ from tensorboard.compat.proto import summary_pb2
 
 import kbn
 from kbn.callbacks import TrainingMonitor
-from kbn.callbacks.log.run_record import record_of, value_of
+from kbn.callbacks.log.records import run_in, run_value
 from kbn.callbacks.model.description import describe
 from kbn.callbacks.model.inventory import Inventory
 
@@ -128,7 +128,7 @@ def test_the_log_begins_with_the_record(tmp_path):
     (path,) = tmp_path.iterdir()
     version, record, *_ = event_file_loader.EventFileLoader(str(path)).Load()
     assert version.file_version
-    assert record_of(record.summary.value[0])["step"] == record.step == 1
+    assert run_in(record.summary.value[0])["step"] == record.step == 1
 
 
 def test_every_file_begins_with_a_record(tmp_path):
@@ -193,7 +193,7 @@ def test_every_kind_of_model_has_a_record(kind):
         pytest.skip("a model of TensorFlow's")
     model, *_ = watched_models.KINDS[kind]()
     described = describe(model, Inventory(model), (), ())
-    (read,) = [record_of(value_of(described))]
+    (read,) = [run_in(run_value(described))]
     assert read.pop("format") == 1
     assert read == json.loads(json.dumps(described, allow_nan=False))
     owners = [read["model"], *read["layers"]]
@@ -227,4 +227,4 @@ def test_optimizers_are_described(optimizer, inner, scaling):
 
 
 def test_another_value_is_no_record():
-    assert record_of(summary_pb2.Summary.Value(tag="epoch/loss")) is None
+    assert run_in(summary_pb2.Summary.Value(tag="epoch/loss")) is None

@@ -1,4 +1,4 @@
-"""kbn.callbacks.log.worst: which layers are the worst, in the Text tab."""
+"""kbn.callbacks.log.texts: which layers are the worst, in the Text tab."""
 
 import keras
 import numpy as np
@@ -8,7 +8,7 @@ from tensorboard.backend.event_processing import event_accumulator
 from tensorboard.util import tensor_util
 
 from kbn.callbacks import TrainingMonitor
-from kbn.callbacks.log.worst import TEXT, WorstLayers
+from kbn.callbacks.log.texts import WORST, WorstLayers
 
 DEAD, STD = "health/dead_units/<layer>", "activation_std/<layer>"
 
@@ -26,12 +26,11 @@ def test_the_table_names_the_layers():
         DEAD: {"a": 0.1, "b|c": 0.75, "c": 0.2},
     }
     value = WorstLayers().seen(20, layers)
-    assert value.tag == TEXT
+    assert value.tag == WORST
     assert value.metadata.plugin_data.plugin_name == "text"
     assert rows(value) == [
-        ["health/dead_units", "worst", "`b&#124;c`", "**0.75**", "0 to 0.2", "20"],
-        ["activation_std", "lowest", "`b`", "nan", "", "20"],
-        ["activation_std", "highest", "`b`", "nan", "", "20"],
+        ["health/dead_units", "`b&#124;c`", "**0.75**", "0 to 0.2", "20"],
+        ["activation_std", "`b`", "**nan**", "0.1 to 10", "20"],
     ]
 
 
@@ -40,14 +39,13 @@ def test_one_layer_alone_is_not_the_worst():
     assert WorstLayers().seen(1, {}) is None
 
 
-def test_what_a_look_does_not_show_stays_as_it_was():
+def test_what_a_snapshot_does_not_show_stays_as_it_was():
     worst = WorstLayers()
     worst.seen(1, {DEAD: {"a": 0.0, "b": 0.1}, STD: {"a": 1.0, "b": 2.0}})
     found = rows(worst.seen(2, {STD: {"a": 1.0, "b": 0.5}}))
-    assert [[*row[1:3], row[-1]] for row in found] == [
-        ["worst", "`b`", "1"],
-        ["lowest", "`b`", "2"],
-        ["highest", "`a`", "2"],
+    assert [[*row[:2], row[-1]] for row in found] == [
+        ["health/dead_units", "`b`", "1"],
+        ["activation_std", "`b`", "2"],
     ]
 
 
@@ -57,8 +55,8 @@ def test_tensorboard_reads_the_table(name, tmp_path):
     monitor = TrainingMonitor(tmp_path, log_freq=2)
     model.fit(x, y, verbose=0, callbacks=[monitor])
     events = event_accumulator.EventAccumulator(str(tmp_path)).Reload()
-    assert TEXT in events.PluginTagToContent("text")
-    last = events.Tensors(TEXT)[-1]
+    assert WORST in events.PluginTagToContent("text")
+    last = events.Tensors(WORST)[-1]
     text = tensor_util.make_ndarray(last.tensor_proto).item().decode()
     name, value, *_ = max(
         (
@@ -68,7 +66,7 @@ def test_tensorboard_reads_the_table(name, tmp_path):
         ),
         key=lambda one: abs(np.log(one[1]) - np.log(0.9) / 2),
     )
-    row = f"| weight_growth | worst | `{name}` | {value:.3g} | 0.3 to 3 |"
+    row = f"| weight_growth | `{name}` | {value:.3g} | 0.3 to 3 |"
     assert row in text, keras.backend.backend()
 
 
@@ -80,5 +78,5 @@ def test_several_models_have_a_table_each(tmp_path):
     (second,) = [path for path in tmp_path.iterdir() if path.is_dir()]
     for directory in (tmp_path, second):
         events = event_accumulator.EventAccumulator(str(directory)).Reload()
-        assert TEXT in events.PluginTagToContent("text")
+        assert WORST in events.PluginTagToContent("text")
     assert {"worst/weight_std", f"{second.name}/worst/weight_std"} <= {*monitor.history}

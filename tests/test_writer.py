@@ -1,4 +1,4 @@
-"""kbn.callbacks.log.writer and framing: event files that TensorBoard reads."""
+"""kbn.callbacks.log.writer: event files that TensorBoard reads."""
 
 import io
 
@@ -11,9 +11,10 @@ from tensorboard.util import tensor_util
 
 from kbn.callbacks.diagnostics import statistics
 from kbn.callbacks.diagnostics.statistics import summarize
-from kbn.callbacks.log.framing import framed
+from kbn.callbacks.log.history import History
 from kbn.callbacks.log.layout import Layout
-from kbn.callbacks.log.writer import EventWriter
+from kbn.callbacks.log.run_log import RunLog
+from kbn.callbacks.log.writer import EventWriter, framed
 
 ARRAY = np.random.default_rng(0).normal(size=(50, 4))
 
@@ -69,13 +70,20 @@ def test_metadata_is_written_once_per_tag_and_file(writer):
     assert described == [[False, True, False], [False, True]]
 
 
-def test_a_tag_has_one_value_per_step(writer):
-    writer.write(5, {"a": 1, "b": 1}, {})
-    writer.open()  # also in a second fit
-    writer.write(5, {"a": 2, "c": 2}, {})
-    writer.write(6, {"a": 3}, {})
-    log = read_log(writer.log_dir)
-    assert log == {"a": [(5, 1), (6, 3)], "b": [(5, 1)], "c": [(5, 2)]}
+def test_a_tag_has_one_value_per_step(tmp_path):
+    history = History()
+    log = RunLog(tmp_path, "", history, pytest.fail)
+    summary = summarize(ARRAY, 1000)
+    log.open()
+    log.write(5, {"a": 1, "b": 1}, {"h": summary})
+    log.open()  # also in a second fit
+    log.write(5, {"a": 2, "c": 2}, {"h": summary})
+    log.write(6, {"a": 3}, {})
+    read = read_log(tmp_path)
+    assert steps(read, "h") == [5]
+    del read["h"]
+    assert read == {"a": [(5, 1), (6, 3)], "b": [(5, 1)], "c": [(5, 2)]}
+    assert history.by_tag()["a"] == ([5, 6], [1, 3])
 
 
 def test_complete_values_are_appended_as_they_are(writer):

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
-from .alert import Alert
+from .alert import Alert, and_more
 
 OnAlert: TypeAlias = str | Callable[[Alert], object]
 
@@ -97,13 +97,12 @@ def log_open(alerts: Iterable[Alert]) -> None:
     """Say at the end of a training what is still wrong: a line per open alert."""
     for alert in alerts:
         if alert.is_open:
-            more = f" and {alert.others} more" if alert.others else ""
             _log.log(
                 LOGGED_AS[alert.level],
                 "open at the end: %s in %s%s, since step %d (%s).",
                 alert.rule,
                 alert.where,
-                more,
+                and_more(alert.others),
                 alert.step,
                 alert.level,
             )

@@ -60,12 +60,12 @@ class Alert:
 
     def __str__(self) -> str:
         """One line: what, where, since when, how much, and the message."""
-        more = f" and {self.others} more" if self.others else ""
         epoch = "" if self.epoch is None else f" (epoch {self.epoch})"
         sign = "<" if self.value < self.limit else ">"
         line = (
-            f"{self.level}: {self.rule} in {self.where}{more} at step {self.step}"
-            f"{epoch}, {self.value:.3g} {sign} {self.limit:.3g}. {self.message}"
+            f"{self.level}: {self.rule} in {self.where}{and_more(self.others)} "
+            f"at step {self.step}{epoch}, {self.value:.3g} {sign} {self.limit:.3g}. "
+            f"{self.message}"
         )
         return line if self.is_open else f"{line} [{self.ending}]"
 
@@ -121,3 +121,14 @@ def rank(level: str) -> int:
     if level not in LEVELS:
         raise ValueError(f"{level!r} is not a level of alerts: {', '.join(LEVELS)}")
     return LEVELS.index(level)
+
+
+def and_more(count: int) -> str:
+    """` and 2 more`; empty for 0."""
+    return f" and {count} more" if count else ""
+
+
+def since(alert: Alert) -> str:
+    """When an alert was raised: `step 40, epoch 2`."""
+    epoch = "" if alert.epoch is None else f", epoch {alert.epoch}"
+    return f"step {alert.step}{epoch}"

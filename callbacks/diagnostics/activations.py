@@ -95,13 +95,15 @@ def saturated(outside: float, elements: float) -> float | None:
     of=Output,
     given=lambda output: output.summary and (output.summary,),
     unit="that of the output",
+    guide=Guide(healthy=(0.1, 10)),
+    source="layer-sequential unit variance, https://arxiv.org/abs/1511.06422",
     chart=Chart("Health", "standard deviation of the outputs"),
 )
 def activation_std(summary: Summary) -> float | None:
     """Standard deviation of all elements that the layer gave.
 
-    It should stay of one size from layer to layer; where it grows or shrinks from one
-    to the next, the initial weights are too large or too small.
+    It should stay near 1 from layer to layer; where it grows or shrinks from one to the
+    next, the initial weights are too large or too small.
     """
     return summary.std if summary.count else None
 

@@ -79,3 +79,8 @@ class Guide:
                 return 0, math.inf
             return 0, abs(math.log(value) - (math.log(low) + math.log(high)) / 2)
         return 0, abs(value - (low + high) / 2)
+
+
+def worst_of(guide: Guide | None, values: Mapping[str, float]) -> str:
+    """The name of the worst of these values; without guide values, of the highest."""
+    return (guide or Guide(healthy=(None, 0.0))).worst(values)

@@ -4,11 +4,10 @@ TensorBoard's descriptions, the dashboard, the table in the docs, alerts and rep
 made from it. Adding a diagnostic touches the file of its family, and its test.
 """
 
-import contextlib
 import functools
 import inspect
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -153,17 +152,6 @@ def arrange(modules: Sequence[str]) -> None:
     )
     REGISTRY.clear()
     REGISTRY.update(ordered)
-
-
-@contextlib.contextmanager
-def registered(new: Diagnostic) -> Iterator[None]:
-    """With one more diagnostic for a while."""
-    add(new)
-    try:
-        yield
-    finally:
-        del REGISTRY[new.tag]
-        _by_subject.clear()
 
 
 def of(subject: Any) -> list[Diagnostic]:

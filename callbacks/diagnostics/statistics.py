@@ -69,13 +69,18 @@ class Summary:
         """
         if not self.count or not self.bins.any():
             return np.full(len(shares), math.nan)
-        counts = np.concatenate([[0.0], np.cumsum(self.bins)])
         edges = np.linspace(self.minimum, self.maximum, BINS + 1)
-        wanted = np.multiply(shares, counts[-1])
-        # The middle of empty bins, as the median of -1 and 1 is 0: from either end.
-        upper = np.interp(wanted, counts, edges)
-        lower = np.interp(-wanted, -counts[::-1], edges[::-1])
-        return (lower + upper) / 2
+        return quantiles_between(edges, self.bins, shares)
+
+
+def quantiles_between(edges: Array, counts: Array, shares: Sequence[float]) -> Array:
+    """Quantiles of a histogram; edges: (n + 1,), counts: (n,), not all of them 0."""
+    below = np.concatenate([[0.0], np.cumsum(counts)])
+    wanted = np.multiply(shares, below[-1])
+    # The middle of empty bins, as the median of -1 and 1 is 0: from either end.
+    upper = np.interp(wanted, below, edges)
+    lower = np.interp(-wanted, -below[::-1], edges[::-1])
+    return (lower + upper) / 2
 
 
 def histograms(summaries: Sequence[Summary]) -> list[Array]:

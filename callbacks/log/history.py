@@ -1,4 +1,4 @@
-"""What a training leaves in memory: its scalars."""
+"""The scalars of a training, in memory."""
 
 import importlib
 from array import array
@@ -10,9 +10,9 @@ POINT = 16  # bytes: a step and a value
 
 
 class History:
-    """The scalars by tag, one value a step; beyond so many bytes, the last of them.
+    """The scalars by tag; beyond `size_bytes`, the last of them.
 
-    Each tag has the same share: with 500 tags, the last 4 194 looks.
+    Each tag has the same share: with 500 tags, the last 4 194 snapshots.
     """
 
     def __init__(self, size_bytes: int = BYTES) -> None:
@@ -20,14 +20,13 @@ class History:
         self._points: dict[str, tuple[array[int], array[float]]] = {}
 
     def add(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Append what one look saw, but for tags that have a value at this step."""
+        """Append the scalars of one snapshot."""
         for tag, value in scalars.items():
             if tag not in self._points:
                 self._points[tag] = array("q"), array("d")
             steps, values = self._points[tag]
-            if not steps or steps[-1] != step:
-                steps.append(step)
-                values.append(float(value))
+            steps.append(step)
+            values.append(float(value))
         share = max(1, self._size_bytes // POINT // max(1, len(self._points)))
         for points in self._points.values():
             # An eighth at a time, for the rest moves up each time.
@@ -37,7 +36,7 @@ class History:
 
     @property
     def size_bytes(self) -> int:
-        """Of all steps and values that are kept."""
+        """The size of all steps and values that are kept."""
         return sum(POINT * len(steps) for steps, _ in self._points.values())
 
     def values(self, tag: str, last: int | None = None) -> list[float]:

@@ -1,4 +1,4 @@
-"""What the HParams tab compares runs by: what is known, and the user's own."""
+"""The hyperparameters by which TensorBoard's HParams tab compares runs."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from tensorboard.plugins.hparams import summary_v2
 
 
 def hyperparameters(record: Mapping[str, Any]) -> dict[str, bool | float | str]:
-    """Of a run record."""
+    """{name: value} from a run record: what kbn knows, and the user's own."""
     kinds = {x["type"] for x in record["layers"] if "batch_norm" in x}
     known: dict[str, bool | float | str] = {
         "batch_norm": bool(kinds),
@@ -45,9 +45,9 @@ COLUMNS = (
 def hyperparameter_values(
     known: Mapping[str, bool | float | str], metrics: Sequence[str], trial: str
 ) -> list[Any]:
-    """They, and the scalar tags to show beside them, as values of a Summary proto.
+    """A row of the HParams tab and its columns, as values of a Summary proto.
 
-    `trial`: the name of the row.
+    `metrics`: scalar tags to show beside the hyperparameters. `trial`: the row's name.
     """
     own = [name for name in known if name not in COLUMNS]
     config = summary_v2.hparams_config_pb(

@@ -1,33 +1,24 @@
-"""The Custom Scalars tab as a dashboard: which tags are drawn in which chart."""
+"""The dashboard in TensorBoard's Custom Scalars tab."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-from tensorboard.compat.proto import summary_pb2
 from tensorboard.plugins.custom_scalar import layout_pb2, metadata
-from tensorboard.util.tensor_util import make_tensor_proto
 
 from ..diagnostics.registry import REGISTRY, Diagnostic, find, over_layers
+from .records import string_value
 
 BANDS = ("activations", "gradients", "weights")
 EVERY_LAYER = "Every layer"  # the category of what is drawn elsewhere as its worst
 
 
-class Lines(NamedTuple):
-    """What one diagnostic draws in one chart; `tags`: regular expressions."""
-
-    category: str
-    title: str
-    tags: Sequence[str]
-
-
 def charts(tags: Iterable[str]) -> dict[str, dict[str, list[str]]]:
-    """{category: {title: regular expressions of its tags}} of a run with these tags.
+    """{category: {title: regular expressions of its tags}} for a run with these tags.
 
-    From the registry. A diagnostic of many layers is drawn as its worst and its median,
-    and once more with a line a layer in the last category; one that only a single layer
-    has, as that layer, named in the title. A title names the guide values.
+    A diagnostic of many layers is drawn as its worst and its median, and once more with
+    a line a layer in the last category; one that only a single layer has, as that
+    layer, named in the title. A title names the guide values.
     """
     tags = set(tags)
     by_diagnostic: dict[str, list[str]] = {}
@@ -35,44 +26,43 @@ def charts(tags: Iterable[str]) -> dict[str, dict[str, list[str]]]:
         one = find(tag)
         if one is not None:
             by_diagnostic.setdefault(one.tag, []).append(tag)
-    found: dict[str, dict[str, list[str]]] = {}
+    drawn: dict[tuple[str, str], list[str]] = {}
     guides: dict[tuple[str, str], str] = {}
-    last: dict[str, list[str]] = {}
     for one in REGISTRY.values():
-        for lines in _lines(one, by_diagnostic.get(one.tag, []), tags):
-            is_last = lines.category == EVERY_LAYER
-            titles = last if is_last else found.setdefault(lines.category, {})
-            drawn = titles.setdefault(lines.title, [])
-            drawn += [tag for tag in lines.tags if tag not in drawn]
+        for category, title, expressions in _lines(
+            one, by_diagnostic.get(one.tag, []), tags
+        ):
+            chart = category, title
+            known = drawn.setdefault(chart, [])
+            known += [x for x in expressions if x not in known]
             if one.guide is not None:
-                guides.setdefault((lines.category, lines.title), one.guide.title())
-    if last:
-        found[EVERY_LAYER] = last
-    return {
-        category: {
-            ", ".join(filter(None, (title, guides.get((category, title))))): drawn
-            for title, drawn in titles.items()
-        }
-        for category, titles in found.items()
-    }
+                guides.setdefault(chart, f", {one.guide.title()}")
+    found: dict[str, dict[str, list[str]]] = {}
+    for chart in sorted(drawn, key=lambda chart: chart[0] == EVERY_LAYER):
+        category, title = chart
+        titles = found.setdefault(category, {})
+        titles[f"{title}{guides.get(chart, '')}"] = drawn[chart]
+    return found
 
 
-def _lines(one: Diagnostic, own: Sequence[str], tags: set[str]) -> Iterator[Lines]:
-    """The charts of a diagnostic; `own`: its tags, of all the `tags` of the run."""
+def _lines(
+    one: Diagnostic, own: Sequence[str], tags: set[str]
+) -> Iterator[tuple[str, str, list[str]]]:
+    """(category, title, regular expressions) of a diagnostic; `own`: its tags."""
     if one.chart is None or not own:
         return
     category, title = one.chart.category, one.chart.title
     all_of_it = [one.chart.tags or one.chart_regex]
     summaries = [f"^{re.escape(tag)}$" for tag in over_layers(one) if tag in tags]
     if summaries:
-        yield Lines(category, title, summaries)
-        yield Lines(EVERY_LAYER, title, all_of_it)
+        yield category, title, summaries
+        yield EVERY_LAYER, title, all_of_it
     elif one.is_of_layers and len(own) == 1:
         # Exactly this tag: beside a run of many layers, it would draw all of theirs.
-        title = f"{title}: {one.name_in(own[0])}"
-        yield Lines(category, title, [f"^{re.escape(own[0])}$"])
+        lone = f"{title}: {one.name_in(own[0])}"
+        yield category, lone, [f"^{re.escape(own[0])}$"]
     else:
-        yield Lines(category, title, all_of_it)
+        yield category, title, all_of_it
 
 
 class Layout:
@@ -88,7 +78,7 @@ class Layout:
         self._written = layout_pb2.Layout()
 
     def grown(self, tags: Iterable[str]) -> Any:
-        """With these tags too: a value of a Summary proto, None if nothing is new."""
+        """Add tags; the new layout as a value of a Summary proto, or None."""
         new = set(tags) - self._tags
         if not new:
             return None
@@ -97,11 +87,9 @@ class Layout:
         if layout == self._written:
             return None
         self._written = layout
-        return summary_pb2.Summary.Value(
-            tag=metadata.CONFIG_SUMMARY_TAG,
-            tensor=make_tensor_proto(layout.SerializeToString()),
-            metadata=metadata.create_summary_metadata(),
-        )
+        content = layout.SerializeToString()
+        settings = metadata.create_summary_metadata()
+        return string_value(metadata.CONFIG_SUMMARY_TAG, content, settings)
 
     def _layout(self) -> Any:
         layout = layout_pb2.Layout()

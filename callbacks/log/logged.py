@@ -1,4 +1,4 @@
-"""What a log holds of one run."""
+"""The content of one run's log."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,20 +20,6 @@ class Entry(NamedTuple):
     scalars: Mapping[str, float]
 
 
-class Recorded(NamedTuple):
-    """The run record as it was from a step on."""
-
-    step: int
-    record: Mapping[str, Any]
-
-
-class Changed(NamedTuple):
-    """Alerts that were raised or that ended at one step."""
-
-    step: int
-    alerts: list[Alert]
-
-
 class Rows(NamedTuple):
     """A histogram at one step, as it is in the file."""
 
@@ -47,7 +33,7 @@ class Rows(NamedTuple):
 
 
 class Histograms:
-    """Of one tag, over the whole training: 64 at most, evenly spaced, and the last."""
+    """The histograms of one tag: 64 at most, evenly spaced, and the last."""
 
     def __init__(self) -> None:
         self._kept: list[Rows] = []
@@ -55,7 +41,7 @@ class Histograms:
         self._stride, self._met = 1, 0
 
     def add(self, rows: Rows) -> None:
-        """One more: when there are too many, every other one goes."""
+        """Add one more; when there are too many, every other one goes."""
         self._last = rows
         if self._met % self._stride == 0:
             self._kept.append(rows)
@@ -83,24 +69,20 @@ class Histograms:
 class LoggedRun:
     """One run, in the order of writing.
 
-    `alerts`: all that were raised, with how they ended. `problems`: sentences on what
-    could not be read, or was passed over.
+    `record`: the newest run record; empty if there is none. `alerts`: all that were
+    raised, with how they ended. `problems`: sentences on what could not be read, or was
+    passed over.
     """
 
     name: str
     directory: Path
     entries: list[Entry] = field(default_factory=list)
-    records: list[Recorded] = field(default_factory=list)
+    record: Mapping[str, Any] = field(default_factory=dict)
     histograms: dict[str, Histograms] = field(default_factory=dict)
     alerts: list[Alert] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
     @property
-    def record(self) -> Mapping[str, Any]:
-        """The newest run record; empty if there is none."""
-        return self.records[-1].record if self.records else {}
-
-    @property
     def is_empty(self) -> bool:
-        """Whether nothing was read of a training."""
+        """Whether no snapshot of a training was read."""
         return not self.entries

@@ -1,24 +1,22 @@
-"""Event files of a directory -> what a run has logged. Nothing in a file raises."""
+"""Reads what a run has logged from its event files. No file's content raises."""
 
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from google.protobuf.message import DecodeError
 from tensorboard.compat.proto import event_pb2, types_pb2
 
 from ..alerts.alert import Alert
-from ..alerts.follow import alerts_of
-from . import alerts as alert_log
-from . import run_record
-from .framing import Damaged, records_in
-from .logged import Changed, Entry, Histograms, LoggedRun, Recorded, Rows
+from . import records
+from .logged import Entry, Histograms, LoggedRun, Rows
 
 FILES = "events.out.tfevents.*"
 OWN = ".kbn"  # the end of the name of a file that `EventWriter` wrote
 DTYPES = {types_pb2.DT_FLOAT: "<f4", types_pb2.DT_DOUBLE: "<f8"}
+HEADER_BYTES, CHECKSUM_BYTES = 12, 4  # around the data of a record
 
 
 def find_runs(directory: str | os.PathLike[str]) -> list[Path]:
@@ -28,7 +26,7 @@ def find_runs(directory: str | os.PathLike[str]) -> list[Path]:
 
 
 def read_run(directory: str | os.PathLike[str], name: str = "") -> LoggedRun:
-    """What is logged in one directory, over all fits and resumed trainings.
+    """Read one directory's log, over all fits and resumed trainings.
 
     Where a later file begins at an earlier step, as after a restart from a checkpoint,
     what was logged from that step on is left out: TensorBoard does the same.
@@ -37,7 +35,7 @@ def read_run(directory: str | os.PathLike[str], name: str = "") -> LoggedRun:
 
 
 def signature(directory: str | os.PathLike[str]) -> tuple[tuple[str, int], ...]:
-    """Changes whenever something is logged there: names and sizes of the files."""
+    """Names and sizes of the files there, which change whenever something is logged."""
     found = []
     for file in sorted(Path(directory).rglob(f"{FILES}{OWN}")):
         try:
@@ -47,13 +45,54 @@ def signature(directory: str | os.PathLike[str]) -> tuple[tuple[str, int], ...]:
     return tuple(found)
 
 
+class Damaged(ValueError):
+    """From here on a file cannot be read; the message says where and how."""
+
+
+def records_in(file: BinaryIO) -> Iterator[bytes]:
+    """The data of each whole record of an event file.
+
+    Of the two checksums only that of the length is compared, without which nothing
+    after it could be found. That of the data takes TensorBoard's Python 0.1 s a
+    megabyte; data that is not a proto shows when it is parsed.
+
+    Raises:
+        Damaged: The file ends within a record, or a length is not one.
+    """
+    size_bytes = os.fstat(file.fileno()).st_size
+    at = 0
+    while header := file.read(HEADER_BYTES):
+        if len(header) < HEADER_BYTES:
+            raise Damaged(f"ends in the middle of a record, at byte {at}")
+        if int.from_bytes(header[8:], "little") != _checksum(header[:8]):
+            raise Damaged(f"is damaged at byte {at} of {size_bytes}: the rest is lost")
+        length = int.from_bytes(header[:8], "little")
+        data = file.read(length) if length <= size_bytes else b""
+        end = file.read(CHECKSUM_BYTES)
+        if len(data) < length or len(end) < CHECKSUM_BYTES:
+            raise Damaged(f"ends in the middle of a record, at byte {at}")
+        at += HEADER_BYTES + length + CHECKSUM_BYTES
+        yield data
+
+
+def _checksum(data: bytes) -> int:
+    """The masked CRC-32C of a few bytes. TensorBoard's takes 0.1 s to import."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = (crc >> 1) ^ (0x82F63B78 if crc & 1 else 0)
+    crc ^= 0xFFFFFFFF
+    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+
+
 class _Reading:
-    """One pass over the files."""
+    """One pass over the files of a directory."""
 
     def __init__(self, directory: Path, name: str) -> None:
         self.run = LoggedRun(name, directory)
-        self._changes: list[Changed] = []
-        self._process: tuple[str, ...] | None = None
+        self._alerts: list[tuple[int, Alert]] = []  # with the step of its change
+        self._process: list[str] | None = None
         self._unread: Counter[str] = Counter()
         files = sorted(directory.glob(FILES), key=lambda file: file.name)
         own = [file for file in files if file.name.endswith(OWN)]
@@ -64,12 +103,12 @@ class _Reading:
             )
         for file in own:
             self._read_file(file)
-        for what, count in self._unread.items():
-            self.run.problems.append(f"{_count(count, what)} could not be read.")
-        self.run.alerts = self._alerts()
+        for kind, count in self._unread.items():
+            self.run.problems.append(f"{_count(count, kind)} could not be read.")
+        self.run.alerts = self._newest()
 
     def _read_file(self, file: Path) -> None:
-        self._begins = True  # until the first look of the file
+        self._begins = True  # until the first snapshot of the file
         self._kinds: dict[str, str] = {}
         is_empty = True
         try:
@@ -94,7 +133,7 @@ class _Reading:
             self._unread["event"] += 1
             return
         scalars: dict[str, float] = {}
-        if self._begins and any(map(_kind_of_numbers, event.summary.value)):
+        if self._begins and any(map(_has_numbers, event.summary.value)):
             self._begin(event.step, file)
         for value in event.summary.value:
             try:
@@ -116,16 +155,16 @@ class _Reading:
             rows = Rows(step, tensor.tensor_content, DTYPES[tensor.dtype])
             rows.array()  # a ValueError if it is not one
             self.run.histograms.setdefault(tag, Histograms()).add(rows)
-        elif kind == run_record.TAG:
-            record = run_record.record_of(value)
+        elif kind == records.RUN:
+            record = records.run_in(value)
             if record is None or not _is_record(record):
                 raise ValueError("a run record that is not one")
-            self.run.records.append(Recorded(step, record))
-        elif kind == alert_log.TAG:
-            self._changes.append(Changed(step, alert_log.alerts_in(value)))
+            self.run.record = record
+        elif kind == records.ALERTS:
+            self._alerts += [(step, alert) for alert in records.alerts_in(value)]
 
     def _begin(self, step: int, file: Path) -> None:
-        """A file's first look: whether it goes on, and who writes it."""
+        """Compare a file's first snapshot with what was read of the files before it."""
         self._begins = False
         run = self.run
         if run.entries and run.entries[-1].step > step:
@@ -136,73 +175,54 @@ class _Reading:
                 "an earlier one had logged from there on, not shown."
             )
             run.entries = left
-            self._changes = [one for one in self._changes if one.step < step]
+            self._alerts = [one for one in self._alerts if one[0] < step]
             for histograms in run.histograms.values():
                 histograms.drop_from(step)
         # Names: events.out.tfevents.<seconds>.<rest>.<host>.<process>.kbn
-        process = tuple(file.name.split(".")[5:])
+        process = file.name.split(".")[5:]
         if self._process not in (None, process):
             self._end_alerts(step)
         self._process = process
 
     def _end_alerts(self, step: int) -> None:
-        """Another process goes on: it raises anew what is still ill."""
+        """End the open alerts: another process goes on, and raises anew what lasts."""
         ended = [
             Alert.from_dict({**alert.to_dict(), "resolved_step": step})
-            for alert in self._folded()
+            for alert in self._newest()
             if alert.is_open
         ]
         if ended:
-            self._changes.append(Changed(step, ended))
+            self._alerts += [(step, alert) for alert in ended]
             rules = ", ".join(sorted({alert.rule for alert in ended}))
             self.run.problems.append(
                 f"Another process goes on from step {step}: {rules}, open until then, "
                 "counts as over, unless it was raised again."
             )
 
-    def _folded(self) -> list[Alert]:
+    def _newest(self) -> list[Alert]:
         """Each alert as it was last written."""
-        newest: dict[tuple[str, int, str], Alert] = {}
-        for changed in self._changes:
-            for alert in changed.alerts:
-                newest[alert.rule, alert.step, alert.level] = alert
+        newest = {(x.rule, x.step, x.level): x for _, x in self._alerts}
         return [*newest.values()]
-
-    def _alerts(self) -> list[Alert]:
-        options = self.run.record.get("options")
-        knows_rules = isinstance(options, Mapping) and "rules" in options
-        if self._changes or knows_rules or not self.run.entries:
-            return self._folded()
-        try:
-            return alerts_of(_in_order(self.run))
-        except Exception as error:  # of a record that is not one of ours
-            self.run.problems.append(f"Its alerts could not be computed: {error!r}.")
-            return []
-
-
-def _in_order(run: LoggedRun) -> Iterator[Any]:
-    """Records and entries, a record before the entries of its step."""
-    records = [*run.records]
-    for entry in run.entries:
-        while records and records[0].step <= entry.step:
-            yield records.pop(0).record
-        yield entry.step, entry.scalars
 
 
 def _kind_of(value: Any) -> str:
-    """By the plugin that it is for; without one, as of a lost first value, by shape."""
+    """The kind of a value by its plugin, or by its shape where the first was lost."""
     plugin = value.metadata.plugin_data.plugin_name
     if plugin in ("scalars", "histograms"):
         return plugin.removesuffix("s")
-    if plugin == run_record.PLUGIN:
+    if plugin == records.PLUGIN:
         return str(value.tag)
     if plugin or value.tensor.dtype not in DTYPES:
         return ""
     return "histogram" if value.tensor.tensor_shape.dim else "scalar"
 
 
+def _has_numbers(value: Any) -> bool:
+    return _kind_of(value) in ("scalar", "histogram")
+
+
 def _is_record(record: Any) -> bool:
-    """Whether its parts are what readers take them for."""
+    """Whether the parts of a run record have the types that readers rely on."""
     if not isinstance(record, Mapping):
         return False
     maps = [record.get(name, {}) for name in ("model", "fit", "versions", "options")]
@@ -213,11 +233,6 @@ def _is_record(record: Any) -> bool:
     )
 
 
-def _kind_of_numbers(value: Any) -> str:
-    kind = _kind_of(value)
-    return kind if kind in ("scalar", "histogram") else ""
-
-
-def _count(count: int, what: str) -> str:
-    plural = f"{what[:-1]}ies" if what.endswith("y") else f"{what}s"
-    return f"{count} {what if count == 1 else plural}"
+def _count(count: int, noun: str) -> str:
+    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{count} {noun if count == 1 else plural}"

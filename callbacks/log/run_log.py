@@ -1,25 +1,28 @@
-"""The log of one run: what a look shows goes into history and into event files."""
+"""The log of one run: its snapshots go into a history and into event files."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..alerts.alert import Alert
 from ..diagnostics.statistics import Summary
-from . import alerts as alert_log
-from . import run_record
+from . import records, texts
 from .history import History
 from .hyperparameters import hyperparameter_values, hyperparameters, trial_of
 from .layout import Layout
-from .worst import WorstLayers
 from .writer import EventWriter
+
+Value = TypeVar("Value")
 
 
 class RunLog:
-    """Writes what one model shows, over all of its fits.
+    """Writes the snapshots of one model, over all of its fits.
 
-    `name`: of the run in `history`, which is of all models; empty for the first. A file
-    that cannot be written any more is said, once, and the training goes on.
+    A tag has one value a step: a second one, as of a fit that begins where the last one
+    ended, is left out. A file that cannot be written any more is reported once, and the
+    training goes on.
+
+    `name`: of the run in `history`, which is of all models; empty for the first.
     """
 
     def __init__(
@@ -31,7 +34,8 @@ class RunLog:
         self._say = say
         self._writer = EventWriter(directory)
         self._layout = Layout()
-        self._worst = WorstLayers()
+        self._worst = texts.WorstLayers()
+        self._last_step: dict[str, int] = {}
         self._can_write = False
 
     def open(self) -> None:
@@ -49,44 +53,48 @@ class RunLog:
         scalars: Mapping[str, float],
         histograms: Mapping[str, Summary],
     ) -> None:
-        """What one look has shown, and charts for tags that are new."""
+        """Write one snapshot, and charts for tags that are new."""
+        scalars, histograms = self._fresh(step, scalars), self._fresh(step, histograms)
         self._history.add(step, {self._tag(tag): x for tag, x in scalars.items()})
         self._try_to(lambda: self._writer.write(step, scalars, histograms))
-        layout = self._layout.grown(scalars)
-        if layout is not None:
-            self._write_values(step, [layout])
+        self._write_values(step, self._layout.grown(scalars))
 
     def write_worst(self, step: int, layers: Mapping[str, Mapping[str, float]]) -> None:
-        """Which layers are the worst, as a text; see `WorstLayers`."""
-        value = self._worst.seen(step, layers)
-        if value is not None:
-            self._write_values(step, [value])
+        """Name the worst layers in the Text tab; see `WorstLayers`."""
+        self._write_values(step, self._worst.seen(step, layers))
 
     def write_record(self, step: int, record: Mapping[str, Any]) -> None:
-        """What readers need to know of the run."""
-        self._write_values(step, [run_record.value_of(record)])
+        """Write the run record, which describes the run to readers."""
+        self._write_values(step, records.run_value(record))
 
     def write_hyperparameters(
         self, record: Mapping[str, Any], metrics: Sequence[str]
     ) -> None:
-        """What the HParams tab compares, from a run record."""
+        """Write what the HParams tab compares, from a run record."""
         trial = trial_of(self.directory)
-        values = hyperparameter_values(hyperparameters(record), metrics, trial)
-        self._write_values(0, values)
+        known = hyperparameters(record)
+        self._write_values(0, *hyperparameter_values(known, metrics, trial))
 
     def write_alerts(
         self, step: int, changed: Sequence[Alert], alerts: Sequence[Alert]
     ) -> None:
-        """Those that were raised or ended now, and the state of all as a text."""
+        """Write the alerts that were raised or ended, and all of them as a text."""
         if changed:
-            values = [alert_log.value_of(changed), alert_log.text_of(alerts)]
-            self._write_values(step, values)
+            table = texts.alerts_text(alerts)
+            self._write_values(step, records.alerts_value(changed), table)
 
     def _tag(self, tag: str) -> str:
         return f"{self._name}/{tag}" if self._name else tag
 
-    def _write_values(self, step: int, values: Sequence[Any]) -> None:
-        self._try_to(lambda: self._writer.write_values(step, values))
+    def _fresh(self, step: int, by_tag: Mapping[str, Value]) -> dict[str, Value]:
+        fresh = {k: x for k, x in by_tag.items() if self._last_step.get(k) != step}
+        self._last_step |= dict.fromkeys(fresh, step)
+        return fresh
+
+    def _write_values(self, step: int, *values: Any) -> None:
+        """Write values of a Summary proto; None is nothing new."""
+        if new := [value for value in values if value is not None]:
+            self._try_to(lambda: self._writer.write_values(step, new))
 
     def _try_to(self, write: Callable[[], None]) -> None:
         if not self._can_write:

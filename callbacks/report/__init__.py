@@ -1,1 +1,1 @@
-"""What is logged of a run -> a page that tells how it went. Neither Keras nor TF."""
+"""Reports on logged runs, from their logs alone. Neither Keras nor a backend."""

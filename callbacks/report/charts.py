@@ -2,14 +2,13 @@
 
 import html
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .bands import Band
 from .course import Array, Course
-from .outline import number, printable
+from .story import Bands, Curves, Line, number, printable
 
 WIDTH, HEIGHT = 340, 150
 LEFT, RIGHT, TOP, BOTTOM = 50, 8, 8, 18
@@ -18,23 +17,13 @@ SPOTS = 20  # places of a chart that tell their values on hover
 
 
 def escaped(text: object) -> str:
-    """For text and attributes of HTML."""
+    """A text as text and attributes of HTML have it."""
     return html.escape(printable(text))
 
 
 @dataclass(frozen=True)
-class Line:
-    """A course to draw. `style`: its colour, a class or a colour; dashes of SVG."""
-
-    label: str
-    course: Course
-    colour: str
-    dashes: str = ""
-
-
-@dataclass(frozen=True)
 class Axes:
-    """Values to units of the drawing; x: steps, y: values, or their logarithms."""
+    """Ranges of a chart; x: of the steps, y: of the values, or of their logarithms."""
 
     x: tuple[float, float]
     y: tuple[float, float]
@@ -60,7 +49,7 @@ class Axes:
 
 
 def axes_of(values: Iterable[Array], steps: Iterable[Array], is_log: bool) -> Axes:
-    """That show all finite values."""
+    """Axes on which all finite values can be drawn."""
     known = np.concatenate([np.zeros(0), *(np.ravel(x) for x in values)])
     known = known[np.isfinite(known) & ((known > 0) | (not is_log))]
     known = np.log10(known) if is_log else known
@@ -84,69 +73,73 @@ def points(x: Array, y: Array) -> list[str]:
     return [" ".join(part) for part in stretches if part]
 
 
-def curves(title: str, lines: Sequence[Line], is_log: bool = False) -> str:
-    """A chart of courses, with a legend that tells their last values."""
+def figure(chart: Curves | Bands) -> str:
+    """A chart with its legend; empty if there is nothing to draw."""
+    return _bands(chart) if isinstance(chart, Bands) else _curves(chart)
+
+
+def _curves(chart: Curves) -> str:
     lines = [
-        Line(line.label, line.course.thinned(POINTS), line.colour, line.dashes)
-        for line in lines
+        replace(line, course=line.course.thinned(POINTS))
+        for line in chart.lines
         if len(line.course.steps)
     ]
     if not lines:
         return ""
+    courses = [line.course for line in lines]
     axes = axes_of(
-        [line.course.values for line in lines],
-        [line.course.steps for line in lines],
-        is_log,
+        [x.values for x in courses], [x.steps for x in courses], chart.is_log
     )
     parts = [_frame(axes)]
     for line in lines:
-        x = axes.right(line.course.steps)
-        y = axes.down(line.course.values)
-        dashes = f' stroke-dasharray="{line.dashes}"' if line.dashes else ""
-        stroke = f'style="stroke:{line.colour}"{dashes}'
-        for part in points(x, y):
-            if " " in part:
-                parts.append(f'<polyline class="line" {stroke} points="{part}"/>')
-            else:
-                right, down = part.split(",")
-                parts.append(
-                    f'<circle cx="{right}" cy="{down}" r="2.5" '
-                    f'style="fill:{line.colour}"/>'
-                )
-        parts += [
-            f'<text class="lost" x="{right:.1f}" y="{HEIGHT - BOTTOM - 2}">X</text>'
-            for right, value in zip(x, line.course.values, strict=True)
-            if not math.isfinite(value)
-        ]
+        parts += _line(line, axes)
     parts.append(_spots(axes, [(line.label, line.course) for line in lines]))
-    legend = "".join(_entry(line) for line in lines)
-    log = " (log)" if is_log else ""
-    return _figure(title + log, parts, f'<div class="legend">{legend}</div>')
+    legend = "".join(map(_entry, lines))
+    log = " (log)" if chart.is_log else ""
+    return _figure(chart.title + log, parts, legend)
 
 
-def bands(title: str, band: Band, axes: Axes | None = None, colour: str = "") -> str:
+def _line(line: Line, axes: Axes) -> Iterator[str]:
+    """A course: its stretches, a dot for one of a single point, X for NaN and Inf."""
+    x, y = axes.right(line.course.steps), axes.down(line.course.values)
+    stroke = f'style="stroke:{line.colour}"{_dashes(line)}'
+    for part in points(x, y):
+        if " " in part:
+            yield f'<polyline class="line" {stroke} points="{part}"/>'
+        else:
+            right, down = part.split(",")
+            fill = f'style="fill:{line.colour}"'
+            yield f'<circle cx="{right}" cy="{down}" r="2.5" {fill}/>'
+    for right in x[~np.isfinite(line.course.values)]:
+        yield f'<text class="lost" x="{right:.1f}" y="{HEIGHT - BOTTOM - 2}">X</text>'
+
+
+def _dashes(line: Line) -> str:
+    return f' stroke-dasharray="{line.dashes}"' if line.dashes else ""
+
+
+def _bands(chart: Bands) -> str:
     """5 to 95 % and 25 to 75 % around the median, over time."""
-    axes = axes or axes_of([band.quantiles], [band.steps], False)
+    band, colour = chart.band, chart.colour
+    shown = chart.beside or [band]
+    axes = axes_of([x.quantiles for x in shown], [x.steps for x in shown], False)
     x = axes.right(band.steps)
-    fill = f' style="fill:{colour};stroke:{colour}"' if colour else ""
     parts = [_frame(axes)]
     known = np.isfinite(band.quantiles).all(axis=1)
     for low, high, kind in ((0, 4, "outer"), (1, 3, "inner")):
         upper = points(x[known], axes.down(band.quantiles[known, high]))
         lower = points(x[known][::-1], axes.down(band.quantiles[known, low][::-1]))
         outline = " ".join([*upper, *lower])
-        parts.append(f'<polygon class="{kind}"{fill} points="{outline}"/>')
-    for part in points(x, axes.down(band.quantiles[:, 2].copy())):
-        style = f' style="stroke:{colour}"' if colour else ""
-        parts.append(f'<polyline class="line median"{style} points="{part}"/>')
-    named = [("5 %", 0), ("median", 2), ("95 %", 4)]
-    told = [(name, Course(band.steps, band.quantiles[:, i])) for name, i in named]
+        style = f'style="fill:{colour};stroke:{colour}"'
+        parts.append(f'<polygon class="{kind}" {style} points="{outline}"/>')
+    parts += _line(Line("", band.at(0.5), colour), axes)
+    told = [("5 %", band.at(0.05)), ("median", band.at(0.5)), ("95 %", band.at(0.95))]
     parts.append(_spots(axes, told))
     legend = ", ".join(f"{name} {number(course.last, 3)}" for name, course in told)
-    return _figure(title, parts, f'<div class="legend">at the end: {legend}</div>')
+    return _figure(chart.title, parts, f"at the end: {legend}")
 
 
-def sparkline(course: Course) -> str:
+def curve(course: Course) -> str:
     """A small line, without axes; a mark for what is not finite."""
     thin = course.thinned(20)
     low, high = thin.minimum, thin.maximum
@@ -164,23 +157,23 @@ def _figure(title: str, parts: Sequence[str], legend: str) -> str:
     name = escaped(title)
     return (
         f'<figure><figcaption>{name}</figcaption><svg viewBox="0 0 {WIDTH} {HEIGHT}" '
-        f'role="img" aria-label="{name}">{"".join(parts)}</svg>{legend}</figure>'
+        f'role="img" aria-label="{name}">{"".join(parts)}</svg>'
+        f'<div class="legend">{legend}</div></figure>'
     )
 
 
 def _entry(line: Line) -> str:
-    dashes = f' stroke-dasharray="{line.dashes}"' if line.dashes else ""
     lost = line.course.non_finite
     tail = f", {lost} not finite" if lost else ""
     return (
         '<span><svg class="key" viewBox="0 0 24 8"><line x1="0" y1="4" x2="24" y2="4" '
-        f'style="stroke:{line.colour}"{dashes}/></svg>{escaped(line.label)} '
+        f'style="stroke:{line.colour}"{_dashes(line)}/></svg>{escaped(line.label)} '
         f"<b>{number(line.course.last)}</b>{tail}</span>"
     )
 
 
 def _frame(axes: Axes) -> str:
-    """Axes with the ends of both, and what lies in the middle of y."""
+    """Axes with their ends, and the middle of y."""
     low, high = axes.y
     floor = HEIGHT - BOTTOM
     parts = []

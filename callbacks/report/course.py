@@ -1,4 +1,4 @@
-"""The course of one tag over a training."""
+"""The course of one tag over a training: of a scalar, or of a histogram's quantiles."""
 
 import itertools
 import math
@@ -9,9 +9,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ..log.logged import Entry
+from ..diagnostics.statistics import quantiles_between
+from ..log.logged import Entry, Rows
 
 Array: TypeAlias = np.ndarray[Any, Any]
+SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 @dataclass(frozen=True)
@@ -23,17 +25,17 @@ class Course:
 
     @property
     def first(self) -> float:
-        """NaN if there is none."""
+        """The first value; NaN if there is none."""
         return float(self.values[0]) if len(self.values) else math.nan
 
     @property
     def last(self) -> float:
-        """NaN if there is none."""
+        """The last value; NaN if there is none."""
         return float(self.values[-1]) if len(self.values) else math.nan
 
     @cached_property
     def finite(self) -> Array:
-        """The values that are."""
+        """The values that are neither NaN nor Inf."""
         return self.values[np.isfinite(self.values)]
 
     @property
@@ -43,16 +45,16 @@ class Course:
 
     @property
     def minimum(self) -> float:
-        """Of the finite values; NaN if there is none."""
+        """The lowest finite value; NaN if there is none."""
         return float(self.finite.min()) if len(self.finite) else math.nan
 
     @property
     def maximum(self) -> float:
-        """Of the finite values; NaN if there is none."""
+        """The highest finite value; NaN if there is none."""
         return float(self.finite.max()) if len(self.finite) else math.nan
 
     def thinned(self, points: int) -> "Course":
-        """About so many points: of each stretch its ends, so that no spike is lost."""
+        """About so many points: the ends of each stretch, so that no spike is lost."""
         n = len(self.values)
         if n <= points:
             return self
@@ -70,8 +72,22 @@ class Course:
         return Course(self.steps[index], self.values[index])
 
 
+@dataclass(frozen=True)
+class Band:
+    """Quantiles of one tensor; steps: (n,), quantiles: (n, 5) at 5 to 95 %."""
+
+    tag: str
+    layer: str
+    steps: Array
+    quantiles: Array
+
+    def at(self, share: float) -> Course:
+        """The course of one of the quantiles."""
+        return Course(self.steps, self.quantiles[:, SHARES.index(share)])
+
+
 def courses_of(entries: Iterable[Entry]) -> dict[str, Course]:
-    """Of every tag, in the order in which they were first logged."""
+    """The course of every tag, in the order in which they were first logged."""
     points: dict[str, tuple[list[int], list[float]]] = {}
     for entry in entries:
         for tag, value in entry.scalars.items():
@@ -79,6 +95,7 @@ def courses_of(entries: Iterable[Entry]) -> dict[str, Course]:
             if found is None:
                 found = points[tag] = ([], [])
             steps, values = found
+            # Two processes may have logged one step.
             if not steps or steps[-1] != entry.step:
                 steps.append(entry.step)
                 values.append(value)
@@ -88,8 +105,36 @@ def courses_of(entries: Iterable[Entry]) -> dict[str, Course]:
     }
 
 
+def largest_of(courses: Iterable[Course]) -> Course:
+    """The largest value at each step; NaN is larger than any number."""
+    largest: dict[int, float] = {}
+    for course in courses:
+        pairs = zip(course.steps.tolist(), course.values.tolist(), strict=True)
+        for step, value in pairs:
+            known = largest.get(step, -math.inf)
+            largest[step] = known if value <= known else value
+    steps = sorted(largest)
+    return Course(np.array(steps, np.int64), np.array([largest[x] for x in steps]))
+
+
+def quantiles_of(rows: Array) -> Array:
+    """(5,) from (n, 3) rows of left edge, right edge, count; NaN of nothing finite."""
+    counts = np.where(np.isfinite(rows[:, 2]), rows[:, 2], 0).astype(np.float64)
+    if counts.sum() <= 0 or not np.isfinite(rows[:, :2]).all():
+        return np.full(len(SHARES), np.nan)
+    edges = np.append(rows[:1, 0], rows[:, 1]).astype(np.float64)
+    return quantiles_between(edges, counts, SHARES)
+
+
+def band_of(tag: str, layer: str, histograms: Iterable[Rows]) -> Band:
+    """The band of the histograms of one tag."""
+    known = [(rows.step, quantiles_of(rows.array())) for rows in histograms]
+    steps = np.array([step for step, _ in known], np.int64)
+    return Band(tag, layer, steps, np.array([q for _, q in known]).reshape(-1, 5))
+
+
 def columns(steps: Sequence[int], count: int) -> Array:
-    """First steps of at most `count` stretches of looks, equally many in each."""
+    """First steps of at most `count` stretches, with equally many snapshots in each."""
     if not len(steps):
         return np.zeros(0, np.int64)
     unique = np.unique(np.asarray(steps, np.int64))

@@ -1,11 +1,10 @@
-"""Layers by time: how each layer fares, by the guide values of the diagnostics."""
+"""The map of layers by time, graded by the guide values of the diagnostics."""
 
-import functools
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,16 +16,16 @@ from .course import Array, Course, columns
 
 WHOLE = "(whole model)"
 COLUMNS = 60
-# How ill: the guide's healthy range, outside of it, beyond what it calls sick, NaN.
-UNKNOWN, HEALTHY, MIND, SICK, BROKEN = -1, 0, 1, 2, 3
+# Severities: in the guide's healthy range, outside of it, beyond its limits, NaN.
+UNKNOWN, HEALTHY, OUTSIDE, BEYOND, BROKEN = -1, 0, 1, 2, 3
 WORDS = {
     UNKNOWN: "not measured",
     HEALTHY: "healthy",
-    MIND: "outside guide values",
-    SICK: "beyond guide values",
+    OUTSIDE: "outside guide values",
+    BEYOND: "beyond guide values",
     BROKEN: "NaN or Inf",
 }
-# What the guide values of a layer go by, in short words.
+# {tag of a diagnostic that grades layers: its short name}.
 MEASURES = {
     "health/non_finite/<tag>": "NaN or Inf",
     "health/dead_units/<layer>": "dead units",
@@ -35,8 +34,8 @@ MEASURES = {
     "update_ratio/<path>": "update ratio",
     "weight_drift/<path>": "drift",
     "weight_growth/<path>": "growth",
-    "batch_norm_gap/<layer>/mean": "gap, mean",
-    "batch_norm_gap/<layer>/variance": "gap, variance",
+    "batch_norm_gap/<layer>/mean": "difference, mean",
+    "batch_norm_gap/<layer>/variance": "difference, variance",
     "batch_norm_elements/<layer>": "batch norm's elements",
     "health/collapsed_channels/<layer>": "collapsed channels",
 }
@@ -52,30 +51,21 @@ class Measured(NamedTuple):
     course: Course
 
 
-@functools.cache
-def _groups(tag: str) -> re.Pattern[str]:
-    return re.compile("(.+)".join(map(re.escape, re.split("<[a-z]+>", tag))))
-
-
 def measured(courses: Mapping[str, Course], record: Record) -> list[Measured]:
-    """What is known of layers: those of `MEASURES`, a row each."""
+    """The courses of the diagnostics in `MEASURES`, each with its layer."""
     found = []
     for tag, course in courses.items():
         one = registry.find(tag)
-        if one is None or one.tag not in MEASURES:
-            continue
-        match = _groups(one.tag).fullmatch(tag)
-        if match is None:
-            continue
-        where = match[1]
-        layer = layer_of(where, record, one)
-        if layer is not None:
-            found.append(Measured(layer, where, MEASURES[one.tag], one, course))
+        if one is not None and one.tag in MEASURES:
+            where = one.name_in(tag)
+            layer = layer_of(where, record, one)
+            if layer is not None:
+                found.append(Measured(layer, where, MEASURES[one.tag], one, course))
     return found
 
 
 def layer_of(where: str, record: Record, one: Diagnostic | None = None) -> str | None:
-    """The layer that a name in a tag belongs to; None: it is of no layer."""
+    """The layer that a name in a tag belongs to; None if it is of no layer."""
     if one is not None and one.tag == "health/non_finite/<tag>":
         if where.startswith("inputs/"):
             return None
@@ -89,25 +79,25 @@ def layer_of(where: str, record: Record, one: Diagnostic | None = None) -> str |
 
 
 def severities(one: Diagnostic, values: Array) -> Array:
-    """(n,): HEALTHY, MIND, SICK or BROKEN of each value, by the guide values."""
+    """(n,): HEALTHY, OUTSIDE, BEYOND or BROKEN for each value."""
     if one.guide is None:  # a count of NaN and Inf, which is logged where there are any
         return np.where(values > 0, BROKEN, HEALTHY)
     found = np.full(len(values), HEALTHY)
-    bounds = ((one.guide.healthy, MIND), (one.guide.sick, SICK))
+    bounds = ((one.guide.healthy, OUTSIDE), (one.guide.sick, BEYOND))
     with np.errstate(invalid="ignore"):
-        for (low, high), grave in bounds:
+        for (low, high), severity in bounds:
             beyond = np.zeros(len(values), bool)
             beyond |= (values < low) if low is not None else False
             beyond |= (values > high) if high is not None else False
-            found[beyond] = grave
+            found[beyond] = severity
     found[~np.isfinite(values)] = BROKEN
     return found
 
 
 class Cell(NamedTuple):
-    """How ill a layer was in a stretch of looks, and by which measure."""
+    """The severity of a layer in a stretch of snapshots, and the measure behind it."""
 
-    grave: int
+    severity: int
     why: str
 
 
@@ -121,13 +111,24 @@ class Row:
 
     @property
     def worst(self) -> int:
-        """Of all cells."""
-        return max((cell.grave for cell in self.cells), default=UNKNOWN)
+        """The highest severity of all cells."""
+        return max((cell.severity for cell in self.cells), default=UNKNOWN)
 
     @property
     def level(self) -> int:
-        """Of its open alerts, the gravest: 0 to 2, -1 for none."""
-        return max((rank(x.level) for x in self.alerts if x.is_open), default=-1)
+        """The rank of the worst open alert: 0 to 2, -1 for none."""
+        return max((rank(x.level) for x in self.open), default=-1)
+
+    @property
+    def open(self) -> list[Alert]:
+        """The open alerts, the worst first."""
+        found = [alert for alert in self.alerts if alert.is_open]
+        return sorted(found, key=lambda alert: -rank(alert.level))
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether no alert is open and no value lies beyond the guide values."""
+        return self.level < 0 and self.worst <= OUTSIDE
 
 
 @dataclass
@@ -142,50 +143,38 @@ class Health:
 def health(
     found: Sequence[Measured], alerts: Sequence[Alert], record: Record, last: int
 ) -> Health:
-    """The health of each layer that something is known of."""
+    """The health of each layer that was measured or has an alert."""
     steps = columns([s for one in found for s in one.course.steps.tolist()], COLUMNS)
-    by_layer: dict[str, list[Measured]] = {}
+    measures: dict[str, list[Measured]] = {}
     for one in found:
-        by_layer.setdefault(one.layer, []).append(one)
-    of_layer: dict[str, list[Alert]] = {}
+        measures.setdefault(one.layer, []).append(one)
+    raised: dict[str, list[Alert]] = {}
     for alert in alerts:
-        of_layer.setdefault(_row_of(alert, record, by_layer), []).append(alert)
-    names = sorted({*by_layer, *of_layer} - {WHOLE}, key=record.position)
-    names = [WHOLE] * (WHOLE in of_layer) + names
+        layer = layer_of(alert.where, record)
+        is_known = layer in measures or bool(record.layer(layer or ""))
+        is_whole = alert.where == record.model_name or not is_known
+        raised.setdefault(WHOLE if is_whole else str(layer), []).append(alert)
+    names = sorted({*measures, *raised} - {WHOLE}, key=record.position)
     rows = [
-        Row(name, _cells(by_layer.get(name, ()), steps), of_layer.get(name, []))
-        for name in names
+        Row(name, _cells(measures.get(name, ()), steps), raised.get(name, []))
+        for name in ([WHOLE] if WHOLE in raised else []) + names
     ]
     return Health(steps, last, rows)
 
 
-def _row_of(alert: Alert, record: Record, known: Mapping[str, Any]) -> str:
-    if alert.where == record.model_name:
-        return WHOLE
-    layer = layer_of(alert.where, record)
-    if layer is None:
-        return WHOLE
-    is_known = layer in known or bool(record.layer(layer))
-    return layer if is_known else WHOLE
-
-
 def _cells(found: Iterable[Measured], steps: Array) -> list[Cell]:
-    """The worst of each column; where nothing was measured, unknown."""
-    grave = np.full(len(steps), UNKNOWN)
-    excess = np.full(len(steps), -math.inf)
+    """The worst value in each column; UNKNOWN where nothing was measured."""
+    worst = [(UNKNOWN, -math.inf)] * len(steps)  # severity, and how far beyond
     why = [""] * len(steps)
     for one in found:
         values = one.course.values
-        ill = severities(one.diagnostic, values)
-        where = np.searchsorted(steps, one.course.steps, side="right") - 1
-        for i, (column, now) in enumerate(zip(where, ill, strict=True)):
-            beyond = _excess(one.diagnostic, values[i])
-            if now > grave[column] or (
-                now == grave[column] and beyond > excess[column]
-            ):
-                grave[column], excess[column] = now, beyond
-                why[column] = sentence(one, values[i])
-    return [Cell(int(g), w) for g, w in zip(grave, why, strict=True)]
+        places = np.searchsorted(steps, one.course.steps, side="right") - 1
+        graded = zip(places, severities(one.diagnostic, values), values, strict=True)
+        for column, severity, value in graded:
+            now = int(severity), _excess(one.diagnostic, value)
+            if now > worst[column]:
+                worst[column], why[column] = now, sentence(one, value)
+    return [Cell(severity, w) for (severity, _), w in zip(worst, why, strict=True)]
 
 
 def _excess(one: Diagnostic, value: float) -> float:
@@ -199,7 +188,7 @@ def _excess(one: Diagnostic, value: float) -> float:
 
 
 def sentence(one: Measured, value: float) -> str:
-    """`dead units 0.83, healthy 0 to 0.2`."""
+    """A value in words: `dead units 0.83, healthy 0 to 0.2`."""
     guide = one.diagnostic.guide
     healthy = f", {guide.title()}" if guide else ""
     return f"{one.what} {value:.3g}{healthy}"

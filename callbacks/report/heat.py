@@ -3,24 +3,22 @@
 from collections.abc import Sequence
 from itertools import groupby
 
-from . import facts
+from ..alerts.alert import since
 from .charts import escaped
-from .health import BROKEN, HEALTHY, MIND, SICK, UNKNOWN, WORDS, Cell, Health, Row
-from .outline import LEVELS
+from .health import BEYOND, BROKEN, HEALTHY, OUTSIDE, UNKNOWN, WORDS, Cell, Health, Row
+from .story import LEVELS
 
-HEIGHTS = {HEALTHY: 0.25, MIND: 0.55, SICK: 1.0, BROKEN: 1.0}
+HEIGHTS = {HEALTHY: 0.25, OUTSIDE: 0.55, BEYOND: 1.0, BROKEN: 1.0}
 FOLDED = 60  # rows, beyond which stretches of healthy layers are folded
 STRETCH = 4  # layers in a row that are worth folding
 
 
 def heat_map(health: Health) -> str:
     """Rows of HTML, each with a drawing that stretches; no script."""
-    if not health.rows:
-        return ""
     legend = "".join(
         f'<span><svg class="key" viewBox="0 0 24 16" preserveAspectRatio="none">'
-        f"{_bar(0, 24, grave, 16)}</svg>{WORDS[grave]}</span>"
-        for grave in HEIGHTS
+        f"{_bar(0, 24, severity, 16)}</svg>{WORDS[severity]}</span>"
+        for severity in HEIGHTS
     )
     legend += (
         '<span><svg class="key" viewBox="0 0 24 16"><rect class="open" x="1" y="1" '
@@ -38,13 +36,9 @@ def heat_map(health: Health) -> str:
     )
 
 
-def _is_quiet(row: Row) -> bool:
-    return row.level < 0 and row.worst <= MIND
-
-
 def _folded(health: Health) -> list[str]:
     parts: list[str] = []
-    for is_quiet, group in groupby(health.rows, key=_is_quiet):
+    for is_quiet, group in groupby(health.rows, key=lambda row: row.is_quiet):
         rows = [*group]
         drawn = [_row(row, health) for row in rows]
         if is_quiet and len(health.rows) > FOLDED and len(rows) >= STRETCH:
@@ -59,15 +53,12 @@ def _folded(health: Health) -> list[str]:
 
 
 def _row(row: Row, health: Health) -> str:
-    alerts = [alert for alert in row.alerts if alert.is_open]
     mark, kind = "", ""
-    if alerts:
-        worst = max(alerts, key=lambda alert: list(LEVELS)[::-1].index(alert.level))
-        kind = f" {worst.level}"
-        mark = f'<span class="mark">{LEVELS[worst.level]}</span> '
-    drawing = "".join(
-        [*_runs(row.cells, health), *(_open(alert.step, health) for alert in alerts)]
-    )
+    if row.open:
+        level = row.open[0].level
+        mark, kind = f'<span class="mark">{LEVELS[level]}</span> ', f" {level}"
+    outlines = [_open(alert.step, health) for alert in row.open]
+    drawing = "".join([*_runs(row.cells, health), *outlines])
     n = max(1, len(health.steps))
     name = escaped(row.layer)
     return (
@@ -81,20 +72,22 @@ def _row(row: Row, health: Health) -> str:
 def _runs(cells: Sequence[Cell], health: Health) -> list[str]:
     """Neighbours of the same kind and cause are one bar."""
     parts, at = [], 0
-    for (grave, _), group in groupby(cells, key=lambda x: (x.grave, _cause(x))):
+    for (severity, _), group in groupby(cells, key=lambda x: (x.severity, _cause(x))):
         some = [*group]
-        if grave != UNKNOWN:
+        if severity != UNKNOWN:
             first, last = int(health.steps[at]), _end(at + len(some), health)
-            why = f": {some[-1].why}" if some[-1].why and grave > HEALTHY else ""
-            title = f"steps {first:,} to {last:,}, {WORDS[grave]}{why}"
-            parts.append(_bar(at, len(some), grave, 1, title))
+            why = f": {some[-1].why}" if some[-1].why and severity > HEALTHY else ""
+            title = f"steps {first:,} to {last:,}, {WORDS[severity]}{why}"
+            parts.append(_bar(at, len(some), severity, 1, title))
         at += len(some)
     return parts
 
 
 def _cause(cell: Cell) -> str:
     """The measure, without its value."""
-    return cell.why.partition(",")[0].rpartition(" ")[0] if cell.grave > MIND else ""
+    return (
+        cell.why.partition(",")[0].rpartition(" ")[0] if cell.severity > OUTSIDE else ""
+    )
 
 
 def _end(column: int, health: Health) -> int:
@@ -102,11 +95,11 @@ def _end(column: int, health: Health) -> int:
     return int(steps[column]) - 1 if column < len(steps) else health.last
 
 
-def _bar(x: float, width: float, grave: int, full: float, title: str = "") -> str:
-    height = HEIGHTS[grave] * full
+def _bar(x: float, width: float, severity: int, full: float, title: str = "") -> str:
+    height = HEIGHTS[severity] * full
     told = f"<title>{escaped(title)}</title>" if title else ""
     return (
-        f'<rect class="g{grave}" x="{x:g}" y="{full - height:g}" width="{width:g}" '
+        f'<rect class="g{severity}" x="{x:g}" y="{full - height:g}" width="{width:g}" '
         f'height="{height:g}">{told}</rect>'
     )
 
@@ -120,20 +113,19 @@ def _open(step: int, health: Health) -> str:
 
 
 def _why(row: Row) -> str:
-    """In a few words, for those who cannot hover."""
-    alerts = [alert for alert in row.alerts if alert.is_open]
-    if alerts:
-        rules = ", ".join(dict.fromkeys(alert.rule for alert in alerts))
-        oldest = min(alerts, key=lambda alert: alert.step)
-        return f"{rules}, since {facts.since(oldest)}"
-    known = [cell for cell in row.cells if cell.grave != UNKNOWN]
-    if known and known[-1].grave >= SICK:
+    """The alerts or the last value of a layer, for readers who cannot hover."""
+    if row.open:
+        rules = ", ".join(dict.fromkeys(alert.rule for alert in row.open))
+        oldest = min(row.open, key=lambda alert: alert.step)
+        return f"{rules}, since {since(oldest)}"
+    known = [cell for cell in row.cells if cell.severity != UNKNOWN]
+    if known and known[-1].severity >= BEYOND:
         return known[-1].why
     return ""
 
 
 def _summary(row: Row) -> str:
-    known = [cell for cell in row.cells if cell.grave != UNKNOWN]
+    known = [cell for cell in row.cells if cell.severity != UNKNOWN]
     if not known:
         return f"{row.layer}: not measured"
     return f"{row.layer}: at worst {WORDS[row.worst]}, at the end {known[-1].why}"

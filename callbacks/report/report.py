@@ -1,28 +1,20 @@
 """The report of one run or of several: one object, shown in several ways."""
 
 import json
-import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from ..alerts.alert import Alert
 from ..log.logged import LoggedRun
 from ..log.reader import find_runs, read_run
-from . import facts, text
-from .bands import SHARES, Band
-from .compare import names
-from .course import Course
-from .health import WORDS, Health
-from .outline import outline
+from . import text
+from .comparison import names
+from .data import data_of
 from .page import notebook, page
-from .run_report import BatchNorm, Layer, RunReport, report_of
-
-FORMAT = 1
-POINTS = 200  # of a curve at most, in JSON
+from .run_report import HEALTHY, UNKNOWN, RunReport, report_of
+from .story import Story, story_of
 
 
 class Report:
@@ -30,14 +22,14 @@ class Report:
 
     `print(report)` is a text, in a notebook it shows itself, `save` writes a page.
 
-    `verdict`: one sentence. `level`: "critical", "warning" or "info", of the gravest
-    alert that is open at the end; "healthy"; "unknown" where no rules were applied, or
-    nothing is logged. `open_alerts`; `runs`: a `RunReport` each, with alerts, metrics,
-    health of layers over time, table of layers, bands, batch norms, configuration, and
-    the problems that reading met.
+    `verdict`: one sentence. `level`: that of the worst alert that is open at the end,
+    "critical", "warning" or "info"; "healthy"; "unknown" where no rules were applied,
+    or nothing is logged. `open_alerts`; `runs`: a `RunReport` each, with alerts,
+    metrics, health of layers over time, table of layers, bands, batch norms,
+    configuration, and the problems that reading met.
 
     Args:
-        runs: What `log.reader.read_run` read; of directories, use `Report.read`.
+        runs: Logs that `log.reader.read_run` read. `Report.read` takes directories.
 
     Example:
         >>> import keras, kbn, numpy as np
@@ -59,7 +51,7 @@ class Report:
 
     @classmethod
     def read(cls, *directories: str | os.PathLike[str]) -> "Report":
-        """Of all runs in these directories and below them.
+        """The report of all runs in these directories and below them.
 
         Raises:
             FileNotFoundError: There is no log of kbn's in one of them.
@@ -88,20 +80,20 @@ class Report:
 
     @property
     def level(self) -> str:
-        """Of the run that is worst.
+        """The level of the worst run.
 
         Example:
             >>> import kbn
             >>> kbn.callbacks.Report([]).level
             'unknown'
         """
-        order = ("critical", "warning", "info", facts.UNKNOWN, facts.HEALTHY)
+        order = ("critical", "warning", "info", UNKNOWN, HEALTHY)
         levels = {run.level for run in self.runs}
-        return next((x for x in order if x in levels), facts.UNKNOWN)
+        return next((x for x in order if x in levels), UNKNOWN)
 
     @property
     def verdict(self) -> str:
-        """One sentence.
+        """How the training went, in one sentence.
 
         Example:
             >>> import kbn
@@ -112,14 +104,14 @@ class Report:
             return "Nothing is logged of a training here."
         if len(self.runs) == 1:
             return self.runs[0].verdict
-        healthy = sum(run.level == facts.HEALTHY for run in self.runs)
-        ill = [run.name for run in self.runs if run.level in ("critical", "warning")]
-        rest = f"; ill: {', '.join(ill)}" if ill else ""
+        healthy = sum(run.level == HEALTHY for run in self.runs)
+        sick = [run.name for run in self.runs if run.level in ("critical", "warning")]
+        rest = f"; unhealthy: {', '.join(sick)}" if sick else ""
         return f"{healthy} of {len(self.runs)} runs are healthy{rest}."
 
     @property
     def open_alerts(self) -> list[Alert]:
-        """Of all runs, the gravest of each run first.
+        """The open alerts of all runs, the worst of each run first.
 
         Example:
             >>> import kbn
@@ -128,8 +120,11 @@ class Report:
         """
         return [alert for run in self.runs for alert in run.open]
 
+    def _story(self) -> Story:
+        return story_of(self.runs, self.verdict, self.level)
+
     def __str__(self) -> str:
-        return text.plain(outline(self.runs)) if self.runs else f"{self.verdict}\n"
+        return text.plain(self._story())
 
     def __repr__(self) -> str:
         return f"<Report: {self.verdict}>"
@@ -152,39 +147,32 @@ class Report:
             >>> kbn.callbacks.Report([]).to_html()[:15]
             '<!DOCTYPE html>'
         """
-        return page(self.runs, self.verdict, self.level)
+        return page(self._story())
 
     def to_markdown(self) -> str:
         """The text with Markdown's tables.
 
         Example:
             >>> import kbn
-            >>> print(kbn.callbacks.Report([]).to_markdown())
-            Nothing is logged of a training here.
-            <BLANKLINE>
+            >>> print(kbn.callbacks.Report([]).to_markdown(), end="")
+            ? Nothing is logged of a training here.
         """
-        return text.markdown(outline(self.runs)) if self.runs else f"{self.verdict}\n"
+        return text.markdown(self._story())
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it: null for what is not finite; `not_finite` counts those.
+        """The report as JSON has it.
+
+        A number that is not finite is null, and `not_finite` counts them.
 
         Example:
             >>> import kbn
             >>> kbn.callbacks.Report([]).to_dict()["not_finite"]
             0
         """
-        known = {
-            "format": FORMAT,
-            "verdict": self.verdict,
-            "level": self.level,
-            "runs": [_run(run) for run in self.runs],
-        }
-        counted, lost = _as_json(known)
-        found: dict[str, Any] = counted
-        return {**found, "not_finite": lost}
+        return data_of(self._story())
 
     def to_json(self) -> str:
-        """Of `to_dict`, strictly valid.
+        """`to_dict` as strictly valid JSON.
 
         Example:
             >>> import kbn
@@ -222,78 +210,3 @@ class Report:
         content = ways[place.suffix.lower()]()
         place.write_text(content, encoding="utf-8")
         return place
-
-
-def _run(run: RunReport) -> dict[str, Any]:
-    return {
-        "name": run.name,
-        "level": run.level,
-        "verdict": run.verdict,
-        "alerts": [alert.to_dict() for alert in run.alerts],
-        "metrics": [
-            {"name": x.name, **{kind: _course(course) for kind, course in x.courses}}
-            for x in run.metrics
-        ],
-        "health": _health(run.health),
-        "layers": [_layer(layer) for layer in run.layers],
-        "bands": [_band(band) for band in run.bands],
-        "batch_norms": [_norm(norm) for norm in run.batch_norms],
-        "configuration": run.configuration,
-        "problems": run.problems,
-    }
-
-
-def _course(course: Course) -> dict[str, Any]:
-    thin = course.thinned(POINTS)
-    return {
-        "steps": thin.steps.tolist(),
-        "values": thin.values.tolist(),
-        "points": len(course.steps),
-        "not_finite": course.non_finite,
-    }
-
-
-def _health(health: Health) -> dict[str, Any]:
-    return {
-        "steps": health.steps.tolist(),
-        "rows": [
-            {
-                "layer": row.layer,
-                "cells": [WORDS[cell.grave] for cell in row.cells],
-                "open": [x.rule for x in row.alerts if x.is_open],
-            }
-            for row in health.rows
-        ],
-    }
-
-
-def _layer(layer: Layer) -> dict[str, Any]:
-    last = {what: one.course.last for what, one in layer.measures.items()}
-    return {"name": layer.name, "kind": layer.kind, "last": last}
-
-
-def _band(band: Band) -> dict[str, Any]:
-    return {
-        "tag": band.tag,
-        "steps": band.steps.tolist(),
-        "shares": list(SHARES),
-        "quantiles": band.quantiles.tolist(),
-    }
-
-
-def _norm(norm: BatchNorm) -> dict[str, Any]:
-    last = {what: course.last for what, course in norm.courses.items()}
-    return {"name": norm.name, "settings": dict(norm.settings), "last": last}
-
-
-def _as_json(value: Any) -> tuple[Any, int]:
-    """With None for what is not finite, and how many there were."""
-    if isinstance(value, Mapping):
-        parts = {str(k): _as_json(v) for k, v in value.items()}
-        return {k: x for k, (x, _) in parts.items()}, sum(n for _, n in parts.values())
-    if isinstance(value, list | tuple | np.ndarray):
-        items = [_as_json(x) for x in value]
-        return [x for x, _ in items], sum(n for _, n in items)
-    if isinstance(value, float) and not math.isfinite(value):
-        return None, 1
-    return value, 0

@@ -1,18 +1,51 @@
-"""What a report tells of one run."""
+"""A run as its report has it: verdict, health, metrics and distributions."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from ..alerts.alert import Alert, rank
+from ..alerts.alert import Alert, and_more, rank, since
 from ..alerts.record import Record
-from ..log.logged import LoggedRun
-from . import facts
-from .bands import Band, bands_of, kernels_of, layers_that_matter
-from .course import Course, courses_of
-from .health import MEASURES, Health, Measured, Row, health, measured
+from ..diagnostics.guide import worst_of
+from ..log.logged import Histograms, LoggedRun
+from .configuration import configuration, mapping
+from .course import Band, Course, band_of, courses_of
+from .health import MEASURES, Health, Measured, Row, health, layer_of, measured
 
+HEALTHY, UNKNOWN = "healthy", "unknown"  # levels, beside those of alerts
+# Beside the metrics of `fit`: tag -> name.
+OTHERS = {
+    "loss_gap/train_eval": "loss difference, evaluation to training mode",
+    "gradient_norm/global": "gradient norm, before clipping",
+    "learning_rate": "learning rate",
+    "loss_scale": "loss scale",
+}
 WEIGHT_DRIFT = "weight_drift/"
+# Of `MEASURES`, those of a batch norm.
+OF_BATCH_NORM = (
+    *("difference, mean", "difference, variance"),
+    *("batch norm's elements", "collapsed channels"),
+)
+BAND_LAYERS = 4  # layers of which bands are drawn
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric in training and in validation; one of them may be missing."""
+
+    name: str
+    training: Course | None
+    validation: Course | None = None
+
+    @property
+    def courses(self) -> Iterator[tuple[str, Course]]:
+        """("training" or "validation", its course) of those there are."""
+        for kind, course in (
+            ("training", self.training),
+            ("validation", self.validation),
+        ):
+            if course is not None and len(course.steps):
+                yield kind, course
 
 
 @dataclass
@@ -27,7 +60,7 @@ class Layer:
 
 @dataclass
 class BatchNorm:
-    """One batch norm: its settings, and the courses of what is known of it."""
+    """One batch norm: its settings, and the courses of its measures."""
 
     name: str
     settings: Mapping[str, Any]
@@ -43,22 +76,21 @@ class RunReport:
     level: str
     verdict: str
     alerts: list[Alert]
-    metrics: list[facts.Metric]
+    metrics: list[Metric]
     health: Health
     layers: list[Layer]
     bands: list[Band]
     batch_norms: list[BatchNorm]
     configuration: dict[str, dict[str, str]]
     problems: list[str]
-    has_batch_norm: bool | None
-    drift: dict[str, Course] = field(default_factory=dict)  # by path of the weight
-    kernels: dict[str, Band] = field(default_factory=dict)  # by path
+    has_batch_norm: bool | None  # None if no layer is known
+    drift: dict[str, Course]  # by path of the weight
+    kernels: dict[str, Band]  # by path, in forward order
 
     @property
     def open(self) -> list[Alert]:
-        """The alerts that are not over: the gravest first, then the oldest."""
-        found = [alert for alert in self.alerts if alert.is_open]
-        return sorted(found, key=lambda x: (-rank(x.level), x.step))
+        """The alerts that are not over: the worst first, then the oldest."""
+        return open_of(self.alerts)
 
     @property
     def over(self) -> list[Alert]:
@@ -68,73 +100,176 @@ class RunReport:
 
 
 def report_of(run: LoggedRun) -> RunReport:
-    """All that is told of a run, from its log alone."""
+    """The report of a run, from its log alone."""
     courses = courses_of(run.entries)
     record = Record(run.record)
     found = measured(courses, record)
     last = run.entries[-1].step if run.entries else 0
     seen = health(found, run.alerts, record, last)
     layers = _layers(seen, found, record)
-    matter = layers_that_matter(seen, [layer.name for layer in layers])
+    shown = layers_to_show([layer.row for layer in layers])
     return RunReport(
         name=run.name,
         directory=str(run.directory),
-        level=facts.level_of(run),
-        verdict=facts.verdict(run, courses),
+        level=level_of(run),
+        verdict=verdict(run, courses),
         alerts=run.alerts,
-        metrics=facts.metrics_of(courses),
+        metrics=metrics_of(courses),
         health=seen,
         layers=layers,
-        bands=bands_of(run.histograms, matter, record),
+        bands=_bands(run.histograms, shown, record),
         batch_norms=_batch_norms(courses, record),
-        configuration=facts.configuration(run),
+        configuration=configuration(run),
         problems=run.problems,
-        has_batch_norm=facts.has_batch_norm(record),
+        has_batch_norm=None if record.is_empty else any(record.batch_norms()),
         drift={
             tag.removeprefix(WEIGHT_DRIFT): course
             for tag, course in courses.items()
             if tag.startswith(WEIGHT_DRIFT)
         },
-        kernels=kernels_of(run.histograms, record),
+        kernels={
+            path: band_of(tag, path, run.histograms[tag])
+            for path, tag in _kernels(run.histograms, record).items()
+        },
     )
 
 
+def open_of(alerts: Sequence[Alert]) -> list[Alert]:
+    """The alerts that are not over: the worst first, then the oldest."""
+    found = [alert for alert in alerts if alert.is_open]
+    return sorted(found, key=lambda x: (-rank(x.level), x.step))
+
+
+def level_of(run: LoggedRun) -> str:
+    """The level of the worst open alert; "unknown" where no rules were applied."""
+    if found := open_of(run.alerts):
+        return found[0].level
+    rules = mapping(run.record.get("options")).get("rules")
+    return UNKNOWN if run.is_empty or rules == [] else HEALTHY
+
+
+def verdict(run: LoggedRun, courses: Mapping[str, Course]) -> str:
+    """One sentence: whether the run is healthy, else what is wrong, and since when."""
+    if run.is_empty:
+        return "Nothing is logged of a training here."
+    extent = _extent(run, courses)
+    level = level_of(run)
+    if level == UNKNOWN:
+        return f"No rules were applied to {extent}."
+    found = open_of(run.alerts)
+    if not found:
+        over = sum(not x.is_open and not x.is_superseded for x in run.alerts)
+        past = f"; {over} {'alert was' if over == 1 else 'alerts were'} over by then"
+        return f"Healthy at the end of {extent}{past * bool(over)}."
+    word = {"critical": "Critical", "warning": "Unhealthy", "info": "Note"}[level]
+    rest = f",{more} open" if (more := and_more(len(found) - 1)) else ""
+    return f"{word}: {named(found[0])} since {since(found[0])}{rest}, after {extent}."
+
+
+def named(alert: Alert) -> str:
+    """Rule and place of an alert: `dead_relu in hidden and 2 more`."""
+    return f"{alert.rule} in {alert.where}{and_more(alert.others)}"
+
+
+def measure(alert: Alert) -> str:
+    """The value and the limit of an alert: `0.75, above the limit 0.5`."""
+    side = "below" if alert.value < alert.limit else "above"
+    return f"{alert.value:.3g}, {side} the limit {alert.limit:.3g}"
+
+
+def _extent(run: LoggedRun, courses: Mapping[str, Course]) -> str:
+    last = run.entries[-1].step
+    steps = f"{last:,} {'step' if last == 1 else 'steps'}"
+    epochs = courses.get("epoch")
+    if epochs is None or not len(epochs.finite):
+        return steps
+    count = int(epochs.last) if epochs.non_finite == 0 else int(epochs.maximum)
+    return f"{steps}, {count} {'epoch' if count == 1 else 'epochs'}"
+
+
+def metrics_of(courses: Mapping[str, Course]) -> list[Metric]:
+    """Loss first, then the metrics of `fit`, then gradient norm and learning rate."""
+    names = [tag.removeprefix("epoch/") for tag in courses if tag.startswith("epoch/")]
+    # `val_` of a metric that is there, or of one that is only validated.
+    bare = dict.fromkeys(name.removeprefix("val_") for name in names)
+    ordered = sorted(bare, key=lambda name: (name != "loss", not name.endswith("loss")))
+    found = [
+        Metric(name, courses.get(f"epoch/{name}"), courses.get(f"epoch/val_{name}"))
+        for name in ordered
+    ]
+    if "loss" not in bare and "loss/train" in courses:
+        found.insert(0, Metric("loss of the snapshot's batch", courses["loss/train"]))
+    found += [
+        Metric(name, courses[tag]) for tag, name in OTHERS.items() if tag in courses
+    ]
+    return found
+
+
 def _layers(seen: Health, found: list[Measured], record: Record) -> list[Layer]:
-    """Of each layer and measure, the course that ended worst, of several weights."""
-    rows = {row.layer: row for row in seen.rows}
-    layers: dict[str, Layer] = {}
+    """The layers in forward order, each measure at the worst of their weights."""
+    grouped: dict[str, dict[str, list[Measured]]] = {}
     for one in found:
-        layer = layers.get(one.layer)
-        if layer is None:
-            kind = record.kind(one.layer)
-            layer = Layer(one.layer, kind, rows[one.layer], {})
-            layers[one.layer] = layer
-        known = layer.measures.get(one.what)
-        if known is None or _is_worse(one, known):
-            layer.measures[one.what] = one
-    return sorted(layers.values(), key=lambda layer: record.position(layer.name))
+        grouped.setdefault(one.layer, {}).setdefault(one.what, []).append(one)
+    return [
+        Layer(
+            row.layer,
+            record.kind(row.layer),
+            row,
+            {what: _worst(several) for what, several in grouped[row.layer].items()},
+        )
+        for row in seen.rows
+        if row.layer in grouped
+    ]
 
 
-def _is_worse(one: Measured, other: Measured) -> bool:
-    guide = one.diagnostic.guide
-    counts_down = guide is not None and guide.sick[1] is None
-    ours, theirs = one.course.last, other.course.last
-    return ours < theirs if counts_down else ours > theirs
+def _worst(several: list[Measured]) -> Measured:
+    by_place = {one.where: one for one in several}
+    last = {where: one.course.last for where, one in by_place.items()}
+    return by_place[worst_of(several[0].diagnostic.guide, last)]
 
 
 def _batch_norms(courses: Mapping[str, Course], record: Record) -> list[BatchNorm]:
-    names = [name for name, _ in record.batch_norms()]
-    told = {"gap, mean", "gap, variance", "batch norm's elements", "collapsed channels"}
-    tags = {tag: what for tag, what in MEASURES.items() if what in told}
-    return [
-        BatchNorm(
-            name,
-            record.batch_norm(name),
-            {
-                what: courses[found]
-                for tag, what in tags.items()
-                if (found := tag.replace("<layer>", name)) in courses
-            },
-        )
-        for name in names
+    names = {name: tag for tag, name in MEASURES.items() if name in OF_BATCH_NORM}
+    found = []
+    for layer, settings in record.batch_norms():
+        tags = {name: tag.replace("<layer>", layer) for name, tag in names.items()}
+        own = {name: courses[tag] for name, tag in tags.items() if tag in courses}
+        found.append(BatchNorm(layer, settings, own))
+    return found
+
+
+def _kernels(tags: Mapping[str, object], record: Record) -> dict[str, str]:
+    """{path: tag} of the weights of two and more dimensions, in forward order."""
+    paths = [
+        path
+        for tag in tags
+        if tag.startswith("weights/")
+        and len(record.shape(path := tag.removeprefix("weights/")) or (0, 0)) >= 2
     ]
+    return {path: f"weights/{path}" for path in sorted(paths, key=record.position)}
+
+
+def _bands(
+    histograms: Mapping[str, Histograms], layers: Sequence[str], record: Record
+) -> list[Band]:
+    """Kernels and activations of these layers, in their order, kernels first."""
+    tags = [*_kernels(histograms, record).values()]
+    tags += [tag for tag in histograms if tag.startswith("activations/")]
+    of = {tag: layer_of(tag.partition("/")[2], record) for tag in tags}
+    return [
+        band_of(tag, layer, histograms[tag])
+        for layer in layers
+        for tag in tags
+        if of[tag] == layer
+    ]
+
+
+def layers_to_show(rows: Sequence[Row]) -> list[str]:
+    """The worst layers, and the first and the last: at most four, in forward order."""
+    ranked = sorted(rows, key=lambda row: (-row.level, -row.worst))
+    worst = [row for row in ranked if (row.level, row.worst) > (-1, 1)]
+    chosen = worst[: BAND_LAYERS - 1]
+    for row in (*rows[:1], *rows[-1:], *ranked):
+        if row not in chosen and len(chosen) < BAND_LAYERS:
+            chosen.append(row)
+    return [row.layer for row in rows if row in chosen]

@@ -1,4 +1,4 @@
-"""How the page looks: light, dark, in print, on a phone. No network, no script."""
+"""The style of the page: light, dark, in print, on a phone."""
 
 CSS = """
 :root{color-scheme:light dark;--bg:#fff;--card:#f6f7f8;--ink:#1b1f23;--dim:#5a646e;
@@ -23,7 +23,7 @@ border-left:4px solid currentColor}
 .alert p{margin:.25em 0 0;color:var(--ink)}.alert .dim{color:var(--dim)}
 .dim{color:var(--dim);font-size:.87rem}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,290px),1fr));
-gap:14px}
+gap:14px;margin-bottom:14px}
 .charts figure{max-width:520px}
 figure{margin:0;padding:8px;background:var(--card);border-radius:6px;break-inside:avoid}
 figcaption{font-weight:600;font-size:.87rem}
@@ -54,9 +54,9 @@ align-items:center;min-height:19px;color:var(--dim)}
 table{border-collapse:collapse;font-size:.84rem}
 th,td{padding:3px 9px 3px 0;text-align:left;vertical-align:top;
 border-bottom:1px solid var(--rule);overflow-wrap:break-word}
-th{color:var(--dim);font-weight:600}td.n,th.n{text-align:right;white-space:nowrap}
-td:first-child{white-space:nowrap}
-.layers td:first-child{white-space:nowrap;max-width:210px;overflow:hidden;
+th{color:var(--dim);font-weight:600}td.n,th.n{text-align:right}
+td.n{white-space:nowrap}
+td:first-child{white-space:nowrap;max-width:320px;overflow:hidden;
 text-overflow:ellipsis}
 .spark{width:60px;height:16px;vertical-align:-3px;margin-right:4px}
 .spark polyline{fill:none;stroke:var(--dim);stroke-width:1.3}
@@ -66,9 +66,6 @@ details.run{margin-top:2em}details.run>summary{font-size:1.2rem;font-weight:650;
 cursor:pointer;border-bottom:2px solid var(--rule)}
 .swatch{display:inline-block;width:.75em;height:.75em;margin-right:.4em;
 vertical-align:-.05em}
-.pair{display:grid;gap:14px;margin-bottom:14px;
-grid-template-columns:repeat(auto-fit,minmax(min(100%,270px),1fr))}
-.pair figure{max-width:520px}
 @media(max-width:560px){body{padding:10px 10px 40px}td:first-child{white-space:normal}
 .verdict{font-size:1.12rem}
 .row{grid-template-columns:96px 1fr}.row .why{grid-column:1/-1;padding-left:104px}

@@ -1,71 +1,156 @@
-"""A report as readable text, and as Markdown."""
+"""The report as Markdown, and the same for a terminal, without its escapes."""
 
+import math
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
-from .outline import Section, Table, printable
+from ..alerts.alert import since
+from .course import Course
+from .health import BEYOND, BROKEN, OUTSIDE, UNKNOWN, Health, Row
+from .run_report import measure, named
+from .story import (
+    LEVELS,
+    Alerts,
+    Cell,
+    Charts,
+    Part,
+    Settings,
+    Story,
+    Table,
+    printable,
+)
 
 WIDTH = 88
-WORDY = 40  # a column wider than this is written below its row
+QUIET_ROWS = 12  # of layers, beside those that are not healthy
+SYMBOLS = {UNKNOWN: " ", 0: "·", OUTSIDE: "-", BEYOND: "!", BROKEN: "X"}
+LEGEND = "· healthy, - outside of the guide values, ! far beyond, X NaN or Inf."
+BARS = "▁▂▃▄▅▆▇█"
+Item = TypeVar("Item")
 
 
-def plain(sections: Iterable[Section]) -> str:
-    """For a terminal."""
-    lines: list[str] = []
-    for section in sections:
-        title = printable(section.title)
-        lines += ["", title, ("=" if section.level == 1 else "-") * len(title)]
-        for sentence in section.sentences:
-            lines += textwrap.wrap(printable(sentence), WIDTH) or [""]
-        lines += section.drawing
-        for i, table in enumerate(section.tables):
-            lines += [""] * bool(i) + [*_columns(table)]
-    return "\n".join(lines[1:]) + "\n"
+def plain(story: Story) -> str:
+    """The text for a terminal: nothing escaped, and lines of at most 88 letters."""
+
+    def wrapped(words: str) -> str:
+        return "\n".join(textwrap.wrap(printable(words), WIDTH))
+
+    return "\n\n".join(_blocks(story, printable, wrapped)) + "\n"
 
 
-def _columns(table: Table) -> Iterator[str]:
-    rows = [[printable(cell) for cell in row] for row in (table.header, *table.rows)]
-    wordy = {
-        i
-        for i in range(len(table.header))
-        if i and max(len(row[i]) for row in rows) > WORDY
-    }
-    narrow = [i for i in range(len(table.header)) if i not in wordy]
-    widths = {i: max(len(row[i]) for row in rows) for i in narrow}
-    for k, row in enumerate(rows):
-        cells = [
-            row[i].rjust(widths[i]) if i in table.right else row[i].ljust(widths[i])
-            for i in narrow
-        ]
-        yield "  ".join(cells).rstrip()
-        if k:
-            for i in sorted(wordy):
-                yield from textwrap.wrap(
-                    row[i], WIDTH, initial_indent="    ", subsequent_indent="    "
-                )
+def markdown(story: Story) -> str:
+    """Markdown for a pull request, or a note beside the weights."""
+    return "\n\n".join(_blocks(story, escaped, escaped)) + "\n"
 
 
-def markdown(sections: Iterable[Section]) -> str:
-    """For a pull request, or a note beside the weights."""
-    parts: list[str] = []
-    for section in sections:
-        parts.append(f"{'#' * section.level} {escaped(section.title)}")
-        parts += [escaped(sentence) for sentence in section.sentences]
-        if section.drawing:
-            parts.append("\n".join(["```text", *section.drawing, "```"]))
-        parts += [_table(table) for table in section.tables if table.rows]
-    return "\n\n".join(parts) + "\n"
-
-
-def _table(table: Table) -> str:
-    rules = ["---:" if i in table.right else "---" for i in range(len(table.header))]
-    rows = [map(escaped, table.header), rules, *(map(escaped, x) for x in table.rows)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+def sparkline(course: Course, points: int = 16) -> str:
+    """A course in eight heights; `x` for what is not finite."""
+    thin = course.thinned(points)
+    low, high = thin.minimum, thin.maximum
+    width = (high - low) or 1.0
+    if not math.isfinite(width):
+        return ""
+    return "".join(
+        BARS[min(7, int((x - low) / width * 8))] if math.isfinite(x) else "x"
+        for x in thin.values
+    )
 
 
 def escaped(text: object) -> str:
-    """As Markdown shows it letter by letter."""
+    """A text that Markdown shows letter by letter."""
     shown = printable(text).replace("&", "&amp;").replace("<", "&lt;")
     for sign in "\\`*_[]|#~":
         shown = shown.replace(sign, f"\\{sign}")
     return shown
+
+
+Writer = Callable[[str], str]
+
+
+def _blocks(story: Story, word: Writer, words: Writer) -> Iterator[str]:
+    """Paragraphs and tables; `word` writes a heading or a cell, `words` a paragraph."""
+    if story.title:
+        yield f"# {word(story.title)}"
+    if story.title or not story.runs:
+        yield words(f"{LEVELS[story.level]} {story.verdict}")
+    for section in story.sections:
+        blocks = [block for part in section.parts for block in _part(part)]
+        if blocks and section.title:
+            yield f"## {word(section.title)}"
+        for block in blocks:
+            yield (
+                _table(block, word)
+                if isinstance(block, Table)
+                else (block if block.startswith("```") else words(block))
+            )
+    for run in story.runs:
+        yield from _blocks(run, word, words)
+
+
+def _part(part: Part) -> Iterator[str | Table]:
+    match part:
+        case str():
+            yield part
+        case Table():
+            if part.folded:
+                yield f"{part.folded}:"
+            rows, rest = _loud(part.rows, part.quiet)
+            yield Table(part.header, rows, part.right)
+            yield from rest
+        case Charts():
+            if part.table:
+                yield Table(part.table.header, part.table.rows, part.table.right)
+        case Alerts():
+            for alert in part.alerts:
+                yield (
+                    f"{LEVELS[alert.level]} {alert.level}: {named(alert)} since "
+                    f"{since(alert)}, measured {measure(alert)}. {alert.message}"
+                )
+        case Settings():
+            for group, values in part.groups.items():
+                yield f"{group}: {'; '.join(f'{k} {x}' for k, x in values.items())}"
+        case Health():
+            quiet = [i for i, row in enumerate(part.rows) if row.is_quiet]
+            layers, rest = _loud(part.rows, quiet)
+            yield LEGEND
+            yield "\n".join(["```text", *_map(layers), "```"])
+            yield from rest
+
+
+def _loud(rows: Sequence[Item], quiet: Sequence[int]) -> tuple[list[Item], list[str]]:
+    """The rows without most of the quiet ones, and a sentence on those left out."""
+    left = {*quiet[QUIET_ROWS:]}
+    shown = [row for i, row in enumerate(rows) if i not in left]
+    return shown, [f"{len(left)} more layers are healthy."] * bool(left)
+
+
+def _map(rows: Sequence[Row]) -> Iterator[str]:
+    width = max(len(printable(row.layer)) for row in rows)
+    for row in rows:
+        cells = "".join(SYMBOLS[cell.severity] for cell in row.cells)
+        mark = LEVELS[row.open[0].level] if row.open else " "
+        rules = ", ".join(dict.fromkeys(alert.rule for alert in row.open))
+        name = f"{mark} {printable(row.layer):{width}}"
+        yield f"{name} {cells} {printable(rules)}".rstrip()
+
+
+def _text(cell: str | Cell) -> str:
+    if isinstance(cell, str):
+        return cell
+    return cell.text or (sparkline(cell.course) if cell.course else "")
+
+
+def _table(table: Table, word: Writer) -> str:
+    rows = [[word(_text(cell)) for cell in row] for row in (table.header, *table.rows)]
+    widths = [max(3, *map(len, column)) for column in zip(*rows, strict=True)]
+    is_right = [i in table.right for i in range(len(widths))]
+    lines = [
+        " | ".join(
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(row, widths, is_right, strict=True)
+        )
+        for row in rows
+    ]
+    pairs = zip(widths, is_right, strict=True)
+    rule = " | ".join("-" * (width - right) + ":" * right for width, right in pairs)
+    return "\n".join(f"| {line} |" for line in (lines[0], rule, *lines[1:]))

@@ -2,26 +2,22 @@
 
 Installed as `kbn_tensorboard`, beside kbn and not in it: `import kbn` imports Keras,
 which takes seconds, and a plugin that fails to import keeps TensorBoard from starting.
-So at load there is Python's own library and TensorBoard's base class; the rest is
-imported when the tab is opened, and what fails there is said in the tab.
+So only Python's own library and TensorBoard's base class are imported here; the rest is
+imported when the tab is opened, and the tab says what fails there.
 """
 
 import hashlib
 import html
-import importlib
-import importlib.util
 import json
-import os
-import sys
 import threading
 from pathlib import Path
 from typing import Any
 
 from tensorboard.plugins import base_plugin
 
-HERE = Path(__file__).resolve().parent
-CALLBACKS = "kbn_tensorboard_callbacks"  # the name of the package without Keras
-SUFFIX = ".kbn"  # of event files that `TrainingMonitor` writes
+from kbn_light import load
+
+FILES = "events.out.tfevents.*.kbn"  # that `TrainingMonitor` writes
 NO_LOG = "There is no log of kbn's TrainingMonitor in this directory yet."
 
 
@@ -34,21 +30,18 @@ class HealthPlugin(base_plugin.TBPlugin):
         self._places = _places(context)
         self._is_active = False
         self._lock = threading.Lock()
-        self._made: tuple[Any, str] = (None, "")  # what the last page was made of
+        self._state: Any = None  # of the logs that the last page was made from
+        self._html = ""
 
     def get_plugin_apps(self) -> dict[str, Any]:
         """{route: WSGI application}."""
-        return {
-            "/index.js": self._script,
-            "/runs": self._runs,
-            "/page": self._page,
-        }
+        return {"/index.js": self._script, "/runs": self._runs, "/page": self._page}
 
     def is_active(self) -> bool:
         """Whether there is something to show; kept, once there is."""
         try:
             self._is_active = self._is_active or any(
-                map(_has_log, self._places.values())
+                any(place.rglob(FILES)) for place in self._places.values()
             )
         except OSError:  # a directory that vanishes while it is walked
             return False
@@ -63,17 +56,17 @@ class HealthPlugin(base_plugin.TBPlugin):
     # --- WSGI applications ---
 
     def _script(self, environ: Any, start: Any) -> Any:
-        content = (HERE / "index.js").read_text(encoding="utf-8")
+        content = Path(__file__).with_name("index.js").read_text(encoding="utf-8")
         return _respond(environ, start, content, "application/javascript")
 
     def _runs(self, environ: Any, start: Any) -> Any:
-        """Names of runs, and what changes when something is logged."""
+        """Names of runs, and a state that changes when something is logged."""
         try:
             runs = self._found()
-            state = hashlib.sha256(repr(self._state(runs)).encode()).hexdigest()
+            state = hashlib.sha256(repr(_signatures(runs)).encode()).hexdigest()
             known = {"runs": [*runs], "state": state}
         except Exception as error:  # TensorBoard is to live on, whatever it is
-            known = {"runs": [], "state": "", "error": _lacking(error)}
+            known = {"runs": [], "state": "", "error": _reason(error)}
         return _respond(environ, start, json.dumps(known), "application/json")
 
     def _page(self, environ: Any, start: Any) -> Any:
@@ -84,14 +77,14 @@ class HealthPlugin(base_plugin.TBPlugin):
             asked = wrappers.Request(environ).args.getlist("run")
             content = self._report(asked)
         except Exception as error:  # as above
-            content = _message(_lacking(error))
+            content = _message(_reason(error))
         return _respond(environ, start, content, "text/html")
 
     # --- the report ---
 
     def _found(self) -> dict[str, Path]:
         """{name: directory} of all runs."""
-        reader = _house("log.reader")
+        reader = load("kbn.callbacks.log.reader")
         found: dict[str, Path] = {}
         for name, place in self._places.items():
             for run in reader.find_runs(place):
@@ -100,23 +93,24 @@ class HealthPlugin(base_plugin.TBPlugin):
                 found["/".join(filter(None, (name, own)))] = run
         return found
 
-    def _state(self, runs: dict[str, Path]) -> Any:
-        reader = _house("log.reader")
-        return [(name, reader.signature(run)) for name, run in runs.items()]
-
     def _report(self, asked: list[str]) -> str:
         runs = self._found()
         chosen = {name: runs[name] for name in asked if name in runs} or runs
         if not chosen:
             return _message(NO_LOG)
         with self._lock:  # one reading at a time, however many windows are open
-            state = self._state(chosen)
-            if self._made[0] != state:
-                read = _house("log.reader").read_run
+            state = _signatures(chosen)
+            if self._state != state:
+                read = load("kbn.callbacks.log.reader").read_run
                 logged = [read(run, name) for name, run in chosen.items()]
-                report = _house("report.report").Report(logged)
-                self._made = (state, report.to_html())
-            return self._made[1]
+                report = load("kbn.callbacks.report.report").Report(logged)
+                self._html, self._state = report.to_html(), state
+            return self._html
+
+
+def _signatures(runs: dict[str, Path]) -> Any:
+    signature = load("kbn.callbacks.log.reader").signature
+    return [(name, signature(run)) for name, run in runs.items()]
 
 
 def _places(context: Any) -> dict[str, Path]:
@@ -131,40 +125,7 @@ def _places(context: Any) -> dict[str, Path]:
     }
 
 
-def _has_log(place: Path) -> bool:
-    """Whether a file of kbn's is there or below."""
-    return any(
-        file.startswith("events.out.tfevents.") and file.endswith(SUFFIX)
-        for _, _, files in os.walk(place)
-        for file in files
-    )
-
-
-def _house(module: str) -> Any:
-    """A module of `kbn.callbacks`, imported without `kbn` and so without Keras."""
-    if CALLBACKS not in sys.modules:
-        # In a checkout this file lies in it; installed, beside kbn.
-        inside = HERE.parents[1]
-        beside = HERE.parent / "kbn" / "callbacks"
-        package = inside if HERE.parent.name == "report" else beside
-        spec = importlib.util.spec_from_file_location(
-            CALLBACKS,
-            package / "__init__.py",
-            submodule_search_locations=[str(package)],
-        )
-        if spec is None or spec.loader is None:
-            raise ImportError(f"kbn is not installed in {package}")
-        made = importlib.util.module_from_spec(spec)
-        sys.modules[CALLBACKS] = made
-        try:
-            spec.loader.exec_module(made)
-        except BaseException:
-            del sys.modules[CALLBACKS]
-            raise
-    return importlib.import_module(f"{CALLBACKS}.{module}")
-
-
-def _lacking(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     if isinstance(error, ImportError):
         return f"This tab lacks something to work with: {error}."
     return f"This log could not be shown: {error!r}."
