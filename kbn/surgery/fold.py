@@ -52,10 +52,10 @@ def fold_batch_norm(model: Any, verbose: bool = False, probe: Any = None) -> Any
 
     In inference a batch norm is a map of each channel, y = scale * x + shift, with
     scale = gamma / sqrt(moving_variance + epsilon) and shift = beta - scale *
-    moving_mean. A convolution (Conv1D to Conv3D, transposed, depthwise, separable),
-    Dense or EinsumDense before it takes both into its kernel and bias; so does one
-    behind it that sees no padding, global average pooling in between or not. The new
-    weights are computed in float64.
+    moving_mean. A convolution (Conv1D to Conv3D, transposed, depthwise, separable) or
+    Dense before it takes both into its kernel and bias; so does one behind it that sees
+    no padding, global average pooling in between or not. The new weights are computed
+    in float64.
 
     A batch norm stays where that would not be exact: something else reads the value in
     between, an activation is in between, its channels are on another axis, either layer
