@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from kbn.surgery import graph
+from kbn.private import keras as private
 from kbn.surgery.affine import Affine, Array, Inexact, Taken
 from kbn.surgery.graph import Layer
 
@@ -30,23 +30,22 @@ TAKERS = (layers.Dense, *CONVOLUTIONS)
 
 
 def own(layer: Layer) -> Taken:
-    """The weights of `layer` as they are."""
+    """The weights of `layer` as they are.
+
+    Raises:
+        Inexact: It takes nothing up, whatever it is.
+    """
+    if type(layer) not in TAKERS:
+        raise Inexact("cannot take it up")
+    if layer.quantization_mode is not None:
+        raise Inexact("is quantized")
+    if getattr(layer, "lora_enabled", False):
+        raise Inexact("has LoRA weights")
     weights = {
         variable.name: np.asarray(keras.ops.convert_to_numpy(variable), "float64")
-        for variable in graph.own_variables(layer)
+        for variable in private.own_variables(layer)
     }
     return Taken(weights, {})
-
-
-def refusal(layer: Layer) -> str | None:
-    """Why a layer takes nothing up, whatever it is; None if it may."""
-    if type(layer) not in TAKERS:
-        return "cannot take it up"
-    if layer.quantization_mode is not None:
-        return "is quantized"
-    if getattr(layer, "lora_enabled", False):
-        return "has LoRA weights"
-    return None
 
 
 def after(layer: Layer, taken: Taken, affine: Affine) -> Taken:
