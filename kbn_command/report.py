@@ -1,14 +1,14 @@
 """`kbn report`: how logged runs went, from their event files."""
 
 import argparse
+import importlib
+import importlib.util
 import sys
 import tempfile
 import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import kbn
 
 HEALTHY, ILL, NO_LOG = 0, 1, 2  # exit statuses
 
@@ -46,7 +46,7 @@ def path(text: str) -> Path:
 def run(directories: Sequence[Path], out: Path | None, shows: bool) -> int:
     """Print or write the report; the result is the exit status."""
     try:
-        report = kbn.callbacks.Report.read(*directories)
+        report = _reports().Report.read(*directories)
     except FileNotFoundError as error:
         print(f"kbn report: {error}", file=sys.stderr)
         return NO_LOG
@@ -66,3 +66,17 @@ def run(directories: Sequence[Path], out: Path | None, shows: bool) -> int:
     elif out is None:
         print(report, end="")
     return ILL if report.level == "critical" else HEALTHY
+
+
+def _reports() -> Any:
+    """The module that reads logs, without what `import kbn` does: it imports Keras.
+
+    In a process that has not imported kbn, the package is there from now on with its
+    modules, but without its public names.
+    """
+    if "kbn" not in sys.modules:
+        spec = importlib.util.find_spec("kbn")
+        if spec is None:
+            raise ImportError("kbn is not beside its command: install keras-kbn again")
+        sys.modules["kbn"] = importlib.util.module_from_spec(spec)
+    return importlib.import_module("kbn.callbacks.report.report")

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from kbn.demo import Curves
+from kbn_command.demo import Curves
 
 # Okabe and Ito's vermilion and blue: distinct for every kind of colour vision, and in
 # print (https://jfly.uni-koeln.de/color/).
