@@ -1,9 +1,8 @@
 """The rules that the layer's arguments keep, each checked once, at the edge."""
 
-import difflib
 import math
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from keras import ops
@@ -12,9 +11,6 @@ Tensor = Any
 Shape = tuple[int | None, ...]
 
 
-# Keyword arguments of keras.layers.Layer.
-OF_KERAS = {"name", "dtype", "trainable", "autocast", "activity_regularizer"}
-OF_KERAS |= {"input_shape", "batch_shape", "batch_input_shape", "input_dim"}
 # {what PyTorch and Keras' other layers call an argument: what to write instead}.
 INSTEAD = {
     "affine": "Did you mean center={0!r}, scale={0!r}?",
@@ -23,23 +19,17 @@ INSTEAD = {
 }
 
 
-def refuse_slips(given: Mapping[str, Any], known: Iterable[str]) -> None:
-    """Raise a TypeError that names the argument which was meant, if that is clear.
+def refuse_slips(given: Mapping[str, Any]) -> None:
+    """Raise a TypeError that names the argument which was meant, if that is known.
 
     Of the others Keras says that it does not know them.
     """
-    names = list(known)
-    for name, value in given.items():
-        if name in OF_KERAS:
-            continue
-        instead = INSTEAD.get(name, "").format(value)
-        if not instead:
-            near = difflib.get_close_matches(name, names, 1)
-            instead = f"Did you mean {near[0]}={value!r}?" if near else ""
-        if instead:
-            raise TypeError(
-                f"BatchNorm({name}={value!r}): there is no argument {name}. {instead}"
-            )
+    for name in given.keys() & INSTEAD.keys():
+        value = given[name]
+        raise TypeError(
+            f"BatchNorm({name}={value!r}): there is no argument {name}. "
+            f"{INSTEAD[name].format(value)}"
+        )
 
 
 def integer(name: str, value: Any) -> int:

@@ -1,4 +1,4 @@
-"""What `kbn demo` trains with: its help says so before Keras is imported."""
+"""Constants of `kbn demo` that its help shows before Keras is imported."""
 
 # High enough that the plain network fails and low enough that batch norm does not;
 # benchmarks/learning_rates.py measures both over ten seeds, and lower and higher rates.

@@ -35,7 +35,7 @@ class Digits:
 
 @dataclasses.dataclass
 class Curves:
-    """What one run showed; every list has one entry a look."""
+    """The curves of one run; every list has one entry a look."""
 
     steps: list[int] = dataclasses.field(default_factory=list)
     train_loss: list[float] = dataclasses.field(default_factory=list)

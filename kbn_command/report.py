@@ -69,14 +69,15 @@ def run(directories: Sequence[Path], out: Path | None, shows: bool) -> int:
 
 
 def _reports() -> Any:
-    """The module that reads logs, without what `import kbn` does: it imports Keras.
-
-    In a process that has not imported kbn, the package is there from now on with its
-    modules, but without its public names.
-    """
-    if "kbn" not in sys.modules:
-        spec = importlib.util.find_spec("kbn")
-        if spec is None:
-            raise ImportError("kbn is not beside its command: install keras-kbn again")
-        sys.modules["kbn"] = importlib.util.module_from_spec(spec)
-    return importlib.import_module("kbn.callbacks.report.report")
+    """The module that reads logs, without what `import kbn` does: it imports Keras."""
+    name = "kbn.callbacks.report.report"
+    if "kbn" in sys.modules:
+        return importlib.import_module(name)
+    spec = importlib.util.find_spec("kbn")
+    if spec is None:
+        raise ImportError("kbn is not beside its command: install keras-kbn again")
+    sys.modules["kbn"] = importlib.util.module_from_spec(spec)  # not executed
+    try:
+        return importlib.import_module(name)
+    finally:
+        del sys.modules["kbn"]  # a later `import kbn` is the whole one

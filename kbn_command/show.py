@@ -26,7 +26,7 @@ MARKER = ".kbn-demo"
 
 
 class UserError(Exception):
-    """What went wrong and how to mend it, in one sentence."""
+    """Says in one sentence what went wrong and how to mend it."""
 
 
 def run(out: Path, epochs: int, seed: int, learning_rate: float) -> None:

@@ -8,7 +8,7 @@ from keras import layers
 import kbn
 from tests.cases import BACKEND
 from tests.defects import is_reached
-from tests.surgical_models import MAKERS, Net, batch, made, norm
+from tests.surgical_models import MAKERS, Block, Net, batch, made, norm
 
 Theirs, Ours = keras.layers.BatchNormalization, kbn.BatchNorm
 # 16 bits: Keras' layer rounds the inputs to them before it takes their statistics.
@@ -481,6 +481,14 @@ def test_a_compile_of_the_users_is_left_to_them(caplog):
     assert not converted.compiled
     assert type(converted) is OwnCompile
     assert kbn.convert_batch_norm(model, in_place=True).compiled
+
+
+def test_dtype_policies_are_those_of_when_the_model_was_made():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    x = keras.Input((4,))
+    model = keras.Model(x, Block(5)(layers.Dense(4)(x)))
+    keras.config.set_dtype_policy("float32")
+    assert described(kbn.convert_batch_norm(model)) == described(model)
 
 
 def test_weights_of_16_bits_are_not_made_anew_under_an_optimizer():

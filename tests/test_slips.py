@@ -33,8 +33,6 @@ SLIPS = {
     "kbn.BatchNorm(9)(np.ones((2, 64)))": "whose axes are -2 to 1. Did you mean axis",
     "kbn.BatchNorm(data_format='NCHW')": "Did you mean axis=-1 (channels last) or",
     "kbn.BatchNorm(affine=False)": "Did you mean center=False, scale=False?",
-    "kbn.BatchNorm(synchronised=True)": "Did you mean synchronized=True?",
-    "kbn.BatchNorm(gamma_init='zeros')": "Did you mean gamma_initializer='zeros'?",
     "kbn.BatchNorm(momentum=99)": "for PyTorch's 0.1 give 0.9.",
     # The monitor.
     "TrainingMonitor(model())": "log_dir must be the path of a directory.",

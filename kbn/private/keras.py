@@ -1,4 +1,4 @@
-"""What kbn uses of Keras that is private, as Keras 3.14 to 3.16 have it.
+"""The private names of Keras that kbn uses, as Keras 3.14 to 3.16 have them.
 
 The lines named below are those of
 https://github.com/keras-team/keras/tree/v3.15.1/keras/src
@@ -223,7 +223,7 @@ def is_scratch(graph: Any) -> bool:
 
 
 def random_seed() -> int | None:
-    """What `keras.utils.set_random_seed` was given; None if it was not called."""
+    """The seed given to `keras.utils.set_random_seed`; None if it was not called."""
     try:  # utils/rng_utils.py#L73
         from keras.src.utils.rng_utils import get_random_seed
     except ImportError:

@@ -49,7 +49,7 @@ def own(layer: Layer) -> Taken:
 
 
 def after(layer: Layer, taken: Taken, affine: Affine) -> Taken:
-    """What `layer` is with `affine` behind it.
+    """The weights of `layer` with `affine` behind it.
 
     Raises:
         Inexact: It cannot be, with the reason.
@@ -75,7 +75,7 @@ def after(layer: Layer, taken: Taken, affine: Affine) -> Taken:
 
 
 def before(layer: Layer, taken: Taken, affine: Affine) -> Taken:
-    """What `layer` is with `affine` before it.
+    """The weights of `layer` with `affine` before it.
 
     Raises:
         Inexact: It cannot be, with the reason.

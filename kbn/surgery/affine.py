@@ -1,4 +1,4 @@
-"""What a batch norm does in inference, and the weights of a layer that takes it up."""
+"""The affine map that a batch norm is in inference, and a layer that takes it up."""
 
 from typing import Any, NamedTuple
 
@@ -46,7 +46,7 @@ class Taken(NamedTuple):
 
 
 def of_batch_norm(layer: Layer, shape: tuple[int | None, ...]) -> Affine:
-    """What a batch norm does in inference to inputs of `shape`.
+    """The map that a batch norm is in inference, for inputs of `shape`.
 
     Raises:
         Inexact: Its statistics are not finite.

@@ -1,4 +1,4 @@
-"""What `compile` was given, and the state of its optimizer, for a copy of a model."""
+"""Compiles the copy of a model as the model is, with its optimizer's state."""
 
 import logging
 from typing import Any

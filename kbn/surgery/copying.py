@@ -55,33 +55,36 @@ class _Copier:
     def twin(self, layer: Layer) -> Layer:
         """The twin of a layer or operation, made at its first appearance."""
         if layer not in self._twins:
-            self._twins[layer] = self._made(layer)
+            if layer in self._gone:
+                twin = keras.layers.Identity(name=layer.name)
+            elif graph.has_graph(layer) and (self._plain or graph.is_plain(layer)):
+                self._run.append(layer)
+                is_list = isinstance(layer, keras.Sequential)
+                twin = self._sequential(layer) if is_list else self._functional(layer)
+            else:
+                twin = from_config(layer, **self.changes.get(layer, {}))
+            self._twins[layer] = twin
         return self._twins[layer]
 
-    def _made(self, layer: Layer) -> Layer:
-        if layer in self._gone:
-            return keras.layers.Identity(name=layer.name)
-        if not graph.has_graph(layer) or not (self._plain or graph.is_plain(layer)):
-            return from_config(layer, **self.changes.get(layer, {}))
-        self._run.append(layer)
-        cls: Any = type(layer)
-        if isinstance(layer, keras.Sequential):
-            cls = cls if graph.is_plain(layer) else keras.Sequential
-            kept = [one for one in graph.children(layer) if one not in self._gone]
-            if not set(kept) & set(layer.layers):
-                kept += layer.layers[:1]  # as an identity: a model has a layer
-            return cls([self.twin(one) for one in kept], name=layer.name)
-        cls = cls if graph.is_plain(layer) else keras.Model
+    def _sequential(self, model: keras.Sequential) -> keras.Sequential:
+        kept = [one for one in graph.children(model) if one not in self._gone]
+        if not set(kept) & set(model.layers):
+            kept += model.layers[:1]  # as an identity: a model has a layer
+        cls: Any = type(model) if graph.is_plain(model) else keras.Sequential
+        return cls([self.twin(one) for one in kept], name=model.name)
+
+    def _functional(self, model: keras.Model) -> keras.Model:
         given = {
             id(one.output): self.twin(one).output
-            for one in graph.children(layer)
+            for one in graph.children(model)
             if isinstance(one, keras.layers.InputLayer)
         }
-        inputs = keras.tree.map_structure(lambda t: given[id(t)], layer.input)
+        inputs = keras.tree.map_structure(lambda t: given[id(t)], model.input)
         # One that is not compiled: clone_model copies those settings by their configs.
-        bare = keras.Model(layer.input, layer.output)
-        copy = keras.models.clone_model(bare, inputs, self.twin, self._call)
-        return cls(copy.input, copy.output, name=layer.name)
+        bare = keras.Model(model.input, model.output)
+        run = keras.models.clone_model(bare, inputs, self.twin, self._call)
+        cls: Any = type(model) if graph.is_plain(model) else keras.Model
+        return cls(run.input, run.output, name=model.name)
 
     def _call(self, twin: Layer, *args: Any, **keywords: Any) -> Any:
         if any(self._twins.get(one) is twin for one in self._gone):
@@ -128,6 +131,8 @@ def _listed(layers: list[Layer]) -> str:
 
 def _take_state(layer: Layer, twin: Layer) -> None:
     """Give `twin` the variables, seeds, assets and names of `layer`."""
+    if twin.dtype_policy.name != layer.dtype_policy.name:  # the global one has changed
+        twin.dtype_policy = layer.dtype_policy
     theirs, ours = map(private.own_variables, (layer, twin))
     seeds, made_seeds = map(private.own_seeds, (layer, twin))
     wanted, made = (

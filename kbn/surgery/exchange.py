@@ -91,7 +91,7 @@ def become(layer: Layer, other: Layer) -> None:
 
 
 def _beyond_keras(config: dict[str, Any]) -> list[str]:
-    """What a config of ours says that Keras' layer has no argument for."""
+    """The arguments in a config of ours that Keras' layer does not have."""
     own = (
         config.keys()
         - Theirs(name="any").get_config().keys()
@@ -106,7 +106,7 @@ def _beyond_keras(config: dict[str, Any]) -> list[str]:
 
 
 def _shapes(layer: Layer) -> dict[str, Any]:
-    """What `layer` was built with."""
+    """The arguments of `build` that `layer` was built with."""
     config = layer.get_build_config()
     return config.get("shapes_dict", config)
 

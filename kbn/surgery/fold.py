@@ -14,7 +14,7 @@ from kbn.surgery.plan import Fold
 
 @dataclasses.dataclass(frozen=True)
 class Folding:
-    """What became of each batch norm of a model, and how far its outputs moved.
+    """Tells what became of each batch norm, and how far the model's outputs moved.
 
     Iterates over all, in the order of the model's layers, each a
     `(batch_norm, into, reason)`.
@@ -26,12 +26,12 @@ class Folding:
 
     @property
     def folded(self) -> tuple[Fold, ...]:
-        """Those that a layer took up."""
+        """The batch norms that a layer took up."""
         return tuple(fold for fold in self.folds if fold.into)
 
     @property
     def left(self) -> tuple[Fold, ...]:
-        """Those that stay, each with the reason."""
+        """The batch norms that stay, each with the reason."""
         return tuple(fold for fold in self.folds if not fold.into)
 
     def __iter__(self) -> Iterator[Fold]:

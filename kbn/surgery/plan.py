@@ -103,7 +103,7 @@ class _Planner:
         self.wiring.leave_out(call)
 
     def _affine(self, call: Call) -> Affine:
-        """What the batch norm of `call` does in inference, if that is all it does."""
+        """The map that the batch norm of `call` is in inference, if it is no more."""
         layer = call.layer
         if type(layer) not in (Theirs, Ours):
             raise Inexact(f"{type(layer).__name__} is a class of its own")
@@ -116,7 +116,7 @@ class _Planner:
         return of_batch_norm(layer, tuple(call.main.shape))
 
     def _before(self, call: Call) -> Call:
-        """What gives the input of `call`, and gives it to nothing else."""
+        """The call that gives the input of `call`, and gives it to nothing else."""
         value = self.wiring.value(call.main)
         reader = call
         while True:
@@ -132,7 +132,7 @@ class _Planner:
             value, reader = self.wiring.value(giver.main), giver
 
     def _behind(self, call: Call, affine: Affine) -> tuple[Call, Affine]:
-        """What alone reads what `call` gives, and the map as it is there."""
+        """The only call that reads the output of `call`, and the map as it is there."""
         value: Value = self.wiring.value(call.outputs[0])
         while True:
             readers = [reader for reader in value.readers if reader is not None]
@@ -181,7 +181,7 @@ class _Planner:
         )
 
     def outside(self, norm: Layer) -> str:
-        """Why a batch norm is in no graph: whose it is."""
+        """The reason why a batch norm is in no graph: the layer that it belongs to."""
         for owner in self.wiring.names:
             is_closed = isinstance(owner, keras.layers.Layer) and not (
                 graph.has_graph(owner)

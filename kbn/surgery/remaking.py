@@ -85,7 +85,7 @@ def _policy_of(layer: Layer) -> Iterator[None]:
 
 
 def _reason(error: Exception, layer: Layer) -> str:
-    """What is wrong with `layer`: Keras puts it behind all that it was given."""
+    """The reason in an error of Keras, which puts it behind the whole config."""
     if not isinstance(error, NotImplementedError):
         return str(error).strip().rpartition("\n")[2]
     trace = error.__traceback__
