@@ -73,7 +73,7 @@ IMPORTS = {
         "private.keras surgery.exchange surgery.graph surgery.remaking",
         "keras",
     ),
-    "surgery.exchange": ("layer private.keras", "keras"),
+    "surgery.exchange": ("layer private.keras surgery.graph", "keras"),
     "surgery.fold": (
         "private.keras surgery.compiling surgery.copying surgery.graph surgery.plan",
         "keras numpy",

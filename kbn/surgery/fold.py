@@ -103,7 +103,7 @@ def fold_batch_norm(model: Any, verbose: bool = False, probe: Any = None) -> Any
             "its calls are in code of its own. It takes sequential and functional "
             "models."
         )
-    if graph.graph(model) is None:
+    if graph.function(model) is None:
         raise ValueError(
             f"fold_batch_norm needs the shapes of '{model.name}': give it a "
             "keras.Input, or build it or call it first."
@@ -159,7 +159,7 @@ def _outputs(model: keras.Model, x: Any) -> Any:
 
 def probes(model: keras.Model) -> Iterator[Any]:
     """Random inputs of 2 samples, in several sizes where `model` leaves them open."""
-    inputs = graph.graph(model).input
+    inputs = graph.function(model).input
     tensors = keras.tree.flatten(inputs)
     if any(tensor.dtype == "string" for tensor in tensors):
         return

@@ -67,14 +67,19 @@ def is_plain(model: keras.Model) -> bool:
     return _package(type(model).__init__) == "keras"
 
 
-def graph(model: keras.Model) -> Any:
-    """The functional model that runs `model`; None where it has no inputs yet."""
-    return model if isinstance(model, keras.Function) else private.functional(model)
+def function(layer: Layer) -> Any:
+    """The functional model that runs `layer`.
+
+    None where `layer` has no graph, or no inputs yet.
+    """
+    if not has_graph(layer):
+        return None
+    return layer if isinstance(layer, keras.Function) else private.functional(layer)
 
 
 def calls(model: keras.Model) -> Iterator[Call]:
     """The calls of a graph in the order in which it runs, without its inputs."""
-    nodes = private.nodes_by_depth(graph(model))
+    nodes = private.nodes_by_depth(function(model))
     for depth in sorted(nodes, reverse=True):
         for node in nodes[depth]:
             if not node.is_input:

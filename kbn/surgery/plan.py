@@ -74,9 +74,10 @@ def plan(model: keras.Model) -> Plan:
     for layer in graph.descendants(model):
         if isinstance(layer, Theirs | Ours):
             name = planner.wiring.names.get(layer, layer.name)
-            into = planner.into.get(layer)
-            reason = planner.reasons.get(layer) or planner.outside(layer)
-            folds.append(Fold(name, into, "" if into else reason))
+            into, reason = planner.into.get(layer), ""
+            if into is None:
+                reason = planner.reasons.get(layer) or planner.outside(layer)
+            folds.append(Fold(name, into, reason))
     return Plan(folds, planner.taken, set(planner.into))
 
 

@@ -66,7 +66,7 @@ class Wiring:
                 self.names.setdefault(call.layer, prefix + call.layer.name)
             if trains or call.trains:
                 self.trained.add(call)
-            if _is_readable(call.layer):
+            if graph.function(call.layer) is not None:
                 name = self.names[call.layer]
                 self._collect(call.layer, f"{name}/", call in self.trained)
 
@@ -82,18 +82,18 @@ class Wiring:
         self.calls.append(call)
         for tensor in call.outputs:
             self.value(tensor).giver = call
-        if _is_readable(call.layer):
+        if call.layer in self._graphs:
             self._give_out(call.layer)
 
     def _give_out(self, model: keras.Model) -> None:
-        for tensor in graph.graph(model).outputs:
+        for tensor in graph.function(model).outputs:
             self.value(tensor).readers.append(None)
 
     def _through(self, call: Call) -> tuple[list[Tensor], list[Tensor]]:
         """The tensors around a model that is called once, and those inside it."""
-        if not _is_readable(call.layer) or self.count[call.layer] > 1:
+        if call.layer not in self._graphs or self.count[call.layer] > 1:
             return [], []
-        inner = graph.graph(call.layer)
+        inner = graph.function(call.layer)
         given = keras.tree.flatten(call.main)
         # Keras casts and reshapes what does not fit.
         if _structure(call.main) != _structure(inner.input) or any(
@@ -112,10 +112,6 @@ class Wiring:
         for key, value in self._values.items():
             if value is gone:
                 self._values[key] = kept
-
-
-def _is_readable(layer: Layer) -> bool:
-    return graph.has_graph(layer) and graph.graph(layer) is not None
 
 
 def _structure(tensors: Any) -> Any:
