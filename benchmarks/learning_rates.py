@@ -10,7 +10,7 @@ many those were.
 import keras
 import reporting
 
-from kbn import demo
+from kbn_command import demo
 
 LEARNING_RATES = (0.1, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0)
 

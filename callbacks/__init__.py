@@ -1,6 +1,7 @@
 """Callbacks that make a training visible, and its statistics fit its weights."""
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def __getattr__(name: str) -> Any:
     if name == "rules":
         return importlib.import_module(".rules", __name__)
     if name not in HOMES:
-        from kbn.names import unknown
-
-        raise unknown(__name__, name, (*HOMES, "rules"), {})
+        module = sys.modules[__name__]
+        text = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(text, name=name, obj=module)
     return getattr(importlib.import_module(HOMES[name], __name__), name)

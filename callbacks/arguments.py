@@ -10,21 +10,6 @@ from typing import Any
 
 USUAL = ("weights", "gradients", "activations", "batch_norm")
 WATCHABLE = (*USUAL, "quantiles")
-# {what an argument is called elsewhere: its name here}.
-MEANT = {
-    "directory": "log_dir",
-    "every": "log_freq",
-    "freq": "log_freq",
-    "frequency": "log_freq",
-    "histogram_freq": "log_freq",
-    "log_path": "log_dir",
-    "logdir": "log_dir",
-    "path": "log_dir",
-    "update_freq": "log_freq",
-}
-# {what is written for log_freq: what was meant}.
-FREQUENCIES: dict[str, str | int] = dict.fromkeys(("batch", "step", "steps"), 1)
-FREQUENCIES |= dict.fromkeys(("epochs", "Epoch", "EPOCH"), "epoch")
 
 
 def check(
@@ -43,20 +28,12 @@ def check(
     is_epoch = isinstance(log_freq, str) and log_freq == "epoch"
     if not is_epoch and not callable(log_freq) and not _is_count(log_freq):
         rule = 'log_freq must be "epoch", an integer from 1 (steps), or a function '
-        refuse("log_freq", log_freq, f"{rule}step -> bool.{_meant_freq(log_freq)}")
+        refuse("log_freq", log_freq, f"{rule}step -> bool.")
     rule = f"watch must be a tuple of some of {WATCHABLE}."
-    if isinstance(watch, str):
-        for name in _near_watchable(watch):
-            rule += f" Did you mean watch=({name!r},)?"
-        if watch == "all":
-            rule += " Leave it out: all but the quantiles is the default."
+    if isinstance(watch, str) or not isinstance(watch, Iterable):
         refuse("watch", watch, rule)
-    if not isinstance(watch, Iterable):
+    if any(name not in WATCHABLE for name in watch):
         refuse("watch", watch, rule)
-    for name in watch:
-        if name not in WATCHABLE:
-            near = [f" Did you mean {x!r}?" for x in _near_watchable(str(name))]
-            refuse("watch", watch, rule + "".join(near))
     check_layers(layers, "TrainingMonitor")
     if not _is_count(sample_size):
         refuse("sample_size", sample_size, "sample_size must be an integer from 1.")
@@ -85,8 +62,7 @@ def refuse_unknown(given: Mapping[str, Any], known: Iterable[str]) -> None:
     """Raise a TypeError for the first argument given, with the one that was meant."""
     names = list(known)
     for name, value in given.items():
-        near = [MEANT[name]] if name in MEANT else []
-        near += difflib.get_close_matches(name, names, 1)
+        near = difflib.get_close_matches(name, names, 1)
         raise TypeError(
             f"TrainingMonitor({name}={value!r}): there is no argument {name}. "
             + (
@@ -101,23 +77,6 @@ def listed(watch: Any) -> Any:
     """A generator as a tuple, to be read more than once; a string stays one."""
     is_list = isinstance(watch, Iterable) and not isinstance(watch, str)
     return tuple(watch) if is_list else watch
-
-
-def _near_watchable(name: str) -> list[str]:
-    """What was meant by a name that is not to be watched: none or one."""
-    if name == "bn":
-        return ["batch_norm"]
-    return difflib.get_close_matches(name.lower(), WATCHABLE, 1)
-
-
-def _meant_freq(log_freq: Any) -> str:
-    meant: str | int | None = None
-    if isinstance(log_freq, str):
-        meant = FREQUENCIES.get(log_freq)
-        meant = int(log_freq) if log_freq.isdecimal() else meant
-    elif isinstance(log_freq, float) and log_freq.is_integer():
-        meant = int(log_freq)
-    return f" Did you mean log_freq={meant!r}?" if meant else ""
 
 
 def _is_count(value: Any) -> bool:

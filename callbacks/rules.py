@@ -9,8 +9,6 @@ Example:
     >>> monitor = kbn.callbacks.TrainingMonitor("logs", rules=strict)
 """
 
-import typing as _typing
-
 from .alerts.activations import DeadRelu as DeadRelu
 from .alerts.activations import PoorInit as PoorInit
 from .alerts.activations import Saturated as Saturated
@@ -37,10 +35,3 @@ from .alerts.updates import UpdateRatioLow as UpdateRatioLow
 from .alerts.view import View as View
 from .alerts.weights import WeightDrift as WeightDrift
 from .alerts.weights import WeightExplosion as WeightExplosion
-
-if not _typing.TYPE_CHECKING:  # which would take any name then
-
-    def __getattr__(name: str) -> _typing.Never:
-        from kbn.names import unknown
-
-        raise unknown(__name__, name, globals(), {})

@@ -1,6 +1,7 @@
 """kbn: batch normalization for Keras that is fast, exact and visible."""
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 from kbn.layer import BatchNormalization as BatchNormalization
@@ -49,19 +50,6 @@ _HOMES = {
     "update_bn_stats": "surgery.statistics",
 }
 
-# {a name that is looked for here: where it is}.
-_ELSEWHERE = {
-    "Alert": "kbn.callbacks.Alert",
-    "BN": "kbn.BatchNorm",
-    "Report": "kbn.callbacks.Report",
-    "SyncBatchNorm": "kbn.BatchNorm(synchronized=True)",
-    "TrainingAlert": "kbn.callbacks.TrainingAlert",
-    "TrainingMonitor": "kbn.callbacks.TrainingMonitor",
-    "UpdateBatchNormStats": "kbn.callbacks.UpdateBatchNormStats",
-    "layers": "kbn.BatchNorm",
-    "rules": "kbn.callbacks.rules",
-}
-
 
 def __dir__() -> list[str]:
     """The public names, those too that are imported at their first use."""
@@ -71,9 +59,8 @@ def __dir__() -> list[str]:
 def __getattr__(name: str) -> Any:
     """Import what a name stands for at its first use."""
     if name != "callbacks" and name not in _HOMES:
-        from kbn.names import unknown
-
-        raise unknown("kbn", name, __all__, _ELSEWHERE)
+        text = f"module 'kbn' has no attribute {name!r}"
+        raise AttributeError(text, name=name, obj=sys.modules[__name__])
     try:
         module = importlib.import_module(f"kbn.{_HOMES.get(name, name)}")
     except ModuleNotFoundError as error:

@@ -1,9 +1,8 @@
 """The rules that the layer's arguments keep, each checked once, at the edge."""
 
-import difflib
 import math
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from keras import ops
@@ -12,50 +11,28 @@ Tensor = Any
 Shape = tuple[int | None, ...]
 
 
-# Keyword arguments of keras.layers.Layer.
-OF_KERAS = {"name", "dtype", "trainable", "autocast", "activity_regularizer"}
-OF_KERAS |= {"input_shape", "batch_shape", "batch_input_shape", "input_dim"}
-LEFT_OUT = "Leave it out: the first inputs say how many channels there are."
-# {what an argument is called elsewhere: what to write instead}.
+# {what PyTorch and Keras' other layers call an argument: what to write instead}.
 INSTEAD = {
-    "activation": "Put keras.layers.Activation({0!r}) behind the layer.",
     "affine": "Did you mean center={0!r}, scale={0!r}?",
-    "bias": "Did you mean center={0!r}?",
-    "channels": LEFT_OUT,
     "data_format": "Did you mean axis=-1 (channels last) or axis=1 (channels first)?",
-    "decay": "Did you mean momentum={0!r}?",
     "eps": "Did you mean epsilon={0!r}?",
-    "fused": "Leave it out: the fastest way that is exact is chosen by itself.",
-    "num_features": LEFT_OUT,
-    "sync": "Did you mean synchronized={0!r}?",
-    "track_running_stats": "To normalize by the batch in inference too, call the layer "
-    "with training=True.",
-    "training": "It is an argument of the call: layer(inputs, training={0!r}).",
-    "units": LEFT_OUT,
-    "use_bias": "Did you mean center={0!r}?",
 }
 
 
-def refuse_slips(given: Mapping[str, Any], known: Iterable[str]) -> None:
-    """Raise a TypeError that names the argument which was meant, if that is clear.
+def refuse_slips(given: Mapping[str, Any]) -> None:
+    """Raise a TypeError that names the argument which was meant, if that is known.
 
     Of the others Keras says that it does not know them.
     """
-    names = list(known)
-    for name, value in given.items():
-        if name in OF_KERAS:
-            continue
-        instead = INSTEAD.get(name, "").format(value)
-        if not instead:
-            near = difflib.get_close_matches(name, names, 1)
-            instead = f"Did you mean {near[0]}={value!r}?" if near else ""
-        if instead:
-            raise TypeError(
-                f"BatchNorm({name}={value!r}): there is no argument {name}. {instead}"
-            )
+    for name in given.keys() & INSTEAD.keys():
+        value = given[name]
+        raise TypeError(
+            f"BatchNorm({name}={value!r}): there is no argument {name}. "
+            f"{INSTEAD[name].format(value)}"
+        )
 
 
-def integer(name: str, value: Any, hint: str = "") -> int:
+def integer(name: str, value: Any) -> int:
     """`value` as an int; neither a bool nor a float that happens to be whole."""
     try:
         if isinstance(value, bool):
@@ -63,20 +40,14 @@ def integer(name: str, value: Any, hint: str = "") -> int:
         return operator.index(value)
     except TypeError:
         raise ValueError(
-            f"BatchNorm({name}={value!r}): {name} must be an integer.{hint}"
+            f"BatchNorm({name}={value!r}): {name} must be an integer."
         ) from None
-
-
-# {what Keras and PyTorch call an order of the axes: which of them has the channels}.
-ORDERS = {"channels_last": -1, "channels_first": 1, "NHWC": -1, "NCHW": 1}
 
 
 def axis(value: Any) -> int | list[int]:
     """`axis`: an integer, or a list of them; a list of one is that one."""
     if not isinstance(value, list | tuple):
-        meant = ORDERS.get(value) if isinstance(value, str) else None
-        hint = "" if meant is None else f" Did you mean axis={meant}?"
-        return integer("axis", value, hint)
+        return integer("axis", value)
     axes = [integer("axis", item) for item in value]
     if not axes:
         raise ValueError(f"BatchNorm(axis={value!r}): axis must name an axis.")

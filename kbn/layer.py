@@ -1,6 +1,5 @@
 """The batch normalization layer: its weights, its config, one call that routes."""
 
-import inspect
 import warnings
 from typing import Any
 
@@ -137,7 +136,7 @@ class BatchNormalization(keras.layers.Layer):
         freeze_statistics: bool = False,
         **kwargs: Any,
     ) -> None:
-        arguments.refuse_slips(kwargs, inspect.signature(BatchNormalization).parameters)
+        arguments.refuse_slips(kwargs)
         super().__init__(**kwargs)
         # The statistics come from the inputs as given: autocast would round them first.
         self.autocast = False
@@ -353,7 +352,7 @@ class BatchNormalization(keras.layers.Layer):
         return super().from_config(config)
 
     def _running_initializers(self) -> dict[str, Any]:
-        """Those of the weights that batches move, in the weights' order."""
+        """The weights that batches move, in the order of `weights`."""
 
         def stddev(shape: Any, dtype: Any = None) -> Tensor:
             return ops.sqrt(self.moving_variance_initializer(shape, dtype=dtype))

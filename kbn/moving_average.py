@@ -1,4 +1,4 @@
-"""What enters the moving statistics, and when nothing may: decided here alone.
+"""Updates the moving statistics; skips batches that are empty or not finite.
 
 Skips channels that are empty, and those whose statistics are NaN or infinite, which
 would stay in the average for ever.
@@ -19,7 +19,7 @@ WINDOW = 10
 
 
 class Entry(NamedTuple):
-    """What a batch says of each channel; all of shape (C,), but for `count`.
+    """The statistics of a batch; all of shape (C,), but for `count`.
 
     `biased` and `tracked` are its variance, the latter as it is to be tracked. `count`
     is the number of elements, an int where all channels have the same; `enters` tells

@@ -17,7 +17,7 @@ from event_files import read_log, steps, values
 from playwright import sync_api
 
 import kbn
-from kbn import demo
+from kbn_command import demo
 
 expect = sync_api.expect
 expect.set_options(timeout=60_000)  # a busy machine draws a tab within ten seconds

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 import kbn
-from kbn import __main__ as command
-from kbn import demo, picture
+import kbn_command as command
+from kbn_command import demo, picture, show
 
 if keras.backend.backend() != "tensorflow":
     pytest.skip("the demo's extras are not installed there", allow_module_level=True)
@@ -71,9 +71,9 @@ def test_table_shows_what_the_runs_reached(shown):
     assert row("steps to 95% test accuracy") == steps
 
 
-@pytest.mark.parametrize("run", command.RUNS)
+@pytest.mark.parametrize("run", show.RUNS)
 def test_curves_agree_with_what_keras_measured(shown, run):
-    curves = shown.with_ if command.RUNS[run] else shown.without
+    curves = shown.with_ if show.RUNS[run] else shown.without
     events = read(shown.out / "logs" / run)
     for tag, values in (
         ("epoch/val_accuracy", curves.test_accuracy),
@@ -108,7 +108,7 @@ def test_steps_to_is_the_first_look_that_reaches_it():
 
 def test_output_and_report_tell_the_default_learning_rate(shown):
     assert f"SGD, learning rate {demo.LEARNING_RATE:g}" in shown.output
-    page = (shown.out / command.REPORT).read_text(encoding="utf-8")
+    page = (shown.out / show.REPORT).read_text(encoding="utf-8")
     assert page.count(f"SGD, learning rate {demo.LEARNING_RATE:g}<") == 2
 
 
@@ -118,10 +118,10 @@ def test_runs_that_diverge_are_shown_as_they_are(tmp_path, capsys):
     output = capsys.readouterr().out
     assert "SGD, learning rate 1e+09" in output
     assert "Neither network reaches 95%: they end at " in output
-    page = (tmp_path / command.REPORT).read_text(encoding="utf-8")
+    page = (tmp_path / show.REPORT).read_text(encoding="utf-8")
     assert page.count("Critical: non_finite") >= 2
     assert page.count("SGD, learning rate 1e+09<") == 2
-    assert (tmp_path / command.PICTURE).stat().st_size > 20_000
+    assert (tmp_path / show.PICTURE).stat().st_size > 20_000
 
 
 def curves(accuracies, losses=(), steps=7):
@@ -205,10 +205,10 @@ def test_labels_of_curves_that_end_alike_are_apart():
 
 def test_run_without_batch_norm_comes_first():
     # TensorBoard's charts colour runs in the order in which they started: orange, blue.
-    assert [*command.RUNS.values()] == [False, True]
+    assert [*show.RUNS.values()] == [False, True]
 
 
-@pytest.mark.parametrize("run", command.RUNS)
+@pytest.mark.parametrize("run", show.RUNS)
 def test_logs_hold_histograms_of_every_step_that_is_due(shown, run):
     events = read(shown.out / "logs" / run)
     for tag in (
@@ -221,21 +221,21 @@ def test_logs_hold_histograms_of_every_step_that_is_due(shown, run):
 
 
 def test_picture_is_a_png_of_some_size(shown):
-    data = (shown.out / command.PICTURE).read_bytes()
+    data = (shown.out / show.PICTURE).read_bytes()
     assert data.startswith(b"\x89PNG\r\n\x1a\n")
     assert len(data) > 20_000
 
 
 def test_output_names_picture_and_tensorboard_line(shown):
-    assert f"Picture:      {shown.out / command.PICTURE}\n" in shown.output
+    assert f"Picture:      {shown.out / show.PICTURE}\n" in shown.output
 
 
 def test_demo_ends_with_a_report_of_both_runs(shown):
-    page = shown.out / command.REPORT
+    page = shown.out / show.REPORT
     assert f"Report:       {page}\n" in shown.output
     text = page.read_text(encoding="utf-8")
     assert "2 runs compared" in text
-    for run in command.RUNS:
+    for run in show.RUNS:
         assert f"{run}</summary>" in text
     line = re.search(r"^TensorBoard:  (.*)$", shown.output, re.MULTILINE)[1]
     assert line.endswith(f"--logdir {shown.out / 'logs'}")
@@ -248,11 +248,11 @@ def test_second_demo_replaces_its_own_files_only(shown, tmp_path):
     foreign = [out / "notes.txt", out / "logs" / "with_batch_norm" / "notes.txt"]
     for file in foreign:
         file.write_text("mine")
-    assert command.claim(out)
+    assert show.claim(out)
     assert [file.read_text() for file in foreign] == ["mine", "mine"]
     assert not list(out.rglob("events*"))
-    assert not (out / command.PICTURE).exists()
-    assert not (out / command.REPORT).exists()
+    assert not (out / show.PICTURE).exists()
+    assert not (out / show.REPORT).exists()
 
 
 def test_logs_of_somebody_else_are_refused(tmp_path, capsys):
@@ -353,3 +353,28 @@ def test_version_of_the_module_run_as_a_command():
         check=True,
     )
     assert run.stdout == f"kbn {kbn.__version__}\n"
+
+
+# `import kbn` imports Keras, which takes seconds.
+@pytest.mark.parametrize("arguments", [["--help"], ["report", "nowhere"]])
+def test_help_and_report_start_without_keras(arguments, tmp_path):
+    code = (
+        "import sys, kbn_command\n"
+        "try:\n"
+        "    status = kbn_command.main(sys.argv[1:])\n"
+        "except SystemExit as end:\n"
+        "    status = end.code\n"
+        "print(status, {'keras', 'tensorflow'} & {*sys.modules})\n"
+        "import kbn; kbn.BatchNorm; print(kbn.callbacks.Report.__module__)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    status = 2 if arguments[0] == "report" else 0
+    whole = "kbn.callbacks.report.report"
+    assert run.stdout.endswith(f"{status} set()\n{whole}\n")
+    assert ("There is no log" in run.stderr) == (status == 2)

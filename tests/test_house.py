@@ -20,18 +20,19 @@ SURGERY |= {"freeze_batch_norm", "unfreeze_batch_norm"}
 SURGERY |= {"from_torch_batch_norm", "to_torch_batch_norm"}
 PUBLIC = {"BatchNorm", "BatchNormalization", "__version__", "callbacks", "capture"}
 PUBLIC |= SURGERY
-COMMAND = {"kbn.__main__", "kbn.demo", "kbn.picture", "kbn.report"}
+COMMAND = {"kbn.__main__", "kbn_command"}
+NAMES = ["defaults", "demo", "picture", "report", "show"]
+COMMAND |= {f"kbn_command.{name}" for name in NAMES}
 
 # What each module of kbn, and each room of callbacks, imports: other modules and rooms,
 # and packages that are not Python's own. A new one needs a row.
 IMPORTS = {
     "kbn": (
-        "callbacks layer names surgery.convert surgery.fold surgery.freeze "
+        "callbacks layer surgery.convert surgery.fold surgery.freeze "
         "surgery.statistics surgery.torch_batch_norm",
         "",
     ),
     "arguments": ("", "keras"),
-    "names": ("", ""),
     "layer": (
         "arguments folding kernels kernels.arithmetic moving_average renorm",
         "keras",
@@ -60,28 +61,27 @@ IMPORTS = {
     "private.tensorflow": ("", "tensorflow"),
     "private.torch": ("", "torch"),
     "surgery": ("", ""),
-    "surgery.absorb": ("surgery.affine surgery.einsum surgery.graph", "keras numpy"),
-    "surgery.affine": ("", ""),
+    "surgery.absorb": ("private.keras surgery.affine surgery.graph", "keras numpy"),
+    "surgery.affine": ("arguments surgery.graph", "keras numpy"),
     "surgery.compiling": ("private.keras surgery.graph surgery.remaking", "keras"),
     "surgery.convert": (
-        "surgery.compiling surgery.copying surgery.exchange surgery.graph",
+        "surgery.compiling surgery.copying surgery.exchange surgery.graph "
+        "surgery.remaking",
         "",
     ),
     "surgery.copying": (
         "private.keras surgery.exchange surgery.graph surgery.remaking",
         "keras",
     ),
-    "surgery.einsum": ("surgery.affine surgery.graph", "numpy"),
     "surgery.exchange": ("layer private.keras surgery.graph", "keras"),
     "surgery.fold": (
-        "surgery.compiling surgery.copying surgery.graph surgery.plan surgery.remaking",
+        "private.keras surgery.compiling surgery.copying surgery.graph surgery.plan",
         "keras numpy",
     ),
     "surgery.graph": ("private.keras", "keras"),
     "surgery.plan": (
-        "arguments surgery.absorb surgery.affine surgery.exchange surgery.graph "
-        "surgery.wiring",
-        "keras numpy",
+        "surgery.absorb surgery.affine surgery.exchange surgery.graph surgery.wiring",
+        "keras",
     ),
     "surgery.remaking": ("private.keras surgery.graph", "keras"),
     "surgery.wiring": ("surgery.graph", "keras"),
@@ -101,13 +101,17 @@ IMPORTS = {
         "layer private.keras private.torch surgery.freeze",
         "keras numpy torch",
     ),
-    "__main__": ("kbn demo picture report", "keras rich"),
-    "demo": ("kbn", "keras numpy sklearn"),
-    "picture": ("demo", "matplotlib numpy"),
-    "report": ("kbn", ""),
+    "__main__": ("kbn_command", ""),
+    # Without Keras, but for what `kbn demo` runs.
+    "kbn_command": ("kbn_command.defaults kbn_command.report kbn_command.show", ""),
+    "kbn_command.defaults": ("", ""),
+    "kbn_command.report": ("", ""),
+    "kbn_command.show": ("kbn kbn_command.demo kbn_command.picture", "keras rich"),
+    "kbn_command.demo": ("kbn kbn_command.defaults", "keras numpy sklearn"),
+    "kbn_command.picture": ("kbn_command.demo", "matplotlib numpy"),
     "callbacks": (
         "callbacks.alerts callbacks.diagnostics callbacks.log callbacks.model "
-        "callbacks.report callbacks.step names private.jax private.keras "
+        "callbacks.report callbacks.step private.jax private.keras "
         "surgery.statistics",
         "keras numpy",
     ),
@@ -138,7 +142,7 @@ BACKENDS = {"tensorflow", "torch", "jax"}
 def module_files():
     """{module: file}; each of these may be a link, which rglob does not follow."""
     files = {"kbn_light": ROOT / "kbn_light.py"}
-    for name in ("kbn", "kbn/callbacks", "kbn_tensorboard"):
+    for name in ("kbn", "kbn/callbacks", "kbn_command", "kbn_tensorboard"):
         for path in sorted((ROOT / name).rglob("*.py")):
             if path.is_relative_to(ROOT / "kbn/callbacks/report/plugin"):
                 continue  # it is kbn_tensorboard
@@ -169,7 +173,7 @@ def imports(path, module=""):
 
 
 def is_of_the_house(name):
-    return name.split(".")[0] == "kbn"
+    return name.split(".")[0] in ("kbn", "kbn_command")
 
 
 def short(name):

@@ -3,7 +3,7 @@
 import pytest
 from test_report import check_page, dead, strict, write
 
-from kbn import __main__ as command
+import kbn_command as command
 from kbn.callbacks.alerts.alert import Alert
 
 NAN_ALERT = Alert("non_finite", "critical", "first", 3, 1, 9.0, 0.0, "It is NaN.")

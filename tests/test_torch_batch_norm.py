@@ -347,7 +347,7 @@ def built(shape=(None, 5), **options):
 TO_REFUSED = {
     "other": (lambda: keras.layers.LayerNormalization(), {}, "received LayerNormal"),
     "unbuilt": (lambda: kbn.BatchNorm(name="new"), {}, "'new' is not built: call it"),
-    "renorm": (lambda: built(renorm=True), {}, "has renorm=True, which torch has not"),
+    "renorm": (lambda: built(renorm=True), {}, "has renorm=True: torch has no such"),
     "virtual": (lambda: built(virtual_batch_size=4), {}, "has virtual_batch_size=4"),
     "axes": (lambda: built((None, 2, 3), axis=[1, 2]), {}, r"has axis=\[1, 2\]"),
     "rank": (lambda: built((None, 1, 1, 1, 1, 5)), {}, "of rank 6; .* dimensions=1, 2"),

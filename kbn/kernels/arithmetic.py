@@ -1,4 +1,4 @@
-"""What the kernels share: their types, and the arithmetic of channels."""
+"""Types that all kernels use, and the arithmetic of channels."""
 
 from typing import Any, NamedTuple
 

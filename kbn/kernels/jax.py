@@ -147,7 +147,7 @@ def _total(values: Tensor, mask: Tensor | None, axis: int) -> Tensor:
 
 
 def _count(x: Tensor, mask: Tensor | None, axis: int) -> Tensor:
-    """How many elements of a channel count: (), or with a mask (C,)."""
+    """The number of elements of a channel that count: (), or with a mask (C,)."""
     elements = _elements(x, axis)
     if mask is None:
         return jnp.asarray(elements, x.dtype)
@@ -159,7 +159,7 @@ def _count(x: Tensor, mask: Tensor | None, axis: int) -> Tensor:
 
 
 def _elements(x: Tensor, axis: int) -> Any:
-    """How many elements share an index along `axis`: an int, or symbolic."""
+    """The number of elements of a channel: an int, or symbolic."""
     return math.prod(size for i, size in enumerate(x.shape) if i != axis)
 
 

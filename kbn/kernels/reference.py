@@ -143,7 +143,7 @@ def _moments(x: Tensor, axis: int, mask: Tensor | None) -> tuple[Tensor, Moments
 
 
 def _elements_per_channel(x: Tensor, axis: int) -> Tensor | int:
-    """How many elements of `x` share an index along `axis`; an int where it is known.
+    """The number of elements of a channel of `x`; an int where it is known.
 
     Else a scalar of the statistics' dtype.
     """

@@ -230,7 +230,7 @@ class _BySize:
         self._large_backward = tf.function(large.backward, **called)
 
     def forward(self, x: Tensor, gamma: Tensor, *others: Tensor) -> Any:
-        """Those of the way that the size of `x` decides for."""
+        """Return what the way for tensors of this size returns."""
         return tf.cond(
             self._is_small(x, gamma),
             lambda: self._small.forward(x, gamma, *others),
@@ -238,7 +238,7 @@ class _BySize:
         )
 
     def backward(self, x: Tensor, gamma: Tensor, *others: Tensor) -> Any:
-        """Those of the way that the size of `x` decides for."""
+        """Return what the way for tensors of this size returns."""
         return tf.cond(
             self._is_small(x, gamma),
             lambda: self._small.backward(x, gamma, *others),
@@ -258,9 +258,9 @@ class _BySize:
 def _compiled(
     x: Tensor, gamma: Tensor, beta: Tensor, axis: int, epsilon: float
 ) -> tuple[Tensor, ...]:
-    """For XLA: one reduced axis, or one on either side.
+    """For XLA, which is slow at sums over several axes that lie side by side.
 
-    It sums those fast, and several axes on one side not.
+    So those before `axis` become one, and those behind it another.
     """
     shape = tf.shape(x)
     last = axis == len(x.shape) - 1

@@ -94,7 +94,7 @@ class Fused:
         return [y, mean, variance, *self._workspace(reserve)]
 
     def _workspace(self, reserve: list[Tensor]) -> list[Tensor]:
-        """What backward needs of what the op reserves, beside mean and variance."""
+        """Select what backward needs of the tensors that the op reserves."""
         return []
 
     def _as_image(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
@@ -212,7 +212,7 @@ def _long_sum(rows: Tensor) -> Tensor:
 
 
 def _groups(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """How many groups of how many rows, and how many rows are left over."""
+    """The number of groups, of rows in each, and of rows that are left over."""
     size = tf.shape(rows)[0]
     groups = tf.maximum(size // SUM_LENGTH, 1)
     length = size // groups

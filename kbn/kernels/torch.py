@@ -23,8 +23,8 @@ from kbn.private.torch import is_transformed
 ROW_WIDTH = 1024
 SUM_LENGTH = 1024
 
-# Up to so many elements the batch is centred without asking whether it must be, which
-# takes longer than to do it. Forward and gradients in ms, centred and asked, one core:
+# Up to so many elements, centring the batch takes less time than to test whether it is
+# needed. Forward and gradients in ms, centred and asked, one core:
 # (256,64) 0.24, 0.45; (1024,256) 0.82, 0.96; (1024,512) 1.44, 1.73; (2048,256) 1.55,
 # 1.69; (4096,256) 2.8, 2.7.
 SMALL = 2**19
@@ -56,25 +56,18 @@ def normalize_batch(
     together = (
         synchronized and distributed.is_available() and distributed.is_initialized()
     )
-    shape = x.shape
-    elements = math.prod([shape[i] for i in range(len(shape)) if i != axis])
+    elements = _elements_of_a_channel(x, axis)
     known = type(elements) is int  # not so in a program for any batch size
-    if mask is not None or together or (known and elements == 0) or shape[axis] == 0:
+    is_empty = x.shape[axis] == 0 or (known and elements == 0)
+    if mask is not None or together or is_empty:
         return reference.normalize_batch(
             x, gamma, beta, axis, epsilon, mask, merge=_merge if together else None
         )
     if not known or not _is_plain(x, gamma, beta):
-        y, mean, variance = _by_formula(x, gamma, beta, axis, epsilon)
-    elif x.numel() <= SMALL and elements <= SUM_LENGTH:
-        y, mean, variance = _centred(x, gamma, beta, axis, epsilon, elements)
+        way = _by_formula
     else:
-        planes, restore = _as_planes(x, axis)
-        _, channels, length = planes.shape
-        if length == 1 and channels < NARROW:
-            y, mean, variance = _NarrowNormalization.apply(planes, gamma, beta, epsilon)
-        else:
-            y, mean, variance = _normalize(planes, gamma, beta, epsilon)
-        y = restore(y)
+        way = _centred if _is_small(x, axis) else _native
+    y, mean, variance = way(x, gamma, beta, axis, epsilon)
     # As a tensor where it is of a program for any batch size.
     return y, mean, variance, elements if known else torch.full_like(mean, elements)
 
@@ -130,6 +123,15 @@ def _is_plain(x: Tensor, gamma: Tensor | None, beta: Tensor | None) -> bool:
         and not torch.jit.is_tracing()
         and not is_transformed()
     )
+
+
+def _is_small(x: Tensor, axis: int) -> bool:
+    """Whether centring takes less time than a test, and its sums are short enough."""
+    return bool(x.numel() <= SMALL and _elements_of_a_channel(x, axis) <= SUM_LENGTH)
+
+
+def _elements_of_a_channel(x: Tensor, axis: int) -> Any:
+    return math.prod([size for i, size in enumerate(x.shape) if i != axis])
 
 
 def _by_formula(
@@ -214,7 +216,7 @@ class _NarrowNormalization(torch.autograd.Function):
 
 
 def _gradients(dy: Tensor, context: Any) -> list[Tensor | None]:
-    """Those of the formula, as functions of what it had and of `dy`."""
+    """The gradients of the formula, as functions of its inputs and of `dy`."""
     planes, gamma, beta, *_ = context.saved_tensors
     y, _, _ = _by_formula(planes, gamma, beta, 1, context.epsilon)
     needs = context.needs_input_grad[:3]
@@ -225,7 +227,7 @@ def _gradients(dy: Tensor, context: Any) -> list[Tensor | None]:
 
 
 class _LongRows:
-    """`planes`, (N, C, 1), as (N / k, k * C), and what is of channels as (k * C,)."""
+    """Views `planes`, (N, C, 1), as (N / k, k * C), and channels as (k * C,)."""
 
     def __init__(self, planes: Tensor) -> None:
         size, channels, _ = planes.shape
@@ -233,16 +235,16 @@ class _LongRows:
         self.shape = size // self.copies, self.copies * channels
 
     def rows(self, planes: Tensor) -> Tensor:
-        """In float32 or wider."""
+        """`planes` as long rows, in float32 or wider."""
         return planes.to(_wide_dtype(planes)).reshape(self.shape)
 
     def average(self, rows: Tensor) -> Tensor:
-        """Of each channel."""
+        """The mean of each channel."""
         found = rows.mean(0)
         return found if self.copies == 1 else found.view(self.copies, -1).mean(0)
 
     def along(self, values: Tensor) -> Tensor:
-        """Of each column."""
+        """One value for each column."""
         return values if self.copies == 1 else values.repeat(self.copies)
 
 
@@ -252,10 +254,9 @@ def _centred(
     beta: Tensor | None,
     axis: int,
     epsilon: float,
-    elements: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y, mean and the biased variance of few elements, with few calls."""
-    shape = x.shape
+    shape, elements = x.shape, _elements_of_a_channel(x, axis)
     rank = len(shape)
     contiguous = x.is_contiguous()
     if contiguous and axis == rank - 1:
@@ -264,7 +265,7 @@ def _centred(
         rows, reduced = x, [0, *range(2, rank)]
     else:
         planes, restore = _as_planes(x, axis)
-        y, *moments = _centred(planes, gamma, beta, 1, epsilon, elements)
+        y, *moments = _centred(planes, gamma, beta, 1, epsilon)
         return restore(y), *moments
     pilot = rows.detach().mean(reduced, dtype=_wide_dtype(x), keepdim=True)
     centred = rows - pilot
@@ -315,6 +316,18 @@ def _as_planes(x: Tensor, axis: int) -> tuple[Tensor, Callable[[Tensor], Tensor]
         math.prod(shape[:place]), shape[place], math.prod(shape[place + 1 :])
     )
     return planes.contiguous(), lambda y: y.reshape(shape).movedim(place, axis)
+
+
+def _native(
+    x: Tensor, gamma: Tensor | None, beta: Tensor | None, axis: int, epsilon: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """y, mean and the biased variance by the native op, or by long rows."""
+    planes, restore = _as_planes(x, axis)
+    _, channels, length = planes.shape
+    is_narrow = length == 1 and channels < NARROW
+    normalize = _NarrowNormalization.apply if is_narrow else _normalize
+    y, *moments = normalize(planes, gamma, beta, epsilon)
+    return restore(y), *moments
 
 
 def _normalize(

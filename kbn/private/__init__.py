@@ -1,4 +1,4 @@
-"""What kbn uses of its frameworks that they don't promise, one file a framework.
+"""The private names of frameworks that kbn uses, one file a framework.
 
 What only looks, or only chooses the faster way, goes on without a name that has moved.
 What copies or changes a model raises `Moved`: half a copy is worse than none.

@@ -1,4 +1,4 @@
-"""What kbn uses of JAX that is private, as JAX 0.10 has it."""
+"""The private names of JAX that kbn uses, as JAX 0.10 has them."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What kbn uses of Keras that is private, as Keras 3.14 to 3.16 have it.
+"""The private names of Keras that kbn uses, as Keras 3.14 to 3.16 have them.
 
 The lines named below are those of
 https://github.com/keras-team/keras/tree/v3.15.1/keras/src
@@ -43,9 +43,10 @@ def own_variables(layer: Any) -> list[Any]:
     return [*trainable, *_needed(layer, "_non_trainable_variables")]
 
 
-def own_seed_generators(layer: Any) -> list[Any]:
-    """The seed generators of `layer` that are none of its sublayers'."""
-    return list(_needed(layer, "_seed_generators"))  # layers/layer.py#L393
+def own_seeds(layer: Any) -> list[Any]:
+    """The states of the seed generators of `layer` that are none of its sublayers'."""
+    generators = _needed(layer, "_seed_generators")  # layers/layer.py#L393
+    return [generator.state for generator in generators]
 
 
 @contextlib.contextmanager
@@ -125,25 +126,10 @@ def nodes_by_depth(function: Any) -> dict[int, list[Any]]:
     """The nodes of a graph; those that give its outputs are at depth 0.
 
     A node has `operation`, `is_input`, `outputs`, and `arguments` with `args`,
-    `kwargs`, `keras_tensors` and `fill_in`: ops/node.py, ops/symbolic_arguments.py.
+    `kwargs` and `keras_tensors`: ops/node.py, ops/symbolic_arguments.py.
     """
     nodes: dict[int, list[Any]] = _needed(function, "_nodes_by_depth")
     return nodes  # ops/function.py#L82
-
-
-def giver(tensor: Any) -> Any:
-    """The operation that gave a symbolic tensor."""
-    return _needed(tensor, "_keras_history").operation  # ops/node.py#L77
-
-
-def without_nodes(operation: Any) -> Any:
-    """A copy of an operation without variables, called nowhere yet."""
-    for name in ("_inbound_nodes", "_outbound_nodes"):  # ops/operation.py#L32
-        _needed(operation, name)
-    copy = object.__new__(type(operation))
-    copy.__dict__.update(operation.__dict__)
-    copy._inbound_nodes, copy._outbound_nodes = [], []
-    return copy
 
 
 def compile_settings(model: Any) -> dict[str, Any] | None:
@@ -237,7 +223,7 @@ def is_scratch(graph: Any) -> bool:
 
 
 def random_seed() -> int | None:
-    """What `keras.utils.set_random_seed` was given; None if it was not called."""
+    """The seed given to `keras.utils.set_random_seed`; None if it was not called."""
     try:  # utils/rng_utils.py#L73
         from keras.src.utils.rng_utils import get_random_seed
     except ImportError:

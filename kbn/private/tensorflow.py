@@ -1,4 +1,4 @@
-"""What kbn uses of TensorFlow that is private, as TensorFlow 2.16 to 2.22 have it."""
+"""The private names of TensorFlow that kbn uses, as 2.16 to 2.22 have them."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What kbn uses of torch that is private, as torch 2.13 has it."""
+"""The private names of torch that kbn uses, as torch 2.13 has them."""
 
 from typing import Any
 

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from kbn.surgery import einsum, graph
+from kbn.private import keras as private
 from kbn.surgery.affine import Affine, Array, Inexact, Taken
 from kbn.surgery.graph import Layer
 
@@ -26,31 +26,30 @@ CONVOLUTIONS = (
     *SEPARABLE,
     *TRANSPOSED,
 )
-TAKERS = (layers.Dense, layers.EinsumDense, *CONVOLUTIONS)
+TAKERS = (layers.Dense, *CONVOLUTIONS)
 
 
 def own(layer: Layer) -> Taken:
-    """The weights of `layer` as they are."""
+    """The weights of `layer` as they are.
+
+    Raises:
+        Inexact: It takes nothing up, whatever it is.
+    """
+    if type(layer) not in TAKERS:
+        raise Inexact("cannot take it up")
+    if layer.quantization_mode is not None:
+        raise Inexact("is quantized")
+    if getattr(layer, "lora_enabled", False):
+        raise Inexact("has LoRA weights")
     weights = {
         variable.name: np.asarray(keras.ops.convert_to_numpy(variable), "float64")
-        for variable in graph.own_variables(layer)
+        for variable in private.own_variables(layer)
     }
     return Taken(weights, {})
 
 
-def refusal(layer: Layer) -> str | None:
-    """Why a layer takes nothing up, whatever it is; None if it may."""
-    if type(layer) not in TAKERS:
-        return "cannot take it up"
-    if layer.quantization_mode is not None:
-        return "is quantized"
-    if getattr(layer, "lora_enabled", False):
-        return "has LoRA weights"
-    return None
-
-
 def after(layer: Layer, taken: Taken, affine: Affine) -> Taken:
-    """What `layer` is with `affine` behind it.
+    """The weights of `layer` with `affine` behind it.
 
     Raises:
         Inexact: It cannot be, with the reason.
@@ -59,8 +58,6 @@ def after(layer: Layer, taken: Taken, affine: Affine) -> Taken:
         raise Inexact("has an activation")
     if layer.activity_regularizer is not None:
         raise Inexact("has a regularizer of its output")
-    if isinstance(layer, layers.EinsumDense):
-        return einsum.after(layer, taken, affine)
     _check_axis(layer, affine)
     scale, shift = affine.scale, affine.shift
     weights = dict(taken.weights)
@@ -78,13 +75,11 @@ def after(layer: Layer, taken: Taken, affine: Affine) -> Taken:
 
 
 def before(layer: Layer, taken: Taken, affine: Affine) -> Taken:
-    """What `layer` is with `affine` before it.
+    """The weights of `layer` with `affine` before it.
 
     Raises:
         Inexact: It cannot be, with the reason.
     """
-    if isinstance(layer, layers.EinsumDense):
-        return einsum.before(layer, taken, affine)
     _check_axis(layer, affine)
     if isinstance(layer, TRANSPOSED):
         raise Inexact("sums over a part of its window at the border")
@@ -124,25 +119,13 @@ def check_bias(layer: Layer, taken: Taken, shape: tuple[int | None, ...]) -> Non
     Raises:
         Inexact: It would.
     """
-    if isinstance(layer, layers.EinsumDense):
-        bias = einsum.labels_of(layer, taken, len(shape), of_inputs=False)
-        sizes = taken.weights["bias"].shape
-        wide = [
-            (bias.outputs.index(label), size)
-            for label, size in zip(bias.bias, sizes, strict=True)
-            if size > 1
-        ]
-    else:
-        first = getattr(layer, "data_format", None) == "channels_first"
-        axis, size = 1 if first else len(shape) - 1, taken.weights["bias"].size
-        wide = [(axis, size)] if size > 1 else []
-    if len(wide) == 1 and bias_goes_astray():
-        ((axis, size),) = wide
-        if axis != len(shape) - 1 and shape[-1] in (size, None):
-            raise Inexact(
-                "gets its bias added along the last axis where that is as long as "
-                f"axis {axis}, a defect of Keras"
-            )
+    axis, size = _channels(layer, len(shape)), taken.weights["bias"].size
+    confused = axis != len(shape) - 1 and shape[-1] in (size, None)
+    if size > 1 and confused and bias_goes_astray():
+        raise Inexact(
+            "gets its bias added along the last axis where that is as long as "
+            f"axis {axis}, a defect of Keras"
+        )
 
 
 @functools.cache
@@ -162,9 +145,14 @@ def _summed(kernel: Array, last: int) -> Array:
     return kernel.sum(axis=tuple(range(kernel.ndim - last)))
 
 
-def _check_axis(layer: Layer, affine: Affine) -> None:
+def _channels(layer: Layer, rank: int) -> int:
+    """The axis of the channels in inputs and outputs of `rank` axes."""
     first = getattr(layer, "data_format", None) == "channels_first"
-    channels = 1 if first else affine.rank - 1
+    return 1 if first else rank - 1
+
+
+def _check_axis(layer: Layer, affine: Affine) -> None:
+    channels = _channels(layer, affine.rank)
     if affine.axes != [channels]:
         raise Inexact(
             f"has its channels on axis {channels}, the batch norm on "

@@ -121,7 +121,7 @@ def _is_arrays(data: Any) -> bool:
 
 
 def _length(data: Any) -> int | None:
-    """Of what gives batches: -1 where it never ends, None where nobody knows."""
+    """The number of batches: -1 where they never end, None where nobody knows."""
     cardinality = getattr(data, "cardinality", None)  # of a tf.data.Dataset
     if callable(cardinality):
         known = int(cardinality())

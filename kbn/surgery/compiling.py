@@ -1,4 +1,4 @@
-"""What `compile` was given, and the state of its optimizer, for a copy of a model."""
+"""Compiles the copy of a model as the model is, with its optimizer's state."""
 
 import logging
 from typing import Any
@@ -67,7 +67,7 @@ def _copied(value: Any) -> Any:
         return type(value)(map(_copied, value))
     if not isinstance(value, keras.optimizers.Optimizer | keras.Metric):
         return value
-    with remaking.deserializing(value):
+    with remaking.readable_config(value):
         return type(value).from_config(value.get_config())
 
 
@@ -78,7 +78,7 @@ def _carry_state(model: Any, twin: Any, layers: dict[Layer, Layer]) -> None:
         for layer, other in layers.items()
         # Those that train come first; a counter may have gone.
         for given, made in zip(
-            graph.own_variables(layer), graph.own_variables(other), strict=False
+            private.own_variables(layer), private.own_variables(other), strict=False
         )
     }
     theirs, ours = model.optimizer, twin.optimizer

@@ -5,6 +5,7 @@ from typing import Any
 
 from kbn.surgery import compiling, copying, exchange, graph
 from kbn.surgery.exchange import Ours, Theirs
+from kbn.surgery.remaking import uncopied
 
 _log = logging.getLogger(__name__)
 
@@ -19,9 +20,10 @@ def convert_batch_norm(model: Any, back: bool = False, in_place: bool = False) -
     it cannot, a warning of the logger `kbn.surgery` says so.
 
     Args:
-        model: Any Keras model or layer, built or not: sequential, functional
-            (branches, shared layers, nested models), or subclassed, wherever it keeps
-            its layers. What is not a graph is copied by its config.
+        model: A sequential or functional model, built or not, with branches, shared
+            layers and nested models. Layers of your own in it are copied by their
+            configs. With `in_place=True`, any Keras model or layer, a subclassed model
+            too, wherever it keeps its layers.
         back: Whether kbn's become Keras' instead.
         in_place: Whether `model` itself is converted, which needs no config. It keeps
             its optimizer and stays compiled; the next step traces anew.
@@ -33,7 +35,8 @@ def convert_batch_norm(model: Any, back: bool = False, in_place: bool = False) -
         makes, so it is to be converted again.
 
     Raises:
-        ValueError: A layer cannot be copied, or the other batch norm cannot have its
+        ValueError: `model` is subclassed or a layer, and `in_place` is False; or a
+            layer cannot be copied, or the other batch norm cannot have its
             arguments: with `back=True`, several axes, `momentum=None`, `unbiased`,
             `virtual_batch_size` and, but on TensorFlow, `synchronized`. The layer is
             named, and nothing is converted.
@@ -60,6 +63,8 @@ def convert_batch_norm(model: Any, back: bool = False, in_place: bool = False) -
         compiling.forget_functions(model)
         return model
     try:
+        if not graph.has_graph(model):
+            raise uncopied(model, "its calls are in code of its own")
         twin, layers = copying.copy(model)
     except ValueError as error:
         raise ValueError(

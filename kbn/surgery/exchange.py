@@ -12,7 +12,6 @@ import keras
 
 from kbn.layer import BatchNormalization
 from kbn.private import keras as private
-from kbn.surgery import graph
 from kbn.surgery.graph import Layer
 
 _log = logging.getLogger(__name__)
@@ -76,8 +75,8 @@ def become(layer: Layer, other: Layer) -> None:
     build = private.wrapped_build(layer, type(other))
     if layer.built and not other.built:
         other.build(**_shapes(layer))
-    names = [variable.name for variable in graph.own_variables(other)]
-    for variable in graph.own_variables(layer):
+    names = [variable.name for variable in private.own_variables(other)]
+    for variable in private.own_variables(layer):
         if layer.built and variable.name not in names:  # the counter of a warm-up
             private.untrack(layer, variable)
             object.__delattr__(layer, variable.name)
@@ -92,7 +91,7 @@ def become(layer: Layer, other: Layer) -> None:
 
 
 def _beyond_keras(config: dict[str, Any]) -> list[str]:
-    """What a config of ours says that Keras' layer has no argument for."""
+    """The arguments in a config of ours that Keras' layer does not have."""
     own = (
         config.keys()
         - Theirs(name="any").get_config().keys()
@@ -107,18 +106,18 @@ def _beyond_keras(config: dict[str, Any]) -> list[str]:
 
 
 def _shapes(layer: Layer) -> dict[str, Any]:
-    """What `layer` was built with."""
+    """The arguments of `build` that `layer` was built with."""
     config = layer.get_build_config()
     return config.get("shapes_dict", config)
 
 
 def _take_weights(layer: Layer, other: Layer) -> None:
     """Give `layer` the weights of `other`, with its own values, paths and flags."""
-    given = {variable.name: variable for variable in graph.own_variables(layer)}
+    given = {variable.name: variable for variable in private.own_variables(layer)}
     with private.unlocked(layer):
         for old in given.values():
             private.untrack(layer, old)
-        for new in graph.own_variables(other):
+        for new in private.own_variables(other):
             setattr(layer, new.name, new)
             private.rename(new, f"{layer.path}/{new.name}")
             if new.name in given:

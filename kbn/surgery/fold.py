@@ -7,14 +7,14 @@ from typing import Any
 import keras
 import numpy as np
 
-from kbn.surgery import compiling, copying, graph, plan, remaking
-from kbn.surgery.graph import Layer
+from kbn.private import keras as private
+from kbn.surgery import compiling, copying, graph, plan
 from kbn.surgery.plan import Fold
 
 
 @dataclasses.dataclass(frozen=True)
 class Folding:
-    """What became of each batch norm of a model, and how far its outputs moved.
+    """Tells what became of each batch norm, and how far the model's outputs moved.
 
     Iterates over all, in the order of the model's layers, each a
     `(batch_norm, into, reason)`.
@@ -26,12 +26,12 @@ class Folding:
 
     @property
     def folded(self) -> tuple[Fold, ...]:
-        """Those that a layer took up."""
+        """The batch norms that a layer took up."""
         return tuple(fold for fold in self.folds if fold.into)
 
     @property
     def left(self) -> tuple[Fold, ...]:
-        """Those that stay, each with the reason."""
+        """The batch norms that stay, each with the reason."""
         return tuple(fold for fold in self.folds if not fold.into)
 
     def __iter__(self) -> Iterator[Fold]:
@@ -52,10 +52,10 @@ def fold_batch_norm(model: Any, verbose: bool = False, probe: Any = None) -> Any
 
     In inference a batch norm is a map of each channel, y = scale * x + shift, with
     scale = gamma / sqrt(moving_variance + epsilon) and shift = beta - scale *
-    moving_mean. A convolution (Conv1D to Conv3D, transposed, depthwise, separable),
-    Dense or EinsumDense before it takes both into its kernel and bias; so does one
-    behind it that sees no padding, global average pooling in between or not. The new
-    weights are computed in float64.
+    moving_mean. A convolution (Conv1D to Conv3D, transposed, depthwise, separable) or
+    Dense before it takes both into its kernel and bias; so does one behind it that sees
+    no padding, global average pooling in between or not. The new weights are computed
+    in float64.
 
     A batch norm stays where that would not be exact: something else reads the value in
     between, an activation is in between, its channels are on another axis, either layer
@@ -103,21 +103,16 @@ def fold_batch_norm(model: Any, verbose: bool = False, probe: Any = None) -> Any
             "its calls are in code of its own. It takes sequential and functional "
             "models."
         )
-    if graph.graph(model) is None:
+    if graph.function(model) is None:
         raise ValueError(
             f"fold_batch_norm needs the shapes of '{model.name}': give it a "
             "keras.Input, or build it or call it first."
         )
     planned = plan.plan(model)
-
-    def taker(layer: Layer) -> Layer | None:
-        if layer not in planned.taken:
-            return None
-        return remaking.from_config(layer, **planned.taken[layer].changes)
-
-    folded, twins = copying.copy(model, taker, planned.gone, plain=True)
+    changes = {layer: taken.changes for layer, taken in planned.taken.items()}
+    folded, twins = copying.copy(model, changes, planned.gone, plain=True)
     for layer, taken in planned.taken.items():
-        for variable in graph.own_variables(twins[layer]):
+        for variable in private.own_variables(twins[layer]):
             values = taken.weights[variable.name]
             variable.assign(values.reshape(variable.shape))
     compiling.compile_like(model, folded, None)
@@ -132,66 +127,52 @@ def _compared(
     model: keras.Model, folded: keras.Model, probe: Any
 ) -> tuple[float | None, str]:
     """The largest difference of the outputs over the largest output; and in words."""
-    if probe is not None:
-        return _difference(model, folded, probe)
     reason = "it has inputs of text"
-    for x in probes(model):
+    for x in probes(model) if probe is None else [probe]:
         try:
-            return _difference(model, folded, x)
+            theirs, ours = (_outputs(one, x) for one in (model, folded))
         except Exception as error:  # a size that the model does not take
+            if probe is not None:
+                raise
             reason = str(error).strip().rpartition("\n")[2]
+            continue
+        finite = np.isfinite(theirs) & np.isfinite(ours)
+        same = finite | (theirs == ours) | (np.isnan(theirs) & np.isnan(ours))
+        difference = float(np.abs(theirs[finite] - ours[finite]).max(initial=0))
+        if largest := np.abs(theirs[np.isfinite(theirs)]).max(initial=0):
+            difference = difference / float(largest)
+        difference = difference if same.all() else np.inf
+        return difference, (
+            f"Outputs on a probe batch differ by {difference:.1e} of the largest one."
+        )
     return None, f"The outputs were not compared: {reason}."
 
 
-def _difference(model: keras.Model, folded: keras.Model, x: Any) -> tuple[float, str]:
-    theirs, ours = (_outputs(one, x) for one in (model, folded))
-    largest = max(
-        float(np.abs(one).max(initial=0, where=np.isfinite(one))) for one in theirs
-    )
-    worst = max(map(_distance, ours, theirs))
-    difference = worst / largest if largest else worst
-    return difference, (
-        f"Outputs on a probe batch differ by {difference:.1e} of the largest one."
-    )
-
-
-def _distance(one: Any, other: Any) -> float:
-    """The largest difference; infinite where one is a number and the other is none."""
-    both = np.isfinite(one) & np.isfinite(other)
-    same = both | (one == other) | (np.isnan(one) & np.isnan(other))
-    if not same.all():
-        return np.inf
-    return float(np.abs(one[both] - other[both]).max(initial=0))
-
-
-def _outputs(model: keras.Model, x: Any) -> list[Any]:
-    """What `model` gives for `x` in inference. Stateless: nothing in it moves."""
+def _outputs(model: keras.Model, x: Any) -> Any:
+    """All that `model` gives for `x` in inference. Stateless: nothing in it moves."""
     trainable = [v.value for v in model.trainable_variables]
     others = [v.value for v in model.non_trainable_variables]
     outputs, _ = model.stateless_call(trainable, others, x, training=False)
-    return [
-        np.asarray(keras.ops.convert_to_numpy(one), "float64")
-        for one in keras.tree.flatten(outputs)
-    ]
+    arrays = map(keras.ops.convert_to_numpy, keras.tree.flatten(outputs))
+    return np.concatenate([np.ravel(one).astype("float64") for one in arrays])
 
 
 def probes(model: keras.Model) -> Iterator[Any]:
     """Random inputs of 2 samples, in several sizes where `model` leaves them open."""
-    inputs = graph.graph(model).input
+    inputs = graph.function(model).input
     tensors = keras.tree.flatten(inputs)
     if any(tensor.dtype == "string" for tensor in tensors):
         return
+    rng = np.random.default_rng(0)
+
+    def random(tensor: Any, size: int) -> Any:
+        batch, *rest = tensor.shape
+        shape = (batch or 2, *(one or size for one in rest))
+        # Of indices, 0 and 1 are hardly ever out of range.
+        is_float = "float" in tensor.dtype
+        values = rng.normal(size=shape) if is_float else rng.integers(0, 2, shape)
+        return keras.ops.cast(keras.ops.convert_to_tensor(values), tensor.dtype)
+
     open_sizes = any(None in tensor.shape[1:] for tensor in tensors)
     for size in (32, 64, 128, 256, 8) if open_sizes else (1,):
-        yield keras.tree.map_structure(lambda t, n=size: _random(t, n), inputs)
-
-
-def _random(tensor: Any, size: int) -> Any:
-    batch, *rest = tensor.shape
-    shape = (batch or 2, *(size if one is None else one for one in rest))
-    rng = np.random.default_rng(0)
-    values: Any = rng.normal(size=shape)
-    if "float" not in tensor.dtype:
-        # Indices, of which 0 and 1 are hardly ever out of range.
-        values = rng.integers(0, 2, shape)
-    return keras.ops.cast(keras.ops.convert_to_tensor(values), tensor.dtype)
+        yield keras.tree.map_structure(lambda t, n=size: random(t, n), inputs)

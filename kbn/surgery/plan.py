@@ -8,12 +8,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import keras
-import numpy as np
 from keras import layers
 
-from kbn import arguments
 from kbn.surgery import absorb, graph
-from kbn.surgery.affine import Affine, Inexact, Taken
+from kbn.surgery.affine import Affine, Inexact, Taken, of_batch_norm
 from kbn.surgery.exchange import Ours, Theirs
 from kbn.surgery.graph import Call, Layer
 from kbn.surgery.wiring import Value, Wiring
@@ -63,14 +61,23 @@ class Plan(NamedTuple):
 def plan(model: keras.Model) -> Plan:
     """Fold whatever can be folded, and then whatever that has made foldable."""
     planner = _Planner(Wiring(model))
-    planner.fold_all()
+    before = -1
+    while before < len(planner.into):
+        before = len(planner.into)
+        for call in planner.wiring.calls:
+            if isinstance(call.layer, Theirs | Ours) and call.layer not in planner.into:
+                try:
+                    planner.fold(call)
+                except Inexact as error:
+                    planner.reasons[call.layer] = str(error)
     folds = []
     for layer in graph.descendants(model):
         if isinstance(layer, Theirs | Ours):
             name = planner.wiring.names.get(layer, layer.name)
-            into = planner.into.get(layer)
-            reason = planner.reasons.get(layer) or planner.outside(layer)
-            folds.append(Fold(name, into, "" if into else reason))
+            into, reason = planner.into.get(layer), ""
+            if into is None:
+                reason = planner.reasons.get(layer) or planner.outside(layer)
+            folds.append(Fold(name, into, reason))
     return Plan(folds, planner.taken, set(planner.into))
 
 
@@ -80,25 +87,10 @@ class _Planner:
         self.taken: dict[Layer, Taken] = {}
         self.into: dict[Layer, str] = {}
         self.reasons: dict[Layer, str] = {}
-        self._norms = [
-            call for call in wiring.calls if isinstance(call.layer, Theirs | Ours)
-        ]
 
-    def fold_all(self) -> None:
-        before = -1
-        while before < len(self.into):
-            before = len(self.into)
-            for call in self._norms:
-                if call.layer not in self.into:
-                    try:
-                        self._fold(call)
-                    except Inexact as error:
-                        self.reasons[call.layer] = str(error)
-
-    def _fold(self, call: Call) -> None:
+    def fold(self, call: Call) -> None:
         """Fold the batch norm of `call` away, or raise Inexact with the reason."""
-        self._check(call)
-        affine = _affine(call)
+        affine = self._affine(call)
         try:
             taker = self._before(call)
             self._take(taker, "before", absorb.after, call, affine)
@@ -111,22 +103,21 @@ class _Planner:
         self.into[call.layer] = self.wiring.names[taker.layer]
         self.wiring.leave_out(call)
 
-    def _check(self, call: Call) -> None:
+    def _affine(self, call: Call) -> Affine:
+        """The map that the batch norm of `call` is in inference, if it is no more."""
         layer = call.layer
         if type(layer) not in (Theirs, Ours):
             raise Inexact(f"{type(layer).__name__} is a class of its own")
         if self.wiring.count[layer] > 1:
             raise Inexact(f"it is called {self.wiring.count[layer]} times")
-        if self._trains(call):
+        if call in self.wiring.trained:
             raise Inexact("it is called with training=True")
         if layer.activity_regularizer is not None:
             raise Inexact("it has a regularizer of its output")
-
-    def _trains(self, call: Call) -> bool:
-        return call.trains or self.wiring.models[call] in self.wiring.trained
+        return of_batch_norm(layer, tuple(call.main.shape))
 
     def _before(self, call: Call) -> Call:
-        """What gives the input of `call`, and gives it to nothing else."""
+        """The call that gives the input of `call`, and gives it to nothing else."""
         value = self.wiring.value(call.main)
         reader = call
         while True:
@@ -137,12 +128,12 @@ class _Planner:
                 raise Inexact(
                     f"{self._said(giver.layer)} before it is read elsewhere too"
                 )
-            if not self._is_identity(giver, call.layer):
+            if not self._is_only(giver, IDENTITIES, call.layer):
                 return giver
             value, reader = self.wiring.value(giver.main), giver
 
     def _behind(self, call: Call, affine: Affine) -> tuple[Call, Affine]:
-        """What alone reads what `call` gives, and the map as it is there."""
+        """The only call that reads the output of `call`, and the map as it is there."""
         value: Value = self.wiring.value(call.outputs[0])
         while True:
             readers = [reader for reader in value.readers if reader is not None]
@@ -151,9 +142,9 @@ class _Planner:
             if len(readers) > 1:
                 raise Inexact(f"{len(readers)} calls read it")
             (reader,) = readers
-            if type(reader.layer) in MEANS and self._keeps(reader, call.layer):
-                affine = _of_means(affine, reader.layer)
-            elif not self._is_identity(reader, call.layer):
+            if self._is_only(reader, MEANS, call.layer):
+                affine = affine.behind_means(reader.layer)
+            elif not self._is_only(reader, IDENTITIES, call.layer):
                 return reader, affine
             value = self.wiring.value(reader.outputs[0])
 
@@ -162,42 +153,36 @@ class _Planner:
     ) -> None:
         """Have the layer of `taker` take up what the batch norm of `call` does."""
         layer, norm = taker.layer, call.layer
-        said = f"{self._said(layer)} {place} it"
         several = self.wiring.count[layer] > 1
-        if several and (type(layer) in absorb.TAKERS or graph.has_graph(layer)):
-            raise Inexact(f"{said} is called {self.wiring.count[layer]} times")
-        if reason := absorb.refusal(layer):
-            raise Inexact(f"{said} {reason}")
-        if layer.compute_dtype != norm.compute_dtype:
-            raise Inexact(
-                f"{said} computes in {layer.compute_dtype}, and it in "
-                f"{norm.compute_dtype}"
-            )
         try:
-            taken = take(layer, self.taken.get(layer) or absorb.own(layer), affine)
+            if several and (type(layer) in absorb.TAKERS or graph.has_graph(layer)):
+                raise Inexact(f"is called {self.wiring.count[layer]} times")
+            taken = self.taken.get(layer) or absorb.own(layer)
+            if layer.compute_dtype != norm.compute_dtype:
+                raise Inexact(
+                    f"computes in {layer.compute_dtype}, and it in {norm.compute_dtype}"
+                )
+            taken = take(layer, taken, affine)
             absorb.check_bias(layer, taken, tuple(taker.outputs[0].shape))
         except Inexact as error:
-            raise Inexact(f"{said} {error}") from None
+            raise Inexact(f"{self._said(layer)} {place} it {error}") from None
         self.taken[layer] = taken
 
-    def _is_identity(self, call: Call, norm: Layer) -> bool:
+    def _is_only(self, call: Call, kinds: tuple[type, ...], norm: Layer) -> bool:
+        """Whether a call does what its layer, one of `kinds`, is there for, no more."""
         layer = call.layer
         linear = type(layer) is layers.Activation and (
             layer.activation is keras.activations.linear
         )
-        return (linear or type(layer) in IDENTITIES) and self._keeps(call, norm)
-
-    def _keeps(self, call: Call, norm: Layer) -> bool:
-        """Whether nothing but what its layer is there for happens in a call."""
-        layer = call.layer
         return (
-            not self._trains(call)
+            (type(layer) in kinds or (linear and kinds is IDENTITIES))
+            and call not in self.wiring.trained
             and layer.activity_regularizer is None
             and layer.compute_dtype == norm.compute_dtype
         )
 
     def outside(self, norm: Layer) -> str:
-        """Why a batch norm is in no graph: whose it is."""
+        """The reason why a batch norm is in no graph: the layer that it belongs to."""
         for owner in self.wiring.names:
             is_closed = isinstance(owner, keras.layers.Layer) and not (
                 graph.has_graph(owner)
@@ -209,39 +194,3 @@ class _Planner:
     def _said(self, layer: Layer) -> str:
         name = self.wiring.names[layer]
         return f"'{name}' ({type(layer).__name__})"
-
-
-def _of_means(affine: Affine, layer: Layer) -> Affine:
-    """The same map behind a mean over all axes but the first and the channels'.
-
-    Raises:
-        Inexact: It is another one at other places.
-    """
-    channels = 1 if layer.data_format == "channels_first" else affine.rank - 1
-    if affine.axes != [channels]:
-        raise Inexact(f"'{layer.name}' behind it takes means over its channels")
-    if layer.keepdims:
-        return affine
-    return affine._replace(axes=[1], rank=2)
-
-
-def _affine(call: Call) -> Affine:
-    """What a batch norm does in inference: x * scale + shift."""
-    layer = call.layer
-    shape = tuple(call.main.shape)
-    axes = arguments.canonical_axes(layer.axis, shape)
-
-    def read(variable: object) -> np.ndarray:
-        values = np.asarray(keras.ops.convert_to_numpy(variable), "float64")
-        return values.reshape([shape[axis] for axis in axes])
-
-    with np.errstate(all="ignore"):
-        scale = 1 / np.sqrt(read(layer.moving_variance) + layer.epsilon)
-        if layer.gamma is not None:
-            scale = scale * read(layer.gamma)
-        shift = -read(layer.moving_mean) * scale
-        if layer.beta is not None:
-            shift = shift + read(layer.beta)
-    if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
-        raise Inexact("its statistics are not finite")
-    return Affine(scale, shift, axes, len(shape))

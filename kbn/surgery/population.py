@@ -59,7 +59,7 @@ class Population:
         return self.scatter / np.maximum(freedom, 1)
 
     def variables(self, layer: Layer) -> list[Variable]:
-        """Those of the layer that this is about."""
+        """The variables of the layer that hold these statistics."""
         names = "moving_mean", "moving_variance", "moving_stddev", "num_batches_tracked"
         return [v for x in names if (v := getattr(layer, x, None)) is not None]
 

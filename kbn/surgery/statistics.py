@@ -230,7 +230,7 @@ class Pass:
         return found
 
     def why_nothing(self) -> str:
-        """Why no batch norm has got an element."""
+        """The reason why no batch norm has got an element."""
         model, insisted = describe(self._model), [*self._called.values()]
         if insisted and all(insisted):
             names = ", ".join(f"'{layer.name}'" for layer in self._called)

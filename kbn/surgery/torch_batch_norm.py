@@ -189,7 +189,7 @@ def _kind(torch: Any, module: Module) -> str:
 
 
 def _beside(torch: Any, module: Module, cls: Any) -> Iterator[str]:
-    """What a module does beside the `forward` of its class of torch."""
+    """Name what a module does beside the `forward` of its class of torch."""
     if type(module).forward is not cls.forward or "forward" in vars(module):
         yield "a forward() of its own"
     if type(module).__call__ is not torch.nn.Module.__call__:
@@ -201,7 +201,7 @@ def _beside(torch: Any, module: Module, cls: Any) -> Iterator[str]:
 
 
 def _require_plain(layer: Layer) -> None:
-    """A built batch norm of which torch has all there is."""
+    """Refuse a layer that is no built batch norm, or does what torch cannot do."""
     if not isinstance(layer, KERAS | BatchNormalization):
         raise ValueError(
             "Expected a kbn.BatchNorm or keras.layers.BatchNormalization, received "
@@ -219,7 +219,9 @@ def _require_plain(layer: Layer) -> None:
     virtual = {} if groups is None else {"virtual_batch_size": groups}
     several = {"axis": layer.axis} if isinstance(layer.axis, list) else {}
     for name, value in {**renorm, **virtual, **several}.items():
-        raise ValueError(f"{describe(layer)} has {name}={value}, which torch has not.")
+        raise ValueError(
+            f"{describe(layer)} has {name}={value}: torch has no such option."
+        )
 
 
 def _dimensions(layer: Layer, given: int | None) -> int:

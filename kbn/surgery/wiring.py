@@ -28,19 +28,18 @@ class Wiring:
     """The calls of layers and operations in `model`, and the values between them.
 
     `calls` are all that is no model read through; `names` are paths, "model/layer";
-    `count` is how often a layer is called; `models` is {call: model that it lies in};
-    `trained` are the models that are called in training whatever `model` is.
+    `count` is how often a layer is called; `trained` are the calls that are, or may be,
+    in training whatever `model` is.
     """
 
     def __init__(self, model: keras.Model) -> None:
         self.calls: list[Call] = []
         self.names: dict[Layer, str] = {}
         self.count: Counter[Layer] = Counter()
-        self.models: dict[Call, keras.Model] = {}
-        self.trained: set[keras.Model] = set()
+        self.trained: set[Call] = set()
         self._graphs: dict[keras.Model, list[Call]] = {}
         self._values: dict[int, Value] = {}
-        self._collect(model, "")
+        self._collect(model, "", False)
         for calls in self._graphs.values():
             for call in calls:
                 self._wire(call)
@@ -57,61 +56,52 @@ class Wiring:
         self.value(given).giver = None
         self._join(call.main, given)
 
-    def _collect(self, model: keras.Model, prefix: str) -> None:
-        calls = self._graphs[model] = list(graph.calls(model))
-        for call in calls:
-            self.models[call] = model
-            self.count[call.layer] += 1
-            name = self.names.setdefault(call.layer, prefix + call.layer.name)
-            if _is_readable(call.layer) and call.layer not in self._graphs:
-                self._collect(call.layer, f"{name}/")
-        for call in calls:
-            if _is_readable(call.layer) and (call.trains or model in self.trained):
-                self._mark_trained(call.layer)
-
-    def _mark_trained(self, model: keras.Model) -> None:
-        if model not in self.trained:
-            self.trained.add(model)
-            for call in self._graphs[model]:
-                if _is_readable(call.layer):
-                    self._mark_trained(call.layer)
+    def _collect(self, model: keras.Model, prefix: str, trains: bool) -> None:
+        is_new = model not in self._graphs
+        if is_new:
+            self._graphs[model] = list(graph.calls(model))
+        for call in self._graphs[model]:
+            if is_new:
+                self.count[call.layer] += 1
+                self.names.setdefault(call.layer, prefix + call.layer.name)
+            if trains or call.trains:
+                self.trained.add(call)
+            if graph.function(call.layer) is not None:
+                name = self.names[call.layer]
+                self._collect(call.layer, f"{name}/", call in self.trained)
 
     def _wire(self, call: Call) -> None:
-        through = self._through(call)
-        inside = {id(tensor) for tensor, _ in through}
-        for tensor, inner in through:
+        around, inside = self._through(call)
+        for tensor, inner in zip(around, inside, strict=True):
             self._join(tensor, inner)
         for tensor in call.inputs:
-            if id(tensor) not in inside:
+            if not any(tensor is one for one in around):
                 self.value(tensor).readers.append(call)
-        if through:
+        if around:
             return
         self.calls.append(call)
         for tensor in call.outputs:
             self.value(tensor).giver = call
-        if _is_readable(call.layer):
+        if call.layer in self._graphs:
             self._give_out(call.layer)
 
     def _give_out(self, model: keras.Model) -> None:
-        for tensor in graph.graph(model).outputs:
+        for tensor in graph.function(model).outputs:
             self.value(tensor).readers.append(None)
 
-    def _through(self, call: Call) -> list[tuple[Tensor, Tensor]]:
-        """The tensors around a model that is called once, each with the one inside."""
-        if not _is_readable(call.layer) or self.count[call.layer] > 1:
-            return []
-        inner = graph.graph(call.layer)
-        if _structure(call.main) != _structure(inner.input):
-            return []
+    def _through(self, call: Call) -> tuple[list[Tensor], list[Tensor]]:
+        """The tensors around a model that is called once, and those inside it."""
+        if call.layer not in self._graphs or self.count[call.layer] > 1:
+            return [], []
+        inner = graph.function(call.layer)
         given = keras.tree.flatten(call.main)
         # Keras casts and reshapes what does not fit.
-        if any(
+        if _structure(call.main) != _structure(inner.input) or any(
             outer.dtype != own.dtype or len(outer.shape) != len(own.shape)
             for outer, own in zip(given, inner.inputs, strict=True)
         ):
-            return []
-        pairs = [*zip(given, inner.inputs, strict=True)]
-        return [*pairs, *zip(call.outputs, inner.outputs, strict=True)]
+            return [], []
+        return [*given, *call.outputs], [*inner.inputs, *inner.outputs]
 
     def _join(self, one: Tensor, other: Tensor) -> None:
         kept, gone = self.value(one), self.value(other)
@@ -122,10 +112,6 @@ class Wiring:
         for key, value in self._values.items():
             if value is gone:
                 self._values[key] = kept
-
-
-def _is_readable(layer: Layer) -> bool:
-    return graph.has_graph(layer) and graph.graph(layer) is not None
 
 
 def _structure(tensors: Any) -> Any:

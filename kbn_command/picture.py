@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from kbn.demo import Curves
+from kbn_command.demo import Curves
 
 # Okabe and Ito's vermilion and blue: distinct for every kind of colour vision, and in
 # print (https://jfly.uni-koeln.de/color/).
@@ -65,7 +65,7 @@ def _largest(curves: Curves) -> float:
 
 
 def _finite_looks(values: Any) -> int:
-    """How many looks there are before the first one that is not finite."""
+    """The number of looks before the first one that is not finite."""
     finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
     return len(finite) if finite.all() else int(np.argmin(finite))
 

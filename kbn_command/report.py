@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import kbn
+import kbn_light
 
 HEALTHY, ILL, NO_LOG = 0, 1, 2  # exit statuses
 
@@ -45,8 +45,9 @@ def path(text: str) -> Path:
 
 def run(directories: Sequence[Path], out: Path | None, shows: bool) -> int:
     """Print or write the report; the result is the exit status."""
+    reports = kbn_light.load("kbn.callbacks.report.report")
     try:
-        report = kbn.callbacks.Report.read(*directories)
+        report = reports.Report.read(*directories)
     except FileNotFoundError as error:
         print(f"kbn report: {error}", file=sys.stderr)
         return NO_LOG

@@ -8,13 +8,13 @@ import keras
 import numpy as np
 
 import kbn
+from kbn_command.defaults import (
+    BATCH_SIZE,
+    LEARNING_RATE,
+    STEPS_PER_EPOCH,
+    TRAINING_DIGITS,
+)
 
-# High enough that the plain network fails and low enough that batch norm does not;
-# benchmarks/learning_rates.py measures both over ten seeds, and lower and higher rates.
-LEARNING_RATE = 2.0
-BATCH_SIZE = 32
-TRAINING_DIGITS = 1344  # 42 batches, none short: statistics of 3 digits would be noise
-STEPS_PER_EPOCH = TRAINING_DIGITS // BATCH_SIZE
 # The default 0.99 would remember its starting values through half of such a short run.
 MOMENTUM = 0.9
 
@@ -35,7 +35,7 @@ class Digits:
 
 @dataclasses.dataclass
 class Curves:
-    """What one run showed; every list has one entry a look."""
+    """The curves of one run; every list has one entry a look."""
 
     steps: list[int] = dataclasses.field(default_factory=list)
     train_loss: list[float] = dataclasses.field(default_factory=list)
