@@ -9,13 +9,12 @@ import keras
 from kbn.private.jax import trace_of
 
 from . import arguments
-from .model.inventory import Inventory, Selection
-from .model.layers import Select
-from .model.optimizers import unscaled
-from .model.seeing import seeing
-from .model.sight import Sight
-from .model.tensors import kind_of
-from .step import probe
+from .watch import probe
+from .watch.calls import CallLog, seeing
+from .watch.inventory import Inventory, Selection
+from .watch.layers import Select
+from .watch.optimizers import unscaled
+from .watch.tensors import kind_of
 
 # What Keras compiles once and keeps: made anew, eager, while a capture is open.
 FUNCTIONS = ("train_function", "test_function", "predict_function")
@@ -41,7 +40,7 @@ class Captured:
     the transformation that they were computed in.
     """
 
-    def __init__(self, sight: Sight) -> None:
+    def __init__(self, sight: CallLog) -> None:
         self._sight = sight
 
     @property
@@ -131,7 +130,7 @@ def capture(model: Any, layers: Select = None) -> Iterator[Captured]:
             "keras.Model. Pass the model whose layers you want to see."
         )
     arguments.check_layers(layers, "capture")
-    sight = Sight(probe.backend().scratch_graph)
+    sight = CallLog(probe.backend().scratch_graph)
     selected = Selection(Inventory(model), layers)
     watching = seeing(
         selected.layers,

@@ -15,16 +15,16 @@ from . import arguments
 from .alerts import action
 from .alerts.action import OnAlert
 from .alerts.alert import Alert
-from .alerts.default import listed
-from .alerts.rule import Rule
 from .log.history import History, to_frame
-from .model.layers import attribute
 from .run import OnLook, Run, Settings
 from .runs import Runs
-from .step import probe
-from .step.probe import Asked, Seen
-from .step.watched_function import WatchedFunction, Watcher
+from .signals.default import listed
+from .signals.rule import Rule
 from .telling import Voice
+from .watch import probe
+from .watch.layers import attribute
+from .watch.probe import Asked, Seen
+from .watch.watched_function import WatchedFunction, Watcher
 
 if TYPE_CHECKING:
     from .report.report import Report
@@ -40,7 +40,7 @@ class TrainingMonitor(keras.callbacks.Callback):
     of the batch. As scalars: what is computed from them, such as `update_ratio/<path>`
     and `health/dead_units/<layer>`, learning rates, and the metrics of each epoch.
     TensorBoard shows each with its formula, unit, guide values and source;
-    `python -m kbn.callbacks.diagnostics` prints the table.
+    `python -m kbn.callbacks.signals` prints the table.
 
     It also reads what it logs: rules raise an `Alert` that names the illness, the layer
     and what to try. A healthy training raises none above the level "info".

@@ -13,10 +13,13 @@ from kbn.private.keras import random_seed
 
 from .alerts.alert import LEVELS, Alert
 from .alerts.follow import Follower
-from .alerts.rule import Rule
-from .diagnostics.look import Look, look
-from .diagnostics.reading import read
-from .diagnostics.subjects import (
+from .log.history import History
+from .log.records import versions
+from .log.run_log import RunLog
+from .signals.look import Look, look
+from .signals.reading import read
+from .signals.rule import Rule
+from .signals.subjects import (
     BrokenLoss,
     Metric,
     OpenAlerts,
@@ -24,17 +27,14 @@ from .diagnostics.subjects import (
     Progress,
     Subject,
 )
-from .log.history import History
-from .log.records import versions
-from .log.run_log import RunLog
-from .model.description import describe
-from .model.inventory import Contents, Inventory, Selection
-from .step.evidence import Evidence, non_finite
-from .step.optimizers import OptimizerReader
-from .step.probe import Asked, Seen
-from .step.steps import Steps
-from .step.weights import WeightReader
 from .telling import Voice
+from .watch.description import describe
+from .watch.evidence import Evidence, non_finite
+from .watch.inventory import Contents, Inventory, Selection
+from .watch.optimizers import OptimizerReader
+from .watch.probe import Asked, Seen
+from .watch.steps import Steps
+from .watch.weights import WeightReader
 
 Rows = Mapping[tuple[str, str], Any]
 OnLook: TypeAlias = Callable[[int, dict[str, float]], object]

@@ -8,8 +8,8 @@ from typing import Any
 
 from .alerts.alert import Alert
 from .alerts.follow import Follower
-from .model.layers import attribute, unique_names
 from .run import Run
+from .watch.layers import attribute, unique_names
 
 
 class Runs:

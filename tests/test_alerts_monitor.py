@@ -12,7 +12,7 @@ from kbn.callbacks import Alert, TrainingAlert, TrainingMonitor, rules
 from kbn.callbacks.alerts.follow import alerts_of
 from kbn.callbacks.log.records import alerts_in, run_in
 from kbn.callbacks.log.texts import ALERTS, alert_table
-from kbn.callbacks.step.watched_function import WatchedFunction
+from kbn.callbacks.watch.watched_function import WatchedFunction
 
 if keras.backend.backend() != "tensorflow":
     pytest.skip("see test_alerts: the rules need no backend", allow_module_level=True)

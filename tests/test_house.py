@@ -190,7 +190,7 @@ def test_every_module_is_found():
     assert {"kbn.callbacks", "kbn.callbacks.monitor"} <= MODULES.keys()
     assert len(MODULES) == len({path.resolve() for path in MODULES.values()})
     writer = "kbn.callbacks.log.writer"
-    assert "kbn.callbacks.diagnostics.registry" in set(imports(MODULES[writer], writer))
+    assert "kbn.callbacks.signals.registry" in set(imports(MODULES[writer], writer))
 
 
 @pytest.mark.parametrize("row", IMPORTS)
@@ -284,11 +284,11 @@ def test_backend_is_imported_by_its_own_modules_only(module):
             left += ast.iter_child_nodes(node)
     owners = {
         "kbn.kernels.tensorflow": {"tensorflow"},
-        "kbn.callbacks.step.batches": {"tensorflow"},
-        "kbn.callbacks.step.evaluation": {"tensorflow"},
-        "kbn.callbacks.step.host": {"tensorflow"},
-        "kbn.callbacks.step.pruned": {"tensorflow"},
-        "kbn.callbacks.step.tensorflow": {"tensorflow"},
+        "kbn.callbacks.watch.batches": {"tensorflow"},
+        "kbn.callbacks.watch.evaluation": {"tensorflow"},
+        "kbn.callbacks.watch.host": {"tensorflow"},
+        "kbn.callbacks.watch.pruned": {"tensorflow"},
+        "kbn.callbacks.watch.tensorflow": {"tensorflow"},
         "kbn.kernels.tensorflow_formula": {"tensorflow"},
         "kbn.kernels.tensorflow_fused": {"tensorflow"},
         "kbn.kernels.torch": {"torch"},

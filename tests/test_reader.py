@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from kbn.callbacks.alerts.alert import Alert
-from kbn.callbacks.diagnostics.statistics import histograms, summarize
 from kbn.callbacks.log import reader
 from kbn.callbacks.log.logged import KEPT
 from kbn.callbacks.log.records import alerts_value, run_value
 from kbn.callbacks.log.texts import alerts_text
 from kbn.callbacks.log.writer import EventWriter, framed
+from kbn.callbacks.signals.statistics import histograms, summarize
 
 DEAD = Alert("dead_relu", "warning", "hidden", 3, 1, 0.75, 0.5, "Dead.", others=1)
 SUMMARY = summarize(np.arange(5.0), 10)

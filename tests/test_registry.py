@@ -1,4 +1,4 @@
-"""kbn.callbacks.diagnostics.registry: adding a diagnostic touches nothing else."""
+"""kbn.callbacks.signals.registry: adding a diagnostic touches nothing else."""
 
 import contextlib
 import dataclasses
@@ -14,14 +14,14 @@ from tensorboard.backend.event_processing import event_accumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 
 from kbn.callbacks import TrainingMonitor
-from kbn.callbacks.diagnostics import registry, subjects
-from kbn.callbacks.diagnostics.registry import (
+from kbn.callbacks.log.layout import Layout
+from kbn.callbacks.signals import registry, subjects
+from kbn.callbacks.signals.registry import (
     REGISTRY,
     Chart,
     Diagnostic,
     Guide,
 )
-from kbn.callbacks.log.layout import Layout
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 
@@ -117,7 +117,7 @@ def test_a_made_up_diagnostic_is_everywhere(kind, where, tmp_path, monkeypatch):
     if where == "large":
         if not ON_TENSORFLOW:
             pytest.skip("tensors are read in NumPy")
-        from kbn.callbacks.step import reduction
+        from kbn.callbacks.watch import reduction
 
         monkeypatch.setattr(reduction, "SMALL", 4)
     made_up = dataclasses.replace(

@@ -15,9 +15,6 @@ import pytest
 import kbn
 from kbn.callbacks import Report, TrainingMonitor
 from kbn.callbacks.alerts.alert import Alert
-from kbn.callbacks.alerts.record import Record
-from kbn.callbacks.diagnostics import registry
-from kbn.callbacks.diagnostics.statistics import histograms, summarize
 from kbn.callbacks.log.logged import LoggedRun
 from kbn.callbacks.log.reader import read_run
 from kbn.callbacks.log.records import alerts_value, run_value
@@ -26,6 +23,9 @@ from kbn.callbacks.report import comparison, health, story
 from kbn.callbacks.report.configuration import duration
 from kbn.callbacks.report.course import SHARES, Course, columns, quantiles_of
 from kbn.callbacks.report.text import sparkline
+from kbn.callbacks.signals import registry
+from kbn.callbacks.signals.record import Record
+from kbn.callbacks.signals.statistics import histograms, summarize
 
 NAN, INF = math.nan, math.inf
 # Of layers, runs, metrics: whatever Keras or a file system lets through.

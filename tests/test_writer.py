@@ -9,12 +9,12 @@ from tensorboard.backend.event_processing import event_accumulator, event_file_l
 from tensorboard.summary.writer.record_writer import RecordWriter
 from tensorboard.util import tensor_util
 
-from kbn.callbacks.diagnostics import statistics
-from kbn.callbacks.diagnostics.statistics import summarize
 from kbn.callbacks.log.history import History
 from kbn.callbacks.log.layout import Layout
 from kbn.callbacks.log.run_log import RunLog
 from kbn.callbacks.log.writer import EventWriter, framed
+from kbn.callbacks.signals import statistics
+from kbn.callbacks.signals.statistics import summarize
 
 ARRAY = np.random.default_rng(0).normal(size=(50, 4))
 

@@ -5,11 +5,11 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ..signals.default import DEFAULT
+from ..signals.record import Record
+from ..signals.rule import Reading, Rule
+from ..signals.view import Memory, View, has_any
 from .alert import Alert, rank
-from .default import DEFAULT
-from .record import Record
-from .rule import Reading, Rule
-from .view import Memory, View, has_any
 
 # Counts of weights that are NaN or Inf: only written where there are any.
 BROKEN = "health/non_finite/weights/"

@@ -6,7 +6,7 @@ from typing import Any
 
 from tensorboard.plugins.custom_scalar import layout_pb2, metadata
 
-from ..diagnostics.registry import REGISTRY, Diagnostic, find, over_layers
+from ..signals.registry import REGISTRY, Diagnostic, find, over_layers
 from .records import string_value
 
 BANDS = ("activations", "gradients", "weights")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..alerts.alert import Alert
-from ..diagnostics.statistics import Summary
+from ..signals.statistics import Summary
 from . import records, texts
 from .history import History
 from .hyperparameters import hyperparameter_values, hyperparameters, trial_of

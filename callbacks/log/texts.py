@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from tensorboard.plugins.text import metadata as text_metadata
 
 from ..alerts.alert import Alert, and_more, since
-from ..diagnostics.guide import worst_of
-from ..diagnostics.registry import REGISTRY
+from ..signals.guide import worst_of
+from ..signals.registry import REGISTRY
 from .records import string_value
 
 ALERTS, WORST = "health/report", "health/worst"  # tags

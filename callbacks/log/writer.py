@@ -19,9 +19,9 @@ from tensorboard.plugins.histogram import metadata as histogram_metadata
 from tensorboard.plugins.scalar import metadata as scalar_metadata
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from ..diagnostics import statistics
-from ..diagnostics.registry import describe
-from ..diagnostics.statistics import TENSORBOARD_BINS, Summary
+from ..signals import statistics
+from ..signals.registry import describe
+from ..signals.statistics import TENSORBOARD_BINS, Summary
 
 _DIMENSIONS = [{"size": TENSORBOARD_BINS}, {"size": 3}]
 SHAPE = tensor_shape_pb2.TensorShapeProto(dim=_DIMENSIONS)  # of a histogram

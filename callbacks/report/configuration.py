@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..alerts.record import Record
 from ..log.logged import Entry, LoggedRun
+from ..signals.record import Record
 
 SETTINGS = (
     *("momentum", "nesterov", "weight_decay", "beta_1", "beta_2"),

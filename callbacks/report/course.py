@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ..diagnostics.statistics import quantiles_between
 from ..log.logged import Entry, Rows
+from ..signals.statistics import quantiles_between
 
 Array: TypeAlias = np.ndarray[Any, Any]
 SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)

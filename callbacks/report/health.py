@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from ..alerts.alert import Alert, rank
-from ..alerts.record import Record
-from ..diagnostics import registry
-from ..diagnostics.registry import Diagnostic
+from ..signals import registry
+from ..signals.record import Record
+from ..signals.registry import Diagnostic
 from .course import Array, Course, columns
 
 WHOLE = "(whole model)"

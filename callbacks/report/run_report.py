@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..alerts.alert import Alert, and_more, rank, since
-from ..alerts.record import Record
-from ..diagnostics.guide import worst_of
 from ..log.logged import Histograms, LoggedRun
+from ..signals.guide import worst_of
+from ..signals.record import Record
 from .configuration import configuration, mapping
 from .course import Band, Course, band_of, courses_of
 from .health import MEASURES, Health, Measured, Row, health, layer_of, measured

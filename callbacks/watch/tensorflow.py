@@ -12,11 +12,8 @@ import tensorflow as tf
 
 from kbn.private import keras as private
 
-from ..diagnostics.reading import EVALUATED
-from ..diagnostics.subjects import Gradient, Input, Loss, Subject, Target
-from ..model.inventory import Contents, Inventory
-from ..model.optimizers import loss_scaling, unscaled
-from ..model.tensors import is_readable, kind_of
+from ..signals.reading import EVALUATED
+from ..signals.subjects import Gradient, Input, Loss, Subject, Target
 from . import host
 from .batches import (
     DATA_ENDS,
@@ -30,11 +27,14 @@ from .batches import (
     without_optionals,
 )
 from .evaluation import LossEvaluation
+from .inventory import Contents, Inventory
 from .notes import Noter, Notes, given_by
+from .optimizers import loss_scaling, unscaled
 from .probe import Asked, Key, Recorded, Seen
 from .pruned import PrunedStep, arguments_of
 from .python_state import python_state_kept
 from .reduction import Reduced, Reduction, is_safe, names_of
+from .tensors import is_readable, kind_of
 from .wishes import Wishes
 
 as_array = host.as_array

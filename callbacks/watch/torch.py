@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from ..model.inventory import Contents
+from .inventory import Contents
 from .probe import Asked, Recorded, Seen
 
 

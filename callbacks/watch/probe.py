@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 import keras
 
-from ..diagnostics.subjects import Subject
-from ..model.layers import Select
+from ..signals.subjects import Subject
+from .layers import Select
 
 Key = tuple[str, str]  # (key of a subject, what is read of it)
 

@@ -7,8 +7,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from ..model.inventory import Inventory
 from .batches import flat, spec_of
+from .inventory import Inventory
 from .pruned import PrunedStep
 from .python_state import python_state_kept
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from keras import tree
 
-from ..diagnostics.statistics import summarize
-from ..model.tensors import to_numpy
+from ..signals.statistics import summarize
 from . import probe
+from .tensors import to_numpy
 
 LARGEST_BYTES = 100_000_000  # of weights that are kept
 

@@ -1,13 +1,12 @@
-"""What the monitor measures: each diagnostic in one place, in a file a family."""
+"""What the monitor measures, and the rules that read it: a file a family."""
 
 from . import (
     activations,
-    alerts,
     batch_norm,
     gradients,
-    layers,
     loss,
     optimizers,
+    overview,
     registry,
     tensors,
     weights,
@@ -15,7 +14,7 @@ from . import (
 
 # The order of the charts, and of the table in the docs.
 FAMILIES = (
-    alerts,
+    overview,
     loss,
     gradients,
     optimizers,
@@ -23,6 +22,5 @@ FAMILIES = (
     batch_norm,
     weights,
     tensors,
-    layers,
 )
 registry.arrange([family.__name__ for family in FAMILIES])

@@ -1,12 +1,12 @@
-"""All layers in two numbers: of each diagnostic of theirs, the worst and the median."""
+"""What sums up a look: the worst layer, the median, how many alerts are open."""
 
 import math
 import statistics
 from collections.abc import Mapping
 
 from .guide import Guide, worst_of
-from .registry import diagnostic
-from .subjects import Layers
+from .registry import Chart, diagnostic
+from .subjects import Layers, OpenAlerts
 
 
 @diagnostic(
@@ -37,3 +37,18 @@ def median(values: Mapping[str, float]) -> float:
     """
     known = [value for value in values.values() if not math.isnan(value)]
     return statistics.median(known) if known else math.nan
+
+
+@diagnostic(
+    "alerts/<level>",
+    of=OpenAlerts,
+    given=lambda alerts: (alerts.count,),
+    unit="alerts",
+    chart=Chart("Alerts", "open alerts"),
+)
+def open_alerts(count: int) -> float:
+    """Alerts of this level, critical, warning or info, that are open.
+
+    What they say stands in the Text tab. Written from the first alert on.
+    """
+    return float(count)

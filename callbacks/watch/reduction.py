@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..diagnostics import registry, rows, statistics
-from ..diagnostics.statistics import Summary
-from ..diagnostics.subjects import MOMENTS, SUMMARY, Subject
+from ..signals import registry, rows, statistics
+from ..signals.statistics import Summary
+from ..signals.subjects import MOMENTS, SUMMARY, Subject
 
 Key = tuple[str, str]  # (key of a subject, what is read of it)
 # Up to so many elements, a tensor is given as it is: it takes less time to reduce it

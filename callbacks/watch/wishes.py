@@ -3,8 +3,8 @@
 from collections.abc import Collection
 from typing import Any
 
-from ..diagnostics.subjects import Gradient, Input, Loss, NormInput, Output, Subject
-from ..model.inventory import Inventory, Selection
+from ..signals.subjects import Gradient, Input, Loss, NormInput, Output, Subject
+from .inventory import Inventory, Selection
 from .notes import Notes
 from .probe import Asked
 

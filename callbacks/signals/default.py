@@ -11,14 +11,19 @@ from .batch_norm import (
     BnStatsCold,
     BnTrainEvalGap,
 )
+from .data import InputScale
 from .finiteness import NonFinite
 from .gradients import ExplodingGradient, GradientImbalance, VanishingGradient
-from .inputs import InputScale
 from .loss import LossNotDecreasing, LossSpike, Overfit
-from .loss_scale import LossScaleCollapse
+from .optimizers import LossScaleCollapse
 from .rule import Rule
-from .updates import UnchangedWeight, UpdateRatioHigh, UpdateRatioLow
-from .weights import WeightDrift, WeightExplosion
+from .weights import (
+    UnchangedWeight,
+    UpdateRatioHigh,
+    UpdateRatioLow,
+    WeightDrift,
+    WeightExplosion,
+)
 
 DEFAULT = (
     NonFinite(),

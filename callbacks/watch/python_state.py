@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from ..model.inventory import Inventory
+from .inventory import Inventory
 
 
 @contextlib.contextmanager

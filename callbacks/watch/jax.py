@@ -7,7 +7,7 @@ import numpy as np
 
 from kbn.private import keras as private
 
-from ..model.inventory import Contents
+from .inventory import Contents
 from .probe import Asked, Recorded, Seen
 
 

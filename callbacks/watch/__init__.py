@@ -1,0 +1,1 @@
+"""All that touches a model: what there is in it, and a probe for each backend."""

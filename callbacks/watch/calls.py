@@ -1,0 +1,242 @@
+"""Which layers a model calls, in which order, and what each call gives."""
+
+import contextlib
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeAlias
+
+import keras
+
+from kbn.private import keras as private
+
+from .inventory import BatchNorm
+from .layers import Layer, Variable, attribute
+from .optimizers import loss_scaling
+from .tensors import is_readable
+
+Tensor: TypeAlias = Any
+
+
+class CallLog:
+    """Tensors by name, and the optimizers that were applied.
+
+    `graph()` says where the caller is: None if eager. Only what happens in the graph of
+    its birth can be noted. `scale(optimizer)`: what to note of the factor in gradients;
+    by default the factor itself, for which a graph gets an op.
+    """
+
+    def __init__(
+        self,
+        graph: Callable[[], Any],
+        scale: Callable[[Any], Any] | None = None,
+    ) -> None:
+        self._graph = graph
+        self.scale = scale or (lambda x: loss_scaling(x).given(x))
+        self._here = graph()
+        self.activations: dict[str, tuple[Tensor, str]] = {}  # with its layer's name
+        self.norm_inputs: dict[str, tuple[Tensor, str]] = {}  # in training, unmasked
+        self.outputs: list[Tensor] = []  # of the whole model
+        self.losses: list[tuple[Tensor, list[Tensor]]] = []  # with what they are of
+        self.gradients: dict[str, tuple[Tensor, Any]] = {}  # with its loss scale
+        self.applied: list[str] = []
+        self.hidden: set[str] = set()
+        self._numbers: dict[tuple[str, str], int] = {}
+
+    @property
+    def is_here(self) -> bool:
+        """Whether what happens now can be noted: see `reaches`."""
+        return self._graph() is self._here
+
+    def reaches(self, name: str) -> bool:
+        """Whether what `name` does now can be noted; if not, notes that it cannot.
+
+        A tensor born inside a loop, a condition or a nested function cannot leave it.
+        """
+        if self.is_here:
+            return True
+        # While a layer is built, Keras calls it in a scratch graph: no call to miss.
+        if not private.is_scratch(self._graph()):
+            self.hidden.add(name)
+        return False
+
+    def try_to(self, note: Callable[[], None], what: str) -> None:
+        """Note something; whatever that meets, the training is not to notice."""
+        try:
+            note()
+        except Exception as error:
+            self.hidden.add(f"{what} ({error!r})")
+
+    def number(self, name: str, kind: str = "") -> str:
+        """`name`, then name#1, name#2; each kind of notes counts for itself."""
+        number = self._numbers.get((kind, name), 0)
+        self._numbers[kind, name] = number + 1
+        return f"{name}#{number}" if number else name
+
+
+# (sight, method, args, kwargs, what it returned)
+Note: TypeAlias = Callable[[CallLog, Callable[..., Any], Any, Any, Any], None]
+
+
+@contextlib.contextmanager
+def seeing(
+    layers: Mapping[str, Layer],
+    optimizers: Mapping[str, Any],
+    weights: Callable[[], Mapping[str, Variable]],
+    sight: Callable[[], CallLog | None],
+    norms: Mapping[str, BatchNorm] | None = None,
+    model: Any = None,
+) -> Iterator[None]:
+    """Note the outputs of layers and the gradients given to optimizers, for a while.
+
+    `sight()` says where to note: None for nowhere. `weights` is asked when gradients
+    arrive: a model may be built only then. Of `norms` the inputs are noted, of `model`
+    the outputs and the losses it computes.
+    """
+    notes: list[tuple[Any, str, Note]] = [
+        (layer, "call", functools.partial(_note_outputs, name))
+        for name, layer in layers.items()
+    ]
+    notes += [
+        (norm.layer, "call", functools.partial(_note_norm, name, norm))
+        for name, norm in (norms or {}).items()
+    ]
+    if model is not None:
+        notes.append((model, "call", _note_model))
+        notes.append((model, "compute_loss", _note_loss))
+    notes += [
+        (x, "apply", functools.partial(_note_gradients, name, x, weights))
+        for name, x in optimizers.items()
+    ]
+    with overridden(notes, sight):
+        yield
+
+
+def _note_outputs(
+    name: str, seen: CallLog, method: Any, args: Any, kwargs: Any, outputs: Any
+) -> None:
+    tensors = [x for x in keras.tree.flatten(outputs) if is_readable(x)]
+    if tensors and seen.reaches(name):
+        call = seen.number(name)
+        for index, tensor in enumerate(tensors):
+            part = f"{call}/{index}" if len(tensors) > 1 else call
+            seen.activations[part] = (tensor, name)
+
+
+def _note_norm(
+    name: str,
+    norm: BatchNorm,
+    seen: CallLog,
+    method: Any,
+    args: Any,
+    kwargs: Any,
+    outputs: Any,
+) -> None:
+    given = dict(zip(("inputs", "training", "mask"), args, strict=False)) | kwargs
+    inputs = given.get("inputs")
+    if is_readable(inputs) and seen.reaches(name):
+        call = seen.number(name, "norm")
+        is_training = given.get("training") is True and not norm.is_frozen
+        if is_training and given.get("mask") is None:
+            seen.norm_inputs[call] = (inputs, name)
+
+
+def _note_model(
+    seen: CallLog, method: Any, args: Any, kwargs: Any, outputs: Any
+) -> None:
+    if seen.is_here:
+        seen.outputs += keras.tree.flatten(outputs)
+
+
+def _note_loss(seen: CallLog, method: Any, args: Any, kwargs: Any, loss: Any) -> None:
+    given = inspect.signature(method).bind(*args, **kwargs).arguments
+    if seen.is_here and {"x", "y"} <= given.keys():
+        parts = [given.get(name) for name in ("x", "y", "sample_weight")]
+        of = [leaf for leaf in keras.tree.flatten(parts) if leaf is not None]
+        seen.losses.append((loss, of))
+
+
+def _note_gradients(
+    name: str,
+    optimizer: Any,
+    weights: Callable[[], Mapping[str, Variable]],
+    seen: CallLog,
+    method: Any,
+    args: Any,
+    kwargs: Any,
+    outputs: Any,
+) -> None:
+    given = dict(zip(("grads", "trainable_variables"), args, strict=False)) | kwargs
+    if not seen.reaches(name):
+        return
+    seen.applied.append(name)
+    # Without a list, an optimizer goes by the one that it was built with.
+    variables = given.get("trainable_variables") or private.optimizer_variables(
+        optimizer
+    )
+    paths = {id(weight): path for path, weight in weights().items()}
+    scale = seen.scale(optimizer)
+    for gradient, variable in zip(given["grads"], variables, strict=False):
+        path = paths.get(id(variable))
+        # Of a variable of float8's scaling, it is the new value.
+        is_value = attribute(variable, "overwrite_with_gradient", False)
+        if gradient is not None and path is not None and not is_value:
+            seen.gradients[seen.number(path)] = (gradient, scale)
+
+
+@contextlib.contextmanager
+def overridden(
+    notes: Iterable[tuple[Any, str, Note]], sight: Callable[[], CallLog | None]
+) -> Iterator[None]:
+    """Call each (instance, name of a method, note) along with the method, for a while.
+
+    `sight()` says where to note: None for nowhere. Whatever a note raises, the call
+    goes on.
+    """
+    with contextlib.ExitStack() as restore:
+        for instance, method, note in notes:
+            restore.callback(_override(instance, method, note, sight))
+        yield
+
+
+def _override(
+    instance: Any, name: str, note: Note, sight: Callable[[], CallLog | None]
+) -> Callable[[], None]:
+    """Note what a method is given and gives; returns what puts the old state back.
+
+    A user's own method may take any arguments: they are handed on as they came.
+    """
+    method = attribute(instance, name)
+    if not callable(method):
+        return lambda: None
+
+    @functools.wraps(method, updated=())
+    def noted_method(*args: Any, **kwargs: Any) -> Any:
+        seen = sight()
+        if seen is None:
+            return method(*args, **kwargs)
+        what = f"{name} of {attribute(instance, 'name')}"
+        outputs = None
+        if name == "apply":  # which changes the loss scale; and a zip is read once
+            args = tuple(list(x) if isinstance(x, Iterator) else x for x in args)
+        else:
+            outputs = method(*args, **kwargs)
+        seen.try_to(lambda: note(seen, method, args, kwargs, outputs), what)
+        return method(*args, **kwargs) if name == "apply" else outputs
+
+    own = vars(instance)
+    is_own, before = name in own, own.get(name)
+    try:  # past Keras' tracking
+        object.__setattr__(instance, name, noted_method)
+    except AttributeError:  # it has no dictionary, or a property in its place
+        return lambda: None
+
+    def restore() -> None:
+        if own.get(name) is not noted_method:
+            return  # somebody else's, set meanwhile
+        if is_own:
+            object.__setattr__(instance, name, before)
+        else:
+            object.__delattr__(instance, name)
+
+    return restore
