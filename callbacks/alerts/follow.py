@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from ..signals.default import DEFAULT
 from ..signals.record import Record
 from ..signals.rule import Reading, Rule
-from ..signals.view import Memory, View, has_any
+from ..signals.view import Memory, View, has_any, key
 from .alert import Alert, rank
 
 # Counts of weights that are NaN or Inf: only written where there are any.
@@ -146,8 +146,10 @@ class Follower:
         self._courses = [Course(rule) for rule in rules]
         keeps: dict[str, int] = {BROKEN: 0}
         for rule in rules:
-            for tag in (*rule.reads, *rule.keeps):
-                keeps[tag] = max(keeps.get(tag, 0), rule.keeps.get(tag, 0))
+            for tag in rule.reads:
+                keeps.setdefault(key(tag), 0)
+            for tag, count in rule.keeps.items():
+                keeps[key(tag)] = max(keeps.get(key(tag), 0), count)
         self._memory = Memory(keeps)
         self._record = Record()
         self._last: View | None = None

@@ -6,7 +6,7 @@ from typing import Any
 
 from tensorboard.plugins.custom_scalar import layout_pb2, metadata
 
-from ..signals.registry import REGISTRY, Diagnostic, find, over_layers
+from ..signals.registry import REGISTRY, Signal, find, over_layers
 from .records import string_value
 
 BANDS = ("activations", "gradients", "weights")
@@ -46,7 +46,7 @@ def charts(tags: Iterable[str]) -> dict[str, dict[str, list[str]]]:
 
 
 def _lines(
-    one: Diagnostic, own: Sequence[str], tags: set[str]
+    one: Signal, own: Sequence[str], tags: set[str]
 ) -> Iterator[tuple[str, str, list[str]]]:
     """(category, title, regular expressions) of a diagnostic; `own`: its tags."""
     if one.chart is None or not own:

@@ -11,7 +11,7 @@ import numpy as np
 from ..alerts.alert import Alert, rank
 from ..signals import registry
 from ..signals.record import Record
-from ..signals.registry import Diagnostic
+from ..signals.registry import Signal
 from .course import Array, Course, columns
 
 WHOLE = "(whole model)"
@@ -47,7 +47,7 @@ class Measured(NamedTuple):
     layer: str
     where: str
     what: str
-    diagnostic: Diagnostic
+    diagnostic: Signal
     course: Course
 
 
@@ -64,7 +64,7 @@ def measured(courses: Mapping[str, Course], record: Record) -> list[Measured]:
     return found
 
 
-def layer_of(where: str, record: Record, one: Diagnostic | None = None) -> str | None:
+def layer_of(where: str, record: Record, one: Signal | None = None) -> str | None:
     """The layer that a name in a tag belongs to; None if it is of no layer."""
     if one is not None and one.tag == "health/non_finite/<tag>":
         if where.startswith("inputs/"):
@@ -78,7 +78,7 @@ def layer_of(where: str, record: Record, one: Diagnostic | None = None) -> str |
     return re.sub(r"#\d+$", "", where)
 
 
-def severities(one: Diagnostic, values: Array) -> Array:
+def severities(one: Signal, values: Array) -> Array:
     """(n,): HEALTHY, OUTSIDE, BEYOND or BROKEN for each value."""
     if one.guide is None:  # a count of NaN and Inf, which is logged where there are any
         return np.where(values > 0, BROKEN, HEALTHY)
@@ -177,7 +177,7 @@ def _cells(found: Iterable[Measured], steps: Array) -> list[Cell]:
     return [Cell(severity, w) for (severity, _), w in zip(worst, why, strict=True)]
 
 
-def _excess(one: Diagnostic, value: float) -> float:
+def _excess(one: Signal, value: float) -> float:
     """How far beyond the healthy values, in their own size: to tell the worst."""
     if one.guide is None or not math.isfinite(value):
         return math.inf

@@ -8,11 +8,170 @@ from typing import Any, ClassVar
 import numpy as np
 
 from . import rows
-from .registry import Chart, Guide, diagnostic
+from .registry import Chart, Guide, signal
 from .rule import Reading, Rule
 from .statistics import Summary
 from .subjects import Array, Input, Output, Target
 from .view import View
+from .weights import distance_from_init, weight_spread, weight_std
+
+
+@signal(
+    "activations/<layer>",
+    of=Output,
+    given=lambda output: (output.summary,),
+    is_histogram=True,
+)
+def activations(summary: Summary) -> Summary:
+    """What the layer gave in the looked-at step.
+
+    `#1`, `#2` for further calls of the same layer, `/0`, `/1` for several outputs.
+    """
+    return summary
+
+
+def _active(x: Any, output: Output) -> Any:
+    return rows.active_row(x, output.unit_axis)
+
+
+def _counts_of_units(output: Output) -> tuple[Array, float]:
+    replicas = output.rows["health/dead_units/<layer>"]  # (replicas, 1 + units)
+    return replicas[:, 1:].sum(axis=0), float(replicas[:, 0].sum())
+
+
+@signal(
+    "health/dead_units/<layer>",
+    of=Output,
+    where=lambda output: output.activation is not None and output.activation.dies,
+    row=_active,
+    given=_counts_of_units,
+    unit="share of units, 0 to 1",
+    guide=Guide(healthy=(0, 0.2), sick=(None, 0.7)),
+    source="the 1 % of SageMaker Debugger's DeadRelu rule",
+    chart=Chart("Health", "dead units"),
+)
+def dead_units(active: Array, elements: float) -> float:
+    """Share of a ReLU's units that are non-zero in less than 1 % of batch x space.
+
+    Layers that end in a ReLU or ReLU6, not leaky ones. A unit is a channel: the last
+    axis, or axis 1 of a convolution with `channels_first`. A dead unit passes no
+    gradient. Where most are dead, try a lower learning rate or batch norm.
+
+    active: (units,), how many of each unit's `elements` are not zero.
+    """
+    return float(np.mean(active < 0.01 * elements))
+
+
+def _saturated(x: Any, output: Output) -> Any:
+    low, high = output.activation.flat
+    return rows.outside_row(x, low, high)
+
+
+def _counts(output: Output) -> tuple[float, float]:
+    elements, outside = output.rows["health/saturated/<layer>"].sum(axis=0)
+    return float(outside), float(elements)
+
+
+@signal(
+    "health/saturated/<layer>",
+    of=Output,
+    where=lambda output: (
+        output.activation is not None
+        and output.activation.flat is not None
+        and not output.is_final
+    ),
+    row=_saturated,
+    given=_counts,
+    unit="share of outputs, 0 to 1",
+    guide=Guide(healthy=(0, 0.01), sick=(None, 0.6)),
+    chart=Chart("Health", "saturated units"),
+)
+def saturated(outside: float, elements: float) -> float | None:
+    """Share of a tanh's or sigmoid's outputs that lie on its flat ends.
+
+    |a| > 0.99 of tanh and softsign, a < 0.01 or a > 0.99 of sigmoid and hard sigmoid,
+    in layers whose output is not the model's. There the gradient is nearly 0, and the
+    layer hardly learns.
+    """
+    return outside / elements if elements else None
+
+
+@signal(
+    "activation_std/<layer>",
+    of=Output,
+    given=lambda output: output.summary and (output.summary,),
+    unit="that of the output",
+    guide=Guide(healthy=(0.1, 10)),
+    source="layer-sequential unit variance, https://arxiv.org/abs/1511.06422",
+    chart=Chart("Health", "standard deviation of the outputs"),
+)
+def activation_std(summary: Summary) -> float | None:
+    """Standard deviation of all elements that the layer gave.
+
+    It should stay near 1 from layer to layer; where it grows or shrinks from one to the
+    next, the initial weights are too large or too small.
+    """
+    return summary.std if summary.count else None
+
+
+@signal(
+    "inputs/<name>/mean",
+    of=Input,
+    given=lambda given: given.summary and (given.summary,),
+    unit="that of the input",
+    guide=Guide(healthy=(-1, 1), sick=(-10, 10)),
+    source="DLCheck",
+    chart=Chart("Health", "mean of the inputs"),
+)
+def input_mean(summary: Summary) -> float | None:
+    """Mean of what the model was given in the looked-at step, over all elements.
+
+    Far from 0, the first layer works on an offset: subtract it.
+    """
+    return summary.mean if summary.count else None
+
+
+@signal(
+    "inputs/<name>/std",
+    of=Input,
+    given=lambda given: given.summary and (given.summary,),
+    unit="that of the input",
+    guide=Guide(healthy=(0.1, 10), sick=(None, 100)),
+    source="DLCheck",
+    chart=Chart("Health", "standard deviation of the inputs"),
+)
+def input_std(summary: Summary) -> float | None:
+    """Standard deviation of what the model was given, over all elements."""
+    return summary.std if summary.count else None
+
+
+def _count_of_non_finite(given: Input) -> tuple[int] | None:
+    count = given.summary.non_finite if given.summary else 0
+    return (count,) if count else None
+
+
+@signal(
+    "health/non_finite/inputs/<name>",
+    of=Input,
+    given=_count_of_non_finite,
+    unit="elements",
+    chart=Chart("Health", "NaN and Inf", r"^health/non_finite/"),
+)
+def non_finite_inputs(count: int) -> float:
+    """How many elements of what the model was given are NaN or Inf, if any are."""
+    return float(count)
+
+
+@signal(
+    "health/non_finite/targets/<name>",
+    of=Target,
+    given=_count_of_non_finite,
+    unit="elements",
+    chart=Chart("Health", "NaN and Inf", r"^health/non_finite/"),
+)
+def non_finite_targets(count: int) -> float:
+    """How many elements of what the model is to give are NaN or Inf, if any are."""
+    return float(count)
 
 
 @dataclass(frozen=True)
@@ -30,11 +189,11 @@ class DeadRelu(Rule):
     share: float = 0.7
     patience: int = 3
 
-    reads: ClassVar = ("health/dead_units/",)
+    reads: ClassVar = (dead_units,)
 
     def readings(self, view: View) -> Iterable[Reading]:
         """Of each call of a ReLU layer."""
-        for call, share in view.under("health/dead_units/").items():
+        for call, share in view.under(dead_units).items():
             yield Reading(call, share, self.share)
 
     def explain(self, reading: Reading, view: View) -> str:
@@ -64,11 +223,11 @@ class Saturated(Rule):
     share: float = 0.6
     patience: int = 3
 
-    reads: ClassVar = ("health/saturated/",)
+    reads: ClassVar = (saturated,)
 
     def readings(self, view: View) -> Iterable[Reading]:
         """Of each call of such a layer."""
-        for call, share in view.under("health/saturated/").items():
+        for call, share in view.under(saturated).items():
             if not view.record.layer(call).get("is_output"):
                 yield Reading(call, share, self.share)
 
@@ -103,21 +262,21 @@ class PoorInit(Rule):
     steps: int = 10
 
     reads: ClassVar = (
-        "activation_std/",
-        "weight_std/",
-        "weight_spread/",
-        "distance_from_init/",
+        activation_std,
+        weight_std,
+        weight_spread,
+        distance_from_init,
     )
 
     def readings(self, view: View) -> Iterable[Reading]:
         """Of the kernels without spread, and of the last of the layers."""
-        if view.step <= self.steps or view.is_first("activation_std/"):
+        if view.step <= self.steps or view.is_first(activation_std):
             yield from self._layers(view)
-        if view.step <= self.steps or view.is_first("weight_std/"):
+        if view.step <= self.steps or view.is_first(weight_std):
             yield from self._kernels(view)
 
     def _layers(self, view: View) -> Iterable[Reading]:
-        record, stds = view.record, view.under("activation_std/")
+        record, stds = view.record, view.under(activation_std)
         calls = [x for x in stds if self._has_kernel(x, view) and stds[x] < math.inf]
         calls.sort(key=lambda call: (record.position(call), call))
         if len(calls) < 3:
@@ -130,7 +289,7 @@ class PoorInit(Rule):
         yield Reading(calls[-1], value, self.growth)
 
     def _kernels(self, view: View) -> Iterable[Reading]:
-        for path, std in view.under("weight_std/").items():
+        for path, std in view.under(weight_std).items():
             shape, layer = view.record.shape(path), view.record.layer(path)
             if shape is None or shape[-1] < 2 or layer.get("is_output"):
                 continue
@@ -139,8 +298,8 @@ class PoorInit(Rule):
             # Neither of them is logged of a kernel that began without spread, and the
             # distance is not of one that began with zeros.
             is_equal = (
-                f"weight_spread/{path}" not in view
-                and f"distance_from_init/{path}" in view
+                weight_spread.tag_of(path) not in view
+                and distance_from_init.tag_of(path) in view
             )
             yield Reading(path, 0.0 if is_equal else std, self.spread, below=True)
 
@@ -162,168 +321,10 @@ class PoorInit(Rule):
                 "compute the same and stay the same. Use a random initializer, such as "
                 "the default glorot_uniform."
             )
-        std = view.get(f"activation_std/{reading.where}") or 0.0
+        std = view.get(activation_std.tag_of(reading.where)) or 0.0
         return (
             f"From layer to layer the variance of the outputs changes "
             f"{reading.value:.2g} times; that of {view.record.describe(reading.where)} "
             f"has standard deviation {std:.1g}. Use he_normal before relu and "
             "glorot_uniform or lecun_normal before others, or batch norm."
         )
-
-
-@diagnostic(
-    "activations/<layer>",
-    of=Output,
-    given=lambda output: (output.summary,),
-    is_histogram=True,
-)
-def activations(summary: Summary) -> Summary:
-    """What the layer gave in the looked-at step.
-
-    `#1`, `#2` for further calls of the same layer, `/0`, `/1` for several outputs.
-    """
-    return summary
-
-
-def _active(x: Any, output: Output) -> Any:
-    return rows.active_row(x, output.unit_axis)
-
-
-def _counts_of_units(output: Output) -> tuple[Array, float]:
-    replicas = output.rows["health/dead_units/<layer>"]  # (replicas, 1 + units)
-    return replicas[:, 1:].sum(axis=0), float(replicas[:, 0].sum())
-
-
-@diagnostic(
-    "health/dead_units/<layer>",
-    of=Output,
-    where=lambda output: output.activation is not None and output.activation.dies,
-    row=_active,
-    given=_counts_of_units,
-    unit="share of units, 0 to 1",
-    guide=Guide(healthy=(0, 0.2), sick=(None, 0.7)),
-    source="the 1 % of SageMaker Debugger's DeadRelu rule",
-    chart=Chart("Health", "dead units"),
-)
-def dead_units(active: Array, elements: float) -> float:
-    """Share of a ReLU's units that are non-zero in less than 1 % of batch x space.
-
-    Layers that end in a ReLU or ReLU6, not leaky ones. A unit is a channel: the last
-    axis, or axis 1 of a convolution with `channels_first`. A dead unit passes no
-    gradient. Where most are dead, try a lower learning rate or batch norm.
-
-    active: (units,), how many of each unit's `elements` are not zero.
-    """
-    return float(np.mean(active < 0.01 * elements))
-
-
-def _saturated(x: Any, output: Output) -> Any:
-    low, high = output.activation.flat
-    return rows.outside_row(x, low, high)
-
-
-def _counts(output: Output) -> tuple[float, float]:
-    elements, outside = output.rows["health/saturated/<layer>"].sum(axis=0)
-    return float(outside), float(elements)
-
-
-@diagnostic(
-    "health/saturated/<layer>",
-    of=Output,
-    where=lambda output: (
-        output.activation is not None
-        and output.activation.flat is not None
-        and not output.is_final
-    ),
-    row=_saturated,
-    given=_counts,
-    unit="share of outputs, 0 to 1",
-    guide=Guide(healthy=(0, 0.01), sick=(None, 0.6)),
-    chart=Chart("Health", "saturated units"),
-)
-def saturated(outside: float, elements: float) -> float | None:
-    """Share of a tanh's or sigmoid's outputs that lie on its flat ends.
-
-    |a| > 0.99 of tanh and softsign, a < 0.01 or a > 0.99 of sigmoid and hard sigmoid,
-    in layers whose output is not the model's. There the gradient is nearly 0, and the
-    layer hardly learns.
-    """
-    return outside / elements if elements else None
-
-
-@diagnostic(
-    "activation_std/<layer>",
-    of=Output,
-    given=lambda output: output.summary and (output.summary,),
-    unit="that of the output",
-    guide=Guide(healthy=(0.1, 10)),
-    source="layer-sequential unit variance, https://arxiv.org/abs/1511.06422",
-    chart=Chart("Health", "standard deviation of the outputs"),
-)
-def activation_std(summary: Summary) -> float | None:
-    """Standard deviation of all elements that the layer gave.
-
-    It should stay near 1 from layer to layer; where it grows or shrinks from one to the
-    next, the initial weights are too large or too small.
-    """
-    return summary.std if summary.count else None
-
-
-@diagnostic(
-    "inputs/<name>/mean",
-    of=Input,
-    given=lambda given: given.summary and (given.summary,),
-    unit="that of the input",
-    guide=Guide(healthy=(-1, 1), sick=(-10, 10)),
-    source="DLCheck",
-    chart=Chart("Health", "mean of the inputs"),
-)
-def input_mean(summary: Summary) -> float | None:
-    """Mean of what the model was given in the looked-at step, over all elements.
-
-    Far from 0, the first layer works on an offset: subtract it.
-    """
-    return summary.mean if summary.count else None
-
-
-@diagnostic(
-    "inputs/<name>/std",
-    of=Input,
-    given=lambda given: given.summary and (given.summary,),
-    unit="that of the input",
-    guide=Guide(healthy=(0.1, 10), sick=(None, 100)),
-    source="DLCheck",
-    chart=Chart("Health", "standard deviation of the inputs"),
-)
-def input_std(summary: Summary) -> float | None:
-    """Standard deviation of what the model was given, over all elements."""
-    return summary.std if summary.count else None
-
-
-def _count_of_non_finite(given: Input) -> tuple[int] | None:
-    count = given.summary.non_finite if given.summary else 0
-    return (count,) if count else None
-
-
-@diagnostic(
-    "health/non_finite/inputs/<name>",
-    of=Input,
-    given=_count_of_non_finite,
-    unit="elements",
-    chart=Chart("Health", "NaN and Inf", r"^health/non_finite/"),
-)
-def non_finite_inputs(count: int) -> float:
-    """How many elements of what the model was given are NaN or Inf, if any are."""
-    return float(count)
-
-
-@diagnostic(
-    "health/non_finite/targets/<name>",
-    of=Target,
-    given=_count_of_non_finite,
-    unit="elements",
-    chart=Chart("Health", "NaN and Inf", r"^health/non_finite/"),
-)
-def non_finite_targets(count: int) -> float:
-    """How many elements of what the model is to give are NaN or Inf, if any are."""
-    return float(count)

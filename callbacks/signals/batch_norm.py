@@ -10,11 +10,181 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .registry import Chart, Guide, diagnostic
+from .loss import epoch_validation_loss, train_eval_gap, train_loss
+from .registry import Chart, Guide, signal
 from .rule import Reading, Rule
 from .statistics import Summary
 from .subjects import Array, Moments, NormInput, NormWeight
 from .view import View
+
+VARIABLES = {
+    "gamma": """The scale after normalization, (C,), after the step.
+
+    It starts at 1. A channel whose gamma goes to 0 is switched off.
+    """,
+    "beta": """The shift after normalization, (C,), after the step.
+
+    It starts at 0.
+    """,
+    "moving_mean": """The mean that inference uses, (C,), after the step.
+
+    An average over past batches, with weight 1 - momentum for each new one.
+    """,
+    "moving_variance": """The variance that inference uses, (C,).
+
+    After the step; an average over past batches, as the mean.
+    """,
+}
+
+
+def variable(summary: Summary) -> Summary:
+    """The distribution of one variable of a batch norm."""
+    return summary
+
+
+for _part, _description in VARIABLES.items():
+    signal(
+        f"batch_norm/<layer>/{_part}",
+        of=NormWeight,
+        where=lambda weight, part=_part: weight.part == part,
+        given=lambda weight: (weight.summary,),
+        is_histogram=True,
+        description=_description,
+    )(variable)
+
+
+def merge_moments(parts: Sequence[Moments]) -> Moments:
+    """The moments of all parts together: replicas' shares of a batch."""
+    parts = [part for part in parts if part.elements] or list(parts[:1])
+    counts = np.array([part.elements for part in parts])
+    if len(parts) == 1 or not counts.any():
+        return parts[0]
+    means = np.stack([part.mean for part in parts])  # (replicas, C)
+    variances = np.stack([part.variance for part in parts])
+    mean = np.average(means, axis=0, weights=counts)
+    spread = variances + np.square(means - mean)
+    return Moments(
+        float(counts.sum()), mean, np.average(spread, axis=0, weights=counts)
+    )
+
+
+def _has_elements(norm: NormInput) -> bool:
+    return norm.batch is not None and bool(norm.batch.elements)
+
+
+@signal(
+    "batch_norm/<layer>/batch_mean",
+    of=NormInput,
+    given=lambda norm: (norm.batch,) if _has_elements(norm) else None,
+    is_histogram=True,
+)
+def batch_mean(batch: Moments) -> Array:
+    """Mean of the layer's input per channel, (C,).
+
+    Of the looked-at batch (all replicas' parts of it), as training normalizes with
+    it. Not of a layer that was given a mask.
+    """
+    return batch.mean
+
+
+@signal(
+    "batch_norm/<layer>/batch_variance",
+    of=NormInput,
+    given=lambda norm: (norm.batch,) if _has_elements(norm) else None,
+    is_histogram=True,
+)
+def batch_variance(batch: Moments) -> Array:
+    """Variance of the layer's input, (C,).
+
+    `mean((x - mean(x))^2)` over the looked-at batch, per channel; as the mean.
+    """
+    return batch.variance
+
+
+@signal(
+    "batch_norm_gap/<layer>/mean",
+    of=NormInput,
+    given=lambda norm: (norm.batch, norm.moving_mean) if _has_elements(norm) else None,
+    unit="standard deviations of the batch",
+    guide=Guide(healthy=(0, 0.2), sick=(None, 0.5)),
+    chart=Chart("Training beside evaluation", "batch norm's gap, mean"),
+)
+def mean_gap(batch: Moments, moving_mean: Array) -> float | None:
+    """`mean |mu_B - mu_moving| / sigma_B` over the channels.
+
+    How far the mean that inference uses lies from the looked-at batch's own; the moving
+    mean is that after the step. Channels that are constant over the batch are left out,
+    and so are frozen layers: theirs are meant to stay. Where it is large, the moving
+    statistics are behind: train on, lower the momentum, or make batches larger.
+    """
+    varies = _varies(batch)
+    gap = np.abs(batch.mean - moving_mean)[varies] / np.sqrt(batch.variance[varies])
+    return float(np.mean(gap)) if gap.size else None
+
+
+@signal(
+    "batch_norm_gap/<layer>/variance",
+    of=NormInput,
+    given=lambda norm: (
+        (norm.batch, norm.moving_variance) if _has_elements(norm) else None
+    ),
+    unit="natural logarithm of a ratio",
+    guide=Guide(healthy=(0, 0.7), sick=(None, 1)),
+    chart=Chart("Training beside evaluation", "batch norm's gap, variance"),
+)
+def variance_gap(batch: Moments, moving_variance: Array) -> float | None:
+    """`mean |ln(var_moving / var_B)|` over the channels.
+
+    0.7 is a factor of 2: inference then sees another scale than training did. Which
+    channels, and when: as for the mean.
+    """
+    varies = _varies(batch) & (moving_variance > 0)
+    ratio = moving_variance[varies] / batch.variance[varies]
+    return float(np.mean(np.abs(np.log(ratio)))) if ratio.size else None
+
+
+def _varies(batch: Moments) -> Array:
+    # Of a constant channel, float32 leaves a variance of rounding errors.
+    return batch.variance > 1e-12 * np.square(batch.mean)
+
+
+@signal(
+    "batch_norm_elements/<layer>",
+    of=NormInput,
+    given=lambda norm: (norm.batch,) if _has_elements(norm) else None,
+    unit="elements",
+    guide=Guide(healthy=(32, None), sick=(16, None)),
+    chart=Chart("Training beside evaluation", "elements that batch norm averages over"),
+)
+def channel_elements(batch: Moments) -> float:
+    """How many elements each channel of the looked-at batch has: batch x space.
+
+    The moments of few elements are noise, and so is what is normalized by them.
+    """
+    return batch.elements
+
+
+@signal(
+    "health/collapsed_channels/<layer>",
+    of=NormInput,
+    given=lambda norm: (
+        (norm.batch, norm.gamma, norm.epsilon) if _has_elements(norm) else None
+    ),
+    unit="share of channels, 0 to 1",
+    guide=Guide(healthy=(0, 0.1), sick=(None, 0.25)),
+    chart=Chart("Health", "collapsed channels of batch norm"),
+)
+def collapsed_channels(batch: Moments, gamma: Array | None, epsilon: float) -> float:
+    """Share of channels with `var_B < epsilon / 10` or `|gamma| < 1e-3`.
+
+    Such a channel carries (almost) no signal: epsilon outweighs its variance, so that
+    less than a tenth of the variance is left, or gamma switches it off.
+    """
+    collapsed = batch.variance < epsilon / 10
+    if gamma is not None:
+        collapsed |= np.abs(gamma) < 1e-3
+    return float(np.mean(collapsed))
+
 
 COLD = 0.01  # the weight that the initial moving statistics may still have
 
@@ -44,7 +214,7 @@ def coldest(view: View) -> tuple[str, float]:
 def _gaps(view: View) -> dict[str, tuple[float, float]]:
     """{call: (gap of the mean, of the variance)}."""
     found: dict[str, tuple[float, float]] = {}
-    gaps = view.under("batch_norm_gap/")
+    gaps = view.under(mean_gap)
     for rest in gaps:
         call = rest.rpartition("/")[0]
         mean, variance = (gaps.get(f"{call}/{x}", 0.0) for x in ("mean", "variance"))
@@ -98,20 +268,20 @@ class BnTrainEvalGap(_Gap):
     share: float = 0.15
     patience: int = 3
 
-    reads: ClassVar = ("loss_gap/train_eval", "batch_norm_gap/", "loss/train")
-    keeps: ClassVar = {"loss/train": 1}
+    reads: ClassVar = (train_eval_gap, mean_gap, train_loss)
+    keeps: ClassVar = {train_loss: 1}
     is_of_model: ClassVar = True
 
     def readings(self, view: View) -> Iterable[Reading]:
         """Of the model, named by the layer with the largest gap of its own."""
-        gap, gaps = view.get("loss_gap/train_eval"), _gaps(view)
+        gap, gaps = view.get(train_eval_gap), _gaps(view)
         norms = _trained(view)
         if gap is None or not (norms or (view.record.is_empty and gaps)):
             return
         where = max(
             sorted(gaps), key=lambda x: max(gaps[x]), default=next(iter(norms), "")
         )
-        loss, first = view.get("loss/train"), view.first("loss/train")
+        loss, first = view.get(train_loss), view.first(train_loss)
         limit = self.gap
         if loss and first:
             limit = max(limit, self.share * abs(first) / abs(loss))
@@ -146,11 +316,11 @@ class BnMomentGap(_Gap):
     variance: float = 1.0
     patience: int = 3
 
-    reads: ClassVar = ("batch_norm_gap/", "batch_norm_elements/")
+    reads: ClassVar = (mean_gap, channel_elements)
 
     def readings(self, view: View) -> Iterable[Reading]:
         """Of each call of a batch norm that is not frozen."""
-        elements = view.under("batch_norm_elements/")
+        elements = view.under(channel_elements)
         for call, (mean, variance) in _gaps(view).items():
             n = elements.get(call, 0.0)
             scatter = n**-0.5 if n > 0 else 0.0
@@ -189,13 +359,13 @@ class BnStatsCold(Rule):
     share: float = 0.05
 
     reads: ClassVar = (
-        "epoch/val_loss",
-        "loss_gap/train_eval",
-        "batch_norm_gap/",
-        "batch_norm_elements/",
-        "loss/train",
+        epoch_validation_loss,
+        train_eval_gap,
+        mean_gap,
+        channel_elements,
+        train_loss,
     )
-    keeps: ClassVar = {"loss/train": 1}
+    keeps: ClassVar = {train_loss: 1}
     is_of_model: ClassVar = True
 
     def readings(self, view: View) -> Iterable[Reading]:
@@ -205,7 +375,7 @@ class BnStatsCold(Rule):
             return
         if share <= COLD:
             yield Reading(where, share, COLD, "info")
-        elif "epoch/val_loss" in view:
+        elif epoch_validation_loss in view:
             # Below, it is neither: a gap at a look may have raised it.
             if share > self.share:
                 yield Reading(where, share, self.share, "info")
@@ -238,11 +408,11 @@ class BnCollapsed(Rule):
     share: float = 0.25
     patience: int = 3
 
-    reads: ClassVar = ("health/collapsed_channels/",)
+    reads: ClassVar = (collapsed_channels,)
 
     def readings(self, view: View) -> Iterable[Reading]:
         """Of each batch norm."""
-        for layer, share in view.under("health/collapsed_channels/").items():
+        for layer, share in view.under(collapsed_channels).items():
             yield Reading(layer, share, self.share)
 
     def explain(self, reading: Reading, view: View) -> str:
@@ -272,11 +442,11 @@ class BnSmallBatch(Rule):
     elements: int = 16
     patience: int = 3
 
-    reads: ClassVar = ("batch_norm_elements/",)
+    reads: ClassVar = (channel_elements,)
 
     def readings(self, view: View) -> Iterable[Reading]:
         """Of each call of a batch norm."""
-        for call, count in view.under("batch_norm_elements/").items():
+        for call, count in view.under(channel_elements).items():
             yield Reading(call, count, self.elements, "info", below=True)
 
     def explain(self, reading: Reading, view: View) -> str:
@@ -287,172 +457,3 @@ class BnSmallBatch(Rule):
             "to what inference uses. Use larger batches, synchronized=True over "
             "replicas, or group or layer normalization."
         )
-
-
-VARIABLES = {
-    "gamma": """The scale after normalization, (C,), after the step.
-
-    It starts at 1. A channel whose gamma goes to 0 is switched off.
-    """,
-    "beta": """The shift after normalization, (C,), after the step.
-
-    It starts at 0.
-    """,
-    "moving_mean": """The mean that inference uses, (C,), after the step.
-
-    An average over past batches, with weight 1 - momentum for each new one.
-    """,
-    "moving_variance": """The variance that inference uses, (C,).
-
-    After the step; an average over past batches, as the mean.
-    """,
-}
-
-
-def variable(summary: Summary) -> Summary:
-    """The distribution of one variable of a batch norm."""
-    return summary
-
-
-for _part, _description in VARIABLES.items():
-    diagnostic(
-        f"batch_norm/<layer>/{_part}",
-        of=NormWeight,
-        where=lambda weight, part=_part: weight.part == part,
-        given=lambda weight: (weight.summary,),
-        is_histogram=True,
-        description=_description,
-    )(variable)
-
-
-def merge_moments(parts: Sequence[Moments]) -> Moments:
-    """The moments of all parts together: replicas' shares of a batch."""
-    parts = [part for part in parts if part.elements] or list(parts[:1])
-    counts = np.array([part.elements for part in parts])
-    if len(parts) == 1 or not counts.any():
-        return parts[0]
-    means = np.stack([part.mean for part in parts])  # (replicas, C)
-    variances = np.stack([part.variance for part in parts])
-    mean = np.average(means, axis=0, weights=counts)
-    spread = variances + np.square(means - mean)
-    return Moments(
-        float(counts.sum()), mean, np.average(spread, axis=0, weights=counts)
-    )
-
-
-def _has_elements(norm: NormInput) -> bool:
-    return norm.batch is not None and bool(norm.batch.elements)
-
-
-@diagnostic(
-    "batch_norm/<layer>/batch_mean",
-    of=NormInput,
-    given=lambda norm: (norm.batch,) if _has_elements(norm) else None,
-    is_histogram=True,
-)
-def batch_mean(batch: Moments) -> Array:
-    """Mean of the layer's input per channel, (C,).
-
-    Of the looked-at batch (all replicas' parts of it), as training normalizes with
-    it. Not of a layer that was given a mask.
-    """
-    return batch.mean
-
-
-@diagnostic(
-    "batch_norm/<layer>/batch_variance",
-    of=NormInput,
-    given=lambda norm: (norm.batch,) if _has_elements(norm) else None,
-    is_histogram=True,
-)
-def batch_variance(batch: Moments) -> Array:
-    """Variance of the layer's input, (C,).
-
-    `mean((x - mean(x))^2)` over the looked-at batch, per channel; as the mean.
-    """
-    return batch.variance
-
-
-@diagnostic(
-    "batch_norm_gap/<layer>/mean",
-    of=NormInput,
-    given=lambda norm: (norm.batch, norm.moving_mean) if _has_elements(norm) else None,
-    unit="standard deviations of the batch",
-    guide=Guide(healthy=(0, 0.2), sick=(None, 0.5)),
-    chart=Chart("Training beside evaluation", "batch norm's gap, mean"),
-)
-def mean_gap(batch: Moments, moving_mean: Array) -> float | None:
-    """`mean |mu_B - mu_moving| / sigma_B` over the channels.
-
-    How far the mean that inference uses lies from the looked-at batch's own; the moving
-    mean is that after the step. Channels that are constant over the batch are left out,
-    and so are frozen layers: theirs are meant to stay. Where it is large, the moving
-    statistics are behind: train on, lower the momentum, or make batches larger.
-    """
-    varies = _varies(batch)
-    gap = np.abs(batch.mean - moving_mean)[varies] / np.sqrt(batch.variance[varies])
-    return float(np.mean(gap)) if gap.size else None
-
-
-@diagnostic(
-    "batch_norm_gap/<layer>/variance",
-    of=NormInput,
-    given=lambda norm: (
-        (norm.batch, norm.moving_variance) if _has_elements(norm) else None
-    ),
-    unit="natural logarithm of a ratio",
-    guide=Guide(healthy=(0, 0.7), sick=(None, 1)),
-    chart=Chart("Training beside evaluation", "batch norm's gap, variance"),
-)
-def variance_gap(batch: Moments, moving_variance: Array) -> float | None:
-    """`mean |ln(var_moving / var_B)|` over the channels.
-
-    0.7 is a factor of 2: inference then sees another scale than training did. Which
-    channels, and when: as for the mean.
-    """
-    varies = _varies(batch) & (moving_variance > 0)
-    ratio = moving_variance[varies] / batch.variance[varies]
-    return float(np.mean(np.abs(np.log(ratio)))) if ratio.size else None
-
-
-def _varies(batch: Moments) -> Array:
-    # Of a constant channel, float32 leaves a variance of rounding errors.
-    return batch.variance > 1e-12 * np.square(batch.mean)
-
-
-@diagnostic(
-    "batch_norm_elements/<layer>",
-    of=NormInput,
-    given=lambda norm: (norm.batch,) if _has_elements(norm) else None,
-    unit="elements",
-    guide=Guide(healthy=(32, None), sick=(16, None)),
-    chart=Chart("Training beside evaluation", "elements that batch norm averages over"),
-)
-def elements(batch: Moments) -> float:
-    """How many elements each channel of the looked-at batch has: batch x space.
-
-    The moments of few elements are noise, and so is what is normalized by them.
-    """
-    return batch.elements
-
-
-@diagnostic(
-    "health/collapsed_channels/<layer>",
-    of=NormInput,
-    given=lambda norm: (
-        (norm.batch, norm.gamma, norm.epsilon) if _has_elements(norm) else None
-    ),
-    unit="share of channels, 0 to 1",
-    guide=Guide(healthy=(0, 0.1), sick=(None, 0.25)),
-    chart=Chart("Health", "collapsed channels of batch norm"),
-)
-def collapsed_channels(batch: Moments, gamma: Array | None, epsilon: float) -> float:
-    """Share of channels with `var_B < epsilon / 10` or `|gamma| < 1e-3`.
-
-    Such a channel carries (almost) no signal: epsilon outweighs its variance, so that
-    less than a tenth of the variance is left, or gamma switches it off.
-    """
-    collapsed = batch.variance < epsilon / 10
-    if gamma is not None:
-        collapsed |= np.abs(gamma) < 1e-3
-    return float(np.mean(collapsed))

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
+from .activations import input_mean
 from .rule import Reading, Rule
 from .view import View
 
@@ -30,11 +31,11 @@ class InputScale(Rule):
     mean: float = 10.0
     std: float = 100.0
 
-    reads: ClassVar = ("inputs/",)
+    reads: ClassVar = (input_mean,)
 
     def readings(self, view: View) -> Iterable[Reading]:
         """Of each input, at the first look."""
-        values = view.under("inputs/")
+        values = view.under(input_mean)
         names = dict.fromkeys(rest.rpartition("/")[0] for rest in values)
         kinds = [
             view.record.kind(str(layer.get("name"))) for layer in view.record.layers
@@ -42,7 +43,7 @@ class InputScale(Rule):
         first = next((kind for kind in kinds if kind != "InputLayer"), "")
         if first in SCALES_ITSELF or "Embedding" in kinds:
             return
-        if not view.is_first("inputs/"):
+        if not view.is_first(input_mean):
             return
         for name in names:
             pairs = [

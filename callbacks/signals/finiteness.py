@@ -6,11 +6,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
+from .activations import input_mean
+from .gradients import global_norm
+from .loss import epoch, epoch_loss, epoch_validation_loss, non_finite_loss, train_loss
 from .rule import Reading, Rule
+from .tensors import non_finite
 from .view import View
+from .weights import update_ratio
 
-COUNTS = "health/non_finite/"
-LOSS = "health/non_finite/loss"  # that `fit` reports, checked at every step
+COUNTS = non_finite.key
+LOSS = non_finite_loss.tag  # that `fit` reports, checked at every step
 
 
 class Origin(NamedTuple):
@@ -45,23 +50,23 @@ class NonFinite(Rule):
     patience: int = 1
 
     reads: ClassVar = (
-        "epoch",
+        epoch,
         COUNTS,
-        "loss/train",
-        "epoch/loss",
-        "epoch/val_loss",
-        "gradient_norm/global",
-        "update_ratio/",
-        "inputs/",
+        train_loss,
+        epoch_loss,
+        epoch_validation_loss,
+        global_norm,
+        update_ratio,
+        input_mean,
     )
-    keeps: ClassVar = {"loss/train": 100, "epoch/loss": 1, LOSS: 100}
+    keeps: ClassVar = {train_loss: 100, epoch_loss: 1, LOSS: 100}
     is_of_model: ClassVar = True
     reads_broken: ClassVar = True
 
     def readings(self, view: View) -> Iterable[Reading]:
         """Of the model: how many elements of the origin are not finite."""
         origin = _origin(view)
-        is_told = not math.isfinite(view.get("epoch/loss") or 0.0)
+        is_told = not math.isfinite(view.get(epoch_loss) or 0.0)
         if origin is None and (is_told or _has_looks_in_epoch(view)):
             return  # no sign of health: the looks see more
         if origin is None:
@@ -140,7 +145,7 @@ MEANINGS = {
 
 
 def _origin(view: View) -> Origin | None:
-    if "epoch/loss" in view:
+    if epoch_loss in view:
         return _origin_in_epoch(view)
     counts = view.under(COUNTS)
     by_kind: dict[str, dict[str, float]] = {}
@@ -162,13 +167,13 @@ def _origin(view: View) -> Origin | None:
         return Origin("step", "", 1.0)
     # A weight that was NaN before the step has no update ratio; one that became NaN in
     # it has one that is NaN.
-    ratios = view.under("update_ratio/")
+    ratios = view.under(update_ratio)
     if weights and not any(path in ratios for path in weights):
         return Origin("before", "", sum(weights.values()))
     if calls := by_kind.get("activations"):
         where = min(calls, key=lambda call: (order(call), call))
         return Origin("activation", where, calls[where])
-    loss = view.get("loss/train")
+    loss = view.get(train_loss)
     if loss is not None and not math.isfinite(loss):
         return Origin("loss", "", 1.0)
     if gradients := by_kind.get("gradients"):
@@ -183,11 +188,11 @@ def _origin(view: View) -> Origin | None:
 
 
 def _origin_in_epoch(view: View) -> Origin | None:
-    loss, validation = view["epoch/loss"], view.get("epoch/val_loss")
+    loss, validation = view[epoch_loss], view.get(epoch_validation_loss)
     if not math.isfinite(loss):
-        epochs = view.points("epoch/loss")
+        epochs = view.points(epoch_loss)
         began = epochs[-1].step if epochs else 0
-        seen = [p for p in view.points("loss/train") if not math.isfinite(p.value)]
+        seen = [p for p in view.points(train_loss) if not math.isfinite(p.value)]
         # An epoch's loss is a mean: NaN for the one batch that was told of.
         was_told = any(p.step > began for p in [*seen, *view.points(LOSS)])
         return None if was_told else Origin("epoch", "", 1.0)
@@ -198,15 +203,15 @@ def _origin_in_epoch(view: View) -> Origin | None:
 
 def _has_looks_in_epoch(view: View) -> bool:
     """Whether this is the end of an epoch in which looks have seen a loss."""
-    if "epoch/loss" not in view:
+    if epoch_loss not in view:
         return False
-    epochs, looks = view.points("epoch/loss"), view.points("loss/train")
+    epochs, looks = view.points(epoch_loss), view.points(train_loss)
     began = epochs[-1].step if epochs else 0
     return any(point.step > began for point in looks)
 
 
 def _last_finite_step(view: View) -> int:
-    points = [*view.points("epoch/loss"), *view.points("loss/train")]
+    points = [*view.points(epoch_loss), *view.points(train_loss)]
     steps = [p.step for p in points if math.isfinite(p.value) and p.step < view.step]
     return max(steps, default=0)
 
@@ -217,7 +222,7 @@ def _elements(count: float) -> str:
 
 def _inputs(view: View) -> str:
     """Whether the model's inputs were finite, and so all outputs before."""
-    if view.under("inputs/"):
+    if view.under(input_mean):
         return (
             "while the model's inputs and the outputs of all layers before were finite"
         )

@@ -8,12 +8,100 @@ from typing import ClassVar
 
 import numpy as np
 
-from .loss import has_learned
-from .registry import Chart, Guide, diagnostic
+from .loss import epoch_loss, has_learned, train_loss
+from .registry import Chart, Guide, signal
 from .rule import Reading, Rule
 from .statistics import Summary
 from .subjects import Gradient, Whole
 from .view import View
+from .weights import update_ratio
+
+_NORM = Chart("Training", "gradient norm, before clipping")
+PAST = 9_999  # looks that the suggested clip remembers, beside the latest
+
+
+@signal(
+    "gradients/<path>",
+    of=Gradient,
+    given=lambda gradient: (gradient.summary,),
+    is_histogram=True,
+    unit="loss per unit of weight",
+)
+def gradients(summary: Summary) -> Summary:
+    """Gradient of the loss by one variable, in the looked-at step.
+
+    Of the real training batch, without the loss scale, before clipping; `#1`, `#2`
+    for an optimizer that is applied again in the same step. All in one narrow peak
+    at 0, in the first layers only: the gradient vanishes.
+    """
+    return summary
+
+
+def _norms(whole: Whole) -> tuple[list[float]] | None:
+    norms = [
+        one.summary.norm
+        for one in whole.subjects
+        if isinstance(one, Gradient) and one.summary is not None and not one.is_again
+    ]
+    return (norms,) if norms else None
+
+
+@signal(
+    "gradient_norm/global",
+    of=Whole,
+    given=_norms,
+    unit="loss per unit of weight",
+    guide=Guide(healthy=(0.3, 10), sick=(None, 1e3)),
+    source="Google's tuning playbook (github.com/google-research/tuning_playbook) for "
+    "before clipping",
+    chart=_NORM,
+)
+def global_norm(norms: Sequence[float]) -> float:
+    """`sqrt(sum ||g||^2)` over the gradients of all weights, before clipping."""
+    return math.hypot(*norms)
+
+
+def _all_norms(whole: Whole) -> tuple[list[float]] | None:
+    tag = "gradient_norm/global"
+    if tag not in whole.scalars:
+        return None
+    return ([*whole.past(tag)[-PAST:], whole.scalars[tag]],)
+
+
+@signal(
+    "gradient_norm/suggested_clip",
+    of=Whole,
+    given=_all_norms,
+    source="Google's tuning playbook (github.com/google-research/tuning_playbook), "
+    "which calls clipping of more than half of the steps extremely aggressive",
+    chart=_NORM,
+)
+def suggested_clip(norms: Sequence[float]) -> float | None:
+    """The 90th percentile of the finite global norms at the looks so far.
+
+    A value for `global_clipnorm` that would touch one step in ten; the last 10 000
+    looks count.
+    """
+    finite = [norm for norm in norms if math.isfinite(norm)]
+    return float(np.quantile(finite, 0.9)) if finite else None
+
+
+@signal(
+    "gradient_rms/<path>",
+    of=Gradient,
+    where=lambda gradient: gradient.is_kernel and not gradient.is_again,
+    given=lambda gradient: gradient.summary and (gradient.summary,),
+    unit="loss per unit of weight",
+    guide=Guide(healthy=(1e-5, None), sick=(1e-7, None)),
+    chart=Chart("Health", "gradient of each weight"),
+)
+def gradient_rms(summary: Summary) -> float | None:
+    """`sqrt(mean(g^2))` over one weight of two and more dimensions.
+
+    Compared from the first layer to the last, it shows where the gradient vanishes.
+    """
+    return summary.norm / math.sqrt(summary.count) if summary.count else None
+
 
 # Layers inside of attention, whose kernels get a gradient of another size than those
 # around them: its softmax is flat at first, and a shortcut leads around it.
@@ -40,20 +128,20 @@ class ExplodingGradient(Rule):
     floor: float = 10.0
     patience: int = 1
 
-    reads: ClassVar = ("gradient_norm/global", "loss/train", "gradient_rms/")
-    keeps: ClassVar = {"gradient_norm/global": 50, "loss/train": 1}
+    reads: ClassVar = (global_norm, train_loss, gradient_rms)
+    keeps: ClassVar = {global_norm: 50, train_loss: 1}
     is_of_model: ClassVar = True
 
     def readings(self, view: View) -> Iterable[Reading]:
         """Of the model, and with it the kernel with the largest gradient."""
-        norm = view.get("gradient_norm/global")
+        norm = view.get(global_norm)
         if norm is None:
             return
-        kernels = view.under("gradient_rms/")
+        kernels = view.under(gradient_rms)
         where = max(sorted(kernels), key=lambda path: kernels[path], default="")
-        scale = max(1.0, abs(view.first("loss/train") or 0.0))
+        scale = max(1.0, abs(view.first(train_loss) or 0.0))
         limit, level = self.norm * scale, "critical"
-        past = view.past("gradient_norm/global")
+        past = view.past(global_norm)
         if norm <= limit and len(past) >= EARLIER:
             spike = max(self.spike * median(past), self.floor * scale)
             limit, level = min(limit, spike), "warning"
@@ -90,8 +178,8 @@ class VanishingGradient(Rule):
     critical: float = 1e-4
     patience: int = 3
 
-    reads: ClassVar = ("gradient_rms/", "loss/train", "epoch/loss")
-    keeps: ClassVar = {"loss/train": 1, "epoch/loss": 1}
+    reads: ClassVar = (gradient_rms, train_loss, epoch_loss)
+    keeps: ClassVar = {train_loss: 1, epoch_loss: 1}
 
     def readings(self, view: View) -> Iterable[Reading]:
         """Of each kernel."""
@@ -115,7 +203,7 @@ class VanishingGradient(Rule):
         flat = activation in ("sigmoid", "tanh", "softsign", "hard_sigmoid")
         kind = f" behind {activation}s" if flat else ""
         still = ""
-        update = view.get(f"update_ratio/{reading.where}")
+        update = view.get(update_ratio.tag_of(reading.where))
         if update and update > 1e-4:
             still = (
                 f" (its updates are still {update:.1g} of the weight: "
@@ -148,7 +236,7 @@ class GradientImbalance(Rule):
     ratio: float = 300.0
     patience: int = 3
 
-    reads: ClassVar = ("gradient_rms/",)
+    reads: ClassVar = (gradient_rms,)
 
     def readings(self, view: View) -> Iterable[Reading]:
         """Of each kernel but the last."""
@@ -172,7 +260,7 @@ class GradientImbalance(Rule):
 def _in_order(view: View) -> list[tuple[str, float]]:
     """(path, rms of the gradient) of the kernels that compare, in forward order."""
     record = view.record
-    kernels = view.under("gradient_rms/")
+    kernels = view.under(gradient_rms)
     alike = [path for path in kernels if _compares(path, view)]
     alike.sort(key=lambda path: (record.position(path), path))
     return [(path, kernels[path]) for path in alike]
@@ -180,90 +268,3 @@ def _in_order(view: View) -> list[tuple[str, float]]:
 
 def _compares(path: str, view: View) -> bool:
     return view.record.is_kernel(path) and not ATTENTION & {*path.split("/")}
-
-
-_NORM = Chart("Training", "gradient norm, before clipping")
-PAST = 9_999  # looks that the suggested clip remembers, beside the latest
-
-
-@diagnostic(
-    "gradients/<path>",
-    of=Gradient,
-    given=lambda gradient: (gradient.summary,),
-    is_histogram=True,
-    unit="loss per unit of weight",
-)
-def gradients(summary: Summary) -> Summary:
-    """Gradient of the loss by one variable, in the looked-at step.
-
-    Of the real training batch, without the loss scale, before clipping; `#1`, `#2`
-    for an optimizer that is applied again in the same step. All in one narrow peak
-    at 0, in the first layers only: the gradient vanishes.
-    """
-    return summary
-
-
-def _norms(whole: Whole) -> tuple[list[float]] | None:
-    norms = [
-        one.summary.norm
-        for one in whole.subjects
-        if isinstance(one, Gradient) and one.summary is not None and not one.is_again
-    ]
-    return (norms,) if norms else None
-
-
-@diagnostic(
-    "gradient_norm/global",
-    of=Whole,
-    given=_norms,
-    unit="loss per unit of weight",
-    guide=Guide(healthy=(0.3, 10), sick=(None, 1e3)),
-    source="Google's tuning playbook (github.com/google-research/tuning_playbook) for "
-    "before clipping",
-    chart=_NORM,
-)
-def global_norm(norms: Sequence[float]) -> float:
-    """`sqrt(sum ||g||^2)` over the gradients of all weights, before clipping."""
-    return math.hypot(*norms)
-
-
-def _all_norms(whole: Whole) -> tuple[list[float]] | None:
-    tag = "gradient_norm/global"
-    if tag not in whole.scalars:
-        return None
-    return ([*whole.past(tag)[-PAST:], whole.scalars[tag]],)
-
-
-@diagnostic(
-    "gradient_norm/suggested_clip",
-    of=Whole,
-    given=_all_norms,
-    source="Google's tuning playbook (github.com/google-research/tuning_playbook), "
-    "which calls clipping of more than half of the steps extremely aggressive",
-    chart=_NORM,
-)
-def suggested_clip(norms: Sequence[float]) -> float | None:
-    """The 90th percentile of the finite global norms at the looks so far.
-
-    A value for `global_clipnorm` that would touch one step in ten; the last 10 000
-    looks count.
-    """
-    finite = [norm for norm in norms if math.isfinite(norm)]
-    return float(np.quantile(finite, 0.9)) if finite else None
-
-
-@diagnostic(
-    "gradient_rms/<path>",
-    of=Gradient,
-    where=lambda gradient: gradient.is_kernel and not gradient.is_again,
-    given=lambda gradient: gradient.summary and (gradient.summary,),
-    unit="loss per unit of weight",
-    guide=Guide(healthy=(1e-5, None), sick=(1e-7, None)),
-    chart=Chart("Health", "gradient of each weight"),
-)
-def gradient_rms(summary: Summary) -> float | None:
-    """`sqrt(mean(g^2))` over one weight of two and more dimensions.
-
-    Compared from the first layer to the last, it shows where the gradient vanishes.
-    """
-    return summary.norm / math.sqrt(summary.count) if summary.count else None

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import registry, statistics
-from .registry import Diagnostic
+from .registry import Signal
 from .statistics import Summary
 from .subjects import Array, Histogram, Layers, Subject, Whole
 
@@ -30,7 +30,7 @@ class Look:
     layers: dict[str, dict[str, float]] = field(default_factory=dict)
     failed: dict[str, Exception] = field(default_factory=dict)
 
-    def enter(self, one: Diagnostic, subject: Subject) -> None:
+    def enter(self, one: Signal, subject: Subject) -> None:
         """The value of a diagnostic there, if it is a number."""
         value = self.value(one, subject)
         if value is None:
@@ -39,7 +39,7 @@ class Look:
         if one.is_of_layers:
             self.layers.setdefault(one.tag, {})[subject.name] = float(value)
 
-    def value(self, one: Diagnostic, subject: Subject) -> Any:
+    def value(self, one: Signal, subject: Subject) -> Any:
         """The value of a diagnostic there; None if there is none, or it raised."""
         try:
             return one.of_subject(subject)
@@ -96,5 +96,5 @@ def _several(found: Mapping[str, Mapping[str, float]]) -> Iterator[Layers]:
             yield Layers(one.name, guide=one.guide, values=values)
 
 
-def _wanted(subject: Subject, watch: Collection[str]) -> list[Diagnostic]:
+def _wanted(subject: Subject, watch: Collection[str]) -> list[Signal]:
     return [x for x in registry.of(subject) if x.watch is None or x.watch in watch]

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import ClassVar
 
-from .registry import Chart, Guide, diagnostic
+from .optimizers import learning_rate
+from .registry import Chart, Guide, signal
 from .rule import Reading, Rule
 from .subjects import BrokenLoss, Loss, Metric, Progress
 from .view import View
@@ -16,7 +17,7 @@ _EPOCH = {"of": Metric, "given": lambda metric: (metric.value,)}
 _LOSSES = Chart("Training", "loss")
 
 
-@diagnostic(
+@signal(
     "epoch/loss", where=lambda metric: metric.name == "loss", chart=_LOSSES, **_EPOCH
 )
 def epoch_loss(value: float) -> float:
@@ -27,7 +28,7 @@ def epoch_loss(value: float) -> float:
     return value
 
 
-@diagnostic(
+@signal(
     "epoch/val_loss",
     where=lambda metric: metric.name == "val_loss",
     chart=_LOSSES,
@@ -38,7 +39,7 @@ def epoch_validation_loss(value: float) -> float:
     return value
 
 
-@diagnostic(
+@signal(
     "epoch/<metric>",
     where=lambda metric: metric.name not in ("loss", "val_loss"),
     chart=Chart("Training", "metrics", r"^epoch/(?!(val_)?loss$)"),
@@ -52,7 +53,7 @@ def epoch_metric(value: float) -> float:
     return value
 
 
-@diagnostic(
+@signal(
     "health/non_finite/loss",
     of=BrokenLoss,
     given=lambda loss: (),
@@ -67,7 +68,7 @@ def non_finite_loss() -> float:
     return 1.0
 
 
-@diagnostic(
+@signal(
     "loss/train",
     of=Loss,
     given=lambda loss: None if loss.trained is None else (loss.trained,),
@@ -81,13 +82,13 @@ def train_loss(trained: float) -> float:
     return trained
 
 
-@diagnostic("epoch", of=Progress, given=lambda progress: (progress.epoch,))
+@signal("epoch", of=Progress, given=lambda progress: (progress.epoch,))
 def epoch(number: int) -> float:
     """Number of the epoch in its `fit`, from 1 as the progress bar counts."""
     return float(number)
 
 
-@diagnostic(
+@signal(
     "loss_gap/train_eval",
     of=Loss,
     given=lambda loss: (
@@ -116,7 +117,7 @@ def is_slowed(view: View) -> bool:
 
     Below a tenth of the largest so far, or above the one before.
     """
-    rate, tag = view.learning_rate, "learning_rate"
+    rate, tag = view.learning_rate, learning_rate
     if rate is None or tag not in view:
         return False
     past = view.past(tag, last=1)
@@ -125,7 +126,7 @@ def is_slowed(view: View) -> bool:
 
 def has_learned(view: View) -> bool:
     """Whether the loss has fallen to less than half of the first."""
-    for tag in ("loss/train", "epoch/loss"):
+    for tag in (train_loss, epoch_loss):
         first, past = view.first(tag), view.past(tag, last=1)
         loss = view.get(tag) if tag in view else next(iter(past), None)
         if loss is not None and first is not None and first > 0:
@@ -150,27 +151,27 @@ class LossNotDecreasing(Rule):
     epochs: int = 5
     steps: int = 1000
 
-    reads: ClassVar = ("epoch/loss", "loss/train")
-    keeps: ClassVar = {"epoch/loss": 100, "loss/train": 1}
+    reads: ClassVar = (epoch_loss, train_loss)
+    keeps: ClassVar = {epoch_loss: 100, train_loss: 1}
     is_of_model: ClassVar = True
 
     def readings(self, view: View) -> Iterable[Reading]:
         """Of the model."""
-        pair = self._epochs(view) if "epoch/loss" in view else self._steps(view)
+        pair = self._epochs(view) if epoch_loss in view else self._steps(view)
         if pair is not None:
             before, now = pair
             value = (before - now) / abs(before) if before else 0.0
             yield Reading("", value, self.improvement, "info", below=True)
 
     def _epochs(self, view: View) -> tuple[float, float] | None:
-        losses = _finite([*view.past("epoch/loss"), view["epoch/loss"]])
+        losses = _finite([*view.past(epoch_loss), view[epoch_loss]])
         if len(losses) <= self.epochs:
             return None
         return min(losses[: -self.epochs]), min(losses[-self.epochs :])
 
     def _steps(self, view: View) -> tuple[float, float] | None:
         parts: tuple[list[float], list[float]] = [], []
-        for step, loss in view.course("loss/train"):
+        for step, loss in view.course(train_loss):
             age = (view.step - step) // self.steps
             if age < 2 and math.isfinite(loss):
                 parts[age].append(loss)
@@ -181,9 +182,7 @@ class LossNotDecreasing(Rule):
 
     def explain(self, reading: Reading, view: View) -> str:
         """Name the learning rate."""
-        over = (
-            f"{self.epochs} epochs" if "epoch/loss" in view else f"{self.steps} steps"
-        )
+        over = f"{self.epochs} epochs" if epoch_loss in view else f"{self.steps} steps"
         return (
             f"Over the last {over} the training loss changed by {reading.value:.2%}. "
             f"If it is low enough, training is done; if not, change {view.named_rate} "
@@ -207,13 +206,13 @@ class LossSpike(Rule):
     floor: float = 1.0
     looks: int = 10
 
-    reads: ClassVar = ("loss/train", "epoch/loss")
-    keeps: ClassVar = {"epoch/loss": 100, "loss/train": 100}
+    reads: ClassVar = (train_loss, epoch_loss)
+    keeps: ClassVar = {epoch_loss: 100, train_loss: 100}
     is_of_model: ClassVar = True
 
     def readings(self, view: View) -> Iterable[Reading]:
         """Of the model."""
-        tag = "epoch/loss" if "epoch/loss" in view else "loss/train"
+        tag = epoch_loss if epoch_loss in view else train_loss
         if tag not in view:
             return
         past = _finite(view.past(tag, last=self.looks))
@@ -246,20 +245,20 @@ class Overfit(Rule):
     gap: float = 0.1
     epochs: int = 3
 
-    reads: ClassVar = ("epoch/val_loss", "epoch/loss")
-    keeps: ClassVar = {"epoch/val_loss": 100}
+    reads: ClassVar = (epoch_validation_loss, epoch_loss)
+    keeps: ClassVar = {epoch_validation_loss: 100}
     is_of_model: ClassVar = True
 
     def readings(self, view: View) -> Iterable[Reading]:
         """Of the model."""
-        if "epoch/val_loss" not in view or "epoch/loss" not in view:
+        if epoch_validation_loss not in view or epoch_loss not in view:
             return
-        losses = [*view.past("epoch/val_loss"), view["epoch/val_loss"]]
+        losses = [*view.past(epoch_validation_loss), view[epoch_validation_loss]]
         last = losses[-self.epochs - 1 :]
         rises = len(last) > self.epochs and all(
             a < b for a, b in itertools.pairwise(last)
         )
-        train = view["epoch/loss"]
+        train = view[epoch_loss]
         gap = (losses[-1] - train) / abs(train) if train else 0.0
         yield Reading("", gap if rises else 0.0, self.gap, "info")
 

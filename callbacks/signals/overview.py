@@ -5,11 +5,11 @@ import statistics
 from collections.abc import Mapping
 
 from .guide import Guide, worst_of
-from .registry import Chart, diagnostic
+from .registry import Chart, signal
 from .subjects import Layers, OpenAlerts
 
 
-@diagnostic(
+@signal(
     "worst/<diagnostic>",
     of=Layers,
     given=lambda layers: (layers.values, layers.guide),
@@ -25,7 +25,7 @@ def worst(values: Mapping[str, float], guide: Guide | None) -> float:
     return values[worst_of(guide, values)]
 
 
-@diagnostic(
+@signal(
     "median/<diagnostic>",
     of=Layers,
     given=lambda layers: (layers.values,),
@@ -39,7 +39,7 @@ def median(values: Mapping[str, float]) -> float:
     return statistics.median(known) if known else math.nan
 
 
-@diagnostic(
+@signal(
     "alerts/<level>",
     of=OpenAlerts,
     given=lambda alerts: (alerts.count,),

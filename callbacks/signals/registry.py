@@ -9,12 +9,10 @@ import inspect
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from .guide import Guide as Guide
 from .subjects import Layers, Subject
-
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -29,9 +27,11 @@ class Chart:
     tags: str | None = None
 
 
-@dataclass(frozen=True)
-class Diagnostic:
-    """One thing that is measured.
+@dataclass(frozen=True, eq=False)
+class Signal:
+    """One thing that is measured; what reads it names this object, not its tag.
+
+    Called as the function that it was, it is its `value`.
 
     Attributes:
         tag: The tag in TensorBoard, with `<layer>`, `<path>` and so on for the names.
@@ -93,6 +93,15 @@ class Diagnostic:
         """What stands before the name in a tag, and after it."""
         return re.split("<[a-z]+>", self.tag, maxsplit=1)
 
+    @functools.cached_property
+    def key(self) -> str:
+        """What rules find it by: its tag, or the beginning of its tags."""
+        return self.tag.partition("<")[0]
+
+    def __call__(self, *arguments: Any) -> Any:
+        """See `value`."""
+        return self.value(*arguments)
+
     def tag_of(self, name: str) -> str:
         """The tag for a subject of this name."""
         return name.join(self._around)
@@ -119,25 +128,26 @@ class Diagnostic:
 
 
 # In the order of the table in the docs.
-REGISTRY: dict[str, Diagnostic] = {}
-_by_subject: dict[type, list[Diagnostic]] = {}  # of the registry
+REGISTRY: dict[str, Signal] = {}
+_by_subject: dict[type, list[Signal]] = {}  # of the registry
 
 
-def diagnostic(tag: str, **entry: Any) -> Callable[[Function], Function]:
-    """Register a pure function as the value of a diagnostic: see `Diagnostic`.
+def signal(tag: str, **entry: Any) -> Callable[[Callable[..., Any]], Signal]:
+    """Register a pure function as the value of a signal: see `Signal`.
 
-    Its docstring is the description. A function of several tags is decorated for each.
+    Its docstring is the description.
     """
 
-    def register(function: Function) -> Function:
+    def register(function: Callable[..., Any]) -> Signal:
         description = entry.pop("description", function.__doc__ or "")
-        add(Diagnostic(tag, value=function, description=description, **entry))
-        return function
+        new = Signal(tag, value=function, description=description, **entry)
+        add(new)
+        return new
 
     return register
 
 
-def add(new: Diagnostic) -> None:
+def add(new: Signal) -> None:
     """Enter a diagnostic; a ValueError if its tag is taken."""
     if new.tag in REGISTRY:
         raise ValueError(f"There is a diagnostic {new.tag!r} already.")
@@ -154,7 +164,7 @@ def arrange(modules: Sequence[str]) -> None:
     REGISTRY.update(ordered)
 
 
-def of(subject: Any) -> list[Diagnostic]:
+def of(subject: Any) -> list[Signal]:
     """The diagnostics that a subject has."""
     kind = type(subject)
     if kind not in _by_subject:
@@ -162,12 +172,12 @@ def of(subject: Any) -> list[Diagnostic]:
     return [x for x in _by_subject[kind] if x.where(subject)]
 
 
-def find(tag: str) -> Diagnostic | None:
+def find(tag: str) -> Signal | None:
     """The diagnostic that a tag belongs to."""
     return next((x for x in REGISTRY.values() if x.regex.fullmatch(tag)), None)
 
 
-def over_layers(one: Diagnostic) -> list[str]:
+def over_layers(one: Signal) -> list[str]:
     """The tags of its worst layer and its median; none if it is not of layers."""
     if not one.is_of_layers:
         return []

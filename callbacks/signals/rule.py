@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import ClassVar, NamedTuple
 
-from .view import View
+from .view import Tag, View
 
 
 class Reading(NamedTuple):
@@ -42,11 +42,11 @@ class Rule(abc.ABC):
     is raised once a place was ill at `patience` looks in a row, and resolved once all
     places were good for as many.
 
-    `reads`: tags, and prefixes of tags that end in a slash. `keeps`: {one of them: how
-    many earlier values `view.past` is to have}. `is_of_model`: a look has one reading,
-    whose `where` may change. `reads_broken`: it is asked even where weights are NaN or
-    Inf, when other measures mean nothing. `patience`: an attribute or argument. The
-    name is that of the class, in lower case with underscores.
+    `reads`: signals, tags, and prefixes of tags that end in a slash. `keeps`: {one of
+    them: how many earlier values `view.past` is to have}. `is_of_model`: a look has one
+    reading, whose `where` may change. `reads_broken`: it is asked even where weights
+    are NaN or Inf, when other measures mean nothing. `patience`: an attribute or
+    argument. The name is that of the class, in lower case with underscores.
 
     Example:
         >>> from kbn.callbacks import rules
@@ -65,8 +65,8 @@ class Rule(abc.ABC):
     """
 
     name: ClassVar[str]
-    reads: ClassVar[tuple[str, ...]]
-    keeps: ClassVar[Mapping[str, int]] = {}
+    reads: ClassVar[tuple[Tag, ...]]
+    keeps: ClassVar[Mapping[Tag, int]] = {}
     is_of_model: ClassVar[bool] = False
     reads_broken: ClassVar[bool] = False
     patience: int = 1

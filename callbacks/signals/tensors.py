@@ -1,6 +1,6 @@
 """What follows from the histogram of any tensor."""
 
-from .registry import Chart, diagnostic
+from .registry import Chart, signal
 from .statistics import Summary
 from .subjects import Gradient, Histogram, Output, Weight
 
@@ -12,7 +12,7 @@ _QUANTILE = {
 }
 
 
-@diagnostic("quantiles/<tag>/p05", **_QUANTILE)
+@signal("quantiles/<tag>/p05", **_QUANTILE)
 def p05(summary: Summary) -> float:
     """Value below which 5 % of the finite elements lie.
 
@@ -23,19 +23,19 @@ def p05(summary: Summary) -> float:
     return float(summary.quantiles([0.05])[0])
 
 
-@diagnostic("quantiles/<tag>/p50", **_QUANTILE)
+@signal("quantiles/<tag>/p50", **_QUANTILE)
 def p50(summary: Summary) -> float:
     """The median of the finite elements; see p05."""
     return float(summary.quantiles([0.5])[0])
 
 
-@diagnostic("quantiles/<tag>/p95", **_QUANTILE)
+@signal("quantiles/<tag>/p95", **_QUANTILE)
 def p95(summary: Summary) -> float:
     """Value below which 95 % of them lie; see p05."""
     return float(summary.quantiles([0.95])[0])
 
 
-@diagnostic(
+@signal(
     "health/non_finite/<tag>",
     of=Histogram,
     given=lambda shown: (

@@ -3,13 +3,21 @@
 import math
 from collections import deque
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
 from .record import Record
+from .registry import Signal
+
+Tag: TypeAlias = str | Signal  # a tag, the beginning of tags, or a signal of its own
 
 THINNED = 256  # points that are kept of the whole course of a tag
+
+
+def key(tag: Tag) -> str:
+    """What the values of a tag or signal are found by."""
+    return tag if isinstance(tag, str) else tag.key
 
 
 class Point(NamedTuple):
@@ -56,7 +64,8 @@ class View:
 
     `step`, `epoch` (from 1, None if unknown), `record`. `view[tag]` and `view.get(tag)`
     are the values of this entry, `view.under("update_ratio/")` those of all tags with
-    that prefix, by the rest of the tag.
+    that prefix, by the rest of the tag. A signal of `kbn.callbacks.signals` may stand
+    for its tag or prefix.
     """
 
     def __init__(
@@ -75,50 +84,50 @@ class View:
         self._grouped = grouped
         self._memory = memory
 
-    def __contains__(self, tag: str) -> bool:
-        return tag in self.scalars
+    def __contains__(self, tag: Tag) -> bool:
+        return key(tag) in self.scalars
 
-    def __getitem__(self, tag: str) -> float:
-        return self.scalars[tag]
+    def __getitem__(self, tag: Tag) -> float:
+        return self.scalars[key(tag)]
 
-    def get(self, tag: str) -> float | None:
+    def get(self, tag: Tag) -> float | None:
         """This entry's value of a tag, None if it has none."""
-        return self.scalars.get(tag)
+        return self.scalars.get(key(tag))
 
     @property
     def prefixes(self) -> Iterable[str]:
         """Those that rules read and that a tag of this entry has."""
         return self._grouped.keys()
 
-    def under(self, prefix: str) -> Mapping[str, float]:
+    def under(self, prefix: Tag) -> Mapping[str, float]:
         """{rest of the tag: value} of one of the prefixes that a rule reads."""
-        return self._grouped.get(prefix, {})
+        return self._grouped.get(key(prefix), {})
 
-    def is_first(self, prefix: str) -> bool:
+    def is_first(self, prefix: Tag) -> bool:
         """Whether no earlier entry had a tag with this prefix, which a rule reads."""
-        return prefix not in self._memory.met
+        return key(prefix) not in self._memory.met
 
-    def past(self, tag: str, last: int | None = None) -> list[float]:
+    def past(self, tag: Tag, last: int | None = None) -> list[float]:
         """Earlier values, the oldest first; the last so many of those that are kept."""
-        values = [point.value for point in self._memory.series(tag).last]
+        values = [point.value for point in self._memory.series(key(tag)).last]
         return values if last is None else values[-last:]
 
-    def points(self, tag: str) -> list[Point]:
+    def points(self, tag: Tag) -> list[Point]:
         """As `past`, with their steps."""
-        return [*self._memory.series(tag).last]
+        return [*self._memory.series(key(tag)).last]
 
-    def course(self, tag: str) -> list[Point]:
+    def course(self, tag: Tag) -> list[Point]:
         """Earlier (step, value), from the beginning on, thinned to 256 points."""
-        return self._memory.series(tag).course
+        return self._memory.series(key(tag)).course
 
-    def first(self, tag: str) -> float | None:
+    def first(self, tag: Tag) -> float | None:
         """The first finite value, this entry's if there is no earlier one."""
-        earlier = self._memory.series(tag).first
+        earlier = self._memory.series(key(tag)).first
         return self.get(tag) if earlier is None else earlier
 
-    def largest(self, tag: str) -> float | None:
+    def largest(self, tag: Tag) -> float | None:
         """The largest value up to now, None if there is none."""
-        values = [self._memory.series(tag).largest, self.get(tag)]
+        values = [self._memory.series(key(tag)).largest, self.get(tag)]
         known = [x for x in values if x is not None and x > -np.inf]
         return max(known, default=None)
 
@@ -203,6 +212,7 @@ class Memory:
         return self._groups[tag]
 
 
-def has_any(view: View, reads: Iterable[str]) -> bool:
+def has_any(view: View, reads: Iterable[Tag]) -> bool:
     """Whether the entry has a tag that a rule reads."""
-    return any(view.under(x) if x.endswith("/") else x in view for x in reads)
+    keys = map(key, reads)
+    return any(view.under(x) if x.endswith("/") else x in view for x in keys)

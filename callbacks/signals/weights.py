@@ -7,15 +7,16 @@ from typing import ClassVar
 
 import numpy as np
 
-from .loss import has_learned, is_slowed
-from .registry import Chart, Guide, diagnostic
+from .loss import epoch_loss, has_learned, is_slowed, train_loss
+from .optimizers import learning_rate, learning_rates
+from .registry import Chart, Guide, signal
 from .rule import Reading, Rule
 from .statistics import Summary
 from .subjects import Weight
 from .view import View
 
 
-@diagnostic(
+@signal(
     "weights/<path>",
     of=Weight,
     given=lambda weight: None if weight.summary is None else (weight.summary,),
@@ -30,7 +31,7 @@ def weights(summary: Summary) -> Summary:
     return summary
 
 
-@diagnostic(
+@signal(
     "update_ratio/<path>",
     of=Weight,
     given=lambda weight: weight.since_step and weight.since_step[:2],
@@ -52,7 +53,7 @@ def update_ratio(change: float, before: float) -> float | None:
     return math.sqrt(change / before) if before > 0 else None
 
 
-@diagnostic(
+@signal(
     "distance_from_init/<path>",
     of=Weight,
     given=lambda weight: weight.since_start and weight.since_start[:2],
@@ -74,7 +75,7 @@ def distance_from_init(change: float, initial: float) -> float | None:
     return math.sqrt(change / initial) if initial > 0 else None
 
 
-@diagnostic(
+@signal(
     "weight_growth/<path>",
     of=Weight,
     given=lambda weight: weight.since_start and weight.since_start[1:],
@@ -117,7 +118,7 @@ def distance(before: Summary, now: Summary) -> float | None:
 _DRIFT = Chart("Health", "drift of the weight distributions")
 
 
-@diagnostic(
+@signal(
     "weight_drift/<path>",
     of=Weight,
     given=_with_first,
@@ -136,7 +137,7 @@ def weight_drift(first: Summary, now: Summary) -> float | None:
     return distance(first, now)
 
 
-@diagnostic(
+@signal(
     "weight_drift_epoch/<path>",
     of=Weight,
     given=_with_last_epoch,
@@ -149,7 +150,7 @@ def weight_drift_epoch(last_epoch: Summary, now: Summary) -> float | None:
     return distance(last_epoch, now)
 
 
-@diagnostic(
+@signal(
     "weight_spread/<path>",
     of=Weight,
     given=_with_first,
@@ -167,7 +168,7 @@ def _has_spread(summary: Summary) -> bool:
     return summary.std > 1e-6 * abs(summary.mean)
 
 
-@diagnostic(
+@signal(
     "weight_std/<path>",
     of=Weight,
     given=lambda weight: None if weight.first is None else (weight.summary,),
@@ -204,20 +205,20 @@ class UpdateRatioLow(Rule):
     patience: int = 3
 
     reads: ClassVar = (
-        "update_ratio/",
-        "learning_rate",
-        "learning_rate/",
-        "loss/train",
-        "epoch/loss",
+        update_ratio,
+        learning_rate,
+        learning_rates,
+        train_loss,
+        epoch_loss,
     )
-    keeps: ClassVar = {"learning_rate": 1, "loss/train": 1, "epoch/loss": 1}
+    keeps: ClassVar = {learning_rate: 1, train_loss: 1, epoch_loss: 1}
 
     def readings(self, view: View) -> Iterable[Reading]:
         """Of each kernel."""
         if view.step <= FIRST_STEPS:
             return
         excused = is_slowed(view) or has_learned(view)
-        for path, ratio in view.under("update_ratio/").items():
+        for path, ratio in view.under(update_ratio).items():
             if ratio > 0 and view.record.is_kernel(path):
                 value = math.inf if excused else ratio
                 yield Reading(path, value, self.ratio, below=True)
@@ -246,12 +247,12 @@ class UpdateRatioHigh(Rule):
     ratio: float = 1e-1
     patience: int = 3
 
-    reads: ClassVar = ("update_ratio/",)
+    reads: ClassVar = (update_ratio,)
 
     def readings(self, view: View) -> Iterable[Reading]:
         """Of each kernel."""
         if view.step > FIRST_STEPS:
-            for path, ratio in view.under("update_ratio/").items():
+            for path, ratio in view.under(update_ratio).items():
                 if view.record.is_kernel(path):
                     yield Reading(path, ratio, self.ratio)
 
@@ -280,24 +281,24 @@ class UnchangedWeight(Rule):
     patience: int = 3
 
     reads: ClassVar = (
-        "distance_from_init/",
-        "learning_rate",
-        "learning_rate/",
-        "loss/train",
-        "epoch/loss",
+        distance_from_init,
+        learning_rate,
+        learning_rates,
+        train_loss,
+        epoch_loss,
     )
     keeps: ClassVar = {
-        "distance_from_init/": 1,
-        "learning_rate": 1,
-        "loss/train": 1,
-        "epoch/loss": 1,
+        distance_from_init: 1,
+        learning_rate: 1,
+        train_loss: 1,
+        epoch_loss: 1,
     }
 
     def readings(self, view: View) -> Iterable[Reading]:
         """Of each kernel that was looked at before."""
         slowed, learned = is_slowed(view), has_learned(view)
-        for path, distance in view.under("distance_from_init/").items():
-            past = view.past(f"distance_from_init/{path}", last=1)
+        for path, distance in view.under(distance_from_init).items():
+            past = view.past(distance_from_init.tag_of(path), last=1)
             if past:
                 excused = distance > 0 and (slowed or learned)
                 value = math.inf if excused else abs(distance - past[0])
@@ -305,7 +306,7 @@ class UnchangedWeight(Rule):
 
     def explain(self, reading: Reading, view: View) -> str:
         """Say whether it ever moved."""
-        moved = view.get(f"distance_from_init/{reading.where}") or 0.0
+        moved = view.get(distance_from_init.tag_of(reading.where)) or 0.0
         since = "has not moved since the start" if not moved else "no longer moves"
         return (
             f"{reading.where} is trainable and {since}: no gradient reaches it, or "
@@ -336,13 +337,13 @@ class WeightDrift(Rule):
     spread: float = 6.0
     patience: int = 2
 
-    reads: ClassVar = ("weight_drift/", "weight_drift_epoch/", "weight_spread/")
+    reads: ClassVar = (weight_drift, weight_drift_epoch, weight_spread)
 
     def readings(self, view: View) -> Iterable[Reading]:
         """Of each kernel."""
-        drifts = view.under("weight_drift/")
-        epochs = view.under("weight_drift_epoch/")
-        spreads = view.under("weight_spread/")
+        drifts = view.under(weight_drift)
+        epochs = view.under(weight_drift_epoch)
+        spreads = view.under(weight_spread)
         for path in dict.fromkeys([*drifts, *epochs, *spreads]):
             shape = view.record.shape(path)
             if shape is not None and math.prod(shape) < 64:
@@ -360,7 +361,7 @@ class WeightDrift(Rule):
 
     def explain(self, reading: Reading, view: View) -> str:
         """Name the condition and the learning rate."""
-        spread = view.get(f"weight_spread/{reading.where}") or 1.0
+        spread = view.get(weight_spread.tag_of(reading.where)) or 1.0
         if reading.limit == self.spread:
             what = f"spread {spread:.2g} times as wide as it started"
         else:
@@ -385,11 +386,11 @@ class WeightExplosion(Rule):
     growth: float = 6.0
     patience: int = 1
 
-    reads: ClassVar = ("weight_growth/",)
+    reads: ClassVar = (weight_growth,)
 
     def readings(self, view: View) -> Iterable[Reading]:
         """Of each kernel."""
-        for path, growth in view.under("weight_growth/").items():
+        for path, growth in view.under(weight_growth).items():
             if view.record.is_kernel(path):
                 yield Reading(path, growth, self.growth)
 
