@@ -1,6 +1,7 @@
 """kbn.callbacks.report: one report of a run, in text, HTML, Markdown and JSON."""
 
 import dataclasses
+import gzip
 import html.parser
 import json
 import math
@@ -499,7 +500,30 @@ def test_a_page_of_many_runs_stays_small(tmp_path):
     assert page.rindex("Open alerts, and what to try") > page.rindex("run_11</summary>")
 
 
-# --- live, and without a framework ---
+# --- an old log, a live one, and without a framework ---
+
+OLD = Path(__file__).parent / "data" / "log_of_0_1_0.kbn.gz"  # as 0.1.0 wrote it
+
+
+def test_a_log_of_0_1_0_is_read_with_its_alerts(tmp_path):
+    file = tmp_path / "events.out.tfevents.1.2.host.3.kbn"
+    file.write_bytes(gzip.decompress(OLD.read_bytes()))
+    report = Report.read(tmp_path)
+    (run,) = report.runs
+    assert run.problems == []
+    assert run.configuration["versions"]["kbn"] == "0.1.0"
+    assert [(x.rule, x.where, x.step) for x in run.open] == [
+        ("bn_collapsed", "norm", 6),
+        ("bn_moment_gap", "norm", 8),
+        ("bn_stats_cold", "norm", 2),
+        ("bn_small_batch", "norm", 6),
+    ]
+    assert [metric.name for metric in run.metrics[:2]] == ["loss", "mae"]
+    assert {row.layer for row in run.health.rows} == {"hidden", "norm", "head"}
+    assert run.batch_norms[0].settings["momentum"] == 0.99
+    check_page(report.to_html())
+    assert strict(report.to_json())["not_finite"] == 0
+    assert "bn_collapsed in norm since step 6" in report.verdict
 
 
 def train(directory, **options):
