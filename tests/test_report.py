@@ -23,10 +23,11 @@ from kbn.callbacks.log.logged import LoggedRun
 from kbn.callbacks.log.reader import read_run
 from kbn.callbacks.log.records import alerts_value, run_value
 from kbn.callbacks.log.writer import EventWriter
-from kbn.callbacks.report import comparison, health, story
+from kbn.callbacks.report import comparison, health
 from kbn.callbacks.report.configuration import duration
 from kbn.callbacks.report.course import SHARES, Course, columns, quantiles_of
 from kbn.callbacks.report.text import sparkline
+from kbn.callbacks.report.tree import printable
 
 NAN, INF = math.nan, math.inf
 # Of layers, runs, metrics: whatever Keras or a file system lets through.
@@ -352,7 +353,7 @@ def test_odd_names_are_shown_letter_by_letter(tmp_path, name):
     report = Report([run])
     page = report.to_html()
     checker = check_page(page)
-    assert story.printable(odd) in "".join(checker.text)
+    assert printable(odd) in "".join(checker.text)
     known = strict(report.to_json())
     assert known["runs"][0]["name"] == odd
     assert known["runs"][0]["health"]["rows"][0]["layer"] == odd

@@ -6,7 +6,7 @@ from itertools import groupby
 from ..alerts.alert import since
 from .charts import escaped
 from .health import BEYOND, BROKEN, HEALTHY, OUTSIDE, UNKNOWN, WORDS, Cell, Health, Row
-from .story import LEVELS
+from .tree import LEVELS
 
 HEIGHTS = {HEALTHY: 0.25, OUTSIDE: 0.55, BEYOND: 1.0, BROKEN: 1.0}
 FOLDED = 60  # rows, beyond which stretches of healthy layers are folded
