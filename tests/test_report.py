@@ -23,11 +23,18 @@ from kbn.callbacks.log.logged import LoggedRun
 from kbn.callbacks.log.reader import read_run
 from kbn.callbacks.log.records import alerts_value, run_value
 from kbn.callbacks.log.writer import EventWriter
-from kbn.callbacks.report import comparison, health
+from kbn.callbacks.report import comparison, health, story
 from kbn.callbacks.report.configuration import duration
 from kbn.callbacks.report.course import SHARES, Course, columns, quantiles_of
 from kbn.callbacks.report.text import sparkline
-from kbn.callbacks.report.tree import printable
+from kbn.callbacks.report.tree import (
+    Charts,
+    Curves,
+    Line,
+    Section,
+    Table,
+    printable,
+)
 
 NAN, INF = math.nan, math.inf
 # Of layers, runs, metrics: whatever Keras or a file system lets through.
@@ -445,6 +452,23 @@ def test_the_alert_says_what_to_try_everywhere(tmp_path):
     for text in (str(report), report.to_markdown(), report.to_html()):
         assert "Lower the rate." in " ".join(text.split())
         assert "0.75, above the limit 0.5" in " ".join(text.split())
+
+
+def test_a_section_that_is_added_to_the_story_is_in_every_format(tmp_path, monkeypatch):
+    def added(run, colour):
+        line = Line("mine", run.metrics[0].training, colour)
+        table = Table(["metric", "last"], [["mine", "0.2"]])
+        chart = Charts([Curves("my chart", [line])], "My words.", table)
+        return Section("My section", [chart], "mine", {"last": 0.2})
+
+    monkeypatch.setattr(story, "RUN", (*story.RUN, added))
+    report = Report.read(write(tmp_path))
+    page = report.to_html()
+    check_page(page)
+    assert "<figcaption>my chart</figcaption>" in page
+    assert "## My section\n\n| metric | last |" in str(report)
+    assert "## My section\n\n| metric | last |" in report.to_markdown()
+    assert strict(report.to_json())["runs"][0]["mine"] == {"last": 0.2}
 
 
 def test_problems_of_reading_are_told(tmp_path):
