@@ -1,6 +1,7 @@
 """kbn.callbacks.report: one report of a run, in text, HTML, Markdown and JSON."""
 
 import dataclasses
+import gzip
 import html.parser
 import json
 import math
@@ -23,6 +24,14 @@ from kbn.callbacks.report import comparison, health, story
 from kbn.callbacks.report.configuration import duration
 from kbn.callbacks.report.course import SHARES, Course, columns, quantiles_of
 from kbn.callbacks.report.text import sparkline
+from kbn.callbacks.report.tree import (
+    Charts,
+    Curves,
+    Line,
+    Section,
+    Table,
+    printable,
+)
 from kbn.callbacks.signals import registry
 from kbn.callbacks.signals.record import Record
 from kbn.callbacks.signals.statistics import histograms, summarize
@@ -351,7 +360,7 @@ def test_odd_names_are_shown_letter_by_letter(tmp_path, name):
     report = Report([run])
     page = report.to_html()
     checker = check_page(page)
-    assert story.printable(odd) in "".join(checker.text)
+    assert printable(odd) in "".join(checker.text)
     known = strict(report.to_json())
     assert known["runs"][0]["name"] == odd
     assert known["runs"][0]["health"]["rows"][0]["layer"] == odd
@@ -445,6 +454,23 @@ def test_the_alert_says_what_to_try_everywhere(tmp_path):
         assert "0.75, above the limit 0.5" in " ".join(text.split())
 
 
+def test_a_section_that_is_added_to_the_story_is_in_every_format(tmp_path, monkeypatch):
+    def added(run, colour):
+        line = Line("mine", run.metrics[0].training, colour)
+        table = Table(["metric", "last"], [["mine", "0.2"]])
+        chart = Charts([Curves("my chart", [line])], "My words.", table)
+        return Section("My section", [chart], "mine", {"last": 0.2})
+
+    monkeypatch.setattr(story, "RUN", (*story.RUN, added))
+    report = Report.read(write(tmp_path))
+    page = report.to_html()
+    check_page(page)
+    assert "<figcaption>my chart</figcaption>" in page
+    assert "## My section\n\n| metric | last |" in str(report)
+    assert "## My section\n\n| metric | last |" in report.to_markdown()
+    assert strict(report.to_json())["runs"][0]["mine"] == {"last": 0.2}
+
+
 def test_problems_of_reading_are_told(tmp_path):
     (file,) = write(tmp_path).glob("*.kbn")
     file.write_bytes(file.read_bytes()[:-3])
@@ -499,7 +525,30 @@ def test_a_page_of_many_runs_stays_small(tmp_path):
     assert page.rindex("Open alerts, and what to try") > page.rindex("run_11</summary>")
 
 
-# --- live, and without a framework ---
+# --- an old log, a live one, and without a framework ---
+
+OLD = Path(__file__).parent / "data" / "log_of_0_1_0.kbn.gz"  # as 0.1.0 wrote it
+
+
+def test_a_log_of_0_1_0_is_read_with_its_alerts(tmp_path):
+    file = tmp_path / "events.out.tfevents.1.2.host.3.kbn"
+    file.write_bytes(gzip.decompress(OLD.read_bytes()))
+    report = Report.read(tmp_path)
+    (run,) = report.runs
+    assert run.problems == []
+    assert run.configuration["versions"]["kbn"] == "0.1.0"
+    assert [(x.rule, x.where, x.step) for x in run.open] == [
+        ("bn_collapsed", "norm", 6),
+        ("bn_moment_gap", "norm", 8),
+        ("bn_stats_cold", "norm", 2),
+        ("bn_small_batch", "norm", 6),
+    ]
+    assert [metric.name for metric in run.metrics[:2]] == ["loss", "mae"]
+    assert {row.layer for row in run.health.rows} == {"hidden", "norm", "head"}
+    assert run.batch_norms[0].settings["momentum"] == 0.99
+    check_page(report.to_html())
+    assert strict(report.to_json())["not_finite"] == 0
+    assert "bn_collapsed in norm since step 6" in report.verdict
 
 
 def train(directory, **options):

@@ -15,10 +15,6 @@ STATUS = {
 }
 
 
-def test_exit_statuses_are_those_of_the_cases():
-    assert {status for _, status in STATUS.values()} == {0, 1}
-
-
 @pytest.mark.parametrize("case", STATUS)
 def test_status_says_whether_a_critical_alert_is_open(tmp_path, case, capsys):
     ill, status = STATUS[case]

@@ -532,7 +532,7 @@ def test_a_look_that_fails_leaves_the_step_to_keras(
         model.fit(x, y, epochs=2, callbacks=callbacks, **FIT)
         return model
 
-    monkeypatch.setattr(f"kbn.callbacks.step.{culprit}", fail)
+    monkeypatch.setattr(f"kbn.callbacks.watch.{culprit}", fail)
     same_weights(train, TrainingMonitor(tmp_path))
     (message,) = said()
     assert "no look today" in message or "sees no gradients" in message

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .course import Array, Course
-from .story import Bands, Curves, Line, number, printable
+from .tree import Bands, Curves, Line, number, printable
 
 WIDTH, HEIGHT = 340, 150
 LEFT, RIGHT, TOP, BOTTOM = 50, 8, 8, 18

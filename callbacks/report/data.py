@@ -8,7 +8,7 @@ import numpy as np
 
 from ..alerts.alert import Alert
 from .course import Course
-from .story import Story
+from .tree import Story
 
 POINTS = 200  # of a curve at most
 

@@ -98,7 +98,8 @@ class Cell(NamedTuple):
     """The severity of a layer in a stretch of snapshots, and the measure behind it."""
 
     severity: int
-    why: str
+    what: str  # the measure
+    why: str  # and its value
 
 
 @dataclass
@@ -164,17 +165,18 @@ def health(
 
 def _cells(found: Iterable[Measured], steps: Array) -> list[Cell]:
     """The worst value in each column; UNKNOWN where nothing was measured."""
-    worst = [(UNKNOWN, -math.inf)] * len(steps)  # severity, and how far beyond
-    why = [""] * len(steps)
+    cells = [Cell(UNKNOWN, "", "")] * len(steps)
+    excess = [-math.inf] * len(steps)
     for one in found:
         values = one.course.values
         places = np.searchsorted(steps, one.course.steps, side="right") - 1
         graded = zip(places, severities(one.diagnostic, values), values, strict=True)
-        for column, severity, value in graded:
-            now = int(severity), _excess(one.diagnostic, value)
-            if now > worst[column]:
-                worst[column], why[column] = now, sentence(one, value)
-    return [Cell(severity, w) for (severity, _), w in zip(worst, why, strict=True)]
+        for i, severity, value in graded:
+            beyond = _excess(one.diagnostic, value)
+            if (severity, beyond) > (cells[i].severity, excess[i]):
+                excess[i] = beyond
+                cells[i] = Cell(int(severity), one.what, sentence(one, value))
+    return cells
 
 
 def _excess(one: Signal, value: float) -> float:

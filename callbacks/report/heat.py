@@ -1,4 +1,4 @@
-"""The map of layers by time. Height and hatching say what colour says."""
+"""The map of layers by time, in HTML. Height says what colour says."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -6,7 +6,7 @@ from itertools import groupby
 from ..alerts.alert import since
 from .charts import escaped
 from .health import BEYOND, BROKEN, HEALTHY, OUTSIDE, UNKNOWN, WORDS, Cell, Health, Row
-from .story import LEVELS
+from .tree import LEVELS
 
 HEIGHTS = {HEALTHY: 0.25, OUTSIDE: 0.55, BEYOND: 1.0, BROKEN: 1.0}
 FOLDED = 60  # rows, beyond which stretches of healthy layers are folded
@@ -70,29 +70,20 @@ def _row(row: Row, health: Health) -> str:
 
 
 def _runs(cells: Sequence[Cell], health: Health) -> list[str]:
-    """Neighbours of the same kind and cause are one bar."""
+    """One bar for neighbours of the same severity and measure."""
+    ends = [*(int(step) - 1 for step in health.steps[1:]), health.last]
     parts, at = [], 0
-    for (severity, _), group in groupby(cells, key=lambda x: (x.severity, _cause(x))):
+    for (severity, _), group in groupby(
+        cells, key=lambda x: (x.severity, x.what if x.severity > OUTSIDE else "")
+    ):
         some = [*group]
         if severity != UNKNOWN:
-            first, last = int(health.steps[at]), _end(at + len(some), health)
+            first, last = int(health.steps[at]), ends[at + len(some) - 1]
             why = f": {some[-1].why}" if some[-1].why and severity > HEALTHY else ""
             title = f"steps {first:,} to {last:,}, {WORDS[severity]}{why}"
             parts.append(_bar(at, len(some), severity, 1, title))
         at += len(some)
     return parts
-
-
-def _cause(cell: Cell) -> str:
-    """The measure, without its value."""
-    return (
-        cell.why.partition(",")[0].rpartition(" ")[0] if cell.severity > OUTSIDE else ""
-    )
-
-
-def _end(column: int, health: Health) -> int:
-    steps = health.steps
-    return int(steps[column]) - 1 if column < len(steps) else health.last
 
 
 def _bar(x: float, width: float, severity: int, full: float, title: str = "") -> str:

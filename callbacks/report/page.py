@@ -9,7 +9,8 @@ from .course import Course
 from .health import Health
 from .heat import heat_map
 from .run_report import measure, named
-from .story import (
+from .style import CSS
+from .tree import (
     LEVELS,
     Alerts,
     Cell,
@@ -20,7 +21,6 @@ from .story import (
     Story,
     Table,
 )
-from .style import CSS
 
 SHOWN = 8  # runs of which all is shown, so that a page stays small
 ROOMY = 4  # runs that are unfolded

@@ -14,7 +14,8 @@ from .comparison import names
 from .data import data_of
 from .page import notebook, page
 from .run_report import HEALTHY, UNKNOWN, RunReport, report_of
-from .story import Story, story_of
+from .story import story_of
+from .tree import Story
 
 
 class Report:

@@ -9,7 +9,7 @@ from ..alerts.alert import since
 from .course import Course
 from .health import BEYOND, BROKEN, OUTSIDE, UNKNOWN, Health, Row
 from .run_report import measure, named
-from .story import (
+from .tree import (
     LEVELS,
     Alerts,
     Cell,
