@@ -561,14 +561,16 @@ def compiled(backend, **options):
 
 
 row("torch.compile(fullgraph), aot_eager")(compiled("aot_eager", fullgraph=True))
-row("torch.compile, aot_eager, dynamic")(compiled("aot_eager", dynamic=True))
+row("torch.compile, aot_eager, dynamic", is_long=True)(
+    compiled("aot_eager", dynamic=True)
+)
 # It calls a C++ compiler for half a minute.
 row("torch.compile(fullgraph), inductor", is_long=True)(
     compiled("inductor", fullgraph=True)
 )
 
 
-@row("torch.compile of images, several batch sizes")
+@row("torch.compile of images, several batch sizes", is_long=True)
 def _(layer_class, training):
     module = Call(built(layer_class, (2, 5, 4, 3)), training)
     with compiler():
@@ -576,7 +578,7 @@ def _(layer_class, training):
         return [call(tensor((n, 5, 4, 3))) for n in (2, 3, 5)]
 
 
-@row("torch.compile of a gradient")
+@row("torch.compile of a gradient", is_long=True)
 def _(layer_class, training):
     function, weights = pure(layer_class, training)
 
