@@ -326,10 +326,10 @@ def test_replicas_are_merged(tmp_path, monkeypatch):
     for name in ("one", "two"):
         keras.utils.set_random_seed(0)
         if name == "one":
-            model = network(run_eagerly=True)
+            model = network()
         else:
             with two_replicas().scope():
-                model = network()
+                model = network(run_eagerly=False)
         _, logs[name] = fit(model, tmp_path / name, x, y)
     one, two = logs["one"], logs["two"]
     for tag in ("health/dead_units/conv", "health/saturated/tanh"):
