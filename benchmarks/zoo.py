@@ -27,9 +27,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import reporting
 
-from kbn.callbacks.alerts.default import DEFAULT
+from kbn.callbacks.signals.default import DEFAULT
 from kbn.callbacks.alerts.follow import alerts_of
-from kbn.callbacks.alerts.rule import Rule
+from kbn.callbacks.signals.rule import Rule
 
 SEEDS, PROCESSES = 3, 2
 FALSE = ("warning", "critical")

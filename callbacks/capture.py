@@ -13,7 +13,7 @@ from .model.inventory import Inventory, Selection
 from .model.layers import Select
 from .model.optimizers import unscaled
 from .model.seeing import seeing
-from .model.sight import Sight
+from .model.sight import CallLog
 from .model.tensors import kind_of
 from .step import probe
 
@@ -41,7 +41,7 @@ class Captured:
     the transformation that they were computed in.
     """
 
-    def __init__(self, sight: Sight) -> None:
+    def __init__(self, sight: CallLog) -> None:
         self._sight = sight
 
     @property
@@ -131,7 +131,7 @@ def capture(model: Any, layers: Select = None) -> Iterator[Captured]:
             "keras.Model. Pass the model whose layers you want to see."
         )
     arguments.check_layers(layers, "capture")
-    sight = Sight(probe.backend().scratch_graph)
+    sight = CallLog(probe.backend().scratch_graph)
     selected = Selection(Inventory(model), layers)
     watching = seeing(
         selected.layers,

@@ -40,7 +40,7 @@ class TrainingMonitor(keras.callbacks.Callback):
     of the batch. As scalars: what is computed from them, such as `update_ratio/<path>`
     and `health/dead_units/<layer>`, learning rates, and the metrics of each epoch.
     TensorBoard shows each with its formula, unit, guide values and source;
-    `python -m kbn.callbacks.diagnostics` prints the table.
+    `python -m kbn.callbacks.signals` prints the table.
 
     It also reads what it logs: rules raise an `Alert` that names the illness, the layer
     and what to try. A healthy training raises none above the level "info".

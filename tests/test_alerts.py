@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from kbn.callbacks import rules
 from kbn.callbacks.alerts import action
 from kbn.callbacks.alerts.alert import LEVELS, Alert, rank
-from kbn.callbacks.alerts.default import DEFAULT
+from kbn.callbacks.signals.default import DEFAULT
 from kbn.callbacks.alerts.follow import Follower, alerts_of
-from kbn.callbacks.alerts.view import THINNED, Memory, Series
+from kbn.callbacks.signals.view import THINNED, Memory, Series
 
 LAYERS = [
     {

@@ -12,7 +12,7 @@ from kbn.callbacks import Alert, TrainingAlert, TrainingMonitor, rules
 from kbn.callbacks.alerts.follow import alerts_of
 from kbn.callbacks.log.alerts import TEXT, alerts_in, markdown
 from kbn.callbacks.log.run_record import record_of
-from kbn.callbacks.step.watched_function import WatchedFunction
+from kbn.callbacks.watch.watched_function import WatchedFunction
 
 if keras.backend.backend() != "tensorflow":
     pytest.skip("see test_alerts: the rules need no backend", allow_module_level=True)

@@ -1,4 +1,4 @@
-"""kbn.callbacks.diagnostics: each against a second computation, written by hand."""
+"""kbn.callbacks.signals: each against a second computation, written by hand."""
 
 import itertools
 import math
@@ -13,7 +13,7 @@ from keras import layers
 
 import kbn
 from kbn.callbacks import TrainingMonitor, arguments
-from kbn.callbacks.diagnostics import (
+from kbn.callbacks.signals import (
     activations,
     batch_norm,
     gradients,
@@ -22,10 +22,10 @@ from kbn.callbacks.diagnostics import (
     rows,
     weights,
 )
-from kbn.callbacks.diagnostics.registry import REGISTRY
-from kbn.callbacks.diagnostics.statistics import summarize
-from kbn.callbacks.diagnostics.subjects import Moments
-from kbn.callbacks.model.activations import activation_of, unit_axis
+from kbn.callbacks.signals.registry import REGISTRY
+from kbn.callbacks.signals.statistics import summarize
+from kbn.callbacks.signals.subjects import Moments
+from kbn.callbacks.watch.activations import activation_of, unit_axis
 from tests.pages import PAGES
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"

@@ -1,11 +1,11 @@
-"""kbn.callbacks.diagnostics.guide: which of the layers is the worst."""
+"""kbn.callbacks.signals.guide: which of the layers is the worst."""
 
 import math
 
 import pytest
 
-from kbn.callbacks.diagnostics.guide import Guide
-from kbn.callbacks.diagnostics.layers import highest_of, lowest_of, median, worst
+from kbn.callbacks.signals.guide import Guide
+from kbn.callbacks.signals.overview import highest_of, lowest_of, median, worst
 
 UPPER = Guide(healthy=(None, 1))
 FROM_0 = Guide(healthy=(0, 0.2), sick=(None, 0.5))

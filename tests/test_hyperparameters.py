@@ -13,8 +13,8 @@ from kbn.callbacks.log.hyperparameters import (
     hyperparameters,
     trial_of,
 )
-from kbn.callbacks.model.description import describe
-from kbn.callbacks.model.inventory import Inventory
+from kbn.callbacks.watch.description import describe
+from kbn.callbacks.watch.inventory import Inventory
 
 
 def record(model, **fit):

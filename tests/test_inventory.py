@@ -1,4 +1,4 @@
-"""kbn.callbacks.model: what there is to see in a model, and calls that are noted."""
+"""kbn.callbacks.watch: what there is to see in a model, and calls that are noted."""
 
 import contextlib
 
@@ -9,10 +9,10 @@ import watched_models
 from keras import layers
 
 import kbn
-from kbn.callbacks.model.inventory import Contents, Inventory, Selection
-from kbn.callbacks.model.layers import unique_names
-from kbn.callbacks.model.seeing import seeing
-from kbn.callbacks.model.sight import Sight
+from kbn.callbacks.watch.inventory import Contents, Inventory, Selection
+from kbn.callbacks.watch.layers import unique_names
+from kbn.callbacks.watch.calls import seeing
+from kbn.callbacks.watch.calls import CallLog
 from kbn.private import keras as private
 
 BACKEND = keras.backend.backend()
@@ -147,10 +147,10 @@ def test_unique_names():
 
 
 class Sighting:
-    """A Sight outside of any graph."""
+    """A CallLog outside of any graph."""
 
     def __new__(cls):
-        return Sight(lambda: None)
+        return CallLog(lambda: None)
 
 
 @needs_tensorflow

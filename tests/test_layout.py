@@ -6,7 +6,7 @@ import pytest
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.util import tensor_util
 
-from kbn.callbacks.diagnostics.registry import REGISTRY, over_layers
+from kbn.callbacks.signals.registry import REGISTRY, over_layers
 from kbn.callbacks.log.layout import EVERY_LAYER, Layout, charts
 
 FIRST = ["learning_rate", "health/dead_units/relu", "quantiles/weights/a/b/kernel/p50"]

@@ -578,7 +578,7 @@ def test_statistics_that_fail_lose_no_training(monitor, tmp_path, said, monkeypa
         raise RuntimeError("no statistics today")
 
     expected, _ = train("dropout")
-    monkeypatch.setattr("kbn.callbacks.diagnostics.statistics._moments", fail)
+    monkeypatch.setattr("kbn.callbacks.signals.statistics._moments", fail)
     model, _ = train("dropout", [monitor])
     for weight, other in zip(model.get_weights(), expected.get_weights(), strict=True):
         np.testing.assert_array_equal(weight, other)

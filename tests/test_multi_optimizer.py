@@ -9,9 +9,9 @@ import pytest
 from keras import optimizers
 
 from kbn.callbacks import TrainingMonitor
-from kbn.callbacks.model.description import describe
-from kbn.callbacks.model.inventory import Inventory
-from kbn.callbacks.model.optimizers import parts_of
+from kbn.callbacks.watch.description import describe
+from kbn.callbacks.watch.inventory import Inventory
+from kbn.callbacks.watch.optimizers import parts_of
 from tests import watched_models
 from tests.event_files import read_records
 

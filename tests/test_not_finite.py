@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from kbn.callbacks import TrainingMonitor
-from kbn.callbacks.step.evidence import Evidence, non_finite
-from kbn.callbacks.step.watched_function import Losses
+from kbn.callbacks.watch.evidence import Evidence, non_finite
+from kbn.callbacks.watch.watched_function import Losses
 from tests.event_files import read_log, steps
 
 BACKEND = keras.backend.backend()
@@ -216,7 +216,7 @@ def test_where_a_batch_is_not_finite(name):
 
 
 def test_a_model_beyond_the_limit_is_kept_without_its_weights(tmp_path, monkeypatch):
-    monkeypatch.setattr("kbn.callbacks.step.evidence.LARGEST_BYTES", 10)
+    monkeypatch.setattr("kbn.callbacks.watch.evidence.LARGEST_BYTES", 10)
     evidence = Evidence()
     evidence.keep(network(), 3)
     evidence.save(tmp_path, 4, (np.ones((2, 4)), np.ones((2, 2))))

@@ -1,4 +1,4 @@
-"""kbn.callbacks.step: what a probe shows is what a tape of one's own shows."""
+"""kbn.callbacks.watch: what a probe shows is what a tape of one's own shows."""
 
 import keras
 import numpy as np
@@ -10,7 +10,7 @@ if keras.backend.backend() != "tensorflow":
 import tensorflow as tf
 
 from kbn.callbacks import TrainingMonitor
-from kbn.callbacks.step import reduction
+from kbn.callbacks.watch import reduction
 from tests import watched_models
 from tests.watched_models import BATCH
 

@@ -1,4 +1,4 @@
-"""kbn.callbacks.step.pruned: a part of a traced function that changes nothing."""
+"""kbn.callbacks.watch.pruned: a part of a traced function that changes nothing."""
 
 import keras
 import numpy as np
@@ -9,7 +9,7 @@ if keras.backend.backend() != "tensorflow":
 
 import tensorflow as tf
 
-from kbn.callbacks.step.pruned import (
+from kbn.callbacks.watch.pruned import (
     CannotBeRepeatedError,
     PrunedStep,
     arguments_of,

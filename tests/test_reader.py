@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from kbn.callbacks.alerts.alert import Alert
-from kbn.callbacks.diagnostics.statistics import histograms, summarize
+from kbn.callbacks.signals.statistics import histograms, summarize
 from kbn.callbacks.log import alerts, reader, run_record
 from kbn.callbacks.log.logged import KEPT
 from kbn.callbacks.log.writer import EventWriter

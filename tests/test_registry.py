@@ -1,4 +1,4 @@
-"""kbn.callbacks.diagnostics.registry: adding a diagnostic touches nothing else."""
+"""kbn.callbacks.signals.registry: adding a diagnostic touches nothing else."""
 
 import dataclasses
 import inspect
@@ -13,11 +13,11 @@ from tensorboard.backend.event_processing import event_accumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 
 from kbn.callbacks import TrainingMonitor
-from kbn.callbacks.diagnostics import registry, subjects
-from kbn.callbacks.diagnostics.registry import (
+from kbn.callbacks.signals import registry, subjects
+from kbn.callbacks.signals.registry import (
     REGISTRY,
     Chart,
-    Diagnostic,
+    Signal,
     Guide,
     registered,
 )
@@ -37,7 +37,7 @@ def largest(x, output):
 
 # One for each thing that a diagnostic can be computed of: what it says must be true.
 MADE_UP = {
-    "row-of-a-tensor": Diagnostic(
+    "row-of-a-tensor": Signal(
         "made_up/<layer>",
         of=subjects.Output,
         where=lambda output: output.layer == "hidden",
@@ -45,50 +45,50 @@ MADE_UP = {
         given=lambda output: (output.rows["made_up/<layer>"],),
         value=lambda rows: rows.max(),
     ),
-    "of-a-summary": Diagnostic(
+    "of-a-summary": Signal(
         "made_up/<path>",
         of=subjects.Gradient,
         given=lambda gradient: (gradient.summary,),
         value=lambda summary: summary.maximum,
     ),
-    "of-the-batch": Diagnostic(
+    "of-the-batch": Signal(
         "made_up/<layer>",
         of=subjects.NormInput,
         given=lambda norm: (norm.batch,),
         value=lambda batch: batch.elements,
     ),
-    "of-a-weight": Diagnostic(
+    "of-a-weight": Signal(
         "made_up/<path>",
         of=subjects.Weight,
         given=lambda weight: weight.summary and (weight.summary,),
         value=lambda summary: summary.std,
     ),
-    "of-a-norm-weight": Diagnostic(
+    "of-a-norm-weight": Signal(
         "made_up/<layer>",
         of=subjects.NormWeight,
         where=lambda weight: weight.part == "gamma",
         given=lambda weight: (weight.summary,),
         value=lambda summary: summary.mean,
     ),
-    "of-the-loss": Diagnostic(
+    "of-the-loss": Signal(
         "made_up/loss",
         of=subjects.Loss,
         given=lambda loss: None if loss.trained is None else (loss.trained,),
         value=math.sqrt,
     ),
-    "of-an-optimizer": Diagnostic(
+    "of-an-optimizer": Signal(
         "made_up/<optimizer>",
         of=subjects.Optimizer,
         given=lambda optimizer: (optimizer.learning_rate,),
         value=lambda rate: 2 * rate,
     ),
-    "of-the-whole-look": Diagnostic(
+    "of-the-whole-look": Signal(
         "made_up/tensors",
         of=subjects.Whole,
         given=lambda whole: (whole.subjects,),
         value=len,
     ),
-    "of-a-histogram": Diagnostic(
+    "of-a-histogram": Signal(
         "made_up/<tag>",
         of=subjects.Histogram,
         given=lambda shown: (shown.summary,),
@@ -108,7 +108,7 @@ def test_a_made_up_diagnostic_is_everywhere(kind, where, tmp_path, monkeypatch):
     if where == "large":
         if not ON_TENSORFLOW:
             pytest.skip("tensors are read in NumPy")
-        from kbn.callbacks.step import reduction
+        from kbn.callbacks.watch import reduction
 
         monkeypatch.setattr(reduction, "SMALL", 4)
     made_up = dataclasses.replace(

@@ -15,9 +15,9 @@ import pytest
 import kbn
 from kbn.callbacks import Report, TrainingMonitor
 from kbn.callbacks.alerts.alert import Alert
-from kbn.callbacks.alerts.record import Record
-from kbn.callbacks.diagnostics import registry
-from kbn.callbacks.diagnostics.statistics import histograms, summarize
+from kbn.callbacks.signals.record import Record
+from kbn.callbacks.signals import registry
+from kbn.callbacks.signals.statistics import histograms, summarize
 from kbn.callbacks.log import alerts, run_record
 from kbn.callbacks.log.logged import LoggedRun
 from kbn.callbacks.log.reader import read_run

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from kbn.callbacks import rules
-from kbn.callbacks.alerts.default import DEFAULT, listed
+from kbn.callbacks.signals.default import DEFAULT, listed
 from kbn.callbacks.alerts.follow import alerts_of
 
 KERNELS = [f"net/dense_{i}/kernel" for i in range(4)]

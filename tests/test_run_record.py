@@ -15,8 +15,8 @@ from tensorboard.compat.proto import summary_pb2
 import kbn
 from kbn.callbacks import TrainingMonitor
 from kbn.callbacks.log.run_record import record_of, value_of
-from kbn.callbacks.model.description import describe
-from kbn.callbacks.model.inventory import Inventory
+from kbn.callbacks.watch.description import describe
+from kbn.callbacks.watch.inventory import Inventory
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 

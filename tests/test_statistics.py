@@ -1,11 +1,11 @@
-"""kbn.callbacks.diagnostics.statistics: one definition, in NumPy and in TensorFlow."""
+"""kbn.callbacks.signals.statistics: one definition, in NumPy and in TensorFlow."""
 
 import keras
 import numpy as np
 import pytest
 
-from kbn.callbacks.diagnostics import statistics
-from kbn.callbacks.diagnostics.statistics import BINS, Summary
+from kbn.callbacks.signals import statistics
+from kbn.callbacks.signals.statistics import BINS, Summary
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 needs_tensorflow = pytest.mark.skipif(not ON_TENSORFLOW, reason="needs TensorFlow")

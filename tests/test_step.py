@@ -1,4 +1,4 @@
-"""kbn.callbacks.step: what a look costs, in traces, nodes, tags and bytes."""
+"""kbn.callbacks.watch: what a look costs, in traces, nodes, tags and bytes."""
 
 import logging
 
@@ -13,8 +13,8 @@ import tensorflow as tf
 
 from kbn.callbacks import TrainingMonitor
 from kbn.callbacks.log.history import POINT, History
-from kbn.callbacks.step import reduction
-from kbn.callbacks.step.pruned import PrunedStep
+from kbn.callbacks.watch import reduction
+from kbn.callbacks.watch.pruned import PrunedStep
 from tests import watched_models
 from tests.event_files import read_log, steps
 from tests.watched_models import BATCH, ROWS

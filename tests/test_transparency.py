@@ -19,7 +19,7 @@ if keras.backend.backend() != "tensorflow":
 import tensorflow as tf
 
 from kbn.callbacks import TrainingMonitor
-from kbn.callbacks.model.inventory import Inventory
+from kbn.callbacks.watch.inventory import Inventory
 from tests import transparency, watched_models
 from tests.event_files import read_log
 from tests.replicas import two_replicas

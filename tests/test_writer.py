@@ -9,8 +9,8 @@ from tensorboard.backend.event_processing import event_accumulator, event_file_l
 from tensorboard.summary.writer.record_writer import RecordWriter
 from tensorboard.util import tensor_util
 
-from kbn.callbacks.diagnostics import statistics
-from kbn.callbacks.diagnostics.statistics import summarize
+from kbn.callbacks.signals import statistics
+from kbn.callbacks.signals.statistics import summarize
 from kbn.callbacks.log.framing import framed
 from kbn.callbacks.log.layout import Layout
 from kbn.callbacks.log.writer import EventWriter

@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
 
 from .layers import attribute
-from .sight import Sight
+from .sight import CallLog
 
 # (sight, method, args, kwargs, what it returned)
-Note: TypeAlias = Callable[[Sight, Callable[..., Any], Any, Any, Any], None]
+Note: TypeAlias = Callable[[CallLog, Callable[..., Any], Any, Any, Any], None]
 
 
 @contextlib.contextmanager
 def overridden(
-    notes: Iterable[tuple[Any, str, Note]], sight: Callable[[], Sight | None]
+    notes: Iterable[tuple[Any, str, Note]], sight: Callable[[], CallLog | None]
 ) -> Iterator[None]:
     """Call each (instance, name of a method, note) along with the method, for a while.
 
@@ -28,7 +28,7 @@ def overridden(
 
 
 def _override(
-    instance: Any, name: str, note: Note, sight: Callable[[], Sight | None]
+    instance: Any, name: str, note: Note, sight: Callable[[], CallLog | None]
 ) -> Callable[[], None]:
     """Note what a method is given and gives; returns what puts the old state back.
 

@@ -13,7 +13,7 @@ from kbn.private import keras as private
 from .inventory import BatchNorm
 from .layers import Layer, Variable, attribute
 from .overriding import Note, overridden
-from .sight import Sight
+from .sight import CallLog
 from .tensors import is_readable
 
 
@@ -22,7 +22,7 @@ def seeing(
     layers: Mapping[str, Layer],
     optimizers: Mapping[str, Any],
     weights: Callable[[], Mapping[str, Variable]],
-    sight: Callable[[], Sight | None],
+    sight: Callable[[], CallLog | None],
     norms: Mapping[str, BatchNorm] | None = None,
     model: Any = None,
 ) -> Iterator[None]:
@@ -52,7 +52,7 @@ def seeing(
 
 
 def _note_outputs(
-    name: str, seen: Sight, method: Any, args: Any, kwargs: Any, outputs: Any
+    name: str, seen: CallLog, method: Any, args: Any, kwargs: Any, outputs: Any
 ) -> None:
     tensors = [x for x in keras.tree.flatten(outputs) if is_readable(x)]
     if tensors and seen.reaches(name):
@@ -65,7 +65,7 @@ def _note_outputs(
 def _note_norm(
     name: str,
     norm: BatchNorm,
-    seen: Sight,
+    seen: CallLog,
     method: Any,
     args: Any,
     kwargs: Any,
@@ -80,12 +80,12 @@ def _note_norm(
             seen.norm_inputs[call] = (inputs, name)
 
 
-def _note_model(seen: Sight, method: Any, args: Any, kwargs: Any, outputs: Any) -> None:
+def _note_model(seen: CallLog, method: Any, args: Any, kwargs: Any, outputs: Any) -> None:
     if seen.is_here:
         seen.outputs += keras.tree.flatten(outputs)
 
 
-def _note_loss(seen: Sight, method: Any, args: Any, kwargs: Any, loss: Any) -> None:
+def _note_loss(seen: CallLog, method: Any, args: Any, kwargs: Any, loss: Any) -> None:
     given = inspect.signature(method).bind(*args, **kwargs).arguments
     if seen.is_here and {"x", "y"} <= given.keys():
         parts = [given.get(name) for name in ("x", "y", "sample_weight")]
@@ -97,7 +97,7 @@ def _note_gradients(
     name: str,
     optimizer: Any,
     weights: Callable[[], Mapping[str, Variable]],
-    seen: Sight,
+    seen: CallLog,
     method: Any,
     args: Any,
     kwargs: Any,

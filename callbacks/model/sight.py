@@ -10,7 +10,7 @@ from .optimizers import loss_scaling
 Tensor: TypeAlias = Any
 
 
-class Sight:
+class CallLog:
     """Tensors by name, and the optimizers that were applied.
 
     `graph()` says where the caller is: None if eager. Only what happens in the graph of

@@ -22,14 +22,14 @@ from ..model.activations import activation_of, unit_axis
 from ..model.inventory import Inventory
 from ..model.layers import attribute
 from ..model.seeing import seeing
-from ..model.sight import Sight
+from ..model.sight import CallLog
 
 
 @dataclass
 class Notes:
     """The tensors of one step by the key of their subject, one for each replica.
 
-    `scales`: of a gradient, what its loss was multiplied by, as `Sight` has it.
+    `scales`: of a gradient, what its loss was multiplied by, as `CallLog` has it.
     `hidden`: layers and optimizers out of reach. `applied`: optimizers, in order.
     """
 
@@ -58,7 +58,7 @@ class Noter:
         place: Callable[[], Any],
         scale: Callable[[Any], Any] | None = None,
     ) -> None:
-        """`place` says where the caller is, see `Sight`; so does `scale`."""
+        """`place` says where the caller is, see `CallLog`; so does `scale`."""
         self._model = model
         self._place = place
         self._scale = scale
@@ -71,7 +71,7 @@ class Noter:
     @contextlib.contextmanager
     def step(self, notes: Notes, batch: Any) -> Iterator[None]:
         """Note what this thread does meanwhile, a training step on `batch`."""
-        sight = Sight(self._place, self._scale)
+        sight = CallLog(self._place, self._scale)
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(self._overridden())
@@ -117,7 +117,7 @@ class Noter:
             )
         )
 
-    def _enter(self, notes: Notes, sight: Sight, batch: Any) -> None:
+    def _enter(self, notes: Notes, sight: CallLog, batch: Any) -> None:
         notes.hidden |= sight.hidden
         notes.applied = notes.applied or sight.applied
         # Of a layer that was hidden once, such as the cell of an LSTM, the visible
@@ -154,7 +154,7 @@ def _is_kernel(gradient: Any) -> bool:
     return rank is not None and rank > 1
 
 
-def _loss_of(sight: Sight, batch: Any) -> Any:
+def _loss_of(sight: CallLog, batch: Any) -> Any:
     """The step's loss, if it is that of the batch as it came."""
     if len(sight.losses) != 1:
         return None
