@@ -10,14 +10,15 @@ UNREACHABLE := kbn: installing failed (see above); if the package index cannot b
 PIP := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help demo test lint docs bench zoo test-backends test-wheel test-oldest test-next dist clean
+.PHONY: help demo test test-long lint docs bench zoo test-backends test-wheel test-oldest test-next dist clean
 .DELETE_ON_ERROR:
 .PRECIOUS: %/bin/python
 .NOTPARALLEL: # two targets must not install into one environment at once
 
 help:
 	@echo "make demo           train with and without batch norm, print a table, draw a picture"
-	@echo "make test           the whole suite on TensorFlow"
+	@echo "make test           the suite on TensorFlow, in about five minutes"
+	@echo "make test-long      all of it: every row, and thousands of random examples"
 	@echo "make test-backends  the layer and the monitor on JAX and on torch"
 	@echo "make test-wheel     the suite on the built wheel, outside of the checkout"
 	@echo "make test-oldest    the suite on the oldest versions that kbn supports"
@@ -52,6 +53,12 @@ bench: $(VENV)/.has-bench $(BACKENDS)/.has-test
 
 zoo: $(VENV)/.has-test
 	$(VENV)/bin/python benchmarks/zoo.py
+
+# -m '' takes what is marked `long` too; so does -m long, alone.
+test-long: $(VENV)/.has-dev $(BACKENDS)/.has-test
+	$(VENV)/bin/python -m pytest --numprocesses 2 --dist worksteal -m ''
+	KERAS_BACKEND=jax $(BACKENDS)/bin/python -m pytest --numprocesses 2 --dist worksteal -m ''
+	KERAS_BACKEND=torch $(BACKENDS)/bin/python -m pytest --numprocesses 2 --dist worksteal -m ''
 
 test-backends: $(BACKENDS)/.has-test
 	KERAS_BACKEND=jax $(BACKENDS)/bin/python -m pytest --numprocesses 2 --dist worksteal

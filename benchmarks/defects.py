@@ -1,4 +1,4 @@
-"""Which of the 31 defects of Keras 3.15.1's batch normalization does kbn have?
+"""Which of the 32 defects of Keras 3.15.1's batch normalization does kbn have?
 
 Prints, for every defect that can be looked for on the running backend, what one probe
 saw of Keras' layer and of kbn's, and the verdict; then why kbn shares some of them, and

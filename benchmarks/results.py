@@ -6,17 +6,14 @@ pages in docs/ show of them is brought up to date. A benchmark that fails makes 
 fail, at the end: what the others measured is written all the same.
 
 JAX and torch are measured with `.venv-backends/bin/python`, where that exists.
-`--resume` goes on where a run was interrupted: what was measured of the same code is
-not measured again. `--only TEXT` measures the benchmarks whose command has that text;
-the others stay as RESULTS.md has them, and so do those of ten minutes without it.
+`--only TEXT` measures the benchmarks whose command has that text; the others stay as
+RESULTS.md has them, and so do those of ten minutes without it.
 
-    python benchmarks/results.py [--under "taskset --cpu-list 0,1"] [--resume]
-        [--only TEXT ...]
+    python benchmarks/results.py [--under "taskset --cpu-list 0,1"] [--only TEXT ...]
 """
 
 import argparse
 import ast
-import hashlib
 import json
 import os
 import platform
@@ -35,7 +32,6 @@ import reporting
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 BACKENDS = ROOT / ".venv-backends" / "bin" / "python"
-KEPT = ROOT / "build" / "benchmarks"
 RESULTS = HERE / "RESULTS.md"
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 NOT_RUN = "Not run: there is no `.venv-backends` (`make test-backends` makes it)."
@@ -72,12 +68,7 @@ BENCHMARKS = [
     Benchmark("layer_speed.py", "eager", backend="jax"),
     Benchmark("layer_memory.py"),
     Benchmark("model_step.py"),
-    Benchmark("scaling.py", "--png docs/scaling.png"),
-    Benchmark("import_time.py"),
     Benchmark("monitor_cost.py"),
-    Benchmark("passes.py"),
-    Benchmark("passes.py", backend="torch"),
-    Benchmark("passes.py", backend="jax"),
     Benchmark("accuracy.py"),
     Benchmark("accuracy.py", backend="torch"),
     Benchmark("accuracy.py", backend="jax"),
@@ -125,43 +116,6 @@ def run(benchmark, under):
     if process.returncode:
         output += f"\n\n**Failed** with exit status {process.returncode}."
     return output, [json.loads(line) for line in found], process.returncode != 0
-
-
-def kept(benchmark):
-    """The file that keeps what `benchmark` measured of the code as it is."""
-    digest = hashlib.sha256()
-    measured = [
-        path for part in ("kbn", "callbacks") for path in (ROOT / part).rglob("*.py")
-    ]
-    for path in sorted({*measured, *sources(HERE / benchmark.script)}):
-        digest.update(path.read_bytes())
-    name = re.sub(r"\W+", "-", benchmark.command)
-    return KEPT / f"{name}-{digest.hexdigest()[:16]}.json"
-
-
-def sources(script):
-    """A script, and the files of this repository that it imports, all told."""
-    found, left = set(), [script]
-    while left:
-        path = left.pop()
-        if path not in found:
-            found.add(path)
-            left += imports(path)
-    return found
-
-
-def imports(path):
-    """The files of this repository that a file imports itself."""
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            module = node.module or ""
-            names |= {module, *(f"{module}.{x.name}" for x in node.names)}
-    files = [name.replace(".", "/") + ".py" for name in names]
-    folders = {path.parent, HERE, ROOT}
-    return {place for file in files for x in folders if (place := x / file).exists()}
 
 
 def markdown(outputs, limits):
@@ -239,7 +193,6 @@ def main(arguments=None):
         metavar="COMMAND",
         help="a command that runs each benchmark, such as taskset or nice",
     )
-    parser.add_argument("--resume", action="store_true", help="see above")
     commands = [benchmark.command for benchmark in BENCHMARKS]
     parser.add_argument(
         "--only",
@@ -256,22 +209,13 @@ def main(arguments=None):
     old = {b: section(before, b.command) for b in BENCHMARKS}
     keeps = [b for b in BENCHMARKS if options.only or b.is_long]
     outputs = {b: old[b] for b in keeps if old[b]}
-    KEPT.mkdir(parents=True, exist_ok=True)
     for number, benchmark in enumerate(BENCHMARKS, 1):
         print(f"\n[{number}/{len(BENCHMARKS)}] {benchmark.command}\n", flush=True)
         start = time.perf_counter()
         asked = options.only or [] if benchmark.is_long else options.only or [""]
         if not any(text in benchmark.command for text in asked):
             continue
-        file = kept(benchmark)
-        if options.resume and file.exists():
-            outputs[benchmark], held = json.loads(file.read_text())
-            print(f"measured before: {file.relative_to(ROOT)}")
-            failure = False
-        else:
-            outputs[benchmark], held, failure = run(benchmark, options.under)
-            if not failure and outputs[benchmark] != NOT_RUN:
-                file.write_text(json.dumps([outputs[benchmark], held]))
+        outputs[benchmark], held, failure = run(benchmark, options.under)
         limits += held
         failed += [benchmark.command] * failure
         # After each, so that an interrupt loses one measurement only.

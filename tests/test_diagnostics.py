@@ -164,7 +164,9 @@ def network(batch_norm="keras", **options):
         kernel, bias = model.get_layer(name).get_weights()
         model.get_layer(name).set_weights([kernel * scale, bias + shift])
     optimizer = keras.optimizers.SGD(0.5)
-    model.compile(**{"optimizer": optimizer, "loss": "mse", **options})
+    # Eagerly, for the numbers: test_probe.py compares what a graph shows.
+    usual = {"optimizer": optimizer, "loss": "mse", "run_eagerly": ON_TENSORFLOW}
+    model.compile(**{**usual, **options})
     return model
 
 
@@ -241,9 +243,8 @@ def test_health_and_batch_norm_of_one_step(batch_norm, tmp_path):
 
 
 @needs_tensorflow
-@pytest.mark.parametrize("batch_norm", BATCH_NORMS)
-def test_loss_gap_of_one_step(batch_norm, tmp_path):
-    model = network(batch_norm)
+def test_loss_gap_of_one_step(tmp_path):
+    model = network("kbn")
     x, y = batch()
     before = model.get_weights()
     _, log = fit(model, tmp_path, x, y)
@@ -325,10 +326,10 @@ def test_replicas_are_merged(tmp_path, monkeypatch):
     for name in ("one", "two"):
         keras.utils.set_random_seed(0)
         if name == "one":
-            model = network(run_eagerly=True)
+            model = network()
         else:
             with two_replicas().scope():
-                model = network()
+                model = network(run_eagerly=False)
         _, logs[name] = fit(model, tmp_path / name, x, y)
     one, two = logs["one"], logs["two"]
     for tag in ("health/dead_units/conv", "health/saturated/tanh"):
@@ -340,8 +341,9 @@ def test_replicas_are_merged(tmp_path, monkeypatch):
 
 
 @needs_tensorflow
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
-@pytest.mark.parametrize("batch_norm", BATCH_NORMS)
+@pytest.mark.parametrize(
+    ("batch_norm", "policy"), [("keras", "mixed_float16"), ("kbn", "mixed_bfloat16")]
+)
 def test_mixed_precision(batch_norm, policy, tmp_path):
     logs = {}
     x, y = batch()

@@ -28,7 +28,6 @@ def free_ports(number):
     return ports
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(BACKEND == "jax", reason="JAX shards one process's arrays")
 def test_two_processes_equal_one(tmp_path):
     """Two processes on loopback: gRPC on TensorFlow, gloo on torch."""

@@ -240,7 +240,15 @@ def run(tmp_path, monkeypatch, capsys):
     return in_this_process
 
 
-@pytest.mark.parametrize("example", [path.stem for path in EXAMPLES])
+# Each of the others trains for half a minute.
+SHORT = {"from_pytorch", "gradient_penalty", "quickstart"}
+ROWS = [
+    pytest.param(path.stem, marks=[] if path.stem in SHORT else pytest.mark.long)
+    for path in EXAMPLES
+]
+
+
+@pytest.mark.parametrize("example", ROWS)
 def test_example_runs(example, run, tmp_path):
     if BACKEND != "tensorflow" and example not in EVERY_BACKEND:
         pytest.skip("its extras are not installed there")
@@ -256,41 +264,23 @@ def test_example_runs(example, run, tmp_path):
     CHECKS[example](output, tmp_path)
 
 
-NUMBER = "is not a whole number from"
 # (example, arguments, what it says); `file` is a file, `closed` cannot be written to.
 NONSENSE = [
-    ("fine_tuning", ["--seeds", "0"], f"--seeds: '0' {NUMBER} 2"),
-    ("fine_tuning", ["--seeds", "-1"], f"'-1' {NUMBER} 2"),
-    ("fine_tuning", ["--seeds", "many"], f"--seeds: 'many' {NUMBER} 2"),
-    ("fine_tuning", ["--seeds", ""], f"--seeds: '' {NUMBER} 2"),
-    ("fine_tuning", ["--seeds"], "--seeds: expected one argument"),
-    ("fine_tuning", ["--digits", "900"], f"'900' {NUMBER} 10 to 800"),
-    ("fine_tuning", ["--digits", "nan"], f"'nan' {NUMBER} 10 to 800"),
-    ("why_batch_norm", ["--seeds", "0"], f"--seeds: '0' {NUMBER} 2"),
-    ("why_batch_norm", ["--seeds", "1"], f"--seeds: '1' {NUMBER} 2"),
-    ("why_batch_norm", ["--seeds", "2.5"], f"--seeds: '2.5' {NUMBER} 2"),
+    (
+        "fine_tuning",
+        ["--seeds", "many"],
+        "--seeds: 'many' is not a whole number from 2",
+    ),
+    ("fine_tuning", ["--digits", "900"], "'900' is not a whole number from 10 to 800"),
     ("why_batch_norm", ["--dataset", "cats"], "invalid choice: 'cats'"),
-    ("why_batch_norm", ["--out", "file"], "--out: 'file' is a file"),
     ("why_batch_norm", ["--out", "file/below"], "cannot make 'file/below': Not a dir"),
     ("why_batch_norm", ["--out", "closed/a"], "'closed/a': Permission denied"),
-    ("why_batch_norm", ["--out", ""], "--out: '' does not name a new directory"),
-    ("weight_distributions", ["--epochs", "0"], f"'0' {NUMBER} 1"),
-    ("weight_distributions", ["--epochs", "x"], f"'x' {NUMBER} 1"),
     ("weight_distributions", ["--out", "file"], "--out: 'file' is a file"),
     ("weight_distributions", ["--out", "."], "'.' does not name a new directory"),
-    ("convert_resnet", ["--steps", "1"], f"--steps: '1' {NUMBER} 2"),
-    ("convert_resnet", ["--out", "file"], "--out: 'file' is a file"),
-    ("convert_resnet", ["--which", "torch"], "invalid choice: 'torch'"),
+    ("convert_resnet", ["--steps", "1"], "--steps: '1' is not a whole number from 2"),
     ("sick_networks", ["--only", "cold"], "--only: 'cold' is in none of non_finite, "),
-    ("sick_networks", ["--only", ""], "--only: '' is in none of non_finite, "),
-    ("sick_networks", ["--only", "nan", "cold"], "'nan' is in none of non_finite, "),
-    ("sick_networks", ["--gallery", "nowhere"], "'nowhere' is not a directory"),
     ("sick_networks", ["--gallery", "closed"], "'closed' cannot be written to"),
-    ("sick_networks", ["--out", "file"], "--out: 'file' is a file"),
-    ("gradient_penalty", ["--fast"], "unrecognized arguments: --fast"),
-    ("from_pytorch", ["now"], "unrecognized arguments: now"),
     ("distributed", ["--workers", "3"], "unrecognized arguments: --workers 3"),
-    ("distributed", ["--worker", "x"], "invalid int value: 'x'"),
 ]
 
 

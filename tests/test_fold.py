@@ -940,7 +940,7 @@ def test_random_graphs_give_what_they_gave(seeds):
     assert sum(fold.into is None for fold in folds) > 2
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="a minute of compiling on JAX")
 @pytest.mark.parametrize(
     ("name", "folded", "left"), [("MobileNetV3Small", 34, 0), ("ResNet50V2", 32, 17)]

@@ -1,7 +1,4 @@
-"""Any arguments on any inputs: a clear refusal, or what the oracle says.
-
-`HYPOTHESIS_PROFILE=long` runs thousands of examples instead of CI's hundred.
-"""
+"""Any arguments on any inputs: a clear refusal, or what the oracle says."""
 
 import keras
 import numpy as np

@@ -73,6 +73,7 @@ def test_alert_on_the_page_is_what_the_monitor_says(section, illnesses, tmp_path
     assert without_numbers(words) in without_numbers(PAGE.read_text())
 
 
+@pytest.mark.long  # test_pages.py runs it too
 def test_code_on_the_page_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {}

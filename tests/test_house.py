@@ -20,121 +20,28 @@ SURGERY |= {"freeze_batch_norm", "unfreeze_batch_norm"}
 SURGERY |= {"from_torch_batch_norm", "to_torch_batch_norm"}
 PUBLIC = {"BatchNorm", "BatchNormalization", "__version__", "callbacks", "capture"}
 PUBLIC |= SURGERY
-COMMAND = {"kbn.__main__", "kbn_command"}
 NAMES = ["defaults", "demo", "picture", "report", "show"]
-COMMAND |= {f"kbn_command.{name}" for name in NAMES}
+COMMAND = {"kbn.__main__", "kbn_command", *(f"kbn_command.{name}" for name in NAMES)}
 
-# What each module of kbn, and each room of callbacks, imports: other modules and rooms,
-# and packages that are not Python's own. A new one needs a row.
-IMPORTS = {
-    "kbn": (
-        "callbacks layer surgery.convert surgery.fold surgery.freeze "
-        "surgery.statistics surgery.torch_batch_norm",
-        "",
-    ),
-    "arguments": ("", "keras"),
-    "layer": (
-        "arguments folding kernels kernels.arithmetic moving_average renorm",
-        "keras",
-    ),
-    "folding": ("arguments kernels", "keras"),
-    "moving_average": ("arguments kernels kernels.arithmetic", "keras"),
-    "renorm": ("arguments kernels.arithmetic", "keras"),
-    "kernels": (
-        "kernels.reference kernels.tensorflow kernels.torch kernels.jax",
-        "keras",
-    ),
-    "kernels.arithmetic": ("", "keras numpy"),
-    "kernels.reference": ("kernels.arithmetic", "keras"),
-    "kernels.tensorflow": (
-        "kernels.arithmetic kernels.reference kernels.tensorflow_formula "
-        "kernels.tensorflow_fused private.tensorflow",
-        "tensorflow",
-    ),
-    "kernels.tensorflow_formula": ("kernels.arithmetic", "tensorflow"),
-    "kernels.tensorflow_fused": ("kernels.arithmetic", "tensorflow"),
-    "kernels.torch": ("kernels.arithmetic kernels.reference private.torch", "torch"),
-    "kernels.jax": ("kernels.arithmetic", "jax"),
-    "private": ("", ""),
-    "private.keras": ("private", "keras tensorflow"),
-    "private.jax": ("", ""),
-    "private.tensorflow": ("", "tensorflow"),
-    "private.torch": ("", "torch"),
-    "surgery": ("", ""),
-    "surgery.absorb": ("private.keras surgery.affine surgery.graph", "keras numpy"),
-    "surgery.affine": ("arguments surgery.graph", "keras numpy"),
-    "surgery.compiling": ("private.keras surgery.graph surgery.remaking", "keras"),
-    "surgery.convert": (
-        "surgery.compiling surgery.copying surgery.exchange surgery.graph "
-        "surgery.remaking",
-        "",
-    ),
-    "surgery.copying": (
-        "private.keras surgery.exchange surgery.graph surgery.remaking",
-        "keras",
-    ),
-    "surgery.exchange": ("layer private.keras surgery.graph", "keras"),
-    "surgery.fold": (
-        "private.keras surgery.compiling surgery.copying surgery.graph surgery.plan",
-        "keras numpy",
-    ),
-    "surgery.graph": ("private.keras", "keras"),
-    "surgery.plan": (
-        "surgery.absorb surgery.affine surgery.exchange surgery.graph surgery.wiring",
-        "keras",
-    ),
-    "surgery.remaking": ("private.keras surgery.graph", "keras"),
-    "surgery.wiring": ("surgery.graph", "keras"),
-    "surgery.batches": ("", "keras numpy"),
-    "surgery.forward": ("surgery.graph", "jax keras tensorflow torch"),
-    "surgery.freeze": (
-        "layer surgery.exchange surgery.forward surgery.graph",
-        "keras numpy",
-    ),
-    "surgery.population": ("moving_average surgery.freeze", "keras numpy"),
-    "surgery.statistics": (
-        "arguments folding kernels kernels.arithmetic layer surgery.batches "
-        "surgery.forward surgery.freeze surgery.graph surgery.population",
-        "keras numpy",
-    ),
-    "surgery.torch_batch_norm": (
-        "layer private.keras private.torch surgery.freeze",
-        "keras numpy torch",
-    ),
-    "__main__": ("kbn_command", ""),
-    # Without Keras, but for what `kbn demo` runs.
-    "kbn_command": ("kbn_command.defaults kbn_command.report kbn_command.show", ""),
-    "kbn_command.defaults": ("", ""),
-    "kbn_command.report": ("", ""),
-    "kbn_command.show": ("kbn kbn_command.demo kbn_command.picture", "keras rich"),
-    "kbn_command.demo": ("kbn kbn_command.defaults", "keras numpy sklearn"),
-    "kbn_command.picture": ("kbn_command.demo", "matplotlib numpy"),
-    "callbacks": (
-        "callbacks.alerts callbacks.diagnostics callbacks.log callbacks.model "
-        "callbacks.report callbacks.step private.jax private.keras "
-        "surgery.statistics",
-        "keras numpy",
-    ),
-    "callbacks.model": ("private.keras", "keras numpy tensorflow"),
-    "callbacks.step": (
-        "callbacks.diagnostics callbacks.model private.keras private.tensorflow",
-        "keras numpy tensorflow",
-    ),
-    "callbacks.diagnostics": ("", "numpy tensorflow"),
-    "callbacks.log": (
-        "callbacks.alerts callbacks.diagnostics",
-        "google numpy tensorboard",
-    ),
-    "callbacks.alerts": ("", "numpy"),
-    "callbacks.report": (
-        "callbacks.alerts callbacks.diagnostics callbacks.log",
-        "numpy",
-    ),
-    # They import callbacks.report, by its name, without kbn.
-    "kbn_light": ("", ""),
-    "kbn_tensorboard": ("", "kbn_light tensorboard werkzeug"),
-}
-ROOMS = ("model", "step", "diagnostics", "log", "alerts", "report")
+# Each imports what stands below it, never what stands above or beside it.
+LAYERS = [
+    "__main__",
+    "kbn_command",
+    "kbn",
+    "callbacks",
+    "callbacks.report callbacks.watch",
+    "callbacks.log",
+    "callbacks.alerts",
+    "callbacks.signals",
+    "surgery",
+    "layer",
+    "folding moving_average renorm",
+    "kernels",
+    "arguments private",
+]
+LEVELS = {room: i for i, line in enumerate(LAYERS) for room in line.split()}
+# A log is read, judged and shown without Keras.
+WITHOUT_KERAS = {"callbacks.alerts", "callbacks.log", "callbacks.report"}
 # Only a backend's own module may need the backend when it is imported.
 BACKENDS = {"tensorflow", "torch", "jax"}
 
@@ -176,13 +83,11 @@ def is_of_the_house(name):
     return name.split(".")[0] in ("kbn", "kbn_command")
 
 
-def short(name):
-    """The row of a module: its name, in callbacks that of its room."""
-    name = name.removeprefix("kbn.")
-    if not name.startswith("callbacks"):
-        return name
-    room = name.split(".")[1:2]
-    return ".".join(["callbacks", *room]) if room and room[0] in ROOMS else "callbacks"
+def room(name):
+    """The longest name in LAYERS that a module's begins with."""
+    parts = name.removeprefix("kbn.").split(".")
+    whole = (".".join(parts[:end]) for end in range(len(parts), 0, -1))
+    return next(part for part in whole if part in LEVELS)
 
 
 def test_every_module_is_found():
@@ -193,36 +98,35 @@ def test_every_module_is_found():
     assert "kbn.callbacks.signals.registry" in set(imports(MODULES[writer], writer))
 
 
-@pytest.mark.parametrize("row", IMPORTS)
-def test_imports_go_in_one_direction(row):
-    inside, outside = (set(names.split()) for names in IMPORTS[row])
-    found = {
-        name
+def test_imports_go_in_one_direction():
+    pairs = {
+        (room(module), room(name))
         for module, path in MODULES.items()
-        if short(module) == row
         for name in imports(path, module)
+        if is_of_the_house(module) and is_of_the_house(name)
     }
-    near = {short(name) for name in found if is_of_the_house(name)}
-    assert near - {row} == inside
-    foreign = {name.split(".")[0] for name in found if not is_of_the_house(name)}
-    assert foreign - sys.stdlib_module_names == outside
+    upward = {(a, b) for a, b in pairs if a != b and LEVELS[a] >= LEVELS[b]}
+    assert not upward
+    assert {name for pair in pairs for name in pair} == LEVELS.keys()
 
 
-def test_every_row_is_of_a_module():
-    assert {short(module) for module in MODULES} == IMPORTS.keys()
+def test_logs_are_read_without_keras():
+    for module, path in MODULES.items():
+        found = {name.split(".")[0] for name in imports(path, module)}
+        if not is_of_the_house(module):  # it is loaded by TensorBoard, without kbn
+            assert not found & {"kbn", "keras", *BACKENDS}, module
+        elif room(module) in WITHOUT_KERAS:
+            assert not found & {"keras", *BACKENDS}, module
 
 
 # Of `kbn.private`, and of NamedTuple; `_prepared` is of our layer.
 NOT_PRIVATE = {"_replace", "_prepared"}
 
 
-@pytest.mark.parametrize(
-    "module",
-    [name for name in MODULES if not name.startswith("kbn.private")],
-)
-def test_private_names_of_the_frameworks_are_in_one_place(module):
+def names_used(path):
+    """Attributes of others than `self`, and all that a file imports by name."""
     found = set()
-    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Attribute):
             own = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
             own = own or ast.unparse(node.value) == "super()"
@@ -232,9 +136,15 @@ def test_private_names_of_the_frameworks_are_in_one_place(module):
         elif isinstance(node, ast.ImportFrom):
             found |= set((node.module or "").split("."))
             found |= {alias.name for alias in node.names}
-    private = {x for x in found if x.startswith("_") and not x.startswith("__")}
-    assert private <= NOT_PRIVATE
-    assert not {"src", "python"} & found  # keras.src, tensorflow.python
+    return found
+
+
+def test_private_names_of_the_frameworks_are_in_one_place():
+    for module, path in MODULES.items():
+        found = set() if module.startswith("kbn.private") else names_used(path)
+        private = {x for x in found if x.startswith("_") and not x.startswith("__")}
+        assert private <= NOT_PRIVATE, module
+        assert not {"src", "python"} & found, module  # keras.src, tensorflow.python
 
 
 def test_no_two_modules_import_each_other():
@@ -270,10 +180,9 @@ def test_command_and_examples_use_public_names_only(path):
     assert attributes <= PUBLIC
 
 
-@pytest.mark.parametrize("module", sorted(MODULES.keys() - COMMAND))
-def test_backend_is_imported_by_its_own_modules_only(module):
-    # Outside of functions, where `import` runs it on every backend.
-    left, top = [ast.parse(MODULES[module].read_text())], set()
+def imported_at_once(path):
+    """Packages that a file imports outside of functions, so on every backend."""
+    left, top = [ast.parse(path.read_text())], set()
     while left:
         node = left.pop()
         if isinstance(node, ast.Import):
@@ -282,21 +191,24 @@ def test_backend_is_imported_by_its_own_modules_only(module):
             top.add((node.module or "").split(".")[0])
         elif not isinstance(node, ast.FunctionDef):
             left += ast.iter_child_nodes(node)
-    owners = {
-        "kbn.kernels.tensorflow": {"tensorflow"},
-        "kbn.callbacks.watch.batches": {"tensorflow"},
-        "kbn.callbacks.watch.evaluation": {"tensorflow"},
-        "kbn.callbacks.watch.host": {"tensorflow"},
-        "kbn.callbacks.watch.pruned": {"tensorflow"},
-        "kbn.callbacks.watch.tensorflow": {"tensorflow"},
-        "kbn.kernels.tensorflow_formula": {"tensorflow"},
-        "kbn.kernels.tensorflow_fused": {"tensorflow"},
-        "kbn.kernels.torch": {"torch"},
-        "kbn.kernels.jax": {"jax"},
-        "kbn.private.tensorflow": {"tensorflow"},
-        "kbn.private.torch": {"torch"},
+    return top
+
+
+def test_backend_is_imported_by_its_own_modules_only():
+    found = {
+        module.removeprefix("kbn."): needed
+        for module, path in MODULES.items()
+        if module not in COMMAND and (needed := imported_at_once(path) & BACKENDS)
     }
-    assert top & BACKENDS == owners.get(module, set())
+    watch = ("batches", "evaluation", "host", "pruned", "tensorflow")
+    names = [f"kernels.tensorflow{part}" for part in ("", "_formula", "_fused")]
+    names += [f"callbacks.watch.{part}" for part in watch]
+    owners = {name: {"tensorflow"} for name in names}
+    for backend in ("tensorflow", "torch", "jax"):
+        owners[f"kernels.{backend}"] = {backend}
+    for backend in ("tensorflow", "torch"):
+        owners[f"private.{backend}"] = {backend}
+    assert found == owners
 
 
 FRESH = """
@@ -375,6 +287,7 @@ def run_checkout(directory, code):
     )
 
 
+@pytest.mark.long
 def test_checkout_without_its_link_says_so(tmp_path):
     shutil.copytree(ROOT / "kbn", tmp_path / "kbn", ignore=lambda *_: ["callbacks"])
     # What git writes in the place of a link where it may not make one.
@@ -401,7 +314,9 @@ def test_dir_shows_what_is_public_and_nothing_else():
     rules = [name for name in dir(kbn.callbacks.rules) if name[0] != "_"]
     assert len(rules) == 22 + len(["Reading", "Rule", "View", "default_rules"])
     assert all(
-        getattr(kbn.callbacks.rules, name).__module__.startswith("kbn.callbacks.alerts")
+        getattr(kbn.callbacks.rules, name).__module__.startswith(
+            "kbn.callbacks.signals"
+        )
         for name in rules
     )
 

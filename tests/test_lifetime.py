@@ -223,7 +223,7 @@ def script(body, *arguments, **options):
     return subprocess.Popen(command, text=True, **options)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_process_leaves_a_log_up_to_its_last_look(tmp_path):
     body = """
     print("training", flush=True)
@@ -252,7 +252,7 @@ def test_a_killed_process_leaves_a_log_up_to_its_last_look(tmp_path):
         assert steps(log, tag) == looks  # a look is there as a whole or not at all
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_full_disk_loses_no_training_and_no_look_before(tmp_path):
     body = """
     import resource, signal

@@ -18,7 +18,6 @@ from keras import layers
 
 from kbn.callbacks import TrainingMonitor
 from tests.event_files import read_log, values
-from tests.transparency import IS_FULL
 
 SIZE = 6
 RANDOM = np.random.default_rng(0)
@@ -102,12 +101,11 @@ def variational():
     return model, x, x, "mse"
 
 
-# Half a minute each: CI has the one with more kinds of layers.
-LARGE = (mobile_net, res_net) if IS_FULL else (mobile_net,)
+# Half a minute each.
+LARGE = (mobile_net, res_net, lstm)
 NETWORKS = [
-    *(pytest.param(network, marks=pytest.mark.slow) for network in LARGE),
+    *(pytest.param(network, marks=pytest.mark.long) for network in LARGE),
     transformer,
-    lstm,
     u_net,
     variational,
 ]

@@ -265,7 +265,7 @@ print(alert.rule, alert.step, history.history["loss"][0])
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="oneDNN is TensorFlow's")
 @pytest.mark.parametrize("onednn", ["0", "1"])
 def test_a_nan_in_the_data_is_told_of_with_onednn_and_without(onednn, tmp_path):

@@ -59,7 +59,7 @@ def test_what_is_imported_is_declared(directory, extras):
     assert imported(directory) <= declared(requirements)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_only_what_writes_or_reads_logs_needs_tensorboard():
     # Required by kbn itself: TensorFlow 2.22 does without.
     assert "tensorboard" in declared(PROJECT["dependencies"])

@@ -1,7 +1,4 @@
-"""What ends unwatched ends watched: any training, by a fuzzer.
-
-`HYPOTHESIS_PROFILE=long` tries thousands of trainings instead of CI's few.
-"""
+"""What ends unwatched ends watched: any training, by a fuzzer."""
 
 import collections
 import os
@@ -17,10 +14,8 @@ from tests import trainings, watched_models
 from tests.event_files import read_log, steps
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
-IS_LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
-EXAMPLES = settings.default.max_examples if IS_LONG else 12
-# Making a failure smaller takes minutes: on request only.
-PHASES = [Phase.explicit, Phase.generate, *([Phase.shrink] if IS_LONG else [])]
+EXAMPLES = settings.default.max_examples // 8
+PHASES = [Phase.explicit, Phase.generate]  # making a failure smaller takes minutes
 TRIED: collections.Counter = collections.Counter()
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Your input ran out of data"),
@@ -32,27 +27,10 @@ pytestmark = [
 ]
 
 
-def counts():
-    """How many trainings of which kinds were tried, for the end of the run."""
-    kinds = collections.defaultdict(list)
-    for kind, number in sorted(TRIED.items()):
-        if ": " in kind:
-            of, name = kind.split(": ")
-            kinds[of].append(f"{name} {number}")
-    lines = [
-        f"survival: {TRIED['trainings']} trainings, {TRIED['errors']} of them end by "
-        f"an exception either way, {TRIED['failures']} failures"
-    ]
-    lines += [f"{of}: {', '.join(names)}" for of, names in kinds.items()]
-    return lines
-
-
 @settings(max_examples=EXAMPLES, phases=PHASES)
 @given(training=trainings.trainings)
 def survives(training):
     TRIED["trainings"] += 1
-    TRIED["failures"] += 1  # until the end
-    TRIED.update(training.kinds())
     error, expected, _ = trainings.run(training, [])
     with tempfile.TemporaryDirectory() as log_dir:
         monitor = TrainingMonitor(log_dir, **trainings.MONITORS[training.monitor])
@@ -71,13 +49,9 @@ def survives(training):
             watched_models.assert_unwatched(model)
         else:
             watched_models.assert_nothing_is_overridden(model)
-    TRIED["failures"] -= 1
     TRIED["errors"] += error is not None
 
 
-def test_what_ends_unwatched_ends_watched(record_property):
-    try:
-        survives()
-    finally:
-        record_property("survival", counts())
+def test_what_ends_unwatched_ends_watched():
+    survives()
     assert TRIED["errors"] < TRIED["trainings"] / 2  # most are trainings that end well

@@ -9,12 +9,16 @@ import pytest
 import kbn
 from tests import transformations
 
+ROWS = [
+    pytest.param(row, id=row.name, marks=[pytest.mark.long] * row.is_long)
+    for row in transformations.rows()
+]
 
-@pytest.mark.parametrize("row", transformations.rows(), ids=lambda row: row.name)
-def test_transformation_works_where_keras_works(row, record_property):
+
+@pytest.mark.parametrize("row", ROWS)
+def test_transformation_works_where_keras_works(row):
     verdict = transformations.judge(row, kbn.BatchNorm)
     theirs_works, ours_works = verdict.survives
-    record_property("transformation", (row.name, theirs_works, ours_works))
     if not theirs_works:
         pytest.skip(f"Keras' layer: {verdict.theirs!r}; ours: {ours_works}")
     if row.exempt:
@@ -38,4 +42,4 @@ def test_transformation_works_where_keras_works(row, record_property):
 
 
 def test_table_has_rows():
-    assert len(transformations.rows()) > 20
+    assert len(ROWS) > 20

@@ -28,6 +28,11 @@ from tests.watched_models import BATCH, ROWS
 
 STEPS = -(-ROWS // BATCH)  # per epoch, the last one short
 CASES = transparency.cases()
+SHORT = transparency.short_cases()
+MATRIX = [
+    pytest.param(case, marks=[] if case in SHORT else pytest.mark.long)
+    for case in (*CASES, *transparency.further_cases())
+]
 # Keras' own, watched or not: of unknown-length data, and of the end of a generator.
 pytestmark = pytest.mark.filterwarnings("ignore:Your input ran out of data")
 
@@ -115,7 +120,7 @@ def assert_same_bits(array, expected, path=""):
     np.testing.assert_array_equal(array.view(bits), expected.view(bits), err_msg=path)
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", MATRIX, ids=str)
 def test_watching_changes_no_bit(case, tmp_path, record_property, caplog):
     caplog.set_level(logging.ERROR, "kbn.callbacks")  # test_monitor: what it says
     verdict = "failing"

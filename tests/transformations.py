@@ -18,25 +18,27 @@ class Row(NamedTuple):
     """One transformation; `within` is how far the numbers of two layers may differ.
 
     Relative to the largest number of an array. The default is for float32. `exempt`:
-    why it works with Keras' layer only, which the test wants to see.
+    why it works with Keras' layer only, which the test wants to see. `is_long`: for
+    `make test-long` only.
     """
 
     name: str
     run: Callable[[type], Any]
     within: float
     exempt: str = ""
+    is_long: bool = False
 
 
 class Table(list[Row]):
     """Rows in their order; `row` adds the function that it decorates."""
 
     def row(
-        self, name: str, within: float = 2e-5, exempt: str = ""
+        self, name: str, within: float = 2e-5, exempt: str = "", is_long: bool = False
     ) -> Callable[[Any], Any]:
         assert name not in {row.name for row in self}, f"{name} stands there already"
 
         def add(run):
-            self.append(Row(name, run, within, exempt))
+            self.append(Row(name, run, within, exempt, is_long))
             return run
 
         return add

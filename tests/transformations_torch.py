@@ -1,24 +1,19 @@
 """Transformations of torch; see `tests.transformations`.
 
-Most stand there for training and for inference, made from one function. A model's
-statistics move in place, which a transformation of torch.func forbids: there the layer
-is called without state, as Keras has it.
+A model's statistics move in place, which a transformation of torch.func forbids: there
+the layer is called without state, as Keras has it.
 """
 
 import contextlib
 import copy
 import io
-import os
-import pickle
 import tempfile
 import threading
 import warnings
 
 import keras
-import pytest
 import torch
 from torch.autograd import forward_ad
-from torch.nn.utils import parametrizations, prune
 from torch.utils import checkpoint
 
 from tests.transformations import Table, draw
@@ -27,11 +22,14 @@ TABLE = Table()
 SHAPE = (6, 3)
 
 
-def both(name, within=2e-5):
-    """Rows of one function of the layer's class and of whether it trains."""
+def row(name, within=2e-5, inference=False, **options):
+    """A row of a function of the layer's class and of whether it trains.
+
+    With `inference` one of inference too.
+    """
 
     def add(function):
-        for training, mode in ((True, "training"), (False, "inference")):
+        for training in (True, False)[: 1 + inference]:
 
             def run(layer_class, training=training):
                 with warnings.catch_warnings():
@@ -39,16 +37,11 @@ def both(name, within=2e-5):
                     warnings.filterwarnings("ignore", ".torch.jit", DeprecationWarning)
                     return function(layer_class, training)
 
-            TABLE.row(f"{name}, {mode}", within)(run)
+            mode = "training" if training else "inference"
+            TABLE.row(f"{name}, {mode}", within, **options)(run)
         return function
 
     return add
-
-
-def compiles(name, within=2e-5):
-    """Rows that call a C++ compiler for half a minute: in the long profile only."""
-    long = os.environ.get("HYPOTHESIS_PROFILE") == "long"
-    return both(name, within) if long else lambda function: function
 
 
 def tensor(shape=SHAPE, seed=0, grad=False):
@@ -126,24 +119,12 @@ class Call(torch.nn.Module):
 # Eager, as it is.
 
 
-@both("backward")
+@row("backward", inference=True)
 def _(layer_class, training):
     return outcome(built(layer_class), tensor(grad=True), training)
 
 
-@both("backward of many elements")
-def _(layer_class, training):
-    shape = (65536, 16)
-    return outcome(built(layer_class, shape), tensor(shape, grad=True), training)
-
-
-@both("backward of many elements of few channels", within=1e-4)
-def _(layer_class, training):
-    shape = (32768, 3)
-    return outcome(built(layer_class, shape), tensor(shape, grad=True), training)
-
-
-@both("backward twice through a kept graph")
+@row("backward twice through a kept graph")
 def _(layer_class, training):
     layer, x = built(layer_class), tensor(grad=True)
     y = layer(x, training=training)
@@ -152,7 +133,7 @@ def _(layer_class, training):
     return [x.grad, [v.value.grad for v in layer.trainable_variables]]
 
 
-@both("gradient penalty")
+@row("gradient penalty")
 def _(layer_class, training):
     layer, x = built(layer_class), tensor(grad=True)
     loss = (layer(x, training=training) ** 3).sum()
@@ -161,17 +142,7 @@ def _(layer_class, training):
     return [dx, x.grad, together(v.value.grad for v in layer.trainable_variables)]
 
 
-@both("gradient penalty of few channels", within=1e-4)
-def _(layer_class, training):
-    shape = (2048, 3)
-    layer, x = built(layer_class, shape), tensor(shape, grad=True)
-    loss = (layer(x, training=training) ** 3).mean()
-    (dx,) = torch.autograd.grad(loss, x, create_graph=True)
-    (2048 * (dx**2).sum()).backward()
-    return [dx, x.grad, together(v.value.grad for v in layer.trainable_variables)]
-
-
-@both("gradgradcheck of the layer without state")
+@row("gradgradcheck of the layer without state")
 def _(layer_class, training):
     function, weights = pure(layer_class, training, dtype="float64")
     inputs = [v.double().requires_grad_() for v in (tensor(), *weights)]
@@ -184,20 +155,20 @@ def _(layer_class, training):
     return call(*inputs)
 
 
-@both("batched gradients (is_grads_batched)")
+@row("batched gradients (is_grads_batched)")
 def _(layer_class, training):
     layer, x = built(layer_class), tensor(grad=True)
     y = layer(x, training=training)
     return torch.autograd.grad(y, x, tensor((4, *SHAPE), 1), is_grads_batched=True)
 
 
-@both("anomaly mode")
+@row("anomaly mode")
 def _(layer_class, training):
     with warnings.catch_warnings(), torch.autograd.set_detect_anomaly(True):
         return outcome(built(layer_class), tensor(grad=True), training)
 
 
-@both("inference mode")
+@row("inference mode")
 def _(layer_class, training):
     layer = built(layer_class)
     with torch.inference_mode():
@@ -205,27 +176,7 @@ def _(layer_class, training):
     return [y.clone(), moving(layer)]
 
 
-@both("no_grad, then backward")
-def _(layer_class, training):
-    layer = built(layer_class)
-    with torch.no_grad():
-        layer(tensor(), training=training)
-    return outcome(layer, tensor(grad=True), training)
-
-
-@both("checkpoint, reentrant")
-def _(layer_class, training):
-    layer = built(layer_class)
-
-    def call(x, training):
-        return checkpoint.checkpoint(
-            lambda x: layer(x, training=training), x, use_reentrant=True
-        )
-
-    return outcome(layer, tensor(grad=True), training, call)
-
-
-@both("checkpoint, not reentrant")
+@row("checkpoint, not reentrant", inference=True)
 def _(layer_class, training):
     """Without the statistics: Keras' layer counts the batch twice, ours once."""
     layer = built(layer_class)
@@ -238,7 +189,7 @@ def _(layer_class, training):
     return outcome(layer, tensor(grad=True), training, call)[:3]
 
 
-@both("keras.remat, inputs' gradient")
+@row("keras.remat, inputs' gradient")
 def _(layer_class, training):
     layer, x = built(layer_class), tensor(grad=True)
     y = keras.remat(lambda x: layer(x, training=training))(x)
@@ -246,13 +197,7 @@ def _(layer_class, training):
     return [y, x.grad]
 
 
-@both("saved tensors on the CPU")
-def _(layer_class, training):
-    with torch.autograd.graph.save_on_cpu():
-        return outcome(built(layer_class), tensor(grad=True), training)
-
-
-@both("saved tensors packed in 64 bits")
+@row("saved tensors packed in 64 bits")
 def _(layer_class, training):
     layer, x = built(layer_class), tensor(grad=True)
     hooks = torch.autograd.graph.saved_tensors_hooks(
@@ -264,7 +209,7 @@ def _(layer_class, training):
     return [y, x.grad]
 
 
-@both("module hooks and tensor hooks")
+@row("module hooks and tensor hooks")
 def _(layer_class, training):
     layer, x = built(layer_class), tensor(grad=True)
     seen = []
@@ -276,7 +221,7 @@ def _(layer_class, training):
     return [seen, x.grad]
 
 
-@both("threads")
+@row("threads")
 def _(layer_class, training):
     layers = [built(layer_class) for _ in range(4)]
     found = {}
@@ -292,50 +237,17 @@ def _(layer_class, training):
     return [found[i] for i in range(4)]
 
 
-@both("replicas: a deep copy a thread")
-def _(layer_class, training):
-    layer = built(layer_class)
-    replicas = [copy.deepcopy(layer) for _ in range(2)]
-    parts = torch.nn.parallel.parallel_apply if torch.cuda.is_available() else None
-    assert parts is None, "written for a CPU"
-    found = [None, None]
-
-    def work(i):
-        found[i] = replicas[i](tensor(seed=i), training=training)
-
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return [found, [moving(replica) for replica in replicas], moving(layer)]
-
-
 # Memory, dtypes, devices.
 
 
-@both("channels_last memory format")
+@row("channels_last memory format", inference=True)
 def _(layer_class, training):
     x = tensor((2, 3, 5, 4)).to(memory_format=torch.channels_last)
     layer = built(layer_class, x.shape, axis=1)
     return outcome(layer, x.requires_grad_(), training)
 
 
-@both("inputs that are not contiguous")
-def _(layer_class, training):
-    x = tensor((12, 6))[::2, ::2].requires_grad_()
-    return outcome(built(layer_class), x, training)
-
-
-@both("inputs that are expanded")
-def _(layer_class, training):
-    x = tensor((6, 1), grad=True)
-    y = built(layer_class)(x.expand(6, 3), training=training)
-    (y**3).sum().backward()
-    return [y, x.grad]
-
-
-@both("inputs and gradients transposed")
+@row("inputs and gradients transposed")
 def _(layer_class, training):
     x = tensor((3, 6), grad=True)
     y = built(layer_class)(x.T, training=training)
@@ -343,26 +255,9 @@ def _(layer_class, training):
     return [y, x.grad]
 
 
-@TABLE.row("empty batch, inference")
-def _(layer_class):
-    return outcome(built(layer_class), tensor((0, 3), grad=True), False)
-
-
-@TABLE.row("batch of one, inference")
-def _(layer_class):
-    return outcome(built(layer_class), tensor((1, 3), grad=True), False)
-
-
-@both("inputs of rank 5, axis 2")
-def _(layer_class, training):
-    shape = (2, 3, 4, 3, 2)
-    layer = built(layer_class, shape, axis=2)
-    return outcome(layer, tensor(shape, grad=True), training)
-
-
 for name, within in (("double", 2e-5), ("bfloat16", 0.05), ("half", 0.01)):
 
-    @both(f"model.{name}()", within)
+    @row(f"model.{name}()", within)
     def _(layer_class, training, name=name):
         layer = built(layer_class)
         getattr(layer, name)()
@@ -374,24 +269,8 @@ for name, within in (("double", 2e-5), ("bfloat16", 0.05), ("half", 0.01)):
         assert set(dtypes) == {tensor().__getattribute__(name)().dtype}
         return [y, x.grad, moving(layer)]
 
-    @both(f"model.{name}(), inputs of that dtype", within)
-    def _(layer_class, training, name=name):
-        layer = built(layer_class)
-        getattr(layer, name)()
-        x = getattr(tensor(), name)().requires_grad_()
-        y = layer(x, training=training)
-        (y**3).sum().backward()
-        return [y, x.grad, moving(layer)]
 
-
-@both("model.bfloat16() of a network", 0.1)
-def _(layer_class, training):
-    model = network(layer_class, training)
-    model.bfloat16()
-    return model(tensor((6, 4)))
-
-
-@both("autocast to bfloat16", 0.02)
+@row("autocast to bfloat16", 0.02)
 def _(layer_class, training):
     model = network(layer_class, training)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -400,13 +279,7 @@ def _(layer_class, training):
     return y
 
 
-@both("policy mixed_bfloat16", 0.02)
-def _(layer_class, training):
-    layer = built(layer_class, dtype="mixed_bfloat16")
-    return outcome(layer, tensor().bfloat16().requires_grad_(), training)
-
-
-@both("default dtype float64")
+@row("default dtype float64")
 def _(layer_class, training):
     torch.set_default_dtype(torch.float64)
     try:
@@ -415,13 +288,7 @@ def _(layer_class, training):
         torch.set_default_dtype(torch.float32)
 
 
-@both("default device")
-def _(layer_class, training):
-    with torch.device("cpu"):
-        return outcome(built(layer_class), tensor(grad=True), training)
-
-
-@both("meta device")
+@row("meta device")
 def _(layer_class, training):
     layer = built(layer_class)
     with keras.device("meta"):
@@ -430,7 +297,7 @@ def _(layer_class, training):
     return torch.zeros(y.shape)
 
 
-@both("module to meta and back (to_empty)")
+@row("module to meta and back (to_empty)")
 def _(layer_class, training):
     layer = built(layer_class)
     state = layer.state_dict()
@@ -438,14 +305,7 @@ def _(layer_class, training):
     return layer(tensor(), training=training)
 
 
-@both("shared memory")
-def _(layer_class, training):
-    layer = built(layer_class)
-    layer.share_memory()
-    return outcome(layer, tensor().share_memory_().requires_grad_(), training)
-
-
-@both("deterministic algorithms")
+@row("deterministic algorithms")
 def _(layer_class, training):
     torch.use_deterministic_algorithms(True)
     try:
@@ -457,7 +317,7 @@ def _(layer_class, training):
 # Copies and states.
 
 
-@both("state_dict saved and loaded")
+@row("state_dict saved and loaded", inference=True)
 def _(layer_class, training):
     layer, other = built(layer_class), layer_class(name="other")
     other.build(SHAPE)
@@ -469,19 +329,13 @@ def _(layer_class, training):
     return outcome(other, tensor(grad=True), training)
 
 
-@both("deepcopy")
+@row("deepcopy")
 def _(layer_class, training):
     layer = copy.deepcopy(built(layer_class))
     return outcome(layer, tensor(grad=True), training)
 
 
-@both("pickle")
-def _(layer_class, training):
-    model = pickle.loads(pickle.dumps(network(layer_class, training)))
-    return model(tensor((6, 4)))
-
-
-@both("torch.save of the module")
+@row("torch.save of the module")
 def _(layer_class, training):
     file = io.BytesIO()
     torch.save(network(layer_class, training), file)
@@ -489,7 +343,7 @@ def _(layer_class, training):
     return torch.load(file, weights_only=False)(tensor((6, 4)))
 
 
-@both("averaged model (swa_utils)")
+@row("averaged model (swa_utils)")
 def _(layer_class, training):
     layer = built(layer_class)
     averaged = torch.optim.swa_utils.AveragedModel(layer)
@@ -498,7 +352,7 @@ def _(layer_class, training):
     return averaged(tensor(), training=training)
 
 
-@both("torch optimizer over parameters()")
+@row("torch optimizer over parameters()")
 def _(layer_class, training):
     layer = built(layer_class)
     weights = [p for p in layer.parameters() if p.requires_grad]
@@ -510,7 +364,7 @@ def _(layer_class, training):
     return [w.value for w in layer.weights]
 
 
-@both("in a torch.nn.Sequential")
+@row("in a torch.nn.Sequential")
 def _(layer_class, training):
     torch.manual_seed(0)
     layer = Call(built(layer_class, (6, 5)), training)
@@ -519,53 +373,7 @@ def _(layer_class, training):
     return gradients(module)
 
 
-@both("parametrized neighbour (weight_norm)")
-def _(layer_class, training):
-    torch.manual_seed(0)
-    linear = parametrizations.weight_norm(torch.nn.Linear(4, 5))
-    module = torch.nn.Sequential(linear, Call(built(layer_class, (6, 5)), training))
-    return module(tensor((6, 4)))
-
-
-@both("LoRA of a neighbour")
-def _(layer_class, training):
-    model = network(layer_class, training)
-    model.layers[1].enable_lora(2)
-    y = model(tensor((6, 4)))
-    (y**3).sum().backward()
-    return [y, gradients(model)]
-
-
-@both("dynamic quantization of a neighbour", 0.05)
-def _(layer_class, training):
-    torch.manual_seed(0)
-    layer = Call(built(layer_class, (6, 5)), training)
-    module = torch.nn.Sequential(torch.nn.Linear(4, 5), layer)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        module = torch.ao.quantization.quantize_dynamic(module, {torch.nn.Linear})
-    return module(tensor((6, 4)))
-
-
-@TABLE.row("keras quantization of neighbours, inference", 0.05)
-def _(layer_class):
-    model = network(layer_class)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of layers it leaves alone
-        model.quantize("int8")
-    return model(tensor((6, 4)), training=False)
-
-
-@both("pruned neighbour")
-def _(layer_class, training):
-    torch.manual_seed(0)
-    linear = torch.nn.Linear(4, 5)
-    prune.l1_unstructured(linear, "weight", 0.3)
-    module = torch.nn.Sequential(linear, Call(built(layer_class, (6, 5)), training))
-    return module(tensor((6, 4)))
-
-
-@both("fit", within=1e-4)
+@row("fit", within=1e-4)
 def _(layer_class, training):
     model = network(layer_class, training)
     model.compile("sgd", "mse")
@@ -576,38 +384,20 @@ def _(layer_class, training):
 # torch.func.
 
 
-@both("torch.func.grad")
+@row("torch.func.grad", inference=True)
 def _(layer_class, training):
     function, weights = pure(layer_class, training)
     loss = torch.func.grad(lambda x, w: (function(x, w)[0] ** 3).sum(), (0, 1))
     return loss(tensor(), weights)
 
 
-@both("torch.func.grad with moved statistics aside")
-def _(layer_class, training):
-    function, weights = pure(layer_class, training)
-
-    def loss(w, x):
-        y, moved = function(x, w)
-        return (y**3).sum(), moved
-
-    return torch.func.grad(loss, has_aux=True)(weights, tensor())
-
-
-@both("torch.func.grad of the layer with state")
+@row("torch.func.grad of the layer with state")
 def _(layer_class, training):
     layer = built(layer_class)
     return torch.func.grad(lambda x: (layer(x, training=training) ** 3).sum())(tensor())
 
 
-@both("torch.func.vjp")
-def _(layer_class, training):
-    function, weights = pure(layer_class, training)
-    y, back = torch.func.vjp(lambda x, w: function(x, w)[0], tensor(), weights)
-    return [y, back(tensor(seed=1))]
-
-
-@both("torch.func.jvp")
+@row("torch.func.jvp")
 def _(layer_class, training):
     function, weights = pure(layer_class, training)
     primals = tensor(), weights
@@ -615,16 +405,7 @@ def _(layer_class, training):
     return torch.func.jvp(lambda x, w: function(x, w)[0], primals, tangents)
 
 
-@both("torch.func.linearize")
-def _(layer_class, training):
-    function, weights = pure(layer_class, training)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of its own graph
-        y, push = torch.func.linearize(lambda x: function(x, weights)[0], tensor())
-    return [y, push(tensor(seed=1))]
-
-
-@both("dual numbers (forward_ad)")
+@row("dual numbers (forward_ad)")
 def _(layer_class, training):
     layer = built(layer_class)
     with forward_ad.dual_level():
@@ -633,7 +414,7 @@ def _(layer_class, training):
     return [y.primal, y.tangent]
 
 
-@both("forward over reverse, by dual numbers", 1e-4)
+@row("forward over reverse, by dual numbers", 1e-4)
 def _(layer_class, training):
     function, weights = pure(layer_class, training)
     with forward_ad.dual_level():
@@ -643,33 +424,13 @@ def _(layer_class, training):
         return [*forward_ad.unpack_dual(dx)]
 
 
-@both("torch.func.jacrev")
-def _(layer_class, training):
-    function, weights = pure(layer_class, training)
-    return torch.func.jacrev(lambda x, w: function(x, w)[0], (0, 1))(tensor(), weights)
-
-
-@both("torch.func.jacfwd")
-def _(layer_class, training):
-    function, weights = pure(layer_class, training)
-    return torch.func.jacfwd(lambda x, w: function(x, w)[0], (0, 1))(tensor(), weights)
-
-
-@both("torch.func.hessian", 1e-4)
+@row("torch.func.hessian", 1e-4)
 def _(layer_class, training):
     function, weights = pure(layer_class, training)
     return torch.func.hessian(lambda x: (function(x, weights)[0] ** 3).sum())(tensor())
 
 
-@both("torch.autograd.functional.jacobian")
-def _(layer_class, training):
-    layer = built(layer_class)
-    return torch.autograd.functional.jacobian(
-        lambda x: layer(x, training=training), tensor()
-    )
-
-
-@both("torch.autograd.functional.jacobian, vectorized")
+@row("torch.autograd.functional.jacobian, vectorized")
 def _(layer_class, training):
     layer = built(layer_class)
     return torch.autograd.functional.jacobian(
@@ -677,40 +438,14 @@ def _(layer_class, training):
     )
 
 
-@both("torch.autograd.functional.jacobian, forward mode")
-def _(layer_class, training):
-    function, weights = pure(layer_class, training)
-    return torch.autograd.functional.jacobian(
-        lambda x: function(x, weights)[0],
-        tensor(),
-        vectorize=True,
-        strategy="forward-mode",
-    )
-
-
-@both("torch.autograd.functional.hvp", 1e-4)
-def _(layer_class, training):
-    layer = built(layer_class)
-    return torch.autograd.functional.hvp(
-        lambda x: (layer(x, training=training) ** 3).sum(), tensor(), tensor(seed=1)
-    )
-
-
-@both("vmap over an ensemble of weights")
-def _(layer_class, training):
-    function, weights = pure(layer_class, training)
-    stacked = [torch.stack([w, 2 * w, w + 1]) for w in weights]
-    return torch.func.vmap(function, (None, 0))(tensor(), stacked)
-
-
-@both("vmap over an ensemble of weights and batches")
+@row("vmap over an ensemble of weights and batches", inference=True)
 def _(layer_class, training):
     function, weights = pure(layer_class, training)
     stacked = [torch.stack([w, 2 * w, w + 1]) for w in weights]
     return torch.func.vmap(function)(tensor((3, *SHAPE)), stacked)
 
 
-@both("vmap over an ensemble of statistics")
+@row("vmap over an ensemble of statistics")
 def _(layer_class, training):
     layer = built(layer_class)
     weights = [v.value.detach() for v in layer.trainable_variables]
@@ -722,7 +457,7 @@ def _(layer_class, training):
     return torch.func.vmap(call, (0, None))(stacked, tensor())
 
 
-@both("vmap of an ensemble's gradients")
+@row("vmap of an ensemble's gradients")
 def _(layer_class, training):
     function, weights = pure(layer_class, training)
     stacked = [torch.stack([w, 2 * w, w + 1]) for w in weights]
@@ -730,24 +465,11 @@ def _(layer_class, training):
     return torch.func.vmap(grad)(stacked, tensor((3, *SHAPE)))
 
 
-@both("vmap over batches")
-def _(layer_class, training):
-    function, weights = pure(layer_class, training)
-    return torch.func.vmap(lambda x: function(x, weights)[0])(tensor((4, *SHAPE)))
-
-
-@both("vmap over the last axis")
+@row("vmap over the last axis")
 def _(layer_class, training):
     function, weights = pure(layer_class, training)
     call = torch.func.vmap(lambda x: function(x, weights)[0], -1, -1)
     return call(tensor((*SHAPE, 4)))
-
-
-@both("vmap in chunks")
-def _(layer_class, training):
-    function, weights = pure(layer_class, training)
-    call = torch.func.vmap(lambda x: function(x, weights)[0], chunk_size=2)
-    return call(tensor((4, *SHAPE)))
 
 
 @TABLE.row("torch.func.vmap over an ensemble, the layer with state, inference")
@@ -756,38 +478,24 @@ def _(layer_class):
     return torch.func.vmap(lambda x: layer(x, training=False))(tensor((4, *SHAPE)))
 
 
-@both("gradients an example")
+@row("gradients an example")
 def _(layer_class, training):
     function, weights = pure(layer_class, training)
     grad = torch.func.grad(lambda w, x: (function(x[None], w)[0] ** 3).sum())
     return torch.func.vmap(grad, (None, 0))(weights, tensor())
 
 
-@both("gradients an example of images")
-def _(layer_class, training):
-    shape = (2, 5, 4, 3)
-    function, weights = pure(layer_class, training, shape)
-    grad = torch.func.grad(lambda w, x: (function(x[None], w)[0] ** 3).sum())
-    return torch.func.vmap(grad, (None, 0))(weights, tensor(shape))
-
-
-@both("functional_call")
+@row("functional_call")
 def _(layer_class, training):
     layer = built(layer_class)
     state = {k: 2 * v.detach() for k, v in layer.named_parameters()}
     return torch.func.functional_call(layer, state, (tensor(),), {"training": training})
 
 
-@both("functionalize")
-def _(layer_class, training):
-    function, weights = pure(layer_class, training)
-    return torch.func.functionalize(lambda x: function(x, weights)[0])(tensor())
-
-
 # Traced, compiled, exported.
 
 
-@both("jit.trace")
+@row("jit.trace", inference=True)
 def _(layer_class, training):
     module = Call(built(layer_class), training)
     with warnings.catch_warnings():
@@ -797,20 +505,7 @@ def _(layer_class, training):
         return [traced(tensor(seed=1)), traced(tensor((9, 3)))]
 
 
-@both("fx.symbolic_trace")
-def _(layer_class, training):
-    return torch.fx.symbolic_trace(Call(built(layer_class), training))(tensor())
-
-
-@both("make_fx")
-def _(layer_class, training):
-    function, weights = pure(layer_class, training)
-    make_fx = torch.fx.experimental.proxy_tensor.make_fx
-    traced = make_fx(lambda x: function(x, weights)[0])(tensor())
-    return traced(tensor(seed=1))
-
-
-@both("make_fx of a gradient, any sizes")
+@row("make_fx of a gradient, any sizes")
 def _(layer_class, training):
     function, weights = pure(layer_class, training)
     make_fx = torch.fx.experimental.proxy_tensor.make_fx
@@ -819,7 +514,7 @@ def _(layer_class, training):
     return [traced(tensor(seed=1)), traced(tensor((9, 3)))]
 
 
-@both("fake tensors")
+@row("fake tensors")
 def _(layer_class, training):
     layer = built(layer_class)
     mode = torch._subclasses.FakeTensorMode(allow_non_fake_inputs=True)
@@ -834,31 +529,7 @@ def _(layer_class, training):
     return torch.zeros(tuple(y.shape))
 
 
-@both("a dispatch mode that counts operations")
-def _(layer_class, training):
-    with torch.utils.flop_counter.FlopCounterMode(display=False):
-        return outcome(built(layer_class), tensor(grad=True), training)
-
-
-@both("a function mode")
-def _(layer_class, training):
-    class Mode(torch.overrides.TorchFunctionMode):
-        def __torch_function__(self, func, types, args=(), kwargs=None):
-            return func(*args, **(kwargs or {}))
-
-    with Mode():
-        return outcome(built(layer_class), tensor(grad=True), training)
-
-
-@both("the profiler")
-def _(layer_class, training):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with torch.profiler.profile():
-            return outcome(built(layer_class), tensor(grad=True), training)
-
-
-@both("a subclass of Tensor")
+@row("a subclass of Tensor")
 def _(layer_class, training):
     class Mine(torch.Tensor):
         pass
@@ -889,13 +560,17 @@ def compiled(backend, **options):
     return run
 
 
-both("torch.compile(fullgraph), eager")(compiled("eager", fullgraph=True))
-both("torch.compile(fullgraph), aot_eager")(compiled("aot_eager", fullgraph=True))
-both("torch.compile, aot_eager, dynamic")(compiled("aot_eager", dynamic=True))
-compiles("torch.compile(fullgraph), inductor")(compiled("inductor", fullgraph=True))
+row("torch.compile(fullgraph), aot_eager")(compiled("aot_eager", fullgraph=True))
+row("torch.compile, aot_eager, dynamic", is_long=True)(
+    compiled("aot_eager", dynamic=True)
+)
+# It calls a C++ compiler for half a minute.
+row("torch.compile(fullgraph), inductor", is_long=True)(
+    compiled("inductor", fullgraph=True)
+)
 
 
-@both("torch.compile of images, several batch sizes")
+@row("torch.compile of images, several batch sizes", is_long=True)
 def _(layer_class, training):
     module = Call(built(layer_class, (2, 5, 4, 3)), training)
     with compiler():
@@ -903,7 +578,7 @@ def _(layer_class, training):
         return [call(tensor((n, 5, 4, 3))) for n in (2, 3, 5)]
 
 
-@both("torch.compile of a gradient")
+@row("torch.compile of a gradient", is_long=True)
 def _(layer_class, training):
     function, weights = pure(layer_class, training)
 
@@ -913,16 +588,6 @@ def _(layer_class, training):
     with compiler():
         grad = torch.compile(torch.func.grad(loss, (0, 1)), backend="aot_eager")
         return grad(tensor(), weights)
-
-
-@compiles("compile(jit_compile=True) and fit", 1e-4)
-def _(layer_class, training):
-    model = network(layer_class, training)
-    with compiler():
-        model.compile("sgd", "mse", jit_compile=True)
-        x, y = draw((16, 4)), draw((16, 2), 1)
-        model.fit(x, y, batch_size=8, verbose=0, shuffle=False)
-    return together(model.get_weights())
 
 
 def exported(strict):
@@ -941,88 +606,16 @@ def exported(strict):
     return run
 
 
-both("torch.export, strict, any batch size")(exported(True))
-both("torch.export, not strict, any batch size")(exported(False))
+row("torch.export, strict, any batch size")(exported(True))
+row("torch.export, not strict, any batch size", inference=True)(exported(False))
 
 
-@both("torch.export of an image model, fixed sizes")
-def _(layer_class, training):
-    x = tensor((2, 5, 4, 2))
-    with compiler():
-        program = torch.export.export(images(layer_class, training), (x,), strict=False)
-        return program.module()(x)
-
-
-@both("torch.export, decomposed")
+@row("torch.export, decomposed", inference=True)
 def _(layer_class, training):
     with compiler():
         module = Call(built(layer_class), training)
         program = torch.export.export(module, (tensor(),), strict=False)
         return program.run_decompositions().module()(tensor())
-
-
-@compiles("AOTInductor")
-def _(layer_class, training):
-    with compiler():
-        module = Call(built(layer_class), training).eval()
-        with torch.no_grad():
-            program = torch.export.export(module, (tensor(),), strict=False)
-            path = torch._inductor.aoti_compile_and_package(program)
-            return torch._inductor.aoti_load_package(path)(tensor())
-
-
-@both("torch.cond")
-def _(layer_class, training):
-    function, weights = pure(layer_class, training)
-    with compiler():
-        return torch.cond(
-            torch.tensor(True),
-            lambda x: function(x, weights)[0],
-            lambda x: x + 1,
-            (tensor(),),
-        )
-
-
-def onnx(export, x):
-    """What the ONNX program of `export(path)` says of `x`."""
-    runtime = pytest.importorskip("onnxruntime", reason="ONNX is not installed")
-    pytest.importorskip("onnxscript", reason="ONNX is not installed")
-    with compiler(), tempfile.TemporaryDirectory() as folder:
-        path = f"{folder}/model.onnx"
-        export(path)
-        session = runtime.InferenceSession(path)
-        (name,) = (one.name for one in session.get_inputs())
-        return session.run(None, {name: x.numpy()})
-
-
-@both("torch.onnx.export")
-def _(layer_class, training):
-    module, x = Call(built(layer_class), training).eval(), tensor()
-    return onnx(lambda path: torch.onnx.export(module, (x,), path, dynamo=True), x)
-
-
-@both("torch.onnx.export, any batch size")
-def _(layer_class, training):
-    module = Call(built(layer_class), training).eval()
-    batch = torch.export.Dim("batch")
-
-    def export(path):
-        torch.onnx.export(
-            module, (tensor(),), path, dynamo=True, dynamic_shapes=({0: batch},)
-        )
-
-    return onnx(export, tensor((9, 3)))
-
-
-@TABLE.row("model.export to ONNX, inference")
-def _(layer_class):
-    model = images(layer_class)
-    x = tensor((2, 5, 4, 2))
-
-    def export(path):
-        model.export(path, format="onnx", verbose=False)
-
-    return onnx(export, x)
 
 
 @TABLE.row("model.export to torch, inference")

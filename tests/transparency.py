@@ -2,11 +2,8 @@
 
 A case is a kind of model and one level of each factor: how the step is executed, in
 which precision, by which optimizer, on which data, and how the monitor looks.
-
-`KBN_TRANSPARENCY=full` runs every kind in every mode, not only the chosen cases.
 """
 
-import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -62,9 +59,6 @@ LOOKS = {
     "weights-only": {"watch": ("weights",), "log_freq": 2},
     "gradients-only": {"watch": ("gradients",)},
 }
-
-
-IS_FULL = os.environ.get("KBN_TRANSPARENCY") == "full"
 
 
 class Case(NamedTuple):
@@ -187,12 +181,27 @@ def every_kind_in_every_mode() -> Iterator[Case]:
 
 
 def cases() -> list[Case]:
-    """Those to run, in an order that is the same in every process."""
+    """The chosen ones, in an order that is the same in every process."""
+    kinds = list(watched_models.KINDS)
     found = [*interplay()]
-    if IS_FULL:
-        found += every_kind_in_every_mode()
-    else:
-        kinds = list(watched_models.KINDS)
-        for r in KERAS_CANNOT:
-            found.append(Case(**{"kind": kinds[0], **r.where}))
+    found += [Case(**{"kind": kinds[0], **r.where}) for r in KERAS_CANNOT]
     return [x for x in dict.fromkeys(found) if is_repeatable(x) or refusal(x)]
+
+
+def further_cases() -> list[Case]:
+    """Every kind in every mode, without the chosen cases."""
+    further = dict.fromkeys(every_kind_in_every_mode())
+    chosen = {*cases()}
+    return [x for x in further if x not in chosen and (is_repeatable(x) or refusal(x))]
+
+
+def short_cases() -> set[Case]:
+    """Those that are not `long`: the first of each kind and of each execution."""
+    first: dict[str, Case] = {}
+    for case in cases():
+        if not refusal(case) and case.kind != "recurrent":  # loops are traced long
+            first.setdefault(case.execution, case)
+            # XLA compiles for seconds, a replica is a model more.
+            if not case.execution.startswith(("xla", "mirrored")):
+                first.setdefault(case.kind, case)
+    return {*first.values()}
