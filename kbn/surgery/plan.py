@@ -14,7 +14,7 @@ from kbn.surgery import absorb, graph
 from kbn.surgery.affine import Affine, Inexact, Taken, of_batch_norm
 from kbn.surgery.exchange import Ours, Theirs
 from kbn.surgery.graph import Call, Layer
-from kbn.surgery.wiring import Value, Wiring
+from kbn.surgery.wiring import Wiring
 
 # Means over all places: that of an affine map is the map of the mean.
 MEANS = (
@@ -118,35 +118,33 @@ class _Planner:
 
     def _before(self, call: Call) -> Call:
         """The call that gives the input of `call`, and gives it to nothing else."""
-        value = self.wiring.value(call.main)
         reader = call
         while True:
-            giver = value.giver
+            giver = self.wiring.giver(reader.main)
             if giver is None:
                 raise Inexact("before it is an input")
-            if len(value.readers) > 1 or value.readers[0] is not reader:
+            if self.wiring.readers(reader.main) != [reader]:
                 raise Inexact(
                     f"{self._said(giver.layer)} before it is read elsewhere too"
                 )
             if not self._is_only(giver, IDENTITIES, call.layer):
                 return giver
-            value, reader = self.wiring.value(giver.main), giver
+            reader = giver
 
     def _behind(self, call: Call, affine: Affine) -> tuple[Call, Affine]:
         """The only call that reads the output of `call`, and the map as it is there."""
-        value: Value = self.wiring.value(call.outputs[0])
+        giver = call
         while True:
-            readers = [reader for reader in value.readers if reader is not None]
-            if not readers or len(readers) < len(value.readers):
+            reader, *others = self.wiring.readers(giver.outputs[0]) or [None]
+            if reader is None or None in others:
                 raise Inexact("it gives an output")
-            if len(readers) > 1:
-                raise Inexact(f"{len(readers)} calls read it")
-            (reader,) = readers
+            if others:
+                raise Inexact(f"{len(others) + 1} calls read it")
             if self._is_only(reader, MEANS, call.layer):
                 affine = affine.behind_means(reader.layer)
             elif not self._is_only(reader, IDENTITIES, call.layer):
                 return reader, affine
-            value = self.wiring.value(reader.outputs[0])
+            giver = reader
 
     def _take(
         self, taker: Call, place: str, take: Take, call: Call, affine: Affine

@@ -4,7 +4,7 @@ What lies inside of a model that is called once stands in the graph around it: i
 is the tensor that it is called on. One that is called more often is a closed box.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import Any
 
 import keras
@@ -13,23 +13,12 @@ from kbn.surgery import graph
 from kbn.surgery.graph import Call, Layer, Tensor
 
 
-class Value:
-    """A tensor: the call that gives it, and those that read it, each time they do.
-
-    None is what lies outside: it gives the inputs of the model and reads its outputs.
-    """
-
-    def __init__(self) -> None:
-        self.giver: Call | None = None
-        self.readers: list[Call | None] = []
-
-
 class Wiring:
-    """The calls of layers and operations in `model`, and the values between them.
+    """The calls of layers and operations in `model`, and the tensors between them.
 
-    `calls` are all that is no model read through; `names` are paths, "model/layer";
-    `count` is how often a layer is called; `trained` are the calls that are, or may be,
-    in training whatever `model` is.
+    `calls` are all that is no model read through, in the order in which they run;
+    `names` are paths, "model/layer"; `count` is how often a layer is called; `trained`
+    are the calls that are, or may be, in training whatever `model` is.
     """
 
     def __init__(self, model: keras.Model) -> None:
@@ -38,23 +27,30 @@ class Wiring:
         self.count: Counter[Layer] = Counter()
         self.trained: set[Call] = set()
         self._graphs: dict[keras.Model, list[Call]] = {}
-        self._values: dict[int, Value] = {}
+        self._givers: dict[int, Call] = {}
+        self._readers: defaultdict[int, list[Call | None]] = defaultdict(list)
+        self._same: dict[int, int] = {}  # {a tensor: the one that it stands for}, by id
+        self._closed: list[keras.Model] = [model]  # and those called several times
         self._collect(model, "", False)
-        for calls in self._graphs.values():
-            for call in calls:
-                self._wire(call)
-        self._give_out(model)
+        for one in self._closed:
+            self._read(one)
+            for tensor in graph.function(one).outputs:
+                self.readers(tensor).append(None)
 
-    def value(self, tensor: Tensor) -> Value:
-        """The value that a symbolic tensor stands for."""
-        return self._values.setdefault(id(tensor), Value())
+    def giver(self, tensor: Tensor) -> Call | None:
+        """The call that gives a tensor; None: it is an input."""
+        return self._givers.get(self._key(tensor))
+
+    def readers(self, tensor: Tensor) -> list[Call | None]:
+        """The calls that read a tensor, each time they do; None: it is an output."""
+        return self._readers[self._key(tensor)]
 
     def leave_out(self, call: Call) -> None:
         """Have the readers of what `call` gives read what it reads."""
-        (given,) = call.outputs
-        self.value(call.main).readers.remove(call)
-        self.value(given).giver = None
-        self._join(call.main, given)
+        given, taken = self._key(call.outputs[0]), self._key(call.main)
+        self._readers[taken].remove(call)
+        self._readers[taken] += self._readers.pop(given, [])
+        self._same[given] = taken
 
     def _collect(self, model: keras.Model, prefix: str, trains: bool) -> None:
         is_new = model not in self._graphs
@@ -70,29 +66,27 @@ class Wiring:
                 name = self.names[call.layer]
                 self._collect(call.layer, f"{name}/", call in self.trained)
 
-    def _wire(self, call: Call) -> None:
-        around, inside = self._through(call)
-        for tensor, inner in zip(around, inside, strict=True):
-            self._join(tensor, inner)
-        for tensor in call.inputs:
-            if not any(tensor is one for one in around):
-                self.value(tensor).readers.append(call)
-        if around:
-            return
-        self.calls.append(call)
-        for tensor in call.outputs:
-            self.value(tensor).giver = call
-        if call.layer in self._graphs:
-            self._give_out(call.layer)
+    def _read(self, model: keras.Model) -> None:
+        for call in self._graphs[model]:
+            inner = self._inside(call)
+            given = [] if inner is None else keras.tree.flatten(call.main)
+            for tensor in call.inputs:
+                if not any(tensor is one for one in given):
+                    self.readers(tensor).append(call)
+            if inner is None:
+                self.calls.append(call)
+                self._givers |= {self._key(tensor): call for tensor in call.outputs}
+                if call.layer in self._graphs and call.layer not in self._closed:
+                    self._closed.append(call.layer)
+            else:
+                self._join(inner.inputs, given)
+                self._read(call.layer)
+                self._join(call.outputs, inner.outputs)
 
-    def _give_out(self, model: keras.Model) -> None:
-        for tensor in graph.function(model).outputs:
-            self.value(tensor).readers.append(None)
-
-    def _through(self, call: Call) -> tuple[list[Tensor], list[Tensor]]:
-        """The tensors around a model that is called once, and those inside it."""
+    def _inside(self, call: Call) -> Any:
+        """The graph of a model that is called once; None for all others."""
         if call.layer not in self._graphs or self.count[call.layer] > 1:
-            return [], []
+            return None
         inner = graph.function(call.layer)
         given = keras.tree.flatten(call.main)
         # Keras casts and reshapes what does not fit.
@@ -100,18 +94,18 @@ class Wiring:
             outer.dtype != own.dtype or len(outer.shape) != len(own.shape)
             for outer, own in zip(given, inner.inputs, strict=True)
         ):
-            return [], []
-        return [*given, *call.outputs], [*inner.inputs, *inner.outputs]
+            return None
+        return inner
 
-    def _join(self, one: Tensor, other: Tensor) -> None:
-        kept, gone = self.value(one), self.value(other)
-        if kept is gone:
-            return
-        kept.giver = kept.giver or gone.giver
-        kept.readers += gone.readers
-        for key, value in self._values.items():
-            if value is gone:
-                self._values[key] = kept
+    def _join(self, tensors: list[Tensor], others: list[Tensor]) -> None:
+        for tensor, other in zip(tensors, others, strict=True):
+            self._same[id(tensor)] = self._key(other)
+
+    def _key(self, tensor: Tensor) -> int:
+        key = id(tensor)
+        while key in self._same:
+            key = self._same[key]
+        return key
 
 
 def _structure(tensors: Any) -> Any:
