@@ -18,7 +18,9 @@ from .alerts.alert import Alert
 from .log.history import History, to_frame
 from .run import OnLook, Run, Settings
 from .runs import Runs
+from .signals import own
 from .signals.default import listed
+from .signals.own import Function
 from .signals.rule import Rule
 from .telling import Voice
 from .watch import probe
@@ -94,6 +96,9 @@ class TrainingMonitor(keras.callbacks.Callback):
             maximum, mean and norm are always of all elements.
         hparams: Your own for the HParams tab and the report: {name: bool, number or
             string}.
+        signals: Your own: functions of a look's tensors that return a number, in
+            `keras.ops`. Each is logged as `signals/<its name>`, with its docstring as
+            the description: see `docs/signals.md`.
         on_look: A function of (step, {tag: value}), called with the scalars of each
             look and each epoch: another home for the numbers. An exception in it is
             logged once, and training goes on.
@@ -127,6 +132,7 @@ class TrainingMonitor(keras.callbacks.Callback):
         sample_size: int = 65536,
         hparams: Mapping[str, bool | float | str] | None = None,
         on_look: OnLook | None = None,
+        signals: Sequence[Function] = (),
         **unknown: Never,  # to type checkers, none
     ) -> None:
         if unknown:
@@ -137,6 +143,7 @@ class TrainingMonitor(keras.callbacks.Callback):
         arguments.check(log_dir, log_freq, watch, layers, sample_size)
         arguments.check_homes(hparams, on_look)
         self._rules = listed(rules)
+        self.signals = own.entered(signals)
         action.check(on_alert)
         self.log_dir = log_dir
         self.log_freq = log_freq
@@ -323,7 +330,7 @@ class TrainingMonitor(keras.callbacks.Callback):
     def _new_run(self, model: Any, directory: Path, name: str) -> Run:
         select = self._is_selected if callable(self.layers) else self.layers
         settings = Settings(
-            Asked(self.watch, select, self.sample_size),
+            Asked(self.watch, select, self.sample_size, self.signals),
             repr(self.layers),
             self._rules,
             self._described(),
@@ -344,6 +351,7 @@ class TrainingMonitor(keras.callbacks.Callback):
             "layers": _name(layers) if callable(layers) else layers,
             "rules": [rule.name for rule in self._rules],
             "sample_size": self.sample_size,
+            "signals": [_name(function) for function in self.signals],
         }
 
     def _is_selected(self, layer: Any) -> bool:
@@ -488,7 +496,7 @@ class TrainingMonitor(keras.callbacks.Callback):
             model.train_function.remove()  # of a fit that an exception has ended
         asked = self._here.settings.asked
         if type(model).make_train_function is not keras.Model.make_train_function:
-            asked = dataclasses.replace(asked, watch=("weights",))
+            asked = dataclasses.replace(asked, watch=("weights",), signals=())
             self._voice.say(
                 f"cannot see gradients and activations of {model.name!r}, because "
                 f"{type(model).__name__} has its own make_train_function: it logs "

@@ -24,6 +24,7 @@ from .signals.subjects import (
     Metric,
     OpenAlerts,
     Output,
+    Own,
     Progress,
     Subject,
 )
@@ -34,6 +35,7 @@ from .watch.inventory import Contents, Inventory, Selection
 from .watch.optimizers import OptimizerReader
 from .watch.probe import Asked, Seen
 from .watch.steps import Steps
+from .watch.tensors import to_numpy
 from .watch.weights import WeightReader
 
 Rows = Mapping[tuple[str, str], Any]
@@ -153,6 +155,8 @@ class Run:
 
         def see() -> None:
             read: list[Subject] = [Progress("", self.epoch)]
+            own = {name: float(to_numpy(x)) for name, x in step.own.items()}
+            read += [Own(name, value=x) for name, x in own.items()]
             read += self._read_optimizers(after_each_step=each)
             read += self._read_tensors(step.subjects, step.rows, is_one_step=each)
             shown = look(read, self.settings.asked.watch, self.log.past)
@@ -164,6 +168,10 @@ class Run:
             self._tell_of_layers(model)
 
         self._voice.try_to(see, "summarize a step")
+        for name, raised in step.failed.items():
+            self._voice.say(
+                f"leaves out the signal {name}: {raised!r}. Training goes on.", name
+            )
         if step.knows_batches:
             self._voice.try_to(
                 lambda: self._evidence.keep(model, self._step()), "keep the weights"

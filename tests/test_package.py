@@ -32,7 +32,7 @@ def imported(directory):
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 found.add(node.module.split(".")[0])
     own = {path.stem for path in [*paths, *(ROOT / "benchmarks").glob("*.py")]}
-    own |= {"kbn", "kbn_light", "tests"}
+    own |= {"kbn", "kbn_command", "kbn_light", "tests"}
     return found - own - sys.stdlib_module_names - OPTIONAL
 
 

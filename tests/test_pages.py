@@ -164,5 +164,5 @@ def test_rows_of_where_things_go_name_files_that_exist():
     rows = section("CONTRIBUTING.md", "## Where things go").splitlines()
     named = re.findall(r"`([\w/]+(?:\.py|\.md|/))`", "\n".join(rows))
     assert len(named) > 15
-    at = (ROOT, ROOT / "callbacks" / "alerts", ROOT / "benchmarks", ROOT / "kbn")
+    at = (ROOT, ROOT / "callbacks" / "signals", ROOT / "benchmarks", ROOT / "kbn")
     assert [x for x in named if not any((place / x).exists() for place in at)] == []

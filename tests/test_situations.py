@@ -465,7 +465,7 @@ def test_a_selection_of_nothing_says_so(tmp_path, said):
 
 @pytest.mark.parametrize(
     "culprit",
-    ["diagnostics.rows.active_row", "step.notes._loss_of", "step.evaluation.spec_of"],
+    ["signals.rows.active_row", "watch.notes._loss_of", "watch.evaluation.spec_of"],
 )
 def test_what_fails_in_a_look_is_left_out(culprit, tmp_path, monkeypatch):
     def fail(*args, **kwargs):

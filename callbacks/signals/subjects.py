@@ -176,6 +176,13 @@ class BrokenLoss(Subject):
 
 
 @dataclass(frozen=True)
+class Own(Subject):
+    """What a signal of the user's own returned, by the name of its function."""
+
+    value: float
+
+
+@dataclass(frozen=True)
 class Optimizer(Subject):
     """What an optimizer tells. `is_only`: whether no other is applied."""
 

@@ -8,19 +8,15 @@ import numpy as np
 from kbn.private import keras as private
 
 from .inventory import Contents
-from .probe import Asked, Recorded, Seen
+from .probe import Asked, Recorded, Seen, of_weights, tell_of_blindness
 
 
 def make(
     model: Any, asked: Asked, contents: Contents, say: Callable[..., None]
 ) -> "Probe":
     """The probe of a model's training function."""
-    if {"gradients", "activations"} & {*asked.watch}:
-        say(
-            "cannot see gradients and activations on the jax backend: it logs metrics, "
-            "weights and batch norm. For all of it set KERAS_BACKEND=tensorflow."
-        )
-    return Probe(model)
+    tell_of_blindness(asked, say)
+    return Probe(model, asked, contents)
 
 
 def as_array(variable: Any) -> Any:
@@ -37,8 +33,9 @@ class Probe:
 
     data_ends = (StopIteration,)
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, asked: Asked, contents: Contents) -> None:
         self._model = model
+        self._asked, self._contents = asked, contents
         self.function = model.train_function
 
     def steps(self, state: Any, iterator: Any) -> int:
@@ -62,9 +59,10 @@ class Probe:
 
     def look(self, evaluates: bool, *given: Any) -> tuple[Any, Seen]:
         """See `probe.Probe`."""
+        seen = of_weights(self._model, self._asked, self._contents)
         returned = self.function(*given)
         self.settle(returned)
-        return returned, Seen()
+        return returned, seen
 
     def losses(self, returned: Any) -> Mapping[str, Any]:
         """The logs."""

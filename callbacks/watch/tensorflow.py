@@ -12,8 +12,9 @@ import tensorflow as tf
 
 from kbn.private import keras as private
 
+from ..signals.own import Function, Named, Tensors, evaluate
 from ..signals.reading import EVALUATED
-from ..signals.subjects import Gradient, Input, Loss, Subject, Target
+from ..signals.subjects import Gradient, Input, Loss, Output, Subject, Target
 from . import host
 from .batches import (
     DATA_ENDS,
@@ -162,7 +163,7 @@ class Probe:
         self._pruned: dict[int, Pruned] = {}
         self._step: TrainStep | None = None
         self._traced_for: list[Any] = []
-        self._is_blind = not self._wishes.wants_tensors
+        self._is_blind = not (self._wishes.wants_tensors or asked.signals)
         self._hands_over = private.hands_over_batches(model)
         self.function = self._hooked(model.train_function)
         self.open()
@@ -335,10 +336,12 @@ class Probe:
             inventory = self._contents.of(self._model)  # the trace may have built it
             granted = self._wishes.granted(trace.notes, inventory)
             sample_size, xla = self._asked.sample_size, self._model.jit_compile
-            pruned = Pruned(trace, inventory, granted, sample_size, bool(xla))
+            own = self._asked.signals
+            pruned = Pruned(trace, inventory, granted, sample_size, bool(xla), own)
             self._pruned[id(trace)] = pruned
         seen.applied = trace.notes.applied
         given = pruned(tensors)
+        seen.own, seen.failed = pruned.own(given), pruned.failed
         return lambda: self._read(batch, pruned.reduction, {}, pruned.rows(given), seen)
 
     def _traced(self, batch: Any, tensors: Sequence[Any]) -> "Trace | None":
@@ -376,12 +379,16 @@ class Probe:
     def _noted_step(self, batches: Sequence[Any], seen: Seen) -> Any:
         first, *rest = [without_optionals(batch) for batch in batches]
         notes = Notes()
+        known = self._contents.of(self._model).weights if self._asked.signals else {}
+        before = {path: tf.convert_to_tensor(weight) for path, weight in known.items()}
         with self._noter.step(notes, first):
             logs = self.function([first])
-        self._try_to(lambda: self._read_notes(first, notes, seen))
+        self._try_to(lambda: self._read_notes(first, notes, before, seen))
         return self.function(rest) if rest else logs
 
-    def _read_notes(self, batch: Any, notes: Notes, seen: Seen) -> None:
+    def _read_notes(
+        self, batch: Any, notes: Notes, before: Mapping[str, Any], seen: Seen
+    ) -> None:
         inventory = self._contents.of(self._model)  # the step may have built layers
         granted = self._wishes.granted(notes, inventory)
         arrays = {}
@@ -392,8 +399,23 @@ class Probe:
                 replicas = [unscaled(total, notes.scales[key])]
             arrays[key] = [host.array(x) for x in replicas]
         seen.applied = notes.applied
+        if self._asked.signals:
+            self._tell_own(notes, before, seen)
         reduction = Reduction(granted, self._asked.sample_size)
         self._read(batch, reduction, arrays, {}, seen)
+
+    def _tell_own(self, notes: Notes, weights: Mapping[str, Any], seen: Seen) -> None:
+        """What signals of the user's own say of an eager step.
+
+        `weights`: before it.
+        """
+
+        def whole(key: str) -> Any:
+            x = _whole(notes.subjects[key], [_dense(x) for x in notes.tensors[key]])
+            return unscaled(x, notes.scales[key]) if key in notes.scales else x
+
+        tensors = _offered(notes, whole, weights)
+        seen.own = evaluate(self._asked.signals, tensors, seen.failed)
 
     # --- both ---
 
@@ -449,12 +471,15 @@ class Pruned:
         granted: Mapping[str, Subject],
         sample_size: int,
         jit_compile: bool,
+        signals: tuple[Function, ...],
     ) -> None:
         self.reduction = Reduction(granted, sample_size)
+        self.failed: dict[str, Exception] = {}  # of the user's own signals
+        self._signals = signals
         self._trace = trace
         self._inventory = inventory
         self._jit_compile = jit_compile
-        self._step = self._pruned([*granted], self.reduction.inside)
+        self._step = self._pruned([*granted], self.reduction.inside, signals)
         self._again: tuple[list[str], Any] = [], None  # what was read whole, and how
 
     def is_of(self, trace: Trace, inventory: Inventory) -> bool:
@@ -474,17 +499,25 @@ class Pruned:
             given |= _arrays(self._again[1](batch, scales))
         return given
 
+    def own(self, given: dict[str, list[Any]]) -> dict[str, Any]:
+        """What the user's own signals returned; takes it out of what a step gave."""
+        names = [x.__name__ for x in self._signals if x.__name__ not in self.failed]
+        return {name: given.pop(OWN + name)[0] for name in names}
+
     def rows(self, given: Mapping[str, Sequence[Any]]) -> dict[Key, Any]:
-        """Rows of what a step gave, see `diagnostics.reading`."""
+        """Rows of what a step gave, see `signals.reading`."""
         return self.reduction.rows(given)
 
     def _pruned(
-        self, keys: Sequence[str], reduce: Callable[[str, Any], Any]
+        self,
+        keys: Sequence[str],
+        reduce: Callable[[str, Any], Any],
+        signals: tuple[Function, ...] = (),
     ) -> PrunedStep:
         notes = self._trace.notes
         names = {
             (key, replica, part): name
-            for key in keys
+            for key in dict.fromkeys([*keys, *(notes.tensors if signals else ())])
             for replica, (parts_, _) in enumerate(notes.tensors[key])
             for part, name in enumerate(parts_)
         }
@@ -492,7 +525,17 @@ class Pruned:
         def finish(parts: Mapping[Any, Any], scales: Mapping[str, Any]) -> Any:
             """In the graph: what is given of each replica's tensor."""
             given = {key: self._tensors(key, parts, scales.get(key)) for key in keys}
-            return {key: [reduce(key, x) for x in given[key]] for key in keys}
+            found = {key: [reduce(key, x) for x in given[key]] for key in keys}
+            if not signals:
+                return found
+
+            def whole(key: str) -> Any:
+                replicas = self._tensors(key, parts, scales.get(key))
+                return _whole(notes.subjects[key], replicas)
+
+            tensors = _offered(notes, whole, self._inventory.weights)
+            own = evaluate(signals, tensors, self.failed)
+            return found | {OWN + name: [x] for name, x in own.items()}
 
         return PrunedStep(self._trace.graph, names, finish, self._jit_compile)
 
@@ -502,7 +545,7 @@ class Pruned:
         for replica, (names, kind) in enumerate(self._trace.notes.tensors[key]):
             tensors = [parts[key, replica, i] for i in range(len(names))]
             replicas.append(kind.dense(tensors))
-        if isinstance(self.reduction.subjects[key], Gradient):
+        if isinstance(self._trace.notes.subjects[key], Gradient):
             # Each replica has the gradient of its part of the batch.
             total = tf.add_n(replicas) if len(replicas) > 1 else replicas[0]
             replicas = [unscaled(total, scale)]
@@ -513,13 +556,42 @@ class Pruned:
         by_optimizer: dict[int, Any] = {}
         found = {}
         for key, optimizer in self._trace.notes.scales.items():
-            if key in self.reduction.subjects:
+            if key in self.reduction.subjects or self._signals:
                 if id(optimizer) not in by_optimizer:
                     scale = loss_scaling(optimizer).given(optimizer)
                     by_optimizer[id(optimizer)] = scale
                 if by_optimizer[id(optimizer)] is not None:
                     found[key] = tf.cast(by_optimizer[id(optimizer)], tf.float32)
         return found
+
+
+OWN = "own:"  # before the names of the user's own signals
+
+
+def _offered(
+    notes: Notes, whole: Callable[[str], Any], weights: Mapping[str, Any]
+) -> Tensors:
+    """What a signal of the user's own may ask for; `whole`: a tensor by its key."""
+
+    def named(kind: type[Subject]) -> Named:
+        return Named(
+            {
+                one.name: functools.partial(whole, key)
+                for key, one in notes.subjects.items()
+                if isinstance(one, kind)
+            }
+        )
+
+    makers = {k: functools.partial(tf.convert_to_tensor, x) for k, x in weights.items()}
+    return Tensors(named(Output), named(Gradient), Named(makers))
+
+
+def _whole(subject: Subject, replicas: Sequence[Any]) -> Any:
+    """One tensor of those of replicas: all examples, or the gradient by all."""
+    if len(replicas) == 1:
+        return replicas[0]
+    is_sum = isinstance(subject, Gradient)
+    return tf.add_n(replicas) if is_sum else tf.concat(replicas, axis=0)
 
 
 def _arrays(given: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
