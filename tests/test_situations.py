@@ -676,15 +676,14 @@ def test_words_do_not_switch_the_loss_gap_off(tmp_path):
     [
         ({"log_dir": Path("gs://b")}, "local directory, not a URL"),
         ({"log_dir": Path("s3://b/c")}, "local directory, not a URL"),
-        ({"watch": "weights"}, r"Did you mean watch=\('weights',\)\?"),
-        ({"watch": "weigths"}, r"Did you mean watch=\('weights',\)\?"),
-        ({"watch": ("gradient",)}, r"Did you mean 'gradients'\?"),
+        ({"watch": "weights"}, r"a tuple of some of \('weights', 'gradients'"),
+        ({"watch": ("gradient",)}, r"a tuple of some of \('weights', 'gradients'"),
         ({"log_freq": np.float64(3)}, "integer from 1"),
         ({"log_freq": np.array([1, 2])}, "integer from 1"),
     ],
     ids=str,
 )
-def test_what_was_meant_is_said(arguments, message):
+def test_what_is_taken_is_said(arguments, message):
     with pytest.raises(ValueError, match=message):
         TrainingMonitor(**arguments)
 
