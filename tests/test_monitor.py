@@ -693,10 +693,6 @@ def test_other_backends_are_not_changed_by_watching(tmp_path):
 @pytest.mark.parametrize(
     ("slip", "says"),
     [
-        (
-            {"frequency": 10},
-            "no argument frequency. Did you mean log_freq=10?",
-        ),
         ({"logdir": "a"}, "Did you mean log_dir='a'?"),
         ({"log_frequency": "epoch"}, "Did you mean log_freq='epoch'?"),
         ({"layer": "dense"}, "Did you mean layers='dense'?"),

@@ -56,7 +56,7 @@ class Signal:
     of: type[Subject]
     value: Callable[..., Any] = field(repr=False)
     given: Callable[[Any], tuple[Any, ...] | None] = field(repr=False)
-    where: Callable[[Any], bool] = field(default=lambda subject: True, repr=False)
+    where: Callable[[Any], bool] | None = field(default=None, repr=False)
     row: Callable[[Any, Any], Any] | None = field(default=None, repr=False)
     is_histogram: bool = False
     unit: str = ""
@@ -169,7 +169,7 @@ def of(subject: Any) -> list[Signal]:
     kind = type(subject)
     if kind not in _by_subject:
         _by_subject[kind] = [x for x in REGISTRY.values() if x.of is kind]
-    return [x for x in _by_subject[kind] if x.where(subject)]
+    return [x for x in _by_subject[kind] if x.where is None or x.where(subject)]
 
 
 def find(tag: str) -> Signal | None:
