@@ -104,6 +104,7 @@ def test_record_of_a_network(tmp_path):
         "watch": ["weights", "gradients", "activations", "batch_norm"],
         "layers": "^h",
         "sample_size": 99,
+        "signals": [],
     }
 
 
