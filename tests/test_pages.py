@@ -20,6 +20,8 @@ WITH_CODE = [page for page in PAGES if code(page)]
 # The packages that `on_look` feeds in the examples, and their function.
 HOMES = {"mlflow": "log_metrics", "wandb": "log"}
 NOT_HERE = {
+    ("docs/signals.md", "jax"): "there are no activations",
+    ("docs/signals.md", "torch"): "there are no activations",
     ("docs/monitor.md", "jax"): "capture has no activations of a training step there",
 }
 

@@ -108,6 +108,11 @@ def test_record_of_a_network(tmp_path):
     }
 
 
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    *_, record = train(network(), tmp_path, log_freq=np.int64(3))
+    assert record["options"]["log_freq"] == 3
+
+
 def is_wide(layer):
     return layer.name == "hidden"
 

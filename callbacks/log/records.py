@@ -59,7 +59,7 @@ def string_value(tag: str, content: bytes, metadata: Any) -> Any:
 def _value(tag: str, known: Mapping[str, Any]) -> Any:
     metadata = summary_pb2.SummaryMetadata()
     metadata.plugin_data.plugin_name = PLUGIN
-    text = json.dumps({"format": 1, **known}, allow_nan=False)
+    text = json.dumps({"format": 1, **known}, allow_nan=False, default=_plain)
     return string_value(tag, text.encode(), metadata)
 
 
@@ -67,3 +67,10 @@ def _content(tag: str, value: Any, otherwise: Any = None) -> Any:
     if value.tag != tag or value.metadata.plugin_data.plugin_name != PLUGIN:
         return otherwise
     return json.loads(value.tensor.string_val[0])
+
+
+def _plain(value: Any) -> Any:
+    """A number of NumPy as one of Python: shapes and seeds may be such."""
+    if hasattr(value, "item"):
+        return value.item()
+    raise TypeError(f"not for JSON: {value!r}")
