@@ -37,6 +37,7 @@ class LossEvaluation:
     def __init__(self, model: Any) -> None:
         self._model = model
         self._functions: dict[Any, Any] = {}
+        self._kept: list[Any] = []
         self._name = ""  # of the losses in the last trace
         takes = [*inspect.signature(type(model).compute_loss).parameters]
         self._is_possible = takes[1 : 1 + len(_TAKES)] == _TAKES
@@ -70,6 +71,8 @@ class LossEvaluation:
         # Not what the function returns: that waits for all that it does.
         names = {"losses": self._name}
         pruned = PrunedStep(function.graph, names, lambda x, _: x["losses"])
+        # The bodies of its loops are gone with it: TensorFlow 2.21 ends the process.
+        self._kept.append(function)
         if pruned.runs_python:  # it may have a state of its own
             raise ValueError("its call runs a Python function")
         return pruned
