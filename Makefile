@@ -17,7 +17,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 help:
 	@echo "make demo           train with and without batch norm, print a table, draw a picture"
-	@echo "make test           the suite on TensorFlow, in about five minutes"
+	@echo "make test           the suite on TensorFlow, without its long rows"
 	@echo "make test-long      all of it: every row, and thousands of random examples"
 	@echo "make test-backends  the layer and the monitor on JAX and on torch"
 	@echo "make test-wheel     the suite on the built wheel, outside of the checkout"

@@ -17,7 +17,7 @@ def load(name: str) -> ModuleType:
     """The module of this full name, such as `kbn.callbacks.report.report`.
 
     `kbn/__init__.py` is not run. The modules of `kbn.callbacks.log`, `.report`,
-    `.alerts` and `.diagnostics` import neither Keras nor a backend.
+    `.alerts` and `.signals` import neither Keras nor a backend.
 
     Raises:
         ImportError: kbn is not installed, or the module needs what is missing.

@@ -40,14 +40,14 @@ class Captured:
     the transformation that they were computed in.
     """
 
-    def __init__(self, sight: CallLog) -> None:
-        self._sight = sight
+    def __init__(self, call_log: CallLog) -> None:
+        self._calls = call_log
 
     @property
     def activations(self) -> dict[str, Any]:
         """{layer: tensor}."""
         hidden = self.hidden
-        seen = self._sight.activations
+        seen = self._calls.activations
         return Tensors(
             {tag: x for tag, (x, name) in seen.items() if name not in hidden}
         )
@@ -56,7 +56,7 @@ class Captured:
     def gradients(self) -> dict[str, Any]:
         """{variable.path: tensor}, dense."""
         hidden = self.hidden
-        seen = self._sight.gradients
+        seen = self._calls.gradients
         return Tensors(
             {
                 # Dense: an embedding's is sparse.
@@ -69,8 +69,8 @@ class Captured:
     @property
     def hidden(self) -> set[str]:
         """Names of what was there but cannot be had."""
-        seen = [(name, x) for x, name in self._sight.activations.values()]
-        seen += [(path, x) for path, (x, _) in self._sight.gradients.items()]
+        seen = [(name, x) for x, name in self._calls.activations.values()]
+        seen += [(path, x) for path, (x, _) in self._calls.gradients.items()]
         places = {id(place): place for _, x in seen for place in [_place(x)]}
         within = {id(place) for place in places.values() if _is_within(place, places)}
         return {name for name, x in seen if id(_place(x)) in within}
@@ -130,17 +130,17 @@ def capture(model: Any, layers: Select = None) -> Iterator[Captured]:
             "keras.Model. Pass the model whose layers you want to see."
         )
     arguments.check_layers(layers, "capture")
-    sight = CallLog(probe.backend().scratch_graph)
+    call_log = CallLog(probe.backend().scratch_graph)
     selected = Selection(Inventory(model), layers)
     watching = seeing(
         selected.layers,
         selected.optimizers,
         # Taken then: a model may be built by the call.
         lambda: Selection(Inventory(model), layers).weights,
-        lambda: sight,
+        lambda: call_log,
     )
     with _eager(model), watching:
-        yield Captured(sight)
+        yield Captured(call_log)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ EVERY_BACKEND = {
     "test_capture.py",
     "test_convert.py",
     "test_defects.py",
-    "test_diagnostics.py",
+    "test_signals.py",
     "test_distributed.py",
     "test_documentation.py",
     "test_examples.py",

@@ -1,4 +1,4 @@
-"""kbn.callbacks.signals.registry: adding a diagnostic touches nothing else."""
+"""kbn.callbacks.signals.registry: adding a signal touches nothing else."""
 
 import contextlib
 import dataclasses
@@ -28,7 +28,7 @@ ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 
 @contextlib.contextmanager
 def registered(new):
-    """With one more diagnostic for a while."""
+    """With one more signal for a while."""
     registry.add(new)
     try:
         yield
@@ -46,7 +46,7 @@ def largest(x, output):
     return tf.cast(tf.reduce_max(tf.abs(x)), tf.float64)[None]
 
 
-# One for each thing that a diagnostic can be computed of: what it says must be true.
+# One for each thing that a signal can be computed of: what it says must be true.
 MADE_UP = {
     "row-of-a-tensor": Signal(
         "made_up/<layer>",
@@ -113,7 +113,7 @@ NEEDS_A_STEP = {"row-of-a-tensor", "of-a-summary", "of-the-batch", "of-the-loss"
 @pytest.mark.parametrize(
     ("where", "kind"), [("large", "row-of-a-tensor"), *(("small", x) for x in MADE_UP)]
 )
-def test_a_made_up_diagnostic_is_everywhere(kind, where, tmp_path, monkeypatch):
+def test_a_made_up_signal_is_everywhere(kind, where, tmp_path, monkeypatch):
     if kind in NEEDS_A_STEP and not ON_TENSORFLOW:
         pytest.skip("what a training step shows needs TensorFlow")
     if where == "large":
@@ -202,7 +202,7 @@ def test_without_guide_values_the_highest_is_the_worst(tmp_path):
     assert [*chart.multiline.tag] == ["^worst/made_up$", "^median/made_up$"]
 
 
-def test_a_diagnostic_that_raises_loses_only_its_own(tmp_path, caplog):
+def test_a_signal_that_raises_loses_only_its_own(tmp_path, caplog):
     broken = dataclasses.replace(MADE_UP["of-a-weight"], value=lambda summary: 1 / 0)
     model, x, y = watched_models.sequential(run_eagerly=ON_TENSORFLOW)
     with registered(broken):
@@ -213,14 +213,14 @@ def test_a_diagnostic_that_raises_loses_only_its_own(tmp_path, caplog):
     assert "ZeroDivisionError" in caplog.text
 
 
-def test_a_tag_has_one_diagnostic():
+def test_a_tag_has_one_signal():
     taken = dataclasses.replace(MADE_UP["of-a-weight"], tag="update_ratio/<path>")
-    with pytest.raises(ValueError, match="diagnostic 'update_ratio/<path>' already"):
+    with pytest.raises(ValueError, match="signal 'update_ratio/<path>' already"):
         registry.add(taken)
 
 
 @pytest.mark.parametrize("tag", REGISTRY)
-def test_a_diagnostic_says_what_it_is(tag):
+def test_a_signal_says_what_it_is(tag):
     one = REGISTRY[tag]
     first, *_ = inspect.cleandoc(one.description).split("\n\n")
     assert first.endswith("."), first
@@ -237,7 +237,7 @@ def test_a_diagnostic_says_what_it_is(tag):
     assert (one.chart is None) == has_no_chart
 
 
-def test_no_two_diagnostics_share_the_tags_of_their_worst_layer():
+def test_no_two_signals_share_the_tags_of_their_worst_layer():
     summaries = [tag for one in REGISTRY.values() for tag in registry.over_layers(one)]
     assert len(summaries) == len({*summaries}) > 0
     assert {registry.find(tag).of for tag in summaries} == {subjects.Layers}

@@ -16,7 +16,7 @@ EVERY_LAYER = "Every layer"  # the category of what is drawn elsewhere as its wo
 def charts(tags: Iterable[str]) -> dict[str, dict[str, list[str]]]:
     """{category: {title: regular expressions of its tags}} for a run with these tags.
 
-    A diagnostic of many layers is drawn as its worst and its median, and once more with
+    A signal of many layers is drawn as its worst and its median, and once more with
     a line a layer in the last category; one that only a single layer has, as that
     layer, named in the title. A title names the guide values.
     """
@@ -48,7 +48,7 @@ def charts(tags: Iterable[str]) -> dict[str, dict[str, list[str]]]:
 def _lines(
     one: Signal, own: Sequence[str], tags: set[str]
 ) -> Iterator[tuple[str, str, list[str]]]:
-    """(category, title, regular expressions) of a diagnostic; `own`: its tags."""
+    """(category, title, regular expressions) of a signal; `own`: its tags."""
     if one.chart is None or not own:
         return
     category, title = one.chart.category, one.chart.title

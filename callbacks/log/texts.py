@@ -41,7 +41,7 @@ def alert_table(alerts: Sequence[Alert]) -> str:
 
 
 class Row(NamedTuple):
-    """The worst layer of a diagnostic at the last snapshot that had two of them."""
+    """The worst layer of a signal at the last snapshot that had two of them."""
 
     step: int
     where: str
@@ -49,7 +49,7 @@ class Row(NamedTuple):
 
 
 class WorstLayers:
-    """The worst layers so far; a snapshot without a diagnostic leaves its row alone."""
+    """The worst layers so far; a snapshot without a signal leaves its row alone."""
 
     def __init__(self) -> None:
         self._rows: dict[str, Row] = {}
@@ -57,7 +57,7 @@ class WorstLayers:
     def seen(self, step: int, layers: Mapping[str, Mapping[str, float]]) -> Any:
         """The table after one more snapshot, as a value of a Summary proto.
 
-        None if the snapshot has nothing new. layers: {tag of a diagnostic: {name of a
+        None if the snapshot has nothing new. layers: {tag of a signal: {name of a
         layer or variable: value}}.
         """
         new = {
@@ -69,7 +69,7 @@ class WorstLayers:
         if not new:
             return None
         self._rows |= new
-        description = "Where each diagnostic is worst, as the dashboard draws it."
+        description = "Where each signal is worst, as the dashboard draws it."
         return _value(WORST, "Worst layers", description, self._table())
 
     def _table(self) -> str:
@@ -81,7 +81,7 @@ class WorstLayers:
             value = f"{row.value:.3g}" if is_healthy else f"**{row.value:.3g}**"
             healthy = one.guide.range() if one.guide else ""
             rows.append((one.name, f"`{row.where}`", value, healthy, str(row.step)))
-        header = ("diagnostic", "worst layer or variable", "value", "healthy", "step")
+        header = ("signal", "worst layer or variable", "value", "healthy", "step")
         return _markdown(header, rows)
 
 

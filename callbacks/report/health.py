@@ -1,4 +1,4 @@
-"""The map of layers by time, graded by the guide values of the diagnostics."""
+"""The map of layers by time, graded by the guide values of the signals."""
 
 import math
 import re
@@ -25,7 +25,7 @@ WORDS = {
     BEYOND: "beyond guide values",
     BROKEN: "NaN or Inf",
 }
-# {tag of a diagnostic that grades layers: its short name}.
+# {tag of a signal that grades layers: its short name}.
 MEASURES = {
     "health/non_finite/<tag>": "NaN or Inf",
     "health/dead_units/<layer>": "dead units",
@@ -42,17 +42,17 @@ MEASURES = {
 
 
 class Measured(NamedTuple):
-    """One diagnostic of one layer, weight or call."""
+    """One signal of one layer, weight or call."""
 
     layer: str
     where: str
     what: str
-    diagnostic: Signal
+    signal: Signal
     course: Course
 
 
 def measured(courses: Mapping[str, Course], record: Record) -> list[Measured]:
-    """The courses of the diagnostics in `MEASURES`, each with its layer."""
+    """The courses of the signals in `MEASURES`, each with its layer."""
     found = []
     for tag, course in courses.items():
         one = registry.find(tag)
@@ -170,9 +170,9 @@ def _cells(found: Iterable[Measured], steps: Array) -> list[Cell]:
     for one in found:
         values = one.course.values
         places = np.searchsorted(steps, one.course.steps, side="right") - 1
-        graded = zip(places, severities(one.diagnostic, values), values, strict=True)
+        graded = zip(places, severities(one.signal, values), values, strict=True)
         for i, severity, value in graded:
-            beyond = _excess(one.diagnostic, value)
+            beyond = _excess(one.signal, value)
             if (severity, beyond) > (cells[i].severity, excess[i]):
                 excess[i] = beyond
                 cells[i] = Cell(int(severity), one.what, sentence(one, value))
@@ -191,6 +191,6 @@ def _excess(one: Signal, value: float) -> float:
 
 def sentence(one: Measured, value: float) -> str:
     """A value in words: `dead units 0.83, healthy 0 to 0.2`."""
-    guide = one.diagnostic.guide
+    guide = one.signal.guide
     healthy = f", {guide.title()}" if guide else ""
     return f"{one.what} {value:.3g}{healthy}"

@@ -225,7 +225,7 @@ def _layers(seen: Health, found: list[Measured], record: Record) -> list[Layer]:
 def _worst(several: list[Measured]) -> Measured:
     by_place = {one.where: one for one in several}
     last = {where: one.course.last for where, one in by_place.items()}
-    return by_place[worst_of(several[0].diagnostic.guide, last)]
+    return by_place[worst_of(several[0].signal.guide, last)]
 
 
 def _batch_norms(courses: Mapping[str, Course], record: Record) -> list[BatchNorm]:

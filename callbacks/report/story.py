@@ -132,7 +132,7 @@ def _layers(run: RunReport, colour: str) -> Section:
     guides: dict[str, str] = {}
     for layer in run.layers:
         for name, one in layer.measures.items():
-            guide = one.diagnostic.guide
+            guide = one.signal.guide
             guides.setdefault(name, guide.title() if guide else "")
     table = Table(
         ["layer", "kind", *(Cell(name, note=guide) for name, guide in guides.items())],
@@ -161,7 +161,7 @@ def _measure(layer: Layer, name: str) -> Cell:
     if one is None:
         return Cell()
     course = one.course
-    severity = int(severities(one.diagnostic, np.array([course.last]))[0])
+    severity = int(severities(one.signal, np.array([course.last]))[0])
     text = SIGNS.get(severity, "") + number(course.last, 3)
     span = f"{number(course.minimum, 3)} to {number(course.maximum, 3)}"
     return Cell(text, course, f"{one.where}: {span}", severity=severity)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class Guide:
     """Guide values, (low, high) with None for no bound: `healthy`, and `sick` beyond.
 
-    For orientation. Where the diagnostic names no other source they were measured on
+    For orientation. Where the signal names no other source they were measured on
     small classifiers of scikit-learn's digits, healthy and faulty ones.
     """
 

@@ -1,4 +1,4 @@
-"""What one look shows: the values of all diagnostics of what it has read."""
+"""What one look shows: the values of all signals of what it has read."""
 
 from collections.abc import (
     Callable,
@@ -22,7 +22,7 @@ class Look:
     """Histograms and scalars by tag; `failed`: what raised instead of a value.
 
     `layers`: of the scalars, those of which there may be one a layer or variable, as
-    {tag of the diagnostic: {name of the layer: value}}.
+    {tag of the signal: {name of the layer: value}}.
     """
 
     histograms: dict[str, Summary] = field(default_factory=dict)
@@ -31,7 +31,7 @@ class Look:
     failed: dict[str, Exception] = field(default_factory=dict)
 
     def enter(self, one: Signal, subject: Subject) -> None:
-        """The value of a diagnostic there, if it is a number."""
+        """The value of a signal there, if it is a number."""
         value = self.value(one, subject)
         if value is None:
             return
@@ -40,7 +40,7 @@ class Look:
             self.layers.setdefault(one.tag, {})[subject.name] = float(value)
 
     def value(self, one: Signal, subject: Subject) -> Any:
-        """The value of a diagnostic there; None if there is none, or it raised."""
+        """The value of a signal there; None if there is none, or it raised."""
         try:
             return one.of_subject(subject)
         except Exception as error:  # no reason to lose the others
@@ -53,9 +53,9 @@ def look(
     watch: Collection[str] = (),
     past: Callable[[str], Sequence[float]] = lambda tag: (),
 ) -> Look:
-    """The values of all diagnostics of these subjects.
+    """The values of all signals of these subjects.
 
-    `watch` adds the diagnostics that are on request; `past(tag)` tells the values that
+    `watch` adds the signals that are on request; `past(tag)` tells the values that
     earlier looks have shown.
     """
     subjects = list(subjects)
@@ -89,7 +89,7 @@ def look(
 
 
 def _several(found: Mapping[str, Mapping[str, float]]) -> Iterator[Layers]:
-    """Each diagnostic that two layers have: of one alone, the worst says nothing."""
+    """Each signal that two layers have: of one alone, the worst says nothing."""
     for tag, values in found.items():
         if len(values) > 1:
             one = registry.REGISTRY[tag]

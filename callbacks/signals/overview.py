@@ -15,7 +15,7 @@ from .subjects import Layers, OpenAlerts
     given=lambda layers: (layers.values, layers.guide),
 )
 def worst(values: Mapping[str, float], guide: Guide | None) -> float:
-    """A diagnostic at its worst layer, or variable, of those at the look.
+    """A signal at its worst layer, or variable, of those at the look.
 
     By the guide values, and the highest where there are none; NaN and infinity are
     worse than any number. The Text tab names the layer, in `health/worst`.
@@ -31,7 +31,7 @@ def worst(values: Mapping[str, float], guide: Guide | None) -> float:
     given=lambda layers: (layers.values,),
 )
 def median(values: Mapping[str, float]) -> float:
-    """The median of a diagnostic over the layers, or variables, of the look.
+    """The median of a signal over the layers, or variables, of the look.
 
     NaN is left out, unless all are: the worst shows it.
     """

@@ -1,7 +1,7 @@
-"""The registry of diagnostics: one entry says all that there is to say about one.
+"""The registry of signals: one entry says all that there is to say about one.
 
 TensorBoard's descriptions, the dashboard, the table in the docs, alerts and reports are
-made from it. Adding a diagnostic touches the file of its family, and its test.
+made from it. Adding a signal touches the file of its family, and its test.
 """
 
 import functools
@@ -17,7 +17,7 @@ from .subjects import Layers, Subject
 
 @dataclass(frozen=True)
 class Chart:
-    """Where the dashboard draws a diagnostic; those of one title share a chart.
+    """Where the dashboard draws a signal; those of one title share a chart.
 
     `tags`: a regular expression of the tags to draw, where the pattern's own is not it.
     """
@@ -39,7 +39,7 @@ class Signal:
         value: On the host, from what `given` takes out of the subject: a number for a
             scalar, an array or a Summary for a histogram. None: there is no value.
         given: The arguments of `value`; None: the subject has none.
-        where: Whether the subject has this diagnostic at all.
+        where: Whether the subject has this signal at all.
         row: In the step, from the tensor and the subject: a row of float64, in NumPy or
             in TensorFlow as the tensor is. The rows of the replicas come to the subject
             as `rows[tag]`, (replicas, n). None: nothing but what the subject has.
@@ -79,7 +79,7 @@ class Signal:
 
     @functools.cached_property
     def regex(self) -> re.Pattern[str]:
-        """Matches the tags of this diagnostic."""
+        """Matches the tags of this signal."""
         return re.compile(self.chart_regex)
 
     @functools.cached_property
@@ -148,15 +148,15 @@ def signal(tag: str, **entry: Any) -> Callable[[Callable[..., Any]], Signal]:
 
 
 def add(new: Signal) -> None:
-    """Enter a diagnostic; a ValueError if its tag is taken."""
+    """Enter a signal; a ValueError if its tag is taken."""
     if new.tag in REGISTRY:
-        raise ValueError(f"There is a diagnostic {new.tag!r} already.")
+        raise ValueError(f"There is a signal {new.tag!r} already.")
     REGISTRY[new.tag] = new
     _by_subject.clear()
 
 
 def arrange(modules: Sequence[str]) -> None:
-    """Put the diagnostics in the order of the modules that they were written in."""
+    """Put the signals in the order of the modules that they were written in."""
     ordered = sorted(
         REGISTRY.items(), key=lambda item: modules.index(item[1].value.__module__)
     )
@@ -165,7 +165,7 @@ def arrange(modules: Sequence[str]) -> None:
 
 
 def of(subject: Any) -> list[Signal]:
-    """The diagnostics that a subject has."""
+    """The signals that a subject has."""
     kind = type(subject)
     if kind not in _by_subject:
         _by_subject[kind] = [x for x in REGISTRY.values() if x.of is kind]
@@ -173,7 +173,7 @@ def of(subject: Any) -> list[Signal]:
 
 
 def find(tag: str) -> Signal | None:
-    """The diagnostic that a tag belongs to."""
+    """The signal that a tag belongs to."""
     return next((x for x in REGISTRY.values() if x.regex.fullmatch(tag)), None)
 
 

@@ -1,4 +1,4 @@
-"""What diagnostics are computed of: what one look read of one thing in a model."""
+"""What signals are computed of: what one look read of one thing in a model."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from .guide import Guide
 from .statistics import Summary
 
 Array: TypeAlias = np.ndarray[Any, Any]
-# What a look reads of every tensor of a subject, beside the rows of its diagnostics.
+# What a look reads of every tensor of a subject, beside the rows of its signals.
 SUMMARY, MOMENTS, SCALAR = "summary", "moments", "scalar"
 
 
@@ -27,7 +27,7 @@ class Subject:
     """A named thing, and what was read of it.
 
     `reads`: what a look reads of its tensor in any case. `watch`: what in the monitor's
-    `watch` asks for it. `rows`: by the tag of a diagnostic, (replicas, n).
+    `watch` asks for it. `rows`: by the tag of a signal, (replicas, n).
     `is_one_of_many`: a model has as many of them as it has layers, or variables.
     """
 
@@ -224,9 +224,9 @@ class Histogram(Subject):
 
 @dataclass(frozen=True)
 class Layers(Subject):
-    """One diagnostic at all layers, or variables, of a look; the name is its own.
+    """One signal at all layers, or variables, of a look; the name is its own.
 
-    `values`: by layer or variable. `guide`: the guide values of the diagnostic.
+    `values`: by layer or variable. `guide`: the guide values of the signal.
     """
 
     guide: Guide | None = None
@@ -237,7 +237,7 @@ class Layers(Subject):
 class Whole(Subject):
     """All that a look has seen, and `past(tag)`: the values of earlier looks.
 
-    `scalars`: by tag, those of the diagnostics before.
+    `scalars`: by tag, those of the signals before.
     """
 
     subjects: Sequence[Subject]

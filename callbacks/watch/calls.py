@@ -74,7 +74,7 @@ class CallLog:
         return f"{name}#{number}" if number else name
 
 
-# (sight, method, args, kwargs, what it returned)
+# (call_log, method, args, kwargs, what it returned)
 Note: TypeAlias = Callable[[CallLog, Callable[..., Any], Any, Any, Any], None]
 
 
@@ -83,13 +83,13 @@ def seeing(
     layers: Mapping[str, Layer],
     optimizers: Mapping[str, Any],
     weights: Callable[[], Mapping[str, Variable]],
-    sight: Callable[[], CallLog | None],
+    call_log: Callable[[], CallLog | None],
     norms: Mapping[str, BatchNorm] | None = None,
     model: Any = None,
 ) -> Iterator[None]:
     """Note the outputs of layers and the gradients given to optimizers, for a while.
 
-    `sight()` says where to note: None for nowhere. `weights` is asked when gradients
+    `call_log()` says where to note: None for nowhere. `weights` is asked when gradients
     arrive: a model may be built only then. Of `norms` the inputs are noted, of `model`
     the outputs and the losses it computes.
     """
@@ -108,7 +108,7 @@ def seeing(
         (x, "apply", functools.partial(_note_gradients, name, x, weights))
         for name, x in optimizers.items()
     ]
-    with overridden(notes, sight):
+    with overridden(notes, call_log):
         yield
 
 
@@ -186,21 +186,21 @@ def _note_gradients(
 
 @contextlib.contextmanager
 def overridden(
-    notes: Iterable[tuple[Any, str, Note]], sight: Callable[[], CallLog | None]
+    notes: Iterable[tuple[Any, str, Note]], call_log: Callable[[], CallLog | None]
 ) -> Iterator[None]:
     """Call each (instance, name of a method, note) along with the method, for a while.
 
-    `sight()` says where to note: None for nowhere. Whatever a note raises, the call
+    `call_log()` says where to note: None for nowhere. Whatever a note raises, the call
     goes on.
     """
     with contextlib.ExitStack() as restore:
         for instance, method, note in notes:
-            restore.callback(_override(instance, method, note, sight))
+            restore.callback(_override(instance, method, note, call_log))
         yield
 
 
 def _override(
-    instance: Any, name: str, note: Note, sight: Callable[[], CallLog | None]
+    instance: Any, name: str, note: Note, call_log: Callable[[], CallLog | None]
 ) -> Callable[[], None]:
     """Note what a method is given and gives; returns what puts the old state back.
 
@@ -212,7 +212,7 @@ def _override(
 
     @functools.wraps(method, updated=())
     def noted_method(*args: Any, **kwargs: Any) -> Any:
-        seen = sight()
+        seen = call_log()
         if seen is None:
             return method(*args, **kwargs)
         what = f"{name} of {attribute(instance, 'name')}"

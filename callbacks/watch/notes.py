@@ -48,7 +48,7 @@ class Noter:
     """Notes what a model's layers and optimizers do in its training steps.
 
     While a `step` is open in any thread, their methods are overridden on the instances;
-    replicas are traced in threads, each with a sight of its own.
+    replicas are traced in threads, each with a log of its own.
     """
 
     def __init__(
@@ -70,20 +70,20 @@ class Noter:
     @contextlib.contextmanager
     def step(self, notes: Notes, batch: Any) -> Iterator[None]:
         """Note what this thread does meanwhile, a training step on `batch`."""
-        sight = CallLog(self._place, self._scale)
+        call_log = CallLog(self._place, self._scale)
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(self._overridden())
             except Exception as error:  # the training is not to notice
                 notes.hidden.add(f"this step ({error!r})")
-            self._thread.sight = sight
+            self._thread.call_log = call_log
             try:
                 yield
             finally:
-                self._thread.sight = None
+                self._thread.call_log = None
         try:
             with self._lock:
-                self._enter(notes, sight, batch)
+                self._enter(notes, call_log, batch)
         except Exception as error:  # as above
             notes.hidden.add(f"some of this step ({error!r})")
 
@@ -110,25 +110,25 @@ class Noter:
                 inventory.optimizers,
                 # Asked then: the step may build the model.
                 lambda: Inventory(self._model).weights,
-                lambda: getattr(self._thread, "sight", None),
+                lambda: getattr(self._thread, "call_log", None),
                 inventory.batch_norms,
                 self._model,
             )
         )
 
-    def _enter(self, notes: Notes, sight: CallLog, batch: Any) -> None:
-        notes.hidden |= sight.hidden
-        notes.applied = notes.applied or sight.applied
+    def _enter(self, notes: Notes, call_log: CallLog, batch: Any) -> None:
+        notes.hidden |= call_log.hidden
+        notes.applied = notes.applied or call_log.applied
         # Of a layer that was hidden once, such as the cell of an LSTM, the visible
         # calls would be an arbitrary subset.
-        for call, (tensor, name) in sight.activations.items():
-            if name not in sight.hidden:
+        for call, (tensor, name) in call_log.activations.items():
+            if name not in call_log.hidden:
                 layer = self._inventory.layers[name]
-                is_final = any(tensor is output for output in sight.outputs)
+                is_final = any(tensor is output for output in call_log.outputs)
                 about = activation_of(layer), unit_axis(layer), is_final
                 notes.enter(Output(call, name, *about), tensor)
-        for call, (tensor, name) in sight.norm_inputs.items():
-            if name not in sight.hidden:
+        for call, (tensor, name) in call_log.norm_inputs.items():
+            if name not in call_log.hidden:
                 norm = self._inventory.batch_norms[name]
                 try:
                     axes = tuple(norm.axes)
@@ -137,12 +137,12 @@ class Noter:
                     continue
                 epsilon = float(attribute(norm.layer, "epsilon", 0.0))
                 notes.enter(NormInput(call, name, axes, epsilon), tensor)
-        for name, (gradient, scale) in sight.gradients.items():
+        for name, (gradient, scale) in call_log.gradients.items():
             path = re.sub(r"#\d+$", "", name)
             subject = Gradient(name, path, _is_kernel(gradient))
             notes.enter(subject, gradient)
             notes.scales[subject.key] = scale
-        loss = _loss_of(sight, batch)
+        loss = _loss_of(call_log, batch)
         if loss is not None:
             notes.enter(Loss(""), loss)
 
@@ -153,11 +153,11 @@ def _is_kernel(gradient: Any) -> bool:
     return rank is not None and rank > 1
 
 
-def _loss_of(sight: CallLog, batch: Any) -> Any:
+def _loss_of(call_log: CallLog, batch: Any) -> Any:
     """The step's loss, if it is that of the batch as it came."""
-    if len(sight.losses) != 1:
+    if len(call_log.losses) != 1:
         return None
-    ((loss, of),) = sight.losses
+    ((loss, of),) = call_log.losses
     leaves = tree.flatten(batch)
     return loss if all(any(x is leaf for leaf in leaves) for x in of) else None
 

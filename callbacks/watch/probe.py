@@ -36,7 +36,7 @@ class Asked:
 class Seen:
     """What a probe saw of one step.
 
-    `rows`: see `diagnostics.reading`. `applied`: names of optimizers. `batch_size`:
+    `rows`: see `signals.reading`. `applied`: names of optimizers. `batch_size`:
     examples on all replicas, None if the batch does not tell. `knows_batches`: whether
     the batch of any step is known afterwards, should its loss become NaN. `own`: what
     signals of the user's own returned, by name; `failed`: what they raised instead.
