@@ -554,7 +554,6 @@ def test_rule_is_silent_on_what_is_healthy(case):
 
 
 def test_every_rule_has_both_kinds_of_cases():
-    assert len(DEFAULT) == 22
     names = {one.name for one in DEFAULT} - {"non_finite"}
     assert {name for name, *_ in ILL} == names
     quiet = {name for name, *_ in GOOD.values()}
@@ -795,4 +794,4 @@ bn_stats_cold bn_moment_gap bn_collapsed bn_small_batch input_scale
 
 
 def test_names_are_the_public_ones():
-    assert [one.name for one in DEFAULT] == NAMES.split()
+    assert {one.name for one in DEFAULT} == {*NAMES.split()}
