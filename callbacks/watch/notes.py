@@ -1,6 +1,7 @@
 """What was noted of one training step, as subjects with their tensors."""
 
 import contextlib
+import functools
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -72,20 +73,18 @@ class Noter:
         """Note what this thread does meanwhile, a training step on `batch`."""
         call_log = CallLog(self._place, self._scale)
         with contextlib.ExitStack() as stack:
-            try:
-                stack.enter_context(self._overridden())
-            except Exception as error:  # the training is not to notice
-                notes.hidden.add(f"this step ({error!r})")
+            call_log.try_to(
+                lambda: stack.enter_context(self._overridden()), "this step"
+            )
             self._thread.call_log = call_log
             try:
                 yield
             finally:
                 self._thread.call_log = None
-        try:
-            with self._lock:
-                self._enter(notes, call_log, batch)
-        except Exception as error:  # as above
-            notes.hidden.add(f"some of this step ({error!r})")
+        with self._lock:
+            enter = functools.partial(self._enter, notes, call_log, batch)
+            call_log.try_to(enter, "some of this step")
+            notes.hidden |= call_log.hidden
 
     @contextlib.contextmanager
     def _overridden(self) -> Iterator[None]:
@@ -117,7 +116,6 @@ class Noter:
         )
 
     def _enter(self, notes: Notes, call_log: CallLog, batch: Any) -> None:
-        notes.hidden |= call_log.hidden
         notes.applied = notes.applied or call_log.applied
         # Of a layer that was hidden once, such as the cell of an LSTM, the visible
         # calls would be an arbitrary subset.
@@ -129,14 +127,9 @@ class Noter:
                 notes.enter(Output(call, name, *about), tensor)
         for call, (tensor, name) in call_log.norm_inputs.items():
             if name not in call_log.hidden:
-                norm = self._inventory.batch_norms[name]
-                try:
-                    axes = tuple(norm.axes)
-                except Exception as error:  # a user's layer may mean anything by it
-                    notes.hidden.add(f"moments of {call} ({error!r})")
-                    continue
-                epsilon = float(attribute(norm.layer, "epsilon", 0.0))
-                notes.enter(NormInput(call, name, axes, epsilon), tensor)
+                enter = functools.partial(self._enter_norm, notes, call, name, tensor)
+                # A user's layer may mean anything by its axis.
+                call_log.try_to(enter, f"moments of {call}")
         for name, (gradient, scale) in call_log.gradients.items():
             path = re.sub(r"#\d+$", "", name)
             subject = Gradient(name, path, _is_kernel(gradient))
@@ -145,6 +138,11 @@ class Noter:
         loss = _loss_of(call_log, batch)
         if loss is not None:
             notes.enter(Loss(""), loss)
+
+    def _enter_norm(self, notes: Notes, call: str, name: str, tensor: Any) -> None:
+        norm = self._inventory.batch_norms[name]
+        epsilon = float(attribute(norm.layer, "epsilon", 0.0))
+        notes.enter(NormInput(call, name, tuple(norm.axes), epsilon), tensor)
 
 
 def _is_kernel(gradient: Any) -> bool:

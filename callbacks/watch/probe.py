@@ -5,7 +5,6 @@ function that Keras made trains, untouched, on the same batch. So watching chang
 bit of a training, whatever the backend compiles.
 """
 
-import functools
 import importlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,9 +13,8 @@ from typing import Any, Protocol
 
 import keras
 
-from ..signals.own import Function, Named, Tensors, evaluate
+from ..signals.own import Function
 from ..signals.subjects import Subject
-from .inventory import Contents
 from .layers import Select
 
 Key = tuple[str, str]  # (key of a subject, what is read of it)
@@ -110,31 +108,6 @@ class Recorded:
         """The next batch."""
         self.last = next(self._batches)
         return self.last
-
-
-def of_weights(model: Any, asked: Asked, contents: Contents) -> Seen:
-    """What signals of the user's own say of the weights, where no more can be seen."""
-    seen = Seen()
-    if asked.signals:
-        weights = contents.of(model).weights
-        makers = {path: functools.partial(_value, x) for path, x in weights.items()}
-        tensors = Tensors(Named({}), Named({}), Named(makers))
-        seen.own = evaluate(asked.signals, tensors, seen.failed)
-    return seen
-
-
-def _value(weight: Any) -> Any:
-    return keras.ops.convert_to_tensor(weight)
-
-
-def tell_of_blindness(asked: Asked, say: Callable[..., None]) -> None:
-    """Say what no probe sees on the backend that Keras runs on."""
-    if {"gradients", "activations"} & {*asked.watch}:
-        say(
-            f"cannot see gradients and activations on the {keras.backend.backend()} "
-            "backend: it logs metrics, weights and batch norm. For all of it set "
-            "KERAS_BACKEND=tensorflow."
-        )
 
 
 def backend() -> ModuleType:
