@@ -25,10 +25,10 @@ def check(
     # A Path makes gs:/bucket of gs://bucket.
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", os.fspath(log_dir)):
         refuse("log_dir", log_dir, "log_dir must be a local directory, not a URL.")
-    is_epoch = isinstance(log_freq, str) and log_freq == "epoch"
-    if not is_epoch and not callable(log_freq) and not _is_count(log_freq):
-        rule = 'log_freq must be "epoch", an integer from 1 (steps), or a function '
-        refuse("log_freq", log_freq, f"{rule}step -> bool.")
+    is_word = isinstance(log_freq, str) and log_freq in ("auto", "epoch")
+    if not is_word and not callable(log_freq) and not _is_count(log_freq):
+        rule = 'log_freq must be "auto", "epoch", an integer from 1 (steps), or a '
+        refuse("log_freq", log_freq, f"{rule}function step -> bool.")
     rule = f"watch must be a tuple of some of {WATCHABLE}."
     if isinstance(watch, str) or not isinstance(watch, Iterable):
         refuse("watch", watch, rule)

@@ -302,8 +302,9 @@ def test_watch_selects(watch, tmp_path, said):
         (100, []),
         (lambda step: step in (2, 7), [2, 7]),
         ("epoch", [1, 5]),
+        ("auto", [1, 2, 4, 8]),
     ],
-    ids=["every-3", "every-1", "every-100", "function", "epoch"],
+    ids=["every-3", "every-1", "every-100", "function", "epoch", "auto"],
 )
 def test_log_freq(log_freq, looks, tmp_path):
     train("sequential", [TrainingMonitor(tmp_path, log_freq=log_freq)], **EAGER)
