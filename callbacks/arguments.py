@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
 USUAL = ("weights", "gradients", "activations", "batch_norm")
 WATCHABLE = (*USUAL, "quantiles")
 
@@ -46,6 +48,7 @@ def check_homes(hparams: Any, on_look: Any) -> None:
         if not isinstance(hparams, Mapping):
             _refuse("TrainingMonitor", "hparams", hparams, f"{rule}.")
         for name, value in hparams.items():
+            value = plain(value)
             is_number = isinstance(value, bool | int | float | str)
             if not isinstance(name, str) or not name or not is_number:
                 wrong = f"{rule}, not {name!r}: {value!r}."
@@ -56,6 +59,11 @@ def check_homes(hparams: Any, on_look: Any) -> None:
     if on_look is not None and not callable(on_look):
         rule = "on_look must be a function of (step, {tag: value}), or None."
         _refuse("TrainingMonitor", "on_look", on_look, rule)
+
+
+def plain(value: Any) -> Any:
+    """Of a number or string of NumPy, that of Python; anything else as it is."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def refuse_unknown(given: Mapping[str, Any], known: Iterable[str]) -> None:

@@ -153,7 +153,7 @@ class TrainingMonitor(keras.callbacks.Callback):
         self.rules = rules
         self.on_alert = on_alert
         self.sample_size = int(sample_size)
-        self.hparams = dict(hparams or {})
+        self.hparams = {k: arguments.plain(v) for k, v in (hparams or {}).items()}
         self.on_look = on_look
         self._schedule = schedule_of(log_freq)
         self._voice = Voice()
@@ -166,6 +166,17 @@ class TrainingMonitor(keras.callbacks.Callback):
         self._is_due = False  # of a batch that nobody has looked at yet
         self._is_counted = False  # of the batch that began
         self._added = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is copied and pickled: what was seen, and not the model."""
+        left = {"_run": None, "_wrapper": None, "_model": None, "_schedule": None}
+        state = {**self.__dict__, **left}
+        state.pop("on_train_batch_begin", None)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._schedule = schedule_of(self.log_freq)
 
     @property
     def history(self) -> dict[str, tuple[list[int], list[float]]]:
