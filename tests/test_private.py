@@ -50,6 +50,7 @@ def given():
         "model": model,
         "sequential": keras.Sequential([keras.Input((3,)), keras.layers.ReLU()]),
         "optimizer": model.optimizer,
+        "masked": keras.layers.Masking()(np.zeros((2, 3, 1))),
     }
 
 
@@ -81,6 +82,7 @@ WANTED = [
     ("rename", "variable", "_name"),
     ("compile_settings", "model", "_compile_config"),
     ("optimizer_variables", "optimizer", "_trainable_variables"),
+    ("mask_of", "masked", "_keras_mask"),
     *([("track_on_torch", "layer", "_track_variables")] * (BACKEND == "torch")),
 ]
 MORE = {

@@ -9,18 +9,23 @@ import numpy as np
 
 from . import activations
 from .inventory import BatchNorm, Inventory
-from .layers import Layer, attribute, children, weights_of
+from .layers import DROPOUT, Layer, attribute, children, kinds_of, weights_of
 from .optimizers import inner_of, parts_of
 from .tensors import to_numpy
 
 
 def describe(
-    model: Any, inventory: Inventory, order: Sequence[str], final: Collection[str]
+    model: Any,
+    inventory: Inventory,
+    order: Sequence[str] = (),
+    final: Collection[str] = (),
+    tables: Collection[str] = (),
 ) -> dict[str, Any]:
     """`model`, `layers` in forward order, `optimizers`: as JSON has it.
 
     `order`: names of layers as they were seen called, where that was seen. `final`:
-    names of layers whose output is the model's, beside those that tell.
+    names of layers whose output is the model's, beside those that tell. `tables`: paths
+    of weights of which rows were seen taken by indices.
     """
     paths = {id(weight): path for path, weight in inventory.weights.items()}
     outputs = attribute(model, "outputs") or ()
@@ -33,10 +38,10 @@ def describe(
             ),
             "loss": _name_of_loss(attribute(model, "loss")),
             "dtype_policy": _name_of_policy(attribute(model, "dtype_policy")),
-            "weights": _weights(model, paths),
+            "weights": _weights(model, paths, tables),
         },
         "layers": [
-            _layer(name, inventory, paths)
+            _layer(name, inventory, paths, tables)
             | {"is_output": name in final or _gives(inventory.layers[name], outputs)}
             for name in _in_forward_order(inventory.layers, order)
         ],
@@ -59,23 +64,30 @@ def _kind(thing: Any) -> str:
     return f"{type(thing).__module__.split('.')[0]}.{type(thing).__name__}"
 
 
-def _layer(name: str, inventory: Inventory, paths: dict[int, str]) -> dict[str, Any]:
+def _layer(
+    name: str, inventory: Inventory, paths: dict[int, str], tables: Collection[str]
+) -> dict[str, Any]:
     layer = inventory.layers[name]
     norm = inventory.batch_norms.get(name)
     described = {
         "name": name,
         "path": attribute(layer, "path"),
         "type": _kind(layer),
-        "activation": activations.name_of(layer),
+        "is": kinds_of(layer),
+        "activation": attribute(activations.activation_of(layer), "name"),
         "trainable": bool(attribute(layer, "trainable", True)),
-        "weights": _weights(layer, paths),
+        "weights": _weights(layer, paths, tables),
     }
+    if isinstance(layer, DROPOUT):
+        described["dropout"] = _plain(attribute(layer, "rate"))
     if norm is not None:
         described["batch_norm"] = _batch_norm(norm)
     return described
 
 
-def _weights(layer: Layer, paths: dict[int, str]) -> list[dict[str, Any]]:
+def _weights(
+    layer: Layer, paths: dict[int, str], tables: Collection[str]
+) -> list[dict[str, Any]]:
     """Its own: not those of the layers in it, which have entries of their own."""
     inner = {id(x) for child in children(layer) for x in weights_of(child)}
     return [
@@ -84,6 +96,7 @@ def _weights(layer: Layer, paths: dict[int, str]) -> list[dict[str, Any]]:
             "shape": [*map(int, weight.shape)],
             "dtype": str(weight.dtype),
             "trainable": bool(weight.trainable),
+            **({"is_table": True} if paths[id(weight)] in tables else {}),
         }
         for weight in weights_of(layer)
         if id(weight) in paths and id(weight) not in inner

@@ -23,6 +23,7 @@ from .activations import activation_of, unit_axis
 from .calls import CallLog, seeing
 from .inventory import Inventory
 from .layers import attribute
+from .tensors import ROWS, kind_of
 
 
 @dataclass
@@ -123,7 +124,9 @@ class Noter:
             if name not in call_log.hidden:
                 layer = self._inventory.layers[name]
                 is_final = any(tensor is output for output in call_log.outputs)
-                about = activation_of(layer), unit_axis(layer), is_final
+                # Padding is no example: what units give there says nothing of them.
+                known = None if name in call_log.masked else activation_of(layer)
+                about = known, unit_axis(layer), is_final
                 notes.enter(Output(call, name, *about), tensor)
         for call, (tensor, name) in call_log.norm_inputs.items():
             if name not in call_log.hidden:
@@ -132,7 +135,8 @@ class Noter:
                 call_log.try_to(enter, f"moments of {call}")
         for name, (gradient, scale) in call_log.gradients.items():
             path = re.sub(r"#\d+$", "", name)
-            subject = Gradient(name, path, _is_kernel(gradient))
+            is_of_rows = kind_of(gradient) is ROWS
+            subject = Gradient(name, path, _is_kernel(gradient), is_of_rows)
             notes.enter(subject, gradient)
             notes.scales[subject.key] = scale
         loss = _loss_of(call_log, batch)
@@ -166,4 +170,5 @@ def given_by(batch: Any) -> Iterator[tuple[Subject, Any]]:
     for kind, name, part in zip((Input, Target), ("x", "y"), parts, strict=False):
         for path, leaf in tree.flatten_with_path(part):
             if leaf is not None:
-                yield kind("/".join(map(str, path)) or name), leaf
+                is_whole = "int" in str(getattr(leaf, "dtype", ""))
+                yield kind("/".join(map(str, path)) or name, is_whole), leaf

@@ -231,6 +231,11 @@ def is_scratch(graph: Any) -> bool:
     return isinstance(name, str) and name.startswith("scratch_graph")
 
 
+def mask_of(tensor: Any) -> Any:
+    """The mask that Keras keeps with a tensor; None if it keeps none."""
+    return getattr(tensor, "_keras_mask", None)  # backend/common/masking.py#L11
+
+
 def random_seed() -> int | None:
     """The seed given to `keras.utils.set_random_seed`; None if it was not called."""
     try:  # utils/rng_utils.py#L73
