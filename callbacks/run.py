@@ -401,10 +401,15 @@ class Run:
 
 
 def _metrics(logs: Mapping[str, Any]) -> list[Metric]:
+    """Of a metric of several values, as one a class, each by its number: `f1/0`."""
     found = []
     for name, value in logs.items():
         try:
-            found.append(Metric(name, float(np.asarray(value).item())))
-        except (TypeError, ValueError):  # a metric may be an array, or a word
+            values = np.asarray(value, np.float64)
+        except (TypeError, ValueError):  # a word
             continue
+        if values.size == 1:
+            found.append(Metric(name, float(values.item())))
+        elif values.ndim == 1:
+            found += [Metric(f"{name}/{i}", float(x)) for i, x in enumerate(values)]
     return found

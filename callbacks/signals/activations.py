@@ -9,7 +9,7 @@ import numpy as np
 
 from . import rows
 from .registry import Chart, Guide, signal
-from .rule import Reading, Rule
+from .rule import LASTING, Reading, Rule
 from .statistics import Summary
 from .subjects import Array, Input, Output, Target
 from .view import View
@@ -196,7 +196,7 @@ class DeadRelu(Rule):
 
     share: float = 0.7
     dropout: float = 0.5
-    patience: int = 3
+    patience: int = LASTING
 
     reads: ClassVar = (dead_units,)
     keeps: ClassVar = {dead_units: 32}
@@ -239,7 +239,7 @@ class Saturated(Rule):
     """
 
     share: float = 0.6
-    patience: int = 3
+    patience: int = LASTING
 
     reads: ClassVar = (saturated,)
 

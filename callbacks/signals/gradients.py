@@ -10,7 +10,7 @@ import numpy as np
 
 from .loss import epoch_loss, has_learned, train_loss
 from .registry import Chart, Guide, signal
-from .rule import Reading, Rule
+from .rule import LASTING, Reading, Rule
 from .statistics import Summary
 from .subjects import Gradient, Whole
 from .view import View
@@ -176,7 +176,7 @@ class VanishingGradient(Rule):
 
     ratio: float = 1e-2
     critical: float = 1e-4
-    patience: int = 3
+    patience: int = LASTING
 
     reads: ClassVar = (gradient_rms, train_loss, epoch_loss)
     keeps: ClassVar = {train_loss: 1, epoch_loss: 1}
@@ -234,7 +234,7 @@ class GradientImbalance(Rule):
     """
 
     ratio: float = 300.0
-    patience: int = 3
+    patience: int = LASTING
 
     reads: ClassVar = (gradient_rms,)
 
