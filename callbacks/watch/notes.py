@@ -56,7 +56,7 @@ class Noter:
         self,
         model: Any,
         place: Callable[[], Any],
-        scale: Callable[[Any], Any] | None = None,
+        scale: Callable[[Any], Any],
     ) -> None:
         """`place` says where the caller is, see `CallLog`; so does `scale`."""
         self._model = model

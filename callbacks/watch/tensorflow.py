@@ -28,7 +28,7 @@ from .evaluation import LossEvaluation
 from .granted import Pruned, offered, whole_of
 from .inventory import Contents
 from .notes import Noter, Notes, given_by
-from .optimizers import unscaled
+from .optimizers import loss_scaling, unscaled
 from .probe import Asked, Key, Recorded, Seen
 from .python_state import python_state_kept
 from .reduction import Reduction, names_of
@@ -73,7 +73,6 @@ class Probe:
         self._say = say
         self._wishes = Wishes(asked)
         self._contents = contents
-        self._noter = Noter(model, graph_here, scale=None)
         self._evaluation = LossEvaluation(model)
         self._hand_back = HandBack(model.distribute_strategy)
         self._pruned: dict[int, Pruned] = {}
@@ -86,7 +85,7 @@ class Probe:
 
     def _hooked(self, function: Any) -> Any:
         """The training function, made anew to note its traces if it has none yet."""
-        if self._is_blind or self._model.run_eagerly:
+        if self._is_blind:
             return function
         self._step = getattr(function, STEP, None)
         if self._step is None:
@@ -99,12 +98,15 @@ class Probe:
 
     def _made_with(self, step: Any) -> Any:
         model = self._model
+        own = vars(model).get("train_step")  # past its class
         model.train_function = None
         object.__setattr__(model, "train_step", step)
         try:
             model.make_train_function()
         finally:
             object.__delattr__(model, "train_step")
+            if own is not None:
+                object.__setattr__(model, "train_step", own)
         return model.train_function
 
     def is_for(self, asked: Asked, contents: Contents) -> bool:
@@ -114,8 +116,7 @@ class Probe:
     def open(self) -> None:
         """Note what is traced from now on."""
         if self._step is not None:
-            # A graph is to get no op for the scale of the loss.
-            self._step.noter = Noter(self._model, graph_here, scale=_itself)
+            self._step.noter = Noter(self._model, graph_here, _scale)
 
     def close(self) -> None:
         """Note no more."""
@@ -297,8 +298,12 @@ class Probe:
         notes = Notes()
         known = self._contents.of(self._model).weights if self._asked.signals else {}
         before = {path: tf.convert_to_tensor(weight) for path, weight in known.items()}
-        with self._noter.step(notes, first):
+        assert self._step is not None, "see _hooked"
+        self._step.eager_notes = notes
+        try:
             logs = self.function([first])
+        finally:
+            self._step.eager_notes = None
         self._try_to(lambda: self._read_notes(first, notes, before, seen))
         return self.function(rest) if rest else logs
 
@@ -383,8 +388,10 @@ def scratch_graph() -> Any:
     return graph if private.is_scratch(graph) else None
 
 
-def _itself(optimizer: Any) -> Any:
-    return optimizer
+def _scale(optimizer: Any) -> Any:
+    """What is noted of the scale of a loss: a graph is to get no op for it."""
+    is_eager = tf.executing_eagerly()
+    return loss_scaling(optimizer).given(optimizer) if is_eager else optimizer
 
 
 def _dense(tensor: Any) -> Any:

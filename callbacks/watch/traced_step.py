@@ -1,4 +1,4 @@
-"""A training step that notes the names of its tensors while it is traced."""
+"""A training step that notes its tensors, eager ones and those of its graphs."""
 
 import functools
 import weakref
@@ -15,24 +15,32 @@ from .tensors import kind_of
 class TrainStep:
     """Stands for `model.train_step` in the function that Keras makes of it.
 
-    It is the model's own step. While it is traced, and somebody watches, it notes the
-    names of the step's tensors. Those stay with the function, for later fits.
+    It is the model's own step, and each replica calls it, in a thread of its own. While
+    it is traced, and somebody watches, it notes the names of the step's tensors. Those
+    stay with the function, for later fits. Run eagerly, it notes what a look asks for.
     """
 
     def __init__(self, model: Any) -> None:
         self._step = model.train_step
         self.traces: list[Trace] = []
         self.noter: Noter | None = None
+        self.eager_notes: Notes | None = None  # of a step that is looked at
         self.is_only_seen = False  # the trace is none that will train
         functools.update_wrapper(self, self._step, updated=())
 
     def __call__(self, data: Any) -> Any:
         """Train on this replica's part of a batch."""
-        if self.noter is None or tf.executing_eagerly():
-            return self._step(data)
-        graph = tf.compat.v1.get_default_graph()
+        noter, asked, graph = self.noter, self.eager_notes, graph_here()
+        if noter is not None and graph is not None:
+            return self._traced(data, noter, graph)
+        if noter is not None and asked is not None:
+            with noter.step(asked, data):
+                return self._step(data)
+        return self._step(data)
+
+    def _traced(self, data: Any, noter: Noter, graph: Any) -> Any:
         notes, logs = Notes(), {}
-        with self.noter.step(notes, data):
+        with noter.step(notes, data):
             try:
                 logs = self._step(data)
             except Exception:
