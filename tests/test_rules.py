@@ -390,7 +390,7 @@ GOOD = {
                 record({"name": "drop", "dropout": 0.95}, *DENSE["layers"]),
                 6,
             ),
-            ("batches of 2", {"fit": {"batch_size": 2}}, 6),
+            ("batches of 2", {"fit": {"batch_size": 2}}, 4),
         ]
     },
     "large targets": (

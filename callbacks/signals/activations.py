@@ -187,7 +187,7 @@ class DeadRelu(Rule):
     The share of units that are non-zero in less than 1 % of batch x space, over the
     batches of the last looks, above `share`. Layers that end in a ReLU, GELU, SiLU or
     another function that is 0 below some value. Not behind a dropout above `dropout`,
-    which leaves units too little to be told from dead ones; nor before 16 examples.
+    which leaves units too little to be told from dead ones; nor before 8 examples.
 
     No unit, 0 to 1. Sources: SageMaker Debugger's DeadRelu (1 %, half of the units);
     measured on digits: healthy classifiers up to 0.34, an autoencoder 0.5, learning
@@ -211,7 +211,7 @@ class DeadRelu(Rule):
         for call, share in view.under(dead_units).items():
             batches = 1 + len(view.past(dead_units.tag_of(call)))
             is_behind = bool(first) and view.record.position(call) > first
-            if not is_behind and batches * (view.record.batch_size or 16) >= 16:
+            if not is_behind and batches * (view.record.batch_size or 8) >= 8:
                 yield Reading(call, share, self.share)
 
     def explain(self, reading: Reading, view: View) -> str:

@@ -10,7 +10,7 @@ from . import rows
 from .activations import activation_std, dead_units, input_mean, input_std, saturated
 from .batch_norm import merge_moments
 from .loss import train_loss
-from .registry import signal
+from .registry import Chart, signal
 from .rule import Reading, Rule
 from .subjects import Array, Input, Moments
 from .view import View
@@ -59,7 +59,16 @@ def _columns(given: Input) -> tuple[Columns] | None:
     return (columns_of(*merge_moments(parts)),)
 
 
-@signal("inputs/<name>/column", of=Input, row=_moments_of_columns, given=_columns)
+_LARGEST = Chart("Health", "largest column of the inputs")
+
+
+@signal(
+    "inputs/<name>/column",
+    of=Input,
+    row=_moments_of_columns,
+    given=_columns,
+    chart=_LARGEST,
+)
 def column(columns: Columns) -> float:
     """Number of the input's largest column, from 0: of the largest root mean square.
 
@@ -69,13 +78,13 @@ def column(columns: Columns) -> float:
     return float(columns.number)
 
 
-@signal("inputs/<name>/column_mean", of=Input, given=_columns)
+@signal("inputs/<name>/column_mean", of=Input, given=_columns, chart=_LARGEST)
 def column_mean(columns: Columns) -> float:
     """Mean of the input's largest column."""
     return columns.mean
 
 
-@signal("inputs/<name>/column_std", of=Input, given=_columns)
+@signal("inputs/<name>/column_std", of=Input, given=_columns, chart=_LARGEST)
 def column_std(columns: Columns) -> float:
     """Standard deviation of the input's largest column: 0 of one that is constant."""
     return columns.std
@@ -86,6 +95,7 @@ def column_std(columns: Columns) -> float:
     of=Input,
     given=_columns,
     unit="share of the columns that are not all 0, 0 to 1",
+    chart=Chart("Health", "small columns of the inputs"),
 )
 def small_columns(columns: Columns) -> float:
     """Share of an input's columns whose root mean square is below 1 % of the largest's.
@@ -100,6 +110,7 @@ def small_columns(columns: Columns) -> float:
     of=Input,
     given=_columns,
     unit="standard deviations",
+    chart=Chart("Health", "distance of the inputs from 0"),
 )
 def input_offset(columns: Columns) -> float | None:
     """`sqrt(sum(mean^2) / sum(variance))` over an input's columns.

@@ -56,7 +56,7 @@ def first_of_each(
             first = _called_first(layers)
         else:
             first = First(UNKNOWN)
-        found[name] = first._asdict()
+        found[name] = {"fate": first.fate, "layer": first.layer}
     return found
 
 
