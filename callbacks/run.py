@@ -21,6 +21,7 @@ from .signals.reading import read
 from .signals.rule import Rule
 from .signals.subjects import (
     BrokenLoss,
+    Loss,
     Metric,
     OpenAlerts,
     Output,
@@ -83,6 +84,7 @@ class Run:
         self._inventory: Inventory  # see `take`
         self._order: dict[str, None] = {}  # layers as they were first seen called
         self._final: set[str] = set()
+        self._knows_applied = False  # of all optimizers, to what
         self._described: tuple[Any, ...] = ()
         self._has_hyperparameters = False
         self._fit: dict[str, Any] = {}
@@ -146,6 +148,7 @@ class Run:
         self.take(model)
         self.batch_size = self.batch_size or step.batch_size
         self.optimizers.saw_applied(step.applied)
+        self._knows_applied |= step.knows_applied
         each = getattr(model, "steps_per_execution", 1) == 1
         if each:
             self._voice.try_to(
@@ -158,7 +161,10 @@ class Run:
             own = {name: float(to_numpy(x)) for name, x in step.own.items()}
             read += [Own(name, value=x) for name, x in own.items()]
             read += self._read_optimizers(after_each_step=each)
-            read += self._read_tensors(step.subjects, step.rows, is_one_step=each)
+            subjects = [*step.subjects]
+            if not any(isinstance(x, Loss) for x in subjects):
+                subjects.append(Loss("", reported=step.reported))
+            read += self._read_tensors(subjects, step.rows, is_one_step=each)
             shown = look(read, self.settings.asked.watch, self.log.past)
             seen.scalars |= shown.scalars
             seen.histograms |= shown.histograms
@@ -288,7 +294,9 @@ class Run:
     ) -> list[Subject]:
         selection = self.selection
         own, own_rows = self._weights.read(
-            selection, self.epoch, is_one_step=is_one_step
+            selection,
+            self.optimizers.of_weight if self._knows_applied else None,
+            is_one_step=is_one_step,
         )
         for subject in subjects:
             if isinstance(subject, Output):
@@ -348,7 +356,10 @@ class Run:
 
     def _describe(self, model: Any, step: int) -> None:
         """Describe the run where it begins, and where its model has changed."""
-        state = self._inventory, len(self._order), len(self._final)
+        applied = [*self.optimizers.applied(self._inventory.optimizers)]
+        trained = len(self.optimizers.of_weight)
+        met = len(self._order), len(self._final), trained, applied
+        state = self._inventory, *met
         if state != self._described and self._inventory.weights:
             self._described = state
             record = self._record(model, step)
@@ -358,7 +369,9 @@ class Run:
     def _record(self, model: Any, step: int) -> dict[str, Any]:
         return {
             "step": step,
-            **describe(model, self._inventory, [*self._order], self._final),
+            **describe(
+                model, self._inventory, [*self._order], self._final, self.optimizers
+            ),
             "fit": {**self._fit, **self._met()},
             "hparams": dict(self.settings.hparams),
             "versions": {"backend": keras.backend.backend(), **versions()},

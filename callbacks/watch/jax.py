@@ -57,7 +57,9 @@ class Probe:
         recorded = Recorded(iterator)
         return (state, recorded), recorded
 
-    def look(self, evaluates: bool, *given: Any) -> tuple[Any, Seen]:
+    def look(
+        self, evaluates: bool, notes: Callable[[], None], *given: Any
+    ) -> tuple[Any, Seen]:
         """See `probe.Probe`."""
         seen = of_weights(self._model, self._asked, self._contents)
         returned = self.function(*given)

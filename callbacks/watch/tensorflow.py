@@ -29,6 +29,7 @@ from .batches import (
 )
 from .evaluation import LossEvaluation
 from .inventory import Contents, Inventory
+from .layers import weights_of
 from .notes import Noter, Notes, given_by
 from .optimizers import loss_scaling, unscaled
 from .probe import Asked, Key, Recorded, Seen
@@ -238,8 +239,11 @@ class Probe:
 
     # --- a step that is due ---
 
-    def look(self, evaluates: bool, iterator: Any) -> tuple[Any, Seen]:
+    def look(
+        self, evaluates: bool, notes: Callable[[], None], iterator: Any
+    ) -> tuple[Any, Seen]:
         """See `probe.Probe`."""
+        self._notes, self._known = notes, len(weights_of(self._model))
         if self._is_blind:
             return self.function(iterator), Seen()
         in_graph = not (self._model.run_eagerly or self._hands_over)
@@ -263,6 +267,12 @@ class Probe:
             seen.rows = {**seen.rows, (Loss("").key, EVALUATED): evaluated}
         self._tell_what_is_hidden(seen)
         return logs, seen
+
+    def _note_what_is_built(self) -> None:
+        """What a trace or a forward pass has built is noted before it is trained."""
+        known, self._known = self._known, len(weights_of(self._model))
+        if known != self._known:
+            self._notes()
 
     def _taken(self, iterator: Any) -> list[Any]:
         """The batches of one call: fewer than it could take, at the end of the data."""
@@ -306,6 +316,7 @@ class Probe:
         self._traced_for.append(spec)
         for function in private.traced_functions(self.function)[:1]:
             function.get_concrete_function(iterator)
+        self._note_what_is_built()
 
     def _probed_step(self, batches: Sequence[Any], iterator: Any, seen: Seen) -> Any:
         found: list[Any] = []
@@ -331,6 +342,7 @@ class Probe:
         if trace is None and is_direct:
             trace = self._traced(batch, tensors)
         trace = trace or self._own_trace(batch, tensors)
+        self._note_what_is_built()
         pruned = self._pruned.get(id(trace))
         if pruned is None or not pruned.is_of(trace, inventory):
             inventory = self._contents.of(self._model)  # the trace may have built it
@@ -339,7 +351,7 @@ class Probe:
             own = self._asked.signals
             pruned = Pruned(trace, inventory, granted, sample_size, bool(xla), own)
             self._pruned[id(trace)] = pruned
-        seen.applied = trace.notes.applied
+        self._tell_applied(trace.notes, seen)
         given = pruned(tensors)
         seen.own, seen.failed = pruned.own(given), pruned.failed
         return lambda: self._read(batch, pruned.reduction, {}, pruned.rows(given), seen)
@@ -381,7 +393,10 @@ class Probe:
         notes = Notes()
         known = self._contents.of(self._model).weights if self._asked.signals else {}
         before = {path: tf.convert_to_tensor(weight) for path, weight in known.items()}
-        with self._noter.step(notes, first):
+        # Replicas cannot read each other's variables.
+        is_one = self._model.distribute_strategy.num_replicas_in_sync == 1
+        built = [self._note_what_is_built] if is_one else []
+        with self._noter.step(notes, first, *built):
             logs = self.function([first])
         self._try_to(lambda: self._read_notes(first, notes, before, seen))
         return self.function(rest) if rest else logs
@@ -398,7 +413,7 @@ class Probe:
                 total = tf.add_n(replicas) if len(replicas) > 1 else replicas[0]
                 replicas = [unscaled(total, notes.scales[key])]
             arrays[key] = [host.array(x) for x in replicas]
-        seen.applied = notes.applied
+        self._tell_applied(notes, seen)
         if self._asked.signals:
             self._tell_own(notes, before, seen)
         reduction = Reduction(granted, self._asked.sample_size)
@@ -418,6 +433,11 @@ class Probe:
         seen.own = evaluate(self._asked.signals, tensors, seen.failed)
 
     # --- both ---
+
+    def _tell_applied(self, notes: Notes, seen: Seen) -> None:
+        seen.applied = notes.applied
+        hidden = notes.hidden & self._contents.of(self._model).optimizers.keys()
+        seen.knows_applied = bool(notes.applied) and not hidden
 
     def _read(
         self,

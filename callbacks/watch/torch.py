@@ -52,7 +52,9 @@ class Probe:
         recorded.last = given[0][-1]
         return given, recorded
 
-    def look(self, evaluates: bool, *given: Any) -> tuple[Any, Seen]:
+    def look(
+        self, evaluates: bool, notes: Callable[[], None], *given: Any
+    ) -> tuple[Any, Seen]:
         """See `probe.Probe`."""
         seen = of_weights(self._model, self._asked, self._contents)
         return self.function(*given), seen
