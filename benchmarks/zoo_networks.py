@@ -842,5 +842,3 @@ sick(
     of=bytes_of,
 )
 sick("loss scale that collapses", "loss_scale_collapse", collapsing_scale, bar=0.6)
-
-NETWORKS = [*HEALTHY, *SICK]

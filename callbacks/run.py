@@ -21,6 +21,8 @@ from .signals.reading import read
 from .signals.rule import Rule
 from .signals.subjects import (
     BrokenLoss,
+    Gradient,
+    Input,
     Loss,
     Metric,
     OpenAlerts,
@@ -28,10 +30,13 @@ from .signals.subjects import (
     Own,
     Progress,
     Subject,
+    Target,
 )
 from .telling import Voice
+from .watch.activations import Activity
 from .watch.description import describe
 from .watch.evidence import Evidence, non_finite
+from .watch.inputs import first_of_each
 from .watch.inventory import Contents, Inventory, Selection
 from .watch.optimizers import OptimizerReader
 from .watch.probe import Asked, Seen
@@ -73,6 +78,7 @@ class Run:
         self.log = RunLog(directory, name, history, voice.say)
         self.optimizers = OptimizerReader()
         self.follower = Follower(settings.rules)
+        self._activity = Activity()
         self._evidence = Evidence()
         self._has_evidence = False
         self.epoch = 1  # of the fit, from 1
@@ -85,6 +91,10 @@ class Run:
         self._order: dict[str, None] = {}  # layers as they were first seen called
         self._final: set[str] = set()
         self._knows_applied = False  # of all optimizers, to what
+        self._tables: set[str] = set()  # weights of which rows are taken by indices
+        self._inputs: dict[str, bool] = {}  # whether they are whole numbers
+        self._first_look: int | None = None  # steps of the optimizer before it
+        self._iterations: int | None = None  # when the weights were noted last
         self._described: tuple[Any, ...] = ()
         self._has_hyperparameters = False
         self._fit: dict[str, Any] = {}
@@ -138,6 +148,7 @@ class Run:
 
     def note_weights(self) -> None:
         """Note the weights as they are, for a look after the step."""
+        self._iterations = self.iterations()
         self._weights.before_step(self.selection)
 
     def look(self, model: Any, step: Seen) -> list[Alert]:
@@ -147,6 +158,8 @@ class Run:
         """
         self.take(model)
         self.batch_size = self.batch_size or step.batch_size
+        if self._first_look is None:
+            self._first_look = self._iterations
         self.optimizers.saw_applied(step.applied)
         self._knows_applied |= step.knows_applied
         each = getattr(model, "steps_per_execution", 1) == 1
@@ -302,9 +315,13 @@ class Run:
             if isinstance(subject, Output):
                 self._order.setdefault(subject.layer)
                 self._final |= {subject.layer} if subject.is_final else set()
+            elif isinstance(subject, Gradient) and subject.is_of_rows:
+                self._tables.add(subject.path)
+            elif isinstance(subject, Input) and not isinstance(subject, Target):
+                self._inputs.setdefault(subject.name, subject.is_whole)
         found = read([*own, *subjects], {**rows, **own_rows})
         self._weights.saw(selection, found)
-        return found
+        return self._activity.over_looks(found, self.batch_size)
 
     def _tell_of_layers(self, model: Any) -> None:
         selected = self.selection
@@ -357,9 +374,9 @@ class Run:
     def _describe(self, model: Any, step: int) -> None:
         """Describe the run where it begins, and where its model has changed."""
         applied = [*self.optimizers.applied(self._inventory.optimizers)]
-        trained = len(self.optimizers.of_weight)
-        met = len(self._order), len(self._final), trained, applied
-        state = self._inventory, *met
+        met = self._order, self._final, self._tables, self._inputs
+        trained = self.optimizers.of_weight
+        state = (self._inventory, *map(len, (*met, trained)), applied)
         if state != self._described and self._inventory.weights:
             self._described = state
             record = self._record(model, step)
@@ -367,11 +384,21 @@ class Run:
             self.log.write_record(step, record)
 
     def _record(self, model: Any, step: int) -> dict[str, Any]:
+        known = self._inventory
+        told = describe(
+            model, known, [*self._order], self._final, self._tables, self.optimizers
+        )
+        layers = {x["name"]: known.layers[x["name"]] for x in told["layers"]}
+        inputs: dict[str, Any] = {}
+        self._voice.try_to(
+            lambda: inputs.update(first_of_each(model, self._inputs, layers)),
+            "follow the inputs",
+        )
         return {
             "step": step,
-            **describe(
-                model, self._inventory, [*self._order], self._final, self.optimizers
-            ),
+            **told,
+            "inputs": inputs,
+            "first_look": self._first_look,
             "fit": {**self._fit, **self._met()},
             "hparams": dict(self.settings.hparams),
             "versions": {"backend": keras.backend.backend(), **versions()},
@@ -384,10 +411,15 @@ class Run:
 
 
 def _metrics(logs: Mapping[str, Any]) -> list[Metric]:
+    """Of a metric of several values, as one a class, each by its number: `f1/0`."""
     found = []
     for name, value in logs.items():
         try:
-            found.append(Metric(name, float(np.asarray(value).item())))
-        except (TypeError, ValueError):  # a metric may be an array, or a word
+            values = np.asarray(value, np.float64)
+        except (TypeError, ValueError):  # a word
             continue
+        if values.size == 1:
+            found.append(Metric(name, float(values.item())))
+        elif values.ndim == 1:
+            found += [Metric(f"{name}/{i}", float(x)) for i, x in enumerate(values)]
     return found

@@ -12,7 +12,7 @@ import numpy as np
 
 from .loss import epoch_validation_loss, train_eval_gap, train_loss
 from .registry import Chart, Guide, signal
-from .rule import Reading, Rule
+from .rule import LASTING, Reading, Rule
 from .statistics import Summary
 from .subjects import Array, Moments, NormInput, NormWeight
 from .view import View
@@ -266,7 +266,7 @@ class BnTrainEvalGap(_Gap):
 
     gap: float = 0.5
     share: float = 0.15
-    patience: int = 3
+    patience: int = LASTING
 
     reads: ClassVar = (train_eval_gap, mean_gap, train_loss)
     keeps: ClassVar = {train_loss: 1}
@@ -314,7 +314,7 @@ class BnMomentGap(_Gap):
 
     mean: float = 0.5
     variance: float = 1.0
-    patience: int = 3
+    patience: int = LASTING
 
     reads: ClassVar = (mean_gap, channel_elements)
 
@@ -406,7 +406,7 @@ class BnCollapsed(Rule):
     """
 
     share: float = 0.25
-    patience: int = 3
+    patience: int = LASTING
 
     reads: ClassVar = (collapsed_channels,)
 
@@ -440,7 +440,7 @@ class BnSmallBatch(Rule):
     """
 
     elements: int = 16
-    patience: int = 3
+    patience: int = LASTING
 
     reads: ClassVar = (channel_elements,)
 

@@ -11,7 +11,7 @@ import numpy as np
 from .loss import epoch_loss, has_learned, train_loss
 from .record import kind_of
 from .registry import Chart, Guide, signal
-from .rule import Reading, Rule
+from .rule import LASTING, Reading, Rule
 from .statistics import Summary
 from .subjects import Gradient, Whole
 from .view import View
@@ -188,7 +188,7 @@ class VanishingGradient(Rule):
 
     ratio: float = 1e-2
     critical: float = 1e-4
-    patience: int = 3
+    patience: int = LASTING
 
     reads: ClassVar = (gradient_rms, train_loss, epoch_loss)
     keeps: ClassVar = {train_loss: 1, epoch_loss: 1}
@@ -248,7 +248,7 @@ class GradientImbalance(Rule):
     """
 
     ratio: float = 300.0
-    patience: int = 3
+    patience: int = LASTING
 
     reads: ClassVar = (gradient_rms,)
 

@@ -80,7 +80,7 @@ class LearningRateTooHigh(_OfRate):
     """
 
     update: float = 0.3
-    patience: int = 3
+    patience: int = 4
 
     def readings(self, view: View) -> Iterable[Reading]:
         """Of each optimizer."""
@@ -108,7 +108,8 @@ class LearningRateTooLow(_OfRate):
     u of the first looks and of the last, as in `LearningRateTooHigh`, below `update`
     and above 0, while the loss of an epoch, after two epochs and 100 steps, is within
     3 % of the first one. Left out while a schedule warms up, or has lowered the rate to
-    less than a tenth, and where the monitor did not see the first 32 steps.
+    less than a tenth, and where the monitor did not see the first 32 steps of the
+    optimizer.
 
     No unit. Source: kbn's own measurements: Adam at 1e-6 has 5e-6, SGD at 1e-4 6e-6;
     networks that learn in eight epochs have 4e-4 and more.
@@ -125,6 +126,8 @@ class LearningRateTooLow(_OfRate):
         if view.step < self.steps or is_slowed(view):
             return
         is_flat = abs(first - loss) < 0.03 * abs(first)
+        if view.record.begins_untrained is False:
+            return
         early = _early(view)
         for name, last in _last(view).items():
             if last > 0 and name in early:

@@ -58,13 +58,31 @@ class Record:
         shape: Sequence[int] | None = self._weights.get(path, {}).get("shape")
         return shape
 
+    def input(self, name: str) -> ReadOnly:
+        """What becomes of an input first: its `fate`, in which `layer`."""
+        return (self.known.get("inputs") or {}).get(name) or {}
+
+    @property
+    def begins_untrained(self) -> bool | None:
+        """Whether the first look was at the first step; None if that is not known."""
+        before = self.known.get("first_look")
+        return None if before is None else before == 0
+
     def is_kernel(self, path: str) -> bool:
         """Whether a weight of two and more dimensions is what a layer multiplies by.
 
         Not a bias of two dimensions, as GRU and attention have, which starts at 0; nor
         an embedding, which starts near 0 and of which a batch touches few rows.
         """
-        return not path.endswith("bias") and self.kind(path) != "Embedding"
+        return not path.endswith("bias") and not self.is_table(path)
+
+    def is_table(self, path: str) -> bool:
+        """Whether a weight is a table of which rows are taken by indices."""
+        return self.is_a("Embedding", path) or path in self._tables
+
+    def is_a(self, kind: str, where: str) -> bool:
+        """Whether the layer is of this class of Keras, or extends it."""
+        return kind in (self.layer(where).get("is") or [self.kind(where)])
 
     def kind(self, where: str) -> str:
         """Class of the layer without its package, "" if it is not known."""
@@ -132,17 +150,27 @@ class Record:
         return any(optimizer.get("loss_scaling") for optimizer in self.optimizers)
 
     @property
+    def batch_size(self) -> int | None:
+        """Examples of the first batch that was looked at, None if it is not known."""
+        size = (self.known.get("fit") or {}).get("batch_size")
+        return size if isinstance(size, int) else None
+
+    @property
     def steps_per_epoch(self) -> int | None:
         """Steps of an epoch, None if `fit` does not know."""
         steps = (self.known.get("fit") or {}).get("steps")
         return steps if isinstance(steps, int) else None
 
     @functools.cached_property
+    def _tables(self) -> set[str]:
+        return {k for k, x in self._weights.items() if x.get("is_table")}
+
+    @functools.cached_property
     def _weights(self) -> dict[str, ReadOnly]:
         return {
             str(weight.get("path")): weight
-            for layer in self.layers
-            for weight in layer.get("weights") or ()
+            for owner in [*self.layers, self.known.get("model") or {}]
+            for weight in owner.get("weights") or ()
         }
 
     @functools.cached_property

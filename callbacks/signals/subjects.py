@@ -63,11 +63,15 @@ class Output(Subject):
 
 @dataclass(frozen=True)
 class Input(Subject):
-    """What the model was given in the looked-at step: one array of x, by its name."""
+    """What the model was given in the looked-at step: one array of x, by its name.
+
+    `is_whole`: its type is one of whole numbers.
+    """
 
     is_one_of_many = True
     reads = SUMMARY
     watch = "activations"
+    is_whole: bool = False
     summary: Summary | None = None
 
 
@@ -80,8 +84,9 @@ class Target(Input):
 class Gradient(Subject):
     """The gradient by one variable; `path#1` when an optimizer was applied again.
 
-    `is_kernel`: of a trainable weight of two and more dimensions. `call`: number of the
-    call of an optimizer that it was given to, in the step.
+    `is_kernel`: of a trainable weight of two and more dimensions. `is_of_rows`: of a
+    table of which the step took rows, by indices. `call`: number of the call of an
+    optimizer that it was given to, in the step.
     """
 
     is_one_of_many = True
@@ -89,6 +94,7 @@ class Gradient(Subject):
     watch = "gradients"
     path: str
     is_kernel: bool = False
+    is_of_rows: bool = False
     call: int = 0
     summary: Summary | None = None
 

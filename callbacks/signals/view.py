@@ -88,6 +88,11 @@ class View:
         self._grouped = grouped
         self._memory = memory
 
+    @property
+    def is_of_epoch(self) -> bool:
+        """Whether it is what `fit` reports at the end of an epoch, and not a look."""
+        return any(tag.startswith("epoch/") for tag in self.scalars)
+
     def __contains__(self, tag: Tag) -> bool:
         return key(tag) in self.scalars
 

@@ -10,7 +10,7 @@ import numpy as np
 from .loss import epoch_loss, has_learned, is_slowed, train_loss
 from .optimizers import learning_rate, learning_rates
 from .registry import Chart, Guide, signal
-from .rule import Reading, Rule
+from .rule import LASTING, Reading, Rule
 from .statistics import Summary
 from .subjects import Squares, Weight
 from .view import View
@@ -217,7 +217,7 @@ class UpdateRatioLow(Rule):
     """
 
     ratio: float = 1e-5
-    patience: int = 3
+    patience: int = LASTING
 
     reads: ClassVar = (
         update_ratio,
@@ -262,7 +262,7 @@ class UpdateRatioHigh(Rule):
     """
 
     ratio: float = 1e-1
-    patience: int = 3
+    patience: int = LASTING
 
     reads: ClassVar = (update_ratio, weight_std)
 
@@ -299,7 +299,7 @@ class UnchangedWeight(Rule):
     """
 
     change: float = 1e-9
-    patience: int = 3
+    patience: int = LASTING
 
     reads: ClassVar = (
         distance_from_init,
@@ -354,7 +354,7 @@ class WeightDrift(Rule):
 
     distance: float = 3.0
     shrunk: float = 6.0
-    patience: int = 2
+    patience: int = LASTING
 
     reads: ClassVar = (weight_drift, weight_spread)
 

@@ -38,6 +38,7 @@ class CallLog:
         self.scale = scale or (lambda x: loss_scaling(x).given(x))
         self._here = graph()
         self.activations: dict[str, tuple[Tensor, str]] = {}  # with its layer's name
+        self.masked: set[str] = set()  # layers that were given a tensor with a mask
         self.norm_inputs: dict[str, tuple[Tensor, str]] = {}  # in training, unmasked
         self.outputs: list[Tensor] = []  # of the whole model
         self.losses: list[tuple[Tensor, list[Tensor]]] = []  # with what they are of
@@ -121,6 +122,9 @@ def _note_outputs(
 ) -> None:
     tensors = [x for x in keras.tree.flatten(outputs) if is_readable(x)]
     if tensors and seen.reaches(name):
+        given = keras.tree.flatten((args, kwargs))
+        if any(private.mask_of(x) is not None for x in given):
+            seen.masked.add(name)
         call = seen.number(name)
         for index, tensor in enumerate(tensors):
             part = f"{call}/{index}" if len(tensors) > 1 else call

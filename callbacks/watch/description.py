@@ -11,7 +11,7 @@ from kbn.private import keras as private
 
 from . import activations
 from .inventory import BatchNorm, Inventory
-from .layers import Layer, attribute, children, weights_of
+from .layers import DROPOUT, Layer, attribute, children, kinds_of, weights_of
 from .optimizers import OptimizerReader, inner_of, parts_of
 from .tensors import to_numpy
 
@@ -21,16 +21,19 @@ Paths: TypeAlias = Mapping[int, dict[str, Any]]  # of variables, by identity
 def describe(
     model: Any,
     inventory: Inventory,
-    order: Sequence[str],
-    final: Collection[str],
-    optimizers: OptimizerReader,
+    order: Sequence[str] = (),
+    final: Collection[str] = (),
+    tables: Collection[str] = (),
+    optimizers: OptimizerReader | None = None,
 ) -> dict[str, Any]:
     """`model`, `layers` in forward order, `optimizers`: as JSON has it.
 
     `order`: names of layers as they were seen called, where that was seen. `final`:
-    names of layers whose output is the model's, beside those that tell. `optimizers`
-    says which of the model's are applied, and to what.
+    names of layers whose output is the model's, beside those that tell. `tables`: paths
+    of weights of which rows were seen taken by indices. `optimizers` says which of the
+    model's are applied, and to what.
     """
+    optimizers = optimizers or OptimizerReader()
     applied = optimizers.applied(inventory.optimizers)
     owners = _owners(inventory, applied, optimizers.of_weight)
     # The variable's path, and where there are several optimizers, which trains it.
@@ -48,10 +51,10 @@ def describe(
             ),
             "loss": _name_of_loss(attribute(model, "loss")),
             "dtype_policy": _name_of_policy(attribute(model, "dtype_policy")),
-            "weights": _weights(model, paths),
+            "weights": _weights(model, paths, tables),
         },
         "layers": [
-            _layer(name, inventory, paths)
+            _layer(name, inventory, paths, tables)
             | {"is_output": name in final or _gives(inventory.layers[name], outputs)}
             for name in _in_forward_order(inventory.layers, order)
         ],
@@ -100,23 +103,30 @@ def _kind(thing: Any) -> str:
     return f"{type(thing).__module__.split('.')[0]}.{type(thing).__name__}"
 
 
-def _layer(name: str, inventory: Inventory, paths: Paths) -> dict[str, Any]:
+def _layer(
+    name: str, inventory: Inventory, paths: Paths, tables: Collection[str]
+) -> dict[str, Any]:
     layer = inventory.layers[name]
     norm = inventory.batch_norms.get(name)
     described = {
         "name": name,
         "path": attribute(layer, "path"),
         "type": _kind(layer),
-        "activation": activations.name_of(layer),
+        "is": kinds_of(layer),
+        "activation": attribute(activations.activation_of(layer), "name"),
         "trainable": bool(attribute(layer, "trainable", True)),
-        "weights": _weights(layer, paths),
+        "weights": _weights(layer, paths, tables),
     }
+    if isinstance(layer, DROPOUT):
+        described["dropout"] = _plain(attribute(layer, "rate"))
     if norm is not None:
         described["batch_norm"] = _batch_norm(norm)
     return described
 
 
-def _weights(layer: Layer, paths: Paths) -> list[dict[str, Any]]:
+def _weights(
+    layer: Layer, paths: Paths, tables: Collection[str]
+) -> list[dict[str, Any]]:
     """Its own: not those of the layers in it, which have entries of their own."""
     inner = {id(x) for child in children(layer) for x in weights_of(child)}
     return [
@@ -125,6 +135,7 @@ def _weights(layer: Layer, paths: Paths) -> list[dict[str, Any]]:
             "shape": [*map(int, weight.shape)],
             "dtype": str(weight.dtype),
             "trainable": bool(weight.trainable),
+            **({"is_table": True} if paths[id(weight)]["path"] in tables else {}),
         }
         for weight in weights_of(layer)
         if id(weight) in paths and id(weight) not in inner

@@ -24,6 +24,7 @@ from .calls import CallLog, seeing
 from .inventory import Inventory
 from .layers import attribute, children
 from .optimizers import Applied
+from .tensors import ROWS, kind_of
 
 
 @dataclass
@@ -31,7 +32,8 @@ class Notes:
     """The tensors of one step by the key of their subject, one for each replica.
 
     `scales`: of a gradient, what its loss was multiplied by, as `CallLog` has it.
-    `hidden`: layers and optimizers out of reach. `applied`: calls of optimizers.
+    `hidden`: layers and optimizers out of reach. `applied`: calls of optimizers;
+    `before_apply()`: right before the first of them.
     """
 
     subjects: dict[str, Subject] = field(default_factory=dict)
@@ -39,6 +41,7 @@ class Notes:
     scales: dict[str, Any] = field(default_factory=dict)
     hidden: set[str] = field(default_factory=set)
     applied: list[Applied] = field(default_factory=list)
+    before_apply: Callable[[], None] = lambda: None
 
     def enter(self, subject: Subject, tensor: Any) -> None:
         """One replica's tensor of a subject."""
@@ -57,7 +60,7 @@ class Noter:
         self,
         model: Any,
         place: Callable[[], Any],
-        scale: Callable[[Any], Any] | None = None,
+        scale: Callable[[Any], Any],
     ) -> None:
         """`place` says where the caller is, see `CallLog`; so does `scale`."""
         self._model = model
@@ -70,14 +73,9 @@ class Noter:
         self._overrides = contextlib.ExitStack()
 
     @contextlib.contextmanager
-    def step(
-        self,
-        notes: Notes,
-        batch: Any,
-        before_apply: Callable[[], None] = lambda: None,
-    ) -> Iterator[None]:
+    def step(self, notes: Notes, batch: Any) -> Iterator[None]:
         """Note what this thread does meanwhile, a training step on `batch`."""
-        call_log = CallLog(self._place, self._scale, before_apply)
+        call_log = CallLog(self._place, self._scale, notes.before_apply)
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(self._overridden())
@@ -133,7 +131,9 @@ class Noter:
             if name not in call_log.hidden:
                 layer = self._inventory.layers[name]
                 is_final = any(tensor is output for output in outputs)
-                about = activation_of(layer), unit_axis(layer), is_final
+                # Padding is no example: what units give there says nothing of them.
+                known = None if name in call_log.masked else activation_of(layer)
+                about = known, unit_axis(layer), is_final
                 notes.enter(Output(call, name, *about), tensor)
         for call, (tensor, name) in call_log.norm_inputs.items():
             if name not in call_log.hidden:
@@ -147,7 +147,8 @@ class Noter:
                 notes.enter(NormInput(call, name, axes, epsilon), tensor)
         for name, (gradient, scale, number) in call_log.gradients.items():
             path = re.sub(r"#\d+$", "", name)
-            subject = Gradient(name, path, _is_kernel(gradient), number)
+            is_of_rows = kind_of(gradient) is ROWS
+            subject = Gradient(name, path, _is_kernel(gradient), is_of_rows, number)
             notes.enter(subject, gradient)
             notes.scales[subject.key] = scale
         loss = _loss_of(call_log, batch)
@@ -188,4 +189,5 @@ def given_by(batch: Any) -> Iterator[tuple[Subject, Any]]:
     for kind, name, part in zip((Input, Target), ("x", "y"), parts, strict=False):
         for path, leaf in tree.flatten_with_path(part):
             if leaf is not None:
-                yield kind("/".join(map(str, path)) or name), leaf
+                is_whole = "int" in str(getattr(leaf, "dtype", ""))
+                yield kind("/".join(map(str, path)) or name, is_whole), leaf
