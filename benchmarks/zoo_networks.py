@@ -594,14 +594,14 @@ sick(
 )
 sick(
     "plain SGD, rate 10",
-    "update_ratio_high",
+    "update_ratio_high learning_rate_too_high",
     lambda: classifier(*dense(1, activation="tanh"), optimizer=sgd(10.0, 0.0)),
     bar=0.9,
     log_freq=3,
 )
 sick(
     "Adam, rate 0.5, one layer",
-    "update_ratio_high weight_explosion weight_drift",
+    "learning_rate_too_high update_ratio_high weight_explosion weight_drift",
     lambda: classifier(*dense(1, 16, activation="leaky_relu"), optimizer=adam(0.5)),
     bar=0.95,
     log_freq=1,
@@ -636,31 +636,33 @@ sick(
 )
 sick(
     "Adam, rate 1e-7",
-    "update_ratio_low",
+    "update_ratio_low learning_rate_too_low",
     lambda: classifier(*dense(2), optimizer=adam(1e-7)),
     bar=0.6,
+    epochs=6,
 )
 sick(
     "SGD, rate 1e-6",
-    "update_ratio_low",
+    "update_ratio_low learning_rate_too_low",
     lambda: classifier(*dense(2), optimizer=sgd(1e-6, 0.0)),
     bar=0.6,
+    epochs=6,
 )
 sick(
     "Adam, rate 1",
-    "update_ratio_high weight_explosion weight_drift dead_relu",
+    "learning_rate_too_high update_ratio_high weight_explosion weight_drift dead_relu",
     lambda: classifier(*dense(2), optimizer=adam(1.0)),
     bar=0.6,
 )
 sick(
     "Adam, rate 0.1 with tanh",
-    "update_ratio_high weight_drift saturated weight_explosion",
+    "learning_rate_too_high update_ratio_high weight_drift saturated weight_explosion",
     lambda: classifier(*dense(3, activation="tanh"), optimizer=adam(0.3)),
     bar=0.8,
 )
 sick(
     "batch norm, SGD 30",
-    "update_ratio_high weight_explosion weight_drift",
+    "learning_rate_too_high update_ratio_high weight_explosion weight_drift",
     lambda: classifier(*normed(2, momentum=0.9), optimizer=sgd(30.0, 0.0)),
     bar=0.9,
 )
@@ -679,14 +681,14 @@ sick(
 )
 sick(
     "all dead",
-    "loss_not_decreasing dead_relu",
+    "learning_rate_too_high loss_not_decreasing dead_relu",
     lambda: classifier(*dense(3), optimizer=sgd(5.0)),
     bar=0.6,
     epochs=8,
 )
 sick(
     "SGD, rate 2, dead",
-    "dead_relu",
+    "dead_relu learning_rate_too_high",
     lambda: classifier(*dense(3), optimizer=sgd(2.0)),
     bar=0.6,
 )
@@ -742,7 +744,7 @@ sick(
 )
 sick(
     "Adam, rate 0.3",
-    "weight_drift update_ratio_high weight_explosion",
+    "learning_rate_too_high weight_drift update_ratio_high weight_explosion",
     lambda: classifier(*dense(2), optimizer=adam(0.3)),
     bar=0.9,
 )

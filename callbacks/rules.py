@@ -23,6 +23,8 @@ from .signals.finiteness import NonFinite as NonFinite
 from .signals.gradients import ExplodingGradient as ExplodingGradient
 from .signals.gradients import GradientImbalance as GradientImbalance
 from .signals.gradients import VanishingGradient as VanishingGradient
+from .signals.learning_rate import LearningRateTooHigh as LearningRateTooHigh
+from .signals.learning_rate import LearningRateTooLow as LearningRateTooLow
 from .signals.loss import LossNotDecreasing as LossNotDecreasing
 from .signals.loss import LossSpike as LossSpike
 from .signals.loss import Overfit as Overfit

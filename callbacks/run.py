@@ -23,6 +23,7 @@ from .signals.subjects import (
     BrokenLoss,
     Gradient,
     Input,
+    Loss,
     Metric,
     OpenAlerts,
     Output,
@@ -89,6 +90,7 @@ class Run:
         self._inventory: Inventory  # see `take`
         self._order: dict[str, None] = {}  # layers as they were first seen called
         self._final: set[str] = set()
+        self._knows_applied = False  # of all optimizers, to what
         self._tables: set[str] = set()  # weights of which rows are taken by indices
         self._inputs: dict[str, bool] = {}  # whether they are whole numbers
         self._first_look: int | None = None  # steps of the optimizer before it
@@ -159,6 +161,7 @@ class Run:
         if self._first_look is None:
             self._first_look = self._iterations
         self.optimizers.saw_applied(step.applied)
+        self._knows_applied |= step.knows_applied
         each = getattr(model, "steps_per_execution", 1) == 1
         if each:
             self._voice.try_to(
@@ -171,7 +174,10 @@ class Run:
             own = {name: float(to_numpy(x)) for name, x in step.own.items()}
             read += [Own(name, value=x) for name, x in own.items()]
             read += self._read_optimizers(after_each_step=each)
-            read += self._read_tensors(step.subjects, step.rows, is_one_step=each)
+            subjects = [*step.subjects]
+            if not any(isinstance(x, Loss) for x in subjects):
+                subjects.append(Loss("", reported=step.reported))
+            read += self._read_tensors(subjects, step.rows, is_one_step=each)
             shown = look(read, self.settings.asked.watch, self.log.past)
             seen.scalars |= shown.scalars
             seen.histograms |= shown.histograms
@@ -301,7 +307,9 @@ class Run:
     ) -> list[Subject]:
         selection = self.selection
         own, own_rows = self._weights.read(
-            selection, self.epoch, is_one_step=is_one_step
+            selection,
+            self.optimizers.of_weight if self._knows_applied else None,
+            is_one_step=is_one_step,
         )
         for subject in subjects:
             if isinstance(subject, Output):
@@ -365,10 +373,10 @@ class Run:
 
     def _describe(self, model: Any, step: int) -> None:
         """Describe the run where it begins, and where its model has changed."""
-        state = (
-            self._inventory,
-            *map(len, (self._order, self._final, self._tables, self._inputs)),
-        )
+        applied = [*self.optimizers.applied(self._inventory.optimizers)]
+        met = self._order, self._final, self._tables, self._inputs
+        trained = self.optimizers.of_weight
+        state = (self._inventory, *map(len, (*met, trained)), applied)
         if state != self._described and self._inventory.weights:
             self._described = state
             record = self._record(model, step)
@@ -377,7 +385,9 @@ class Run:
 
     def _record(self, model: Any, step: int) -> dict[str, Any]:
         known = self._inventory
-        told = describe(model, known, [*self._order], self._final, self._tables)
+        told = describe(
+            model, known, [*self._order], self._final, self._tables, self.optimizers
+        )
         layers = {x["name"]: known.layers[x["name"]] for x in told["layers"]}
         inputs: dict[str, Any] = {}
         self._voice.try_to(

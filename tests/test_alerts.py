@@ -346,7 +346,7 @@ TAGS = [
             "weight_growth",
             "weight_drift",
             "weight_spread",
-            "weight_drift_epoch",
+            "update_from_init",
         )
         for name in "abc"
     ),
@@ -454,7 +454,7 @@ HEALTHY = {
             "weight_growth": 1.2,
             "weight_drift": 0.5,
             "weight_spread": 1.3,
-            "weight_drift_epoch": 0.1,
+            "update_from_init": 1e-3,
         }.items()
     },
 }

@@ -93,7 +93,7 @@ def test_tags_and_steps_of_a_training(monitor, tmp_path, said):
         "gradient_rms",
         "inputs",
         "weight_drift",
-        "weight_drift_epoch",
+        "update_from_init",
         "weight_growth",
         "weight_spread",
         "weight_std",

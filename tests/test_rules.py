@@ -13,7 +13,9 @@ KERNELS = [f"net/dense_{i}/kernel" for i in range(4)]
 
 
 def layer(name, kind="Dense", activation="relu", shape=(8, 8), **more):
-    weights = [{"path": f"net/{name}/kernel", "shape": [*shape], "trainable": True}]
+    kernel = {"path": f"net/{name}/kernel", "shape": [*shape], "trainable": True}
+    owner = {key: more.pop(key) for key in ("optimizer", "call") if key in more}
+    weights = [kernel | owner]
     known = {"name": name, "path": f"net/{name}", "type": f"keras.{kind}"}
     return {**known, "activation": activation, "weights": weights, **more}
 
@@ -91,6 +93,7 @@ OF_ONES = {
     "weight_std/net/dense_0/kernel": 1e-3,  # the first step has moved its rows apart
     "distance_from_init/net/dense_0/kernel": 0.01,
 }
+LEARNS = {"loss/train": 0.9}
 RAW = {**DENSE, "inputs": {"image": {"fate": "kernel", "layer": "dense_0"}}}
 IMAGE = {"inputs/image/mean": 33, "inputs/image/std": 79}
 COLUMN = {"inputs/image/column": 7, "inputs/image/column_mean": 1e6}
@@ -106,6 +109,36 @@ HARMS = [
     ({"loss/train": 9.0, "loss/guess": 2.3}, "3.9 times that of guessing"),
 ]
 BAD = "health/non_finite/"
+GAN = record(
+    *(
+        layer(f"dense_{i}", optimizer=name, call=i // 2)
+        for i, name in enumerate(["d", "d", "g", "g"])
+    ),
+    optimizers=[
+        {"name": "d", "type": "keras.SGD"},
+        {"name": "g", "type": "keras.Adam"},
+    ],
+)
+
+
+def first_steps(updates, losses, rate=0.5, steps=(1, 2, 4, 8, 16), **others):
+    """Looks at the beginning: how far a step moved the weights, and the loss."""
+    return [
+        (
+            step,
+            {f"update_from_init/{path}": update for path in KERNELS}
+            | {"loss/train": loss, "learning_rate": rate, **others},
+        )
+        for step, update, loss in zip(steps, updates, losses, strict=False)
+    ]
+
+
+def with_epochs(entries, losses, steps=60):
+    rate = {"learning_rate": entries[-1][1]["learning_rate"]}
+    ends = enumerate(losses, start=1)
+    return entries + [(steps * i, {"epoch/loss": x, **rate}) for i, x in ends]
+
+
 NAN = math.nan
 
 # (rule, record, entries, what is said: where, level, step, part of the message)
@@ -113,7 +146,7 @@ ILL = [
     (
         "exploding_gradient",
         DENSE,
-        series("gradient_norm/global", 2, 2e3, **gradients(1, 1, 9, 1)),
+        series("gradient_norm/global", 2, 2e3, **gradients(1, 1, 9, 1), **LEARNS),
         ("net/dense_2/kernel", "critical", 120, "norm 2e+03, the largest in"),
     ),
     (
@@ -151,6 +184,33 @@ ILL = [
         DENSE,
         looks(*[{**ratio(0.5), "learning_rate": 2.0}] * 3),
         ("net/dense_0/kernel", "warning", 120, "Lower Adam's learning rate of 2 "),
+    ),
+    (
+        "learning_rate_too_high",
+        DENSE,
+        first_steps([3.1, 0.69, 0.28, 0.1], [2.3, 42, 9, 2.4]),
+        ("net", "warning", 8, "Adam's learning rate of 0.5 to about 0.01."),
+    ),
+    (
+        "learning_rate_too_high",
+        {**DENSE, "optimizers": [{"type": "keras.SGD"}]},
+        first_steps([0.3, 1.2, 7, 0, 0], [2.3, 2.4, 8, 2.5, 2.3], rate=5.0),
+        ("net", "warning", 8, "SGD's learning rate of 5 to about 0.2."),
+    ),
+    (
+        "learning_rate_too_high",
+        GAN,
+        [
+            (step, {k.replace("rate", "rate/g"): x for k, x in one.items()})
+            for step, one in first_steps([2, 2, 2, 2], [1, 3, 3, 3])
+        ],
+        ("d", "warning", 8, "SGD's learning rate"),
+    ),
+    (
+        "learning_rate_too_low",
+        DENSE,
+        with_epochs(first_steps([5e-6] * 5, [2.3] * 5, rate=1e-6), [2.31, 2.31, 2.30]),
+        ("net", "warning", 120, "Raise Adam's learning rate of 1e-06 to about 0.002."),
     ),
     (
         "unchanged_weight",
@@ -221,19 +281,8 @@ ILL = [
     (
         "weight_drift",
         DENSE,
-        series(f"weight_drift_epoch/{KERNELS[0]}", 0.8, 0.8),
-        (
-            "net/dense_0/kernel",
-            "warning",
-            120,
-            "0.8 initial standard deviations within",
-        ),
-    ),
-    (
-        "weight_drift",
-        DENSE,
         series(f"weight_spread/{KERNELS[0]}", 0.1, 0.1),
-        ("net/dense_0/kernel", "warning", 120, "spread 0.1 times as wide"),
+        ("net/dense_0/kernel", "warning", 120, "shrunk to a spread 10 times below"),
     ),
     (
         "weight_explosion",
@@ -363,7 +412,7 @@ GOOD = {
     "a bias of two dimensions": (
         "weight_drift",
         record(layer("gru", "GRUCell", shape=(2, 96))),
-        series("weight_drift_epoch/net/gru/bias", 0.9, 0.9, 0.9),
+        series("weight_drift/net/gru/bias", 5, 5, 5),
     ),
     **{
         f"an input that is {fate or 'not known'}": (
@@ -377,6 +426,61 @@ GOOD = {
         "input_scale",
         RAW,
         looks({"inputs/image/mean": 0.1, "inputs/image/std": 1, **HARMS[2][0]}),
+    ),
+    "a summed loss that the step does not return": (
+        "exploding_gradient",
+        DENSE,
+        series("gradient_norm/global", 2e4, 3e4, 2.5e4),
+    ),
+    "gradients of two losses": (
+        "gradient_imbalance",
+        GAN,
+        looks(*[gradients(1e3, 1e3, 1e-3, 1e-3)] * 5),
+    ),
+    "gradients of two losses, the first small": (
+        "vanishing_gradient",
+        GAN,
+        looks(*[gradients(1e-6, 1e-6, 1, 1)] * 5),
+    ),
+    "a start near 0": (
+        "update_ratio_high",
+        DENSE,
+        looks(*[{**ratio(0.3), f"weight_std/{KERNELS[0]}": 0.02}] * 5),
+    ),
+    "steps that the loss survives": (
+        "learning_rate_too_high",
+        DENSE,
+        first_steps([1.7, 1.2, 0.8, 0.5, 0.2], [2.6, 3.8, 1.3, 0.7, 0.6]),
+    ),
+    "a loss that rises, by steps that are small": (
+        "learning_rate_too_high",
+        DENSE,
+        first_steps([0.05] * 5, [2.3, 2.4, 2.5, 2.4, 2.4]),
+    ),
+    "a jump later": (
+        "learning_rate_too_high",
+        DENSE,
+        first_steps([2.0] * 5, [2.3, 2.4, 2.5, 2.4, 2.4], steps=range(40, 90, 9)),
+    ),
+    "small steps that serve": (
+        "learning_rate_too_low",
+        DENSE,
+        with_epochs(first_steps([1e-5] * 5, [2.3] * 5), [2.3, 2.0, 1.7, 1.4]),
+    ),
+    "flat, but not for want of movement": (
+        "learning_rate_too_low",
+        DENSE,
+        with_epochs(first_steps([1e-3] * 5, [2.3] * 5), [2.3] * 5),
+    ),
+    "died of a high rate": (
+        "learning_rate_too_low",
+        DENSE,
+        with_epochs(first_steps([9, 5, 2, 1e-6, 1e-6], [2.3] * 5), [2.3] * 5),
+    ),
+    "small steps of a training that goes on": (
+        "learning_rate_too_low",
+        {**DENSE, "first_look": 900},
+        with_epochs(first_steps([1e-6] * 5, [0.1] * 5), [0.1] * 5),
     ),
     **{
         f"dead behind {what}": (
@@ -855,7 +959,8 @@ def test_own_rule_needs_a_name_tags_and_readings():
 NAMES = """
 non_finite loss_scale_collapse exploding_gradient vanishing_gradient gradient_imbalance
 update_ratio_low update_ratio_high unchanged_weight dead_relu saturated poor_init
-weight_drift weight_explosion loss_not_decreasing loss_spike overfit bn_train_eval_gap
+weight_drift weight_explosion learning_rate_too_high learning_rate_too_low
+loss_not_decreasing loss_spike overfit bn_train_eval_gap
 bn_stats_cold bn_moment_gap bn_collapsed bn_small_batch input_scale
 """
 

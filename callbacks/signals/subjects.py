@@ -85,7 +85,8 @@ class Gradient(Subject):
     """The gradient by one variable; `path#1` when an optimizer was applied again.
 
     `is_kernel`: of a trainable weight of two and more dimensions. `is_of_rows`: of a
-    table of which the step took rows, by indices.
+    table of which the step took rows, by indices. `call`: number of the call of an
+    optimizer that it was given to, in the step.
     """
 
     is_one_of_many = True
@@ -94,6 +95,7 @@ class Gradient(Subject):
     path: str
     is_kernel: bool = False
     is_of_rows: bool = False
+    call: int = 0
     summary: Summary | None = None
 
     @property
@@ -144,6 +146,7 @@ class Squares(NamedTuple):
     change: float  # sum((now - before)^2)
     before: float  # sum(before^2)
     now: float  # sum(now^2)
+    elements: float
 
 
 @dataclass(frozen=True)
@@ -151,9 +154,9 @@ class Weight(Subject):
     """One variable after the step, by its path.
 
     `summary`: None of a batch norm's, which is a `NormWeight`. Of kernels, which are
-    the trainable weights of two and more dimensions: `since_step`, `since_start`, how
-    far they have moved in this step and since they were first met; `first`, the summary
-    of then, and `last_epoch`, that of the last look of an earlier epoch.
+    the trainable weights of two and more dimensions that an optimizer is given:
+    `since_step`, `since_start`, how far they have moved in this step and since they
+    were first met; `first`, the summary of then; `fan_in`, how many inputs a unit has.
     """
 
     is_one_of_many = True
@@ -163,17 +166,21 @@ class Weight(Subject):
     since_step: Squares | None = None
     since_start: Squares | None = None
     first: Summary | None = None
-    last_epoch: Summary | None = None
+    fan_in: int = 1
 
 
 @dataclass(frozen=True)
 class Loss(Subject):
-    """The loss of the looked-at step: of training, and in evaluation mode."""
+    """The loss of the looked-at step: of training, and in evaluation mode.
+
+    `reported`: what the step returns as its loss, where that of its batch is not seen.
+    """
 
     reads = SCALAR
     watch = "batch_norm"
     trained: float | None = None
     evaluated: float | None = None
+    reported: float | None = None
 
 
 @dataclass(frozen=True)

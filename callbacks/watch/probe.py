@@ -16,6 +16,7 @@ import keras
 from ..signals.own import Function
 from ..signals.subjects import Subject
 from .layers import Select
+from .optimizers import Applied
 
 Key = tuple[str, str]  # (key of a subject, what is read of it)
 
@@ -34,15 +35,18 @@ class Asked:
 class Seen:
     """What a probe saw of one step.
 
-    `rows`: see `signals.reading`. `applied`: names of optimizers. `batch_size`:
-    examples on all replicas, None if the batch does not tell. `knows_batches`: whether
+    `rows`: see `signals.reading`. `applied`: calls of optimizers; `knows_applied`:
+    whether those are all. `batch_size`: examples on all replicas, None if the batch
+    does not tell. `reported`: the loss that the step returns. `knows_batches`: whether
     the batch of any step is known afterwards, should its loss become NaN. `own`: what
     signals of the user's own returned, by name; `failed`: what they raised instead.
     """
 
     subjects: list[Subject] = field(default_factory=list)
     rows: Mapping[Key, Any] = field(default_factory=dict)
-    applied: list[str] = field(default_factory=list)
+    applied: list[Applied] = field(default_factory=list)
+    knows_applied: bool = False
+    reported: float | None = None
     batch_size: int | None = None
     knows_batches: bool = False
     own: Mapping[str, Any] = field(default_factory=dict)
@@ -73,10 +77,13 @@ class Probe(Protocol):
     ) -> tuple[tuple[Any, ...], "Recorded | None"]:
         """What to call with instead, to know the batch afterwards; None: unknown."""
 
-    def look(self, evaluates: bool, *given: Any) -> tuple[Any, Seen]:
+    def look(
+        self, evaluates: bool, notes: Callable[[], None], *given: Any
+    ) -> tuple[Any, Seen]:
         """What the call returns, and what was seen of its first step.
 
-        `evaluates`: also the loss of the batch in evaluation mode.
+        `evaluates`: also the loss of the batch in evaluation mode. `notes()`: to be
+        called where the call builds weights, before it trains them.
         """
 
     def losses(self, returned: Any) -> Mapping[str, Any]:

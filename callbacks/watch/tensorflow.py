@@ -27,6 +27,7 @@ from .batches import (
 from .evaluation import LossEvaluation
 from .granted import Pruned, offered, whole_of
 from .inventory import Contents
+from .layers import weights_of
 from .notes import Noter, Notes, given_by
 from .optimizers import loss_scaling, unscaled
 from .probe import Asked, Key, Recorded, Seen
@@ -155,8 +156,11 @@ class Probe:
 
     # --- a step that is due ---
 
-    def look(self, evaluates: bool, iterator: Any) -> tuple[Any, Seen]:
+    def look(
+        self, evaluates: bool, notes: Callable[[], None], iterator: Any
+    ) -> tuple[Any, Seen]:
         """See `probe.Probe`."""
+        self._notes, self._known = notes, len(weights_of(self._model))
         if self._is_blind:
             return self.function(iterator), Seen()
         in_graph = not (self._model.run_eagerly or self._hands_over)
@@ -180,6 +184,12 @@ class Probe:
             seen.rows = {**seen.rows, (Loss("").key, EVALUATED): evaluated}
         self._tell_what_is_hidden(seen)
         return logs, seen
+
+    def _note_what_is_built(self) -> None:
+        """What a trace or a forward pass has built is noted before it is trained."""
+        known, self._known = self._known, len(weights_of(self._model))
+        if known != self._known:
+            self._notes()
 
     def _taken(self, iterator: Any) -> list[Any]:
         """The batches of one call: fewer than it could take, at the end of the data."""
@@ -223,6 +233,7 @@ class Probe:
         self._traced_for.append(spec)
         for function in private.traced_functions(self.function)[:1]:
             function.get_concrete_function(iterator)
+        self._note_what_is_built()
 
     def _probed_step(self, batches: Sequence[Any], iterator: Any, seen: Seen) -> Any:
         found: list[Any] = []
@@ -248,6 +259,7 @@ class Probe:
         if trace is None and is_direct:
             trace = self._traced(batch, tensors)
         trace = trace or self._own_trace(batch, tensors)
+        self._note_what_is_built()
         pruned = self._pruned.get(id(trace))
         if pruned is None or not pruned.is_of(trace, inventory):
             inventory = self._contents.of(self._model)  # the trace may have built it
@@ -256,7 +268,7 @@ class Probe:
             own = self._asked.signals
             pruned = Pruned(trace, inventory, granted, sample_size, bool(xla), own)
             self._pruned[id(trace)] = pruned
-        seen.applied = trace.notes.applied
+        self._tell_applied(trace.notes, seen)
         given = pruned(tensors)
         seen.own, seen.failed = pruned.own(given), pruned.failed
         return lambda: self._read(batch, pruned.reduction, {}, pruned.rows(given), seen)
@@ -298,6 +310,9 @@ class Probe:
         notes = Notes()
         known = self._contents.of(self._model).weights if self._asked.signals else {}
         before = {path: tf.convert_to_tensor(weight) for path, weight in known.items()}
+        if self._model.distribute_strategy.num_replicas_in_sync == 1:
+            # Replicas cannot read each other's variables.
+            notes.before_apply = self._note_what_is_built
         assert self._step is not None, "see _hooked"
         self._step.eager_notes = notes
         try:
@@ -319,7 +334,7 @@ class Probe:
                 total = tf.add_n(replicas) if len(replicas) > 1 else replicas[0]
                 replicas = [unscaled(total, notes.scales[key])]
             arrays[key] = [host.array(x) for x in replicas]
-        seen.applied = notes.applied
+        self._tell_applied(notes, seen)
         if self._asked.signals:
             self._tell_own(notes, before, seen)
         reduction = Reduction(granted, self._asked.sample_size)
@@ -339,6 +354,11 @@ class Probe:
         seen.own = evaluate(self._asked.signals, tensors, seen.failed)
 
     # --- both ---
+
+    def _tell_applied(self, notes: Notes, seen: Seen) -> None:
+        seen.applied = notes.applied
+        hidden = notes.hidden & self._contents.of(self._model).optimizers.keys()
+        seen.knows_applied = bool(notes.applied) and not hidden
 
     def _read(
         self,

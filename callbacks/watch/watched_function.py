@@ -16,10 +16,11 @@ class Watcher:
     """A monitor, as the stand-in knows it.
 
     `begins(steps)`: right before each call of so many steps; whether to look at it.
-    `notes()`: right before one that is looked at. `ends()`: there was no such step, the
-    data had ended. `looks(seen)`: after one that is looked at. `breaks(batch, late)`:
-    the loss became NaN or Inf so many calls before the last one, with this batch, None
-    if it is not known. `follows()`: the model has another training function.
+    `notes()`: right before one that is looked at, and where that builds weights.
+    `ends()`: there was no such step, the data had ended. `looks(seen)`: after one that
+    is looked at. `breaks(batch, late)`: the loss became NaN or Inf so many calls before
+    the last one, with this batch, None if it is not known. `follows()`: the model has
+    another training function.
     """
 
     begins: Callable[[int], bool]
@@ -133,8 +134,10 @@ class WatchedFunction:
         self._probe.attach(*given)
         self._tell(self._losses.all())
         watcher.notes()
-        returned, seen = self._probe.look(self.evaluates_next, *given)
+        look = self._probe.look
+        returned, seen = look(self.evaluates_next, watcher.notes, *given)
         self.evaluates_next = False
+        seen.reported = self._losses.reported(self._probe.losses(returned))
         seen.knows_batches = recorded is not None
         watcher.looks(seen)
         return returned
@@ -176,6 +179,20 @@ class Losses:
         for name in self._names:
             self._waiting.append((reported.get(name), self.calls, recorded))
         return self._first(self.calls - self._latest)
+
+    def reported(self, reported: Mapping[str, Any]) -> float | None:
+        """The loss that a call reports, waited for; None: none, or it is not finite.
+
+        `loss`, else the only one that has the word in its name: of a GAN's two, none.
+        """
+        losses = [reported[name] for name in reported if "loss" in name]
+        if "loss" in reported or len(losses) == 1:
+            try:
+                loss = self._number(reported.get("loss", losses[0]), True)
+                return loss if loss is not None and math.isfinite(loss) else None
+            except (AttributeError, TypeError, ValueError):
+                pass  # a user's step may report anything
+        return None
 
     def all(self) -> Broken | None:
         """Wait for all losses; returns the first bad one."""

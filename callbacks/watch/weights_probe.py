@@ -36,7 +36,9 @@ class WeightsProbe:
     def settle(self, returned: Any) -> None:
         """See `attach`."""
 
-    def look(self, evaluates: bool, *given: Any) -> tuple[Any, Seen]:
+    def look(
+        self, evaluates: bool, notes: Callable[[], None], *given: Any
+    ) -> tuple[Any, Seen]:
         """See `probe.Probe`; signals of the user's own are of the weights before."""
         seen = Seen()
         if self._asked.signals:
