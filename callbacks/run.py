@@ -1,6 +1,7 @@
 """The run of one model: what a monitor reads of it, keeps and writes."""
 
 import weakref
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from .signals.rule import Rule
 from .signals.subjects import (
     BrokenLoss,
     Metric,
+    NormInput,
     OpenAlerts,
     Output,
     Own,
@@ -128,7 +130,9 @@ class Run:
         `steps` of an epoch, None if unknown.
         """
         found = self._inventory.optimizers
-        return self.steps.begin_fit(self.optimizers.begin_fit(found, steps))
+        starts_again = self.steps.begin_fit(self.optimizers.begin_fit(found, steps))
+        self._weights.begin_fit(self.steps.count)
+        return starts_again
 
     def iterations(self) -> int | None:
         """Steps of the optimizer that the training goes by; None if none is known."""
@@ -136,7 +140,7 @@ class Run:
 
     def note_weights(self) -> None:
         """Note the weights as they are, for a look after the step."""
-        self._weights.before_step(self.selection)
+        self._weights.before_step(self.selection, self.steps.count)
 
     def look(self, model: Any, step: Seen) -> list[Alert]:
         """Write what a probe saw of a step, and weights and batch norm as they are.
@@ -287,8 +291,9 @@ class Run:
         self, subjects: Sequence[Subject], rows: Rows, *, is_one_step: bool
     ) -> list[Subject]:
         selection = self.selection
+        calls = Counter(x.layer for x in subjects if isinstance(x, NormInput))
         own, own_rows = self._weights.read(
-            selection, self.epoch, is_one_step=is_one_step
+            selection, self.epoch, self.steps.count, calls, is_one_step=is_one_step
         )
         for subject in subjects:
             if isinstance(subject, Output):
@@ -348,7 +353,8 @@ class Run:
 
     def _describe(self, model: Any, step: int) -> None:
         """Describe the run where it begins, and where its model has changed."""
-        state = self._inventory, len(self._order), len(self._final)
+        fresh = frozenset(self._weights.fresh)
+        state = self._inventory, len(self._order), len(self._final), fresh
         if state != self._described and self._inventory.weights:
             self._described = state
             record = self._record(model, step)
@@ -358,7 +364,13 @@ class Run:
     def _record(self, model: Any, step: int) -> dict[str, Any]:
         return {
             "step": step,
-            **describe(model, self._inventory, [*self._order], self._final),
+            **describe(
+                model,
+                self._inventory,
+                [*self._order],
+                self._final,
+                self._weights.fresh,
+            ),
             "fit": {**self._fit, **self._met()},
             "hparams": dict(self.settings.hparams),
             "versions": {"backend": keras.backend.backend(), **versions()},

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..signals.default import DEFAULT
 from ..signals.record import Record
@@ -43,13 +43,6 @@ class Place:
         return not self.streaks[0] and (self.rank is None or self.good >= patience)
 
 
-class Waiting(NamedTuple):
-    """A reading that is raised only if it is still so when training ends."""
-
-    reading: Reading
-    view: View
-
-
 class Course:
     """One rule, and the places that are or were ill under it."""
 
@@ -57,7 +50,6 @@ class Course:
         self.rule = rule
         self.places: dict[str, Place] = {}
         self.latest: dict[str, Reading] = {}  # of the places that are ill
-        self.waiting: dict[str, Waiting] = {}
         self.looks = 0
         self.view: View | None = None  # of the last look
         self.open: int | None = None  # index of its alert
@@ -75,20 +67,13 @@ class Course:
             if math.isnan(reading.value):  # not a measure
                 continue
             if reading.is_ill:
-                self._ill(where, reading, view)
+                place = self.places.setdefault(where, Place())
+                place.worsen(reading, view.step, self.rule.patience)
+                self.latest[where] = reading
             else:
                 self._good(where, view.step)
 
-    def _ill(self, where: str, reading: Reading, view: View) -> None:
-        if reading.waits or where in self.waiting:
-            self.waiting[where] = Waiting(reading, view)
-        if not reading.waits:
-            place = self.places.setdefault(where, Place())
-            place.worsen(reading, view.step, self.rule.patience)
-            self.latest[where] = reading
-
     def _good(self, where: str, step: int) -> None:
-        self.waiting.pop(where, None)
         place = self.places.get(where)
         if place is not None and place.mend(step, self.rule.patience):
             del self.places[where], self.latest[where]
@@ -98,25 +83,18 @@ class Course:
         ranks = {where: place.rank for where, place in self.places.items()}
         return {where: grave for where, grave in ranks.items() if grave is not None}
 
-    def end(self, view: View) -> dict[str, Reading]:
-        """What was true at every look of a short training, and what has waited.
+    def end(self) -> dict[str, Reading]:
+        """What was true at every look of a short training.
 
         They count as ill from here on: another `fit` may go on.
         """
         found = {
-            where: one.reading
-            for where, one in self.waiting.items()
-            if self.rule.holds_at_end(one.reading, one.view.step, view)
+            where: self.latest[where]
+            for where, place in self.places.items()
+            if self.looks >= 2 and place.streaks[0] == self.looks
         }
-        if self.looks >= 2:
-            found |= {
-                where: self.latest[where]
-                for where, place in self.places.items()
-                if place.streaks[0] == self.looks
-            }
         for where, reading in found.items():
-            self.places.setdefault(where, Place()).rank = rank(reading.level)
-            self.latest[where] = reading
+            self.places[where].rank = rank(reading.level)
         return found
 
 
@@ -187,7 +165,7 @@ class Follower:
             if course.rule.name in self.failures or course.open is not None:
                 continue
             try:
-                readings = course.end(self._last)
+                readings = course.end()
                 if readings:
                     found.append(self._raise(course, readings, self._last))
             except Exception as error:  # as above
@@ -231,9 +209,6 @@ class Follower:
         position = view.record.position
         where = min(readings, key=lambda x: (position(readings[x].where), x))
         reading = readings[where]
-        seen = course.view or view
-        if where in course.waiting:
-            seen = course.waiting.pop(where).view
         alert = Alert(
             rule=course.rule.name,
             level=reading.level,
@@ -242,7 +217,7 @@ class Follower:
             epoch=view.epoch,
             value=reading.value,
             limit=reading.limit,
-            message=course.rule.explain(reading, seen),
+            message=course.rule.explain(reading, course.view or view),
             others=(len(readings) if places is None else places) - 1,
         )
         course.open = len(self.alerts)

@@ -19,7 +19,6 @@ class Reading(NamedTuple):
         limit: It is ill where the value is above the limit.
         level: Of the alert: "info", "warning" or "critical".
         below: It is ill where the value is below the limit instead.
-        waits: It is raised only if it is still so when training ends.
     """
 
     where: str
@@ -27,7 +26,6 @@ class Reading(NamedTuple):
     limit: float
     level: str = "warning"
     below: bool = False
-    waits: bool = False
 
     @property
     def is_ill(self) -> bool:
@@ -104,7 +102,3 @@ class Rule(abc.ABC):
     def explain(self, reading: Reading, view: View) -> str:
         """One sentence on what it means for this place, one on what to try first."""
         return (type(self).__doc__ or self.name).strip().splitlines()[0]
-
-    def holds_at_end(self, reading: Reading, since: int, view: View) -> bool:
-        """Whether a reading that `waits`, of step `since`, counts at the last step."""
-        return True

@@ -15,12 +15,17 @@ from .tensors import to_numpy
 
 
 def describe(
-    model: Any, inventory: Inventory, order: Sequence[str], final: Collection[str]
+    model: Any,
+    inventory: Inventory,
+    order: Sequence[str],
+    final: Collection[str],
+    fresh: Collection[str],
 ) -> dict[str, Any]:
     """`model`, `layers` in forward order, `optimizers`: as JSON has it.
 
     `order`: names of layers as they were seen called, where that was seen. `final`:
-    names of layers whose output is the model's, beside those that tell.
+    names of layers whose output is the model's, beside those that tell. `fresh`: names
+    of batch norms whose statistics began as 0 and 1.
     """
     paths = {id(weight): path for path, weight in inventory.weights.items()}
     outputs = attribute(model, "outputs") or ()
@@ -36,7 +41,7 @@ def describe(
             "weights": _weights(model, paths),
         },
         "layers": [
-            _layer(name, inventory, paths)
+            _layer(name, inventory, paths, fresh)
             | {"is_output": name in final or _gives(inventory.layers[name], outputs)}
             for name in _in_forward_order(inventory.layers, order)
         ],
@@ -59,7 +64,9 @@ def _kind(thing: Any) -> str:
     return f"{type(thing).__module__.split('.')[0]}.{type(thing).__name__}"
 
 
-def _layer(name: str, inventory: Inventory, paths: dict[int, str]) -> dict[str, Any]:
+def _layer(
+    name: str, inventory: Inventory, paths: dict[int, str], fresh: Collection[str]
+) -> dict[str, Any]:
     layer = inventory.layers[name]
     norm = inventory.batch_norms.get(name)
     described = {
@@ -71,7 +78,7 @@ def _layer(name: str, inventory: Inventory, paths: dict[int, str]) -> dict[str, 
         "weights": _weights(layer, paths),
     }
     if norm is not None:
-        described["batch_norm"] = _batch_norm(norm)
+        described["batch_norm"] = _batch_norm(norm) | {"is_fresh": name in fresh}
     return described
 
 

@@ -11,6 +11,7 @@ from ..signals.statistics import Summary, sampling_stride
 from ..signals.subjects import SUMMARY, NormWeight, Subject, Weight
 from . import probe
 from .inventory import BatchNorm, Inventory, Selection
+from .moving import MovingStatistics
 
 Sample: TypeAlias = Any  # (at most sample_size,), an array
 Arrays: TypeAlias = Mapping[int, Any]  # variables as arrays, by identity
@@ -113,6 +114,7 @@ class WeightReader:
         self._watch = watch
         self._sample_size = sample_size
         self._movement = Movement(sample_size)
+        self._moving = MovingStatistics()
         # Of kernels: when first met, with the variable; at the last look; and at that
         # of an earlier epoch.
         self._first: dict[str, tuple[Any, Summary]] = {}
@@ -120,8 +122,22 @@ class WeightReader:
         self._last_epoch: dict[str, Summary] = {}
         self._epoch = 0
 
-    def before_step(self, selection: Selection) -> None:
-        """Note the weights as they are, for a `read` after the step."""
+    @property
+    def fresh(self) -> Collection[str]:
+        """Names of the batch norms that began with a mean of 0 and a variance of 1."""
+        return self._moving.fresh
+
+    def begin_fit(self, steps: int) -> None:
+        """A `fit` begins after so many steps of training."""
+        self._moving.begin_fit(steps)
+
+    def before_step(self, selection: Selection, steps: int) -> None:
+        """Note the weights as they are, for a `read` after the step.
+
+        `steps`: see `MovingStatistics.before_step`.
+        """
+        norms = self._batch_norms(selection)
+        self._moving.before_step(norms, probe.backend().as_array, steps)
         kernels = _moving(self._named(selection))
         arrays = _arrays(kernels.values())
         self._movement.before_step(kernels, arrays)
@@ -173,11 +189,18 @@ class WeightReader:
         return Weight(path, first=first, last_epoch=self._last_epoch.get(path, first))
 
     def read(
-        self, selection: Selection, epoch: int, *, is_one_step: bool
+        self,
+        selection: Selection,
+        epoch: int,
+        steps: int,
+        calls: Mapping[str, int],
+        *,
+        is_one_step: bool,
     ) -> tuple[list[Subject], dict[Key, Any]]:
         """The subjects, and rows of each, see `reading`; in this epoch.
 
-        `is_one_step`: see `Movement.rows`.
+        `is_one_step`: see `Movement.rows`. `steps`, `calls`: see
+        `MovingStatistics.read`.
         """
         if epoch != self._epoch:
             self._epoch, self._last_epoch = epoch, self._last
@@ -201,7 +224,8 @@ class WeightReader:
             subject = Weight(path)  # of a batch norm's, only how far it moved
             subjects.setdefault(subject.key, subject)
             rows[subject.key, what] = row
-        return [*subjects.values()], rows
+        ages = self._moving.read(norms, probe.backend().as_array, steps, calls)
+        return [*subjects.values(), *ages], rows
 
     def _subjects(
         self,
@@ -240,7 +264,8 @@ class WeightReader:
             **statistics.summarize_all(values, self._sample_size)
         }
         for layer, norm in norms.items():
-            parts = [norm.parts["moving_mean"], norm.parts["moving_variance"]]
+            names = ("moving_mean", "moving_variance", "gamma")
+            parts = [norm.parts[name] for name in names if name in norm.parts]
             whole = [np.ravel(arrays[id(x)]).astype(np.float64) for x in parts]
             summaries[moving_key(layer)] = np.concatenate(whole)[None]
         return summaries
