@@ -96,6 +96,7 @@ def unmoved(share=1.0, updates=0.0):
     return {"batch_norm_start/norm/share": share, "batch_norm_updates/norm": updates}
 
 
+EPOCH = 28, {"epoch/loss": 1.0}  # the first is over
 HEALTHY_KERNEL = {
     "weight_std/net/dense_0/kernel": 0.1,
     "weight_spread/net/dense_0/kernel": 1.0,
@@ -298,13 +299,13 @@ ILL = [
     (
         "bn_stats_cold",
         COLD,
-        [(1, gap(0.1)), (29, {**gap(4.0), **young()})],
+        [(1, gap(0.1)), EPOCH, (29, {**gap(4.0), **young()})],
         ("norm", "warning", 29, "40% of the moving statistics of norm (BatchNorm"),
     ),
     (
         "bn_stats_cold",
         COLD,
-        [(1, {**gap(0.1), **young()}), *epochs(loss=[1.0], val_loss=[4.0])],
+        [(16, {**gap(2.0), **young()}), *epochs(loss=[1.0], val_loss=[4.0])],
         ("norm", "warning", 28, "Lower momentum=0.99 to 0.9 (28 steps, an epoch"),
     ),
     (
@@ -316,13 +317,13 @@ ILL = [
     (
         "bn_stats_cold",
         record(norm(momentum=0.99), fit={"steps": 2}),
-        [(1, gap(0.1)), (29, {**gap(4.0), **young()})],
+        [(1, gap(0.1)), EPOCH, (29, {**gap(4.0), **young()})],
         ("norm", "warning", 29, "An epoch of 2 steps is too short for any momentum"),
     ),
     (
         "bn_stats_cold",
         LOADED,
-        [(1, gap(0.1)), (29, {**gap(4.0), **young()})],
+        [(1, gap(0.1)), EPOCH, (29, {**gap(4.0), **young()})],
         ("norm", "warning", 29, "are still those that it began with"),
     ),
     (
@@ -553,7 +554,7 @@ GOOD = {
     "a start that makes no gap": (
         "bn_stats_cold",
         COLD,
-        looks(gap(0.1), {**gap(4.0), **young(share=0.4, makes=0.1)}),
+        [EPOCH, (29, {**gap(4.0), **young(share=0.4, makes=0.1)})],
     ),
     "young, and no harm": (
         "bn_stats_cold",
@@ -579,7 +580,12 @@ GOOD = {
         COLD,
         [(1, young()), (500, {"epoch/loss": 1.0, "epoch/val_loss": 4.0})],
     ),
-    "an average over all": ("bn_stats_cold", CUMULATIVE, looks(gap(0), gap(4.0))),
+    "an average over all": ("bn_stats_cold", CUMULATIVE, [EPOCH, (29, gap(4.0))]),
+    "not seen since the first step": (
+        "bn_stats_cold",
+        COLD,
+        [(1, {**gap(0.1), **young()}), *epochs(loss=[1.0], val_loss=[4.0])],
+    ),
     "young, which is said": (
         "bn_train_eval_gap",
         COLD,
@@ -803,7 +809,8 @@ def test_network_that_broke_is_one_alert_to_the_end():
 
 def test_young_statistics_are_one_alert_that_is_over_when_it_is_over():
     young_looks = [(1 + 28 * i, {**gap(2.0), **young()}) for i in range(4)]
-    entries = [COLD, *young_looks, (113, {**gap(0.1), **young(0.05, 0.4)})]
+    entries = [COLD, young_looks[0], EPOCH, *young_looks[1:]]
+    entries += [(113, {**gap(0.1), **young(0.05, 0.4)})]
     (alert,) = alerts_of(entries)
     assert (alert.rule, alert.step) == ("bn_stats_cold", 29)
     assert alert.ending == "resolved at step 113"
@@ -811,7 +818,7 @@ def test_young_statistics_are_one_alert_that_is_over_when_it_is_over():
 
 def test_gap_that_outlives_the_start_has_another_cause():
     old = [(1 + 28 * i, {**gap(2.0), **young(1e-3, 0.01)}) for i in range(40, 44)]
-    entries = [COLD, (1, gap(0.1)), (29, {**gap(2.0), **young()}), *old]
+    entries = [COLD, EPOCH, (29, {**gap(2.0), **young()}), *old]
     cold, later = alerts_of(entries)
     assert (cold.rule, cold.ending) == ("bn_stats_cold", "resolved at step 1121")
     assert (later.rule, later.step) == ("bn_train_eval_gap", 1177)

@@ -322,12 +322,6 @@ def _limit(view: View, loss: float | None, gap: float, share: float) -> float:
     return max(gap, share * abs(first) / abs(loss)) if loss and first else gap
 
 
-def _later_gap(view: View, since: int) -> float | None:
-    """The last gap of evaluation after a step; not the first, of an untrained one."""
-    later = view.points(train_eval_gap)[-2:][1:]
-    return later[0].value if later and later[0].step > since else None
-
-
 def _advice(view: View, where: str) -> str:
     """What a user must do: momentum by name and value, beside the steps of an epoch."""
     momentum = view.record.batch_norm(where).get("momentum")
@@ -458,9 +452,9 @@ class BnStatsCold(Rule):
 
     The start alone makes a gap above 0.3 (`batch_norm_start/<layer>/gap`), and
     evaluation is worse than training by more than `gap` of its loss, and by more than
-    `share` of the first loss: at a validation L_val beside the epoch's L_train, at a
-    look L_eval beside L_train of the same batch, where that was logged in the epoch.
-    Not before the first epoch is over: an untrained network spoils nothing.
+    `share` of the first loss: at a validation L_val beside the epoch's L_train, and
+    at the last look L_eval beside L_train of the same batch, where such are logged. Not
+    before the first epoch is over: nobody has asked for evaluation.
 
     No unit. The limits are kbn's own. It is over when evaluation is as good as training
     or the statistics are renewed: at momentum 0.99 that takes 259 steps of training
@@ -473,8 +467,9 @@ class BnStatsCold(Rule):
     reads: ClassVar = (epoch_validation_loss, train_eval_gap)
     keeps: ClassVar = {
         start_share: 1,
-        train_eval_gap: 2,
+        train_eval_gap: 1,
         train_loss: 1,
+        epoch_loss: 1,
         epoch_validation_loss: 1,
     }
     is_of_model: ClassVar = True
@@ -493,18 +488,22 @@ class BnStatsCold(Rule):
     def _losses(self, view: View) -> tuple[float | None, float | None]:
         """Of training, and by what share of it evaluation is worse."""
         if train_eval_gap in view:
-            worse = view[train_eval_gap] if view.points(train_eval_gap) else None
-            return view.get(train_loss), worse
+            is_epoch_over = bool(view.points(epoch_loss))
+            return view.get(train_loss), view[train_eval_gap] if is_epoch_over else None
         validation, train = view.get(epoch_validation_loss), view.get(epoch_loss)
         if validation is None or not train:
             return None, None
         before = view.points(epoch_validation_loss)[-1:]
-        since = before[0].step if before else 0
+        since = before[0].step if before else 1  # at 1 the network is untrained
         # The epoch's is a mean over all of it: what was seen of its end is nearer.
         seen = [x for step, x in view.points(train_loss)[-1:] if step > since and x]
         train = min([train, *seen], key=abs)
-        worse, known = (validation - train) / abs(train), _later_gap(view, since)
-        return train, worse if known is None else min(worse, known)
+        worse = (validation - train) / abs(train)
+        known = view.points(train_eval_gap)[-1:]
+        if not known:  # such losses are not seen here
+            return train, worse
+        step, gap = known[0]
+        return train, min(worse, gap) if step > since else None
 
     def explain(self, reading: Reading, view: View) -> str:
         """Name the layer, its momentum, and one that fits the steps of an epoch."""

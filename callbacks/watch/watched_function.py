@@ -85,6 +85,12 @@ class WatchedFunction:
             self._tell(self._losses.all())
             self._losses.start_anew()
 
+    @property
+    def _is_early(self) -> bool:
+        """Whether the call is the 1st, 2nd, 4th, 8th, ... of the fit."""
+        calls = self._losses.calls + 1
+        return calls & (calls - 1) == 0
+
     def _tell(self, broken: "Reported | None") -> None:
         if broken is not None and self._watcher is not None:
             batch = None if broken.recorded is None else broken.recorded.last
@@ -113,7 +119,8 @@ class WatchedFunction:
                 probe.attach(*given)
                 self._tell(self._losses.all())
                 watcher.notes()
-                returned, seen = probe.look(self.evaluates_next, *given)
+                evaluates = self.evaluates_next or self._is_early
+                returned, seen = probe.look(evaluates, *given)
                 self.evaluates_next = False
                 seen.knows_batches = recorded is not None
                 watcher.looks(seen)
