@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import keras
+import tensorflow as tf
 import zoo_data as data
 from keras import initializers, layers, ops, optimizers
 
@@ -106,9 +107,30 @@ def curve(seed):
 LOSSES = (data.itself, data.masks, curve, large_curve, spoiled_curve)
 
 
-def classifier(*inner, shape=(64,), optimizer="adam", classes=10, head=None, **options):
+class Forgetful(keras.Sequential):
+    """Its train_step forgets training=True."""
+
+    def train_step(self, data):
+        """Train on a batch."""
+        x, y = data
+        with tf.GradientTape() as tape:
+            loss = self.compute_loss(x, y, self(x))
+        weights = self.trainable_variables
+        self.optimizer.apply(tape.gradient(loss, weights), weights)
+        return {"loss": loss}
+
+
+def classifier(
+    *inner,
+    shape=(64,),
+    optimizer="adam",
+    classes=10,
+    head=None,
+    kind=keras.Sequential,
+    **options,
+):
     """A sequential classifier; `head`: arguments of its last layer."""
-    model = keras.Sequential(
+    model = kind(
         [
             layers.Input(shape),
             *inner,
@@ -338,10 +360,14 @@ healthy(
     20,
 )
 healthy(
-    "batch norm, momentum 0.99, long",
-    lambda: classifier(*normed(2), optimizer=adam()),
+    "batch norm, momentum 0.99, on inputs of 0 and 1",
+    lambda: classifier(layers.Rescaling(3.0, -1.0), *normed(1), optimizer=adam()),
     0.9,
-    epochs=30,
+)
+healthy(
+    "batch norm, warm-up",
+    lambda: classifier(*normed(2, norm=kbn.BatchNorm, warmup=True), optimizer=adam()),
+    0.9,
 )
 healthy(
     "kbn batch norm, batches of 32",
@@ -774,14 +800,14 @@ sick(
 )
 sick(
     "batch norm, momentum 0.999",
-    "bn_train_eval_gap bn_stats_cold bn_moment_gap",
+    "bn_stats_cold",
     lambda: classifier(*normed(3, momentum=0.999), optimizer=adam()),
     bar=0.9,
     log_freq="epoch",
 )
 sick(
     "residual, momentum 0.999",
-    "bn_train_eval_gap bn_moment_gap",
+    "bn_stats_cold",
     lambda: residual(batch_norm(0.999)),
     bar=0.9,
     of=data.images,
@@ -789,11 +815,16 @@ sick(
     epochs=6,
 )
 sick(
-    "young statistics",
+    "batch norm, momentum 0.99, which spoils early validations",
     "bn_stats_cold",
     lambda: classifier(*normed(2), optimizer=adam()),
-    epochs=2,
+    epochs=12,
     log_freq="epoch",
+)
+sick(
+    "batch norm, a step that forgets training=True",
+    "bn_not_updated",
+    lambda: classifier(*normed(2), optimizer=adam(), kind=Forgetful),
 )
 sick(
     "batches of two domains",
@@ -828,6 +859,15 @@ sick(
     lambda: classifier(*normed(2, momentum=0.9), optimizer=adam()),
     batch_size=4,
     epochs=1,
+)
+sick(
+    "batches of 1 before batch norm",
+    "bn_small_batch",
+    lambda: classifier(*normed(1, momentum=0.9), optimizer=adam()),
+    bar=0.9,
+    batch_size=1,
+    epochs=1,
+    steps_per_epoch=200,
 )
 
 

@@ -14,6 +14,7 @@ from .signals.activations import PoorInit as PoorInit
 from .signals.activations import Saturated as Saturated
 from .signals.batch_norm import BnCollapsed as BnCollapsed
 from .signals.batch_norm import BnMomentGap as BnMomentGap
+from .signals.batch_norm import BnNotUpdated as BnNotUpdated
 from .signals.batch_norm import BnSmallBatch as BnSmallBatch
 from .signals.batch_norm import BnStatsCold as BnStatsCold
 from .signals.batch_norm import BnTrainEvalGap as BnTrainEvalGap

@@ -1,6 +1,7 @@
 """The run of one model: what a monitor reads of it, keeps and writes."""
 
 import weakref
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from .signals.subjects import (
     Input,
     Loss,
     Metric,
+    NormInput,
     OpenAlerts,
     Output,
     Own,
@@ -140,7 +142,9 @@ class Run:
         `steps` of an epoch, None if unknown.
         """
         found = self._inventory.optimizers
-        return self.steps.begin_fit(self.optimizers.begin_fit(found, steps))
+        starts_again = self.steps.begin_fit(self.optimizers.begin_fit(found, steps))
+        self._weights.begin_fit(self.steps.count)
+        return starts_again
 
     def iterations(self) -> int | None:
         """Steps of the optimizer that the training goes by; None if none is known."""
@@ -149,7 +153,7 @@ class Run:
     def note_weights(self) -> None:
         """Note the weights as they are, for a look after the step."""
         self._iterations = self.iterations()
-        self._weights.before_step(self.selection)
+        self._weights.before_step(self.selection, self.steps.count)
 
     def look(self, model: Any, step: Seen) -> list[Alert]:
         """Write what a probe saw of a step, and weights and batch norm as they are.
@@ -306,8 +310,11 @@ class Run:
         self, subjects: Sequence[Subject], rows: Rows, *, is_one_step: bool
     ) -> list[Subject]:
         selection = self.selection
+        calls = Counter(x.layer for x in subjects if isinstance(x, NormInput))
         own, own_rows = self._weights.read(
             selection,
+            self.steps.count,
+            calls,
             self.optimizers.of_weight if self._knows_applied else None,
             is_one_step=is_one_step,
         )
@@ -374,9 +381,10 @@ class Run:
     def _describe(self, model: Any, step: int) -> None:
         """Describe the run where it begins, and where its model has changed."""
         applied = [*self.optimizers.applied(self._inventory.optimizers)]
+        fresh = frozenset(self._weights.fresh)
         met = self._order, self._final, self._tables, self._inputs
         trained = self.optimizers.of_weight
-        state = (self._inventory, *map(len, (*met, trained)), applied)
+        state = (self._inventory, *map(len, (*met, trained)), applied, fresh)
         if state != self._described and self._inventory.weights:
             self._described = state
             record = self._record(model, step)
@@ -386,7 +394,13 @@ class Run:
     def _record(self, model: Any, step: int) -> dict[str, Any]:
         known = self._inventory
         told = describe(
-            model, known, [*self._order], self._final, self._tables, self.optimizers
+            model,
+            known,
+            [*self._order],
+            self._final,
+            self._tables,
+            self._weights.fresh,
+            self.optimizers,
         )
         layers = {x["name"]: known.layers[x["name"]] for x in told["layers"]}
         inputs: dict[str, Any] = {}

@@ -85,6 +85,8 @@ def test_tags_and_steps_of_a_training(monitor, tmp_path, said):
         "health",
         "batch_norm_gap",
         "batch_norm_elements",
+        "batch_norm_start",
+        "batch_norm_updates",
         "loss_gap",
         "loss",
         "epoch",
@@ -282,6 +284,8 @@ def test_watch_selects(watch, tmp_path, said):
         "batch_norm": {
             "batch_norm_elements",
             "batch_norm_gap",
+            "batch_norm_start",
+            "batch_norm_updates",
             "health",
             "loss",
             "loss_gap",

@@ -7,6 +7,7 @@ import pytest
 
 from kbn.callbacks import rules
 from kbn.callbacks.alerts.follow import alerts_of
+from kbn.callbacks.signals.batch_norm import fitting_momentum
 from kbn.callbacks.signals.default import DEFAULT, listed
 
 KERNELS = [f"net/dense_{i}/kernel" for i in range(4)]
@@ -25,7 +26,8 @@ def record(*layers, **more):
 
 
 def norm(name="norm", momentum=0.9, **more):
-    settings = {"momentum": momentum, "epsilon": 1e-3, "is_frozen": False, **more}
+    settings = {"momentum": momentum, "epsilon": 1e-3, "is_frozen": False}
+    settings |= {"is_fresh": True, **more}
     return {"name": name, "type": "keras.BatchNormalization", "batch_norm": settings}
 
 
@@ -38,6 +40,7 @@ DEEP = record(*(layer(f"dense_{i}", activation="sigmoid") for i in range(4)))
 SCALED = {**DENSE, "optimizers": [{"type": "keras.SGD", "loss_scaling": "keras.L"}]}
 NORM = record(layer("dense_0"), norm(), fit={"steps": 28})
 COLD = record(layer("dense_0"), norm(momentum=0.99), fit={"steps": 28})
+LOADED = record(layer("dense_0"), norm(momentum=0.99, is_fresh=False))
 CUMULATIVE = record(norm(momentum=None))
 FROZEN = record(norm(is_frozen=True))
 
@@ -72,16 +75,30 @@ def ratio(value, path=KERNELS[0]):
     return {f"update_ratio/{path}": value}
 
 
-def gap(value, loss=1.0, mean=0.1, variance=0.1):
+def moments(mean, variance, **more):
+    """A look at a batch norm in training."""
+    gaps = {"mean": mean, "variance": variance}
+    return {f"batch_norm_gap/norm/{k}": x for k, x in gaps.items()} | more
+
+
+def gap(value, loss=1.0):
     """A look at a model with batch norm."""
-    return {
-        "loss_gap/train_eval": value,
-        "loss/train": loss,
-        "batch_norm_gap/norm/mean": mean,
-        "batch_norm_gap/norm/variance": variance,
-    }
+    losses = {"loss_gap/train_eval": value, "loss/train": loss}
+    return moments(0.1, 0.1, **losses)
 
 
+def young(share=0.4, makes=1.5, **more):
+    """A look at a batch norm whose start is still in its statistics."""
+    start = {"share": share, "gap": makes}
+    return {f"batch_norm_start/norm/{k}": x for k, x in start.items()} | more
+
+
+def unmoved(share=1.0, updates=0.0):
+    """A look at a step that trained a batch norm."""
+    return {"batch_norm_start/norm/share": share, "batch_norm_updates/norm": updates}
+
+
+EPOCH = 28, {"epoch/loss": 1.0}  # the first is over
 HEALTHY_KERNEL = {
     "weight_std/net/dense_0/kernel": 0.1,
     "weight_spread/net/dense_0/kernel": 1.0,
@@ -329,7 +346,7 @@ ILL = [
         "bn_train_eval_gap",
         NORM,
         looks(*[gap(1.0)] * 3),
-        ("norm", "warning", 120, "Lower momentum=0.9 to 0.45 (28 steps, an epoch, "),
+        ("norm", "warning", 120, "momentum=0.9 is not the cause (28 steps, an epoch, "),
     ),
     (
         "bn_train_eval_gap",
@@ -351,19 +368,43 @@ ILL = [
     (
         "bn_stats_cold",
         COLD,
-        looks(gap(4.0)),
-        ("norm", "info", 100, "37% of the moving statistics of norm"),
+        [(1, gap(0.1)), EPOCH, (29, {**gap(4.0), **young()})],
+        ("norm", "warning", 29, "40% of the moving statistics of norm (BatchNorm"),
     ),
     (
         "bn_stats_cold",
         COLD,
-        epochs(loss=[1.0], val_loss=[4.0]),
-        ("norm", "info", 28, "a lower momentum than 0.99"),
+        [(16, {**gap(2.0), **young()}), *epochs(loss=[1.0], val_loss=[4.0])],
+        ("norm", "warning", 28, "Lower momentum=0.99 to 0.9 (28 steps, an epoch"),
+    ),
+    (
+        "bn_stats_cold",  # the epoch's loss is a mean, over which it has fallen
+        COLD,
+        [(25, {"loss/train": 0.5, **young()}), *epochs(loss=[1.0], val_loss=[1.2])],
+        ("norm", "warning", 28, "still its initial 0 and 1, so evaluation's loss is"),
+    ),
+    (
+        "bn_stats_cold",
+        record(norm(momentum=0.99), fit={"steps": 2}),
+        [(1, gap(0.1)), EPOCH, (29, {**gap(4.0), **young()})],
+        ("norm", "warning", 29, "An epoch of 2 steps is too short for any momentum"),
+    ),
+    (
+        "bn_stats_cold",
+        LOADED,
+        [(1, gap(0.1)), EPOCH, (29, {**gap(4.0), **young()})],
+        ("norm", "warning", 29, "are still those that it began with"),
+    ),
+    (
+        "bn_not_updated",
+        NORM,
+        looks(unmoved(), unmoved()),
+        ("norm", "warning", 120, "In your train_step call self(x, training=True)"),
     ),
     (
         "bn_moment_gap",
         NORM,
-        looks(*[gap(0.1, mean=0.9, variance=0.7)] * 3),
+        looks(*[moments(mean=0.9, variance=0.7)] * 3),
         ("norm", "warning", 120, "0.9 standard deviations from the batch's"),
     ),
     (
@@ -380,8 +421,20 @@ ILL = [
     (
         "bn_small_batch",
         NORM,
-        series("batch_norm_elements/norm", *[4] * 3),
-        ("norm", "info", 120, "mean and variance of 4 elements"),
+        series("batch_norm_elements/norm", 12, 12),
+        ("norm", "info", 120, "mean and variance of 12 elements"),
+    ),
+    (
+        "bn_small_batch",
+        NORM,
+        series("batch_norm_elements/norm", 4, 4),
+        ("norm", "warning", 120, "mean and variance of 4 elements"),
+    ),
+    (
+        "bn_small_batch",
+        NORM,
+        series("batch_norm_elements/norm", 1, 1),
+        ("norm", "warning", 120, "its output is beta whatever the input"),
     ),
     (
         "input_scale",
@@ -673,18 +726,87 @@ GOOD = {
         NORM,
         looks(gap(0.0, loss=2.3), *[gap(2.0, loss=1e-3)] * 3),
     ),
-    "warm statistics": ("bn_stats_cold", COLD, looks(gap(4.0), first=900)),
-    "cold without a gap": ("bn_stats_cold", COLD, looks(gap(0.1))),
-    "an average over all": ("bn_stats_cold", CUMULATIVE, looks(gap(4.0))),
+    "an untrained network": ("bn_stats_cold", COLD, looks({**gap(4.0), **young()})),
+    "a start that makes no gap": (
+        "bn_stats_cold",
+        COLD,
+        [EPOCH, (29, {**gap(4.0), **young(share=0.4, makes=0.1)})],
+    ),
+    "young, and no harm": (
+        "bn_stats_cold",
+        COLD,
+        [
+            (1, {**gap(0.1), **young()}),
+            *epochs(loss=[1.0], val_loss=[1.1]),
+            (29, {**gap(0.1), **young()}),
+        ],
+    ),
+    "overfit, evaluated alike": (
+        "bn_stats_cold",
+        COLD,
+        [
+            (1, gap(0.0)),
+            *epochs(loss=[1.0], val_loss=[1.1]),
+            (29, {**gap(0.1), **young()}),
+            (56, {"epoch/loss": 1, "epoch/val_loss": 9}),
+        ],
+    ),
+    "renewed since the last look": (
+        "bn_stats_cold",
+        COLD,
+        [(1, young()), (500, {"epoch/loss": 1.0, "epoch/val_loss": 4.0})],
+    ),
+    "an average over all": ("bn_stats_cold", CUMULATIVE, [EPOCH, (29, gap(4.0))]),
+    "not seen since the first step": (
+        "bn_stats_cold",
+        COLD,
+        [(1, {**gap(0.1), **young()}), *epochs(loss=[1.0], val_loss=[4.0])],
+    ),
+    "young, which is said": (
+        "bn_train_eval_gap",
+        COLD,
+        looks(*[{**gap(4.0), **young()}] * 4),
+    ),
+    "young moments, which is said": (
+        "bn_moment_gap",
+        COLD,
+        looks(*[moments(0.9, 2.0, **young())] * 4),
+    ),
+    "moments that do no harm": (
+        "bn_moment_gap",
+        NORM,
+        looks(*[{**gap(0.1), **moments(0.9, 2.0)}] * 4),
+    ),
     "moments of few elements": (
         "bn_moment_gap",
         NORM,
-        looks(*[{**gap(0, mean=0.7, variance=1.4), "batch_norm_elements/norm": 8}] * 5),
+        looks(*[moments(0.7, 1.4, **{"batch_norm_elements/norm": 8})] * 5),
+    ),
+    "a frozen start": ("bn_not_updated", FROZEN, looks(*[unmoved()] * 4)),
+    "loaded statistics": ("bn_not_updated", LOADED, looks(*[unmoved()] * 4)),
+    "moved now and then": ("bn_not_updated", NORM, looks(*[unmoved(0.7)] * 4)),
+    "moved in the second step": (
+        "bn_not_updated",
+        NORM,
+        looks(unmoved(), unmoved(0.9, 1), unmoved(0.8, 1)),
+    ),
+    "channels of one element": (
+        "bn_collapsed",
+        NORM,
+        looks(
+            *[{"health/collapsed_channels/norm": 1.0, "batch_norm_elements/norm": 1}]
+            * 4
+        ),
     ),
     "a short last batch": (
         "bn_small_batch",
         NORM,
         series("batch_norm_elements/norm", 64, 3, 64, 64, 3, 64),
+    ),
+    "only last batches": (
+        "bn_small_batch",
+        NORM,
+        [(28 * i, {"batch_norm_elements/norm": 3}) for i in range(1, 5)],
     ),
     "the scale's search": (
         "loss_scale_collapse",
@@ -729,7 +851,7 @@ def test_every_rule_has_both_kinds_of_cases():
     assert {name for name, *_ in ILL} == names
     quiet = {name for name, *_ in GOOD.values()}
     # A share or a growth below its limit: the property test of constant series.
-    assert names - quiet == {"bn_collapsed"}
+    assert names - quiet == set()
 
 
 @pytest.mark.parametrize(
@@ -853,30 +975,32 @@ def test_network_that_broke_is_one_alert_to_the_end():
     assert "the first variable to break is net/dense_0/kernel" in alert.message
 
 
-# --- batch norm, young and at the end ---
+# --- batch norm, young ---
 
 
-def test_gap_of_young_statistics_is_told_of_only_at_the_end():
-    young = [(1 + 28 * i, gap(2.0, mean=0.9)) for i in range(4)]
-    entries = [COLD, *young, (112, {"weight_std/net/dense_0/kernel": 0.1})]
-    found = {alert.rule: alert for alert in alerts_of(entries)}
-    assert found.keys() == {"bn_stats_cold", "bn_train_eval_gap", "bn_moment_gap"}
-    cold = found.pop("bn_stats_cold")
-    assert (cold.step, cold.level) == (1, "info")
-    assert {(alert.step, alert.level) for alert in found.values()} == {(112, "warning")}
-
-
-def test_gap_that_closed_before_the_end_is_no_warning():
-    entries = [COLD, (1, gap(2.0, mean=0.9)), (29, gap(2.0)), (57, gap(0.1))]
+def test_young_statistics_are_one_alert_that_is_over_when_it_is_over():
+    young_looks = [(1 + 28 * i, {**gap(2.0), **young()}) for i in range(4)]
+    entries = [COLD, young_looks[0], EPOCH, *young_looks[1:]]
+    entries += [(113, {**gap(0.1), **young(0.05, 0.4)})]
     (alert,) = alerts_of(entries)
-    assert (alert.rule, alert.is_open) == ("bn_stats_cold", True)
-    (alert,) = alerts_of([*entries, (85, gap(2.0)), (560, gap(0.1))])
-    assert (alert.rule, alert.ending) == ("bn_stats_cold", "resolved at step 560")
+    assert (alert.rule, alert.step) == ("bn_stats_cold", 29)
+    assert alert.ending == "resolved at step 113"
 
 
-def test_gap_of_statistics_that_were_renewed_since_says_nothing_of_the_end():
-    entries = [NORM, (1, gap(2.0, mean=0.9)), (28, {"epoch/loss": 0.5})]
-    assert {alert.rule for alert in alerts_of(entries)} == {"bn_stats_cold"}
+def test_gap_that_outlives_the_start_has_another_cause():
+    old = [(1 + 28 * i, {**gap(2.0), **young(1e-3, 0.01)}) for i in range(40, 44)]
+    entries = [COLD, EPOCH, (29, {**gap(2.0), **young()}), *old]
+    cold, later = alerts_of(entries)
+    assert (cold.rule, cold.ending) == ("bn_stats_cold", "resolved at step 1121")
+    assert (later.rule, later.step) == ("bn_train_eval_gap", 1177)
+
+
+@pytest.mark.parametrize(
+    ("steps", "momentum"),
+    [(1, None), (3, None), (4, 0.5), (10, 0.7), (24, 0.8), (25, 0.9), (400, 0.99)],
+)
+def test_momentum_that_fits_an_epoch(steps, momentum):
+    assert fitting_momentum(steps) == momentum
 
 
 # --- arguments ---
@@ -961,7 +1085,8 @@ non_finite loss_scale_collapse exploding_gradient vanishing_gradient gradient_im
 update_ratio_low update_ratio_high unchanged_weight dead_relu saturated poor_init
 weight_drift weight_explosion learning_rate_too_high learning_rate_too_low
 loss_not_decreasing loss_spike overfit bn_train_eval_gap
-bn_stats_cold bn_moment_gap bn_collapsed bn_small_batch input_scale
+bn_stats_cold bn_moment_gap bn_not_updated bn_collapsed
+bn_small_batch input_scale
 """
 
 

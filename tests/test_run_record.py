@@ -80,6 +80,7 @@ def test_record_of_a_network(tmp_path):
         "epsilon": 1e-4,
         "axis": [-1],
         "is_frozen": False,
+        "is_fresh": True,
     }
     assert "batch_norm" not in hidden
     assert hidden["path"] == "network/hidden"

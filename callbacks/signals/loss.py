@@ -111,9 +111,10 @@ def train_eval_gap(train: float, evaluated: float) -> float | None:
 
     L_train is the training step's own loss, L_eval that of one more forward pass with
     `training=False`: batch norm uses its moving statistics, dropout is off. At the
-    first look of an epoch, of models with either. A large one says that validation
-    judges another network than the one that trains: moving statistics that lag behind
-    (`batch_norm_gap`), or small batches. Dropout makes it negative.
+    first look of an epoch and at those of the steps 1, 2, 4, 8, ... of a fit, of models
+    with either. A large one says that validation judges another network than the one
+    that trains: moving statistics that lag behind (`batch_norm_gap`), or small batches.
+    Dropout makes it negative.
     """
     return (evaluated - train) / abs(train) if train else None
 

@@ -140,6 +140,23 @@ class NormWeight(Subject):
         return f"{type(self).__name__}:{self.name}/{self.part}"
 
 
+@dataclass(frozen=True)
+class NormStatistics(Subject):
+    """The moving statistics of a batch norm after the step, and what they began with.
+
+    `moving`, `start`: mean and variance, (2, C), now and when they were first met.
+    `share`: of the start in them; None where that is not known. `updates`: how often
+    the looked-at call moved them, None where it did not train the layer either.
+    """
+
+    is_one_of_many = True
+    watch = "batch_norm"
+    moving: Array | None = None
+    start: Array | None = None
+    share: float | None = None
+    updates: int | None = None
+
+
 class Squares(NamedTuple):
     """Sums of squares of a weight, or of a sample of it: how far it has moved."""
 

@@ -86,6 +86,12 @@ class WatchedFunction:
             self._tell(self._losses.all())
             self._losses.start_anew()
 
+    @property
+    def _is_early(self) -> bool:
+        """Whether the call is the 1st, 2nd, 4th, 8th, ... of the fit."""
+        calls = self._losses.calls + 1
+        return calls & (calls - 1) == 0
+
     def _tell(self, broken: "Broken | None") -> None:
         if broken is not None and self._watcher is not None:
             batch = None if broken.recorded is None else broken.recorded.last
@@ -135,7 +141,8 @@ class WatchedFunction:
         self._tell(self._losses.all())
         watcher.notes()
         look = self._probe.look
-        returned, seen = look(self.evaluates_next, watcher.notes, *given)
+        evaluates = self.evaluates_next or self._is_early
+        returned, seen = look(evaluates, watcher.notes, *given)
         self.evaluates_next = False
         seen.reported = self._losses.reported(self._probe.losses(returned))
         seen.knows_batches = recorded is not None

@@ -11,6 +11,7 @@ from ..signals.statistics import Summary, sampling_stride
 from ..signals.subjects import SUMMARY, NormWeight, Subject, Weight
 from . import probe
 from .inventory import BatchNorm, Inventory, Selection
+from .moving import MovingStatistics
 
 Sample: TypeAlias = Any  # (at most sample_size,), an array
 Arrays: TypeAlias = Mapping[int, Any]  # variables as arrays, by identity
@@ -114,11 +115,26 @@ class WeightReader:
         self._watch = watch
         self._sample_size = sample_size
         self._movement = Movement(sample_size)
+        self._moving = MovingStatistics()
         # Of kernels: when first met, with the variable.
         self._first: dict[str, tuple[Any, Summary]] = {}
 
-    def before_step(self, selection: Selection) -> None:
-        """Note the weights as they are, for a `read` after the step."""
+    @property
+    def fresh(self) -> Collection[str]:
+        """Names of the batch norms that began with a mean of 0 and a variance of 1."""
+        return self._moving.fresh
+
+    def begin_fit(self, steps: int) -> None:
+        """A `fit` begins after so many steps of training."""
+        self._moving.begin_fit(steps)
+
+    def before_step(self, selection: Selection, steps: int) -> None:
+        """Note the weights as they are, for a `read` after the step.
+
+        `steps`: see `MovingStatistics.before_step`.
+        """
+        norms = self._batch_norms(selection)
+        self._moving.before_step(norms, probe.backend().as_array, steps)
         kernels = _moving(self._named(selection))
         arrays = _arrays(kernels.values())
         self._movement.before_step(kernels, arrays)
@@ -164,6 +180,8 @@ class WeightReader:
     def read(
         self,
         selection: Selection,
+        steps: int,
+        calls: Mapping[str, int],
         trained: Collection[str] | None = None,
         *,
         is_one_step: bool,
@@ -172,7 +190,8 @@ class WeightReader:
 
         `trained`: paths of what optimizers are given, None if that is not known: how
         far others move, such as the averages of weights, says nothing of a training.
-        `is_one_step`: see `Movement.rows`.
+        `is_one_step`: see `Movement.rows`. `steps`, `calls`: see
+        `MovingStatistics.read`.
         """
         norms, named = self._batch_norms(selection), self._named(selection)
         kernels = _moving(named)
@@ -197,7 +216,8 @@ class WeightReader:
             subject = self._weight(path, judged)  # also a batch norm's, if it moves
             subjects.setdefault(subject.key, subject)
             rows[subject.key, what] = row
-        return [*subjects.values()], rows
+        ages = self._moving.read(norms, probe.backend().as_array, steps, calls)
+        return [*subjects.values(), *ages], rows
 
     def _subjects(
         self,
@@ -236,7 +256,8 @@ class WeightReader:
             **statistics.summarize_all(values, self._sample_size)
         }
         for layer, norm in norms.items():
-            parts = [norm.parts["moving_mean"], norm.parts["moving_variance"]]
+            names = ("moving_mean", "moving_variance", "gamma")
+            parts = [norm.parts[name] for name in names if name in norm.parts]
             whole = [np.ravel(arrays[id(x)]).astype(np.float64) for x in parts]
             summaries[moving_key(layer)] = np.concatenate(whole)[None]
         return summaries
