@@ -21,6 +21,7 @@ from .signals.reading import read
 from .signals.rule import Rule
 from .signals.subjects import (
     BrokenLoss,
+    Loss,
     Metric,
     OpenAlerts,
     Output,
@@ -35,6 +36,7 @@ from .watch.inventory import Contents, Inventory, Selection
 from .watch.optimizers import OptimizerReader
 from .watch.probe import Asked, Seen
 from .watch.steps import Steps
+from .watch.targets import HeadReader, Supervision
 from .watch.tensors import to_numpy
 from .watch.weights import WeightReader
 
@@ -76,6 +78,7 @@ class Run:
         self._has_evidence = False
         self.epoch = 1  # of the fit, from 1
         self.batch_size: int | None = None  # of the first batch that was looked at
+        self._heads = HeadReader()
         self._weights = WeightReader(settings.asked.watch, settings.asked.sample_size)
         self._voice = voice
         self.contents = Contents()
@@ -159,6 +162,7 @@ class Run:
             read += [Own(name, value=x) for name, x in own.items()]
             read += self._read_optimizers(after_each_step=each)
             read += self._read_tensors(step.subjects, step.rows, is_one_step=each)
+            read += self._read_heads(model, step.supervision, read)
             shown = look(read, self.settings.asked.watch, self.log.past)
             seen.scalars |= shown.scalars
             seen.histograms |= shown.histograms
@@ -252,7 +256,12 @@ class Run:
         def see() -> None:
             metrics = look([Progress("", self.epoch), *_metrics(logs)])
             seen.scalars |= metrics.scalars
-            told = look(self._read_optimizers(after_each_step=True))
+            told = look(
+                [
+                    *self._read_optimizers(after_each_step=True),
+                    *self._heads.penalty(model),
+                ]
+            )
             seen.scalars |= told.scalars
             if not self._has_hyperparameters:
                 self._has_hyperparameters = True
@@ -281,6 +290,18 @@ class Run:
             )
 
         self._voice.try_to(read_them, "read the optimizers")
+        return found
+
+    def _read_heads(
+        self, model: Any, given: Supervision | None, read: Sequence[Subject]
+    ) -> list[Subject]:
+        found: list[Subject] = []
+        losses = [x.trained for x in read if isinstance(x, Loss)]
+        trained = next(iter(losses), None)
+        self._voice.try_to(
+            lambda: found.extend(self._heads.read(model, given, trained)),
+            "compare outputs and targets",
+        )
         return found
 
     def _read_tensors(
@@ -348,7 +369,7 @@ class Run:
 
     def _describe(self, model: Any, step: int) -> None:
         """Describe the run where it begins, and where its model has changed."""
-        state = self._inventory, len(self._order), len(self._final)
+        state = self._inventory, len(self._order), len(self._final), self._heads.state
         if state != self._described and self._inventory.weights:
             self._described = state
             record = self._record(model, step)
@@ -359,6 +380,7 @@ class Run:
         return {
             "step": step,
             **describe(model, self._inventory, [*self._order], self._final),
+            "heads": self._heads.describe(model, self._inventory, self._final),
             "fit": {**self._fit, **self._met()},
             "hparams": dict(self.settings.hparams),
             "versions": {"backend": keras.backend.backend(), **versions()},

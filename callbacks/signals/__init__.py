@@ -8,6 +8,7 @@ from . import (
     optimizers,
     overview,
     registry,
+    targets,
     tensors,
     weights,
 )
@@ -16,6 +17,7 @@ from . import (
 FAMILIES = (
     overview,
     loss,
+    targets,
     gradients,
     optimizers,
     activations,

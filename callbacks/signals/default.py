@@ -11,8 +11,10 @@ from . import (
     data,
     finiteness,
     gradients,
+    guessing,
     loss,
     optimizers,
+    targets,
     weights,
 )
 from .rule import Rule
@@ -23,6 +25,8 @@ FAMILIES = (
     gradients,
     weights,
     activations,
+    targets,
+    guessing,
     loss,
     batch_norm,
     data,

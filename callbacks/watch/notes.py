@@ -15,6 +15,7 @@ from ..signals.subjects import (
     Loss,
     NormInput,
     Output,
+    Prediction,
     Subject,
     Target,
 )
@@ -22,6 +23,7 @@ from .activations import activation_of, unit_axis
 from .calls import CallLog, seeing
 from .inventory import Inventory
 from .layers import attribute
+from .tensors import is_readable
 
 
 @dataclass
@@ -145,6 +147,10 @@ class Noter:
         loss = _loss_of(call_log, batch)
         if loss is not None:
             notes.enter(Loss(""), loss)
+            for path, x in tree.flatten_with_path(call_log.losses[0][2]):
+                if is_readable(x):
+                    name = "/".join(map(str, path))
+                    notes.enter(Prediction(name, path=tuple(path)), x)
 
 
 def _is_kernel(gradient: Any) -> bool:
@@ -157,7 +163,7 @@ def _loss_of(call_log: CallLog, batch: Any) -> Any:
     """The step's loss, if it is that of the batch as it came."""
     if len(call_log.losses) != 1:
         return None
-    ((loss, of),) = call_log.losses
+    ((loss, of, _),) = call_log.losses
     leaves = tree.flatten(batch)
     return loss if all(any(x is leaf for leaf in leaves) for x in of) else None
 

@@ -18,6 +18,7 @@ from ..signals.own import Function, Named, Tensors, evaluate
 from ..signals.subjects import Subject
 from .inventory import Contents
 from .layers import Select
+from .targets import Supervision
 
 Key = tuple[str, str]  # (key of a subject, what is read of it)
 
@@ -40,6 +41,7 @@ class Seen:
     examples on all replicas, None if the batch does not tell. `knows_batches`: whether
     the batch of any step is known afterwards, should its loss become NaN. `own`: what
     signals of the user's own returned, by name; `failed`: what they raised instead.
+    `supervision`: what the step's loss was given, None if that was not seen.
     """
 
     subjects: list[Subject] = field(default_factory=list)
@@ -49,6 +51,7 @@ class Seen:
     knows_batches: bool = False
     own: Mapping[str, Any] = field(default_factory=dict)
     failed: dict[str, Exception] = field(default_factory=dict)
+    supervision: Supervision | None = None
 
 
 class Probe(Protocol):
