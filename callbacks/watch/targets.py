@@ -208,8 +208,11 @@ class _Head:
 
     @property
     def is_cut(self) -> bool:
-        """Whether outputs of the last look are as near to 0 as Keras lets them be."""
-        return self._batch is not None and bool((self._batch[2] < 2 * TINY).any())
+        """Whether probabilities of the last look are as near to 0 as Keras lets."""
+        if self._batch is None or self._known.takes != UNIT or self.takes_logits:
+            return False
+        output = self._batch[2]
+        return bool((output < 2 * TINY).any() or (output > 1 - 2 * TINY).any())
 
     def add(self, y: Array, weights: Array | None, output: Array) -> None:
         """What one look has seen, all examples on the first axis."""
