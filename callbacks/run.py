@@ -43,6 +43,7 @@ from .watch.inventory import Contents, Inventory, Selection
 from .watch.optimizers import OptimizerReader
 from .watch.probe import Asked, Seen
 from .watch.steps import Steps
+from .watch.targets import HeadReader, Supervision
 from .watch.tensors import to_numpy
 from .watch.weights import WeightReader
 
@@ -85,6 +86,7 @@ class Run:
         self._has_evidence = False
         self.epoch = 1  # of the fit, from 1
         self.batch_size: int | None = None  # of the first batch that was looked at
+        self._heads = HeadReader()
         self._weights = WeightReader(settings.asked.watch, settings.asked.sample_size)
         self._voice = voice
         self.contents = Contents()
@@ -182,6 +184,7 @@ class Run:
             if not any(isinstance(x, Loss) for x in subjects):
                 subjects.append(Loss("", reported=step.reported))
             read += self._read_tensors(subjects, step.rows, is_one_step=each)
+            read += self._read_heads(model, step.supervision, read)
             shown = look(read, self.settings.asked.watch, self.log.past)
             seen.scalars |= shown.scalars
             seen.histograms |= shown.histograms
@@ -275,7 +278,12 @@ class Run:
         def see() -> None:
             metrics = look([Progress("", self.epoch), *_metrics(logs)])
             seen.scalars |= metrics.scalars
-            told = look(self._read_optimizers(after_each_step=True))
+            told = look(
+                [
+                    *self._read_optimizers(after_each_step=True),
+                    *self._heads.penalty(model),
+                ]
+            )
             seen.scalars |= told.scalars
             if not self._has_hyperparameters:
                 self._has_hyperparameters = True
@@ -304,6 +312,18 @@ class Run:
             )
 
         self._voice.try_to(read_them, "read the optimizers")
+        return found
+
+    def _read_heads(
+        self, model: Any, given: Supervision | None, read: Sequence[Subject]
+    ) -> list[Subject]:
+        found: list[Subject] = []
+        losses = [x.trained for x in read if isinstance(x, Loss)]
+        trained = next(iter(losses), None)
+        self._voice.try_to(
+            lambda: found.extend(self._heads.read(model, given, trained)),
+            "compare outputs and targets",
+        )
         return found
 
     def _read_tensors(
@@ -384,7 +404,13 @@ class Run:
         fresh = frozenset(self._weights.fresh)
         met = self._order, self._final, self._tables, self._inputs
         trained = self.optimizers.of_weight
-        state = (self._inventory, *map(len, (*met, trained)), applied, fresh)
+        state = (
+            self._inventory,
+            *map(len, (*met, trained)),
+            applied,
+            fresh,
+            self._heads.state,
+        )
         if state != self._described and self._inventory.weights:
             self._described = state
             record = self._record(model, step)
@@ -413,6 +439,7 @@ class Run:
             **told,
             "inputs": inputs,
             "first_look": self._first_look,
+            "heads": self._heads.describe(model, known, self._final),
             "fit": {**self._fit, **self._met()},
             "hparams": dict(self.settings.hparams),
             "versions": {"backend": keras.backend.backend(), **versions()},

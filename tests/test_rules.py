@@ -45,6 +45,41 @@ CUMULATIVE = record(norm(momentum=None))
 FROZEN = record(norm(is_frozen=True))
 
 
+def head(loss, activation, name="y", takes_logits=False, units=10, is_only=True):
+    """An output as the record has it."""
+    known = {"name": name, "loss": loss, "takes_logits": takes_logits, "units": units}
+    return {**known, "activation": activation, "layer": "last", "is_only": is_only}
+
+
+ADAM = {"optimizers": [{"type": "keras.Adam"}], "fit": {"epochs": 10, "steps": 28}}
+CE, MSE = "sparse_categorical_crossentropy", "mean_squared_error"
+CLASSES = record(layer("last"), heads=[head(CE, "softmax")], **ADAM)
+NUMBERS = record(layer("last"), heads=[head(MSE, "linear", units=1)], **ADAM)
+TWO = record(
+    heads=[head(CE, "softmax", x, is_only=False) for x in ("left", "right")], **ADAM
+)
+
+
+def with_head(*given, **more):
+    return record(layer("last"), heads=[head(*given, **more)])
+
+
+def targets(**parts):
+    return {f"targets/y/{name}": x for name, x in parts.items()}
+
+
+def guessing(guess, error=0.0, name="y", spread=0.5, **parts):
+    """What a look logs of targets."""
+    found = {"loss/guess": guess, f"targets/{name}/guess": guess}
+    found |= {f"targets/{name}/guess_error": error, f"outputs/{name}/spread": spread}
+    return (1, {**found, "epoch": 1, **targets(**parts)})
+
+
+def later(*entries, by=100):
+    """The same entries, so many steps later."""
+    return [(step + by, scalars) for step, scalars in entries]
+
+
 def looks(*scalars, first=100, every=20):
     return [(first + every * i, one) for i, one in enumerate(scalars)]
 
@@ -341,6 +376,108 @@ ILL = [
         DENSE,
         epochs(loss=[0.5, 0.4, 0.3, 0.2], val_loss=[0.6, 0.7, 0.8, 0.9]),
         ("net", "info", 112, "lies 350% above"),
+    ),
+    (
+        "overfit",
+        CLASSES,
+        [guessing(2.3), *later(*epochs(loss=[2.3, 2.0], val_loss=[2.4, 2.5]))],
+        ("net", "warning", 156, "Check that labels belong to their inputs"),
+    ),
+    (
+        "not_learning",
+        CLASSES,
+        [guessing(2.3), *epochs(loss=[2.31, 2.3, 2.29, 2.29], val_loss=[2.3] * 4)],
+        ("net", "warning", 112, "is no better than 2.3, that of always giving one"),
+    ),
+    (
+        "not_learning",
+        CLASSES,
+        [
+            guessing(0.62, 0.03, share_of_largest=0.7, count=300),
+            *epochs(loss=[0.63] * 4, accuracy=[0.7, 0.69, 0.71, 0.7]),
+        ],
+        ("net", "warning", 112, "Adam"),
+    ),
+    (
+        "not_learning",
+        TWO,
+        [
+            guessing(2.3, name="left"),
+            guessing(2.3, name="right"),
+            *epochs(
+                loss=[4, 3.5, 3, 2.8, 2.7],
+                left_loss=[2.0, 1.5, 1, 0.8, 0.7],
+                right_loss=[2.3] * 5,
+            ),
+        ],
+        ("right", "warning", 112, "of the output right, 2.3"),
+    ),
+    (
+        "target_scale",
+        NUMBERS,
+        [
+            guessing(5e9, 1e8, spread=1e-5, mean=1.5e5, std=7e4),
+            *epochs(loss=[2.97e10, 2.96e10]),
+        ],
+        ("y", "warning", 56, "keras.layers.Rescaling(7e+04, 1.5e+05)"),
+    ),
+    (
+        "class_imbalance",
+        CLASSES,
+        [(1, targets(share_of_largest=0.97, count=300))],
+        ("y", "info", 1, "97.0% of the labels y are of one class"),
+    ),
+    (
+        "class_imbalance",
+        CLASSES,
+        [
+            guessing(0.1, 0.01),
+            *later(*epochs(loss=[0.1, 0.05], val_loss=[0.9, 1.2])),
+            (184, {"epoch/loss": 0.04, **targets(share_of_largest=0.98, count=900)}),
+        ],
+        ("y", "warning", 184, "by up to 49"),
+    ),
+    (
+        "not_shuffled",
+        CLASSES,
+        [(8, targets(batch_effect=0.8))],
+        ("y", "warning", 8, "dataset.shuffle"),
+    ),
+    (
+        "output_mismatch",
+        with_head(CE, "linear"),
+        [(1, {"epoch": 1})],
+        ("y", "warning", 1, "takes probabilities, but the output y (last) ends with"),
+    ),
+    (
+        "output_mismatch",
+        with_head(CE, "softmax", takes_logits=True),
+        [(1, {"epoch": 1})],
+        ("y", "warning", 1, "takes logits (from_logits=True), but the output y"),
+    ),
+    (
+        "output_mismatch",
+        with_head("categorical_crossentropy", "relu", takes_logits=True),
+        [(1, {"epoch": 1})],
+        ("y", "warning", 1, "ends with relu"),
+    ),
+    (
+        "output_mismatch",
+        with_head("binary_crossentropy", "softmax", units=1),
+        [(1, {"epoch": 1})],
+        ("y", "warning", 1, "A softmax over one unit is always 1"),
+    ),
+    (
+        "output_mismatch",
+        with_head(CE, None),
+        [(1, {"epoch": 1, "outputs/y/out_of_range": 0.4})],
+        ("y", "warning", 1, "but 40% of those of the output y (last) are outside"),
+    ),
+    (
+        "output_mismatch",
+        with_head(MSE, "tanh"),
+        [(1, {"epoch": 1, **targets(out_of_reach=1.0)})],
+        ("y", "warning", 1, "100% of the targets y are out of reach"),
     ),
     (
         "bn_train_eval_gap",
@@ -718,6 +855,129 @@ GOOD = {
         DENSE,
         epochs(loss=[1.0] * 5, val_loss=[0.5, 0.6, 0.7, 0.8, 0.9]),
     ),
+    "validation that catches up": (
+        "overfit",
+        DENSE,
+        epochs(loss=[0.5, 0.4, 0.3, 0.2, 0.1], val_loss=[0.6, 0.61, 0.64, 0.62, 0.63]),
+    ),
+    "batch norm that lags": (
+        "overfit",
+        {**CLASSES, "layers": [norm()]},
+        [guessing(2.3), *later(*epochs(loss=[0.5] * 5, val_loss=[3, 4, 5, 6, 7]))],
+    ),
+    # Loss over guess in epochs 1, 2, 3 of healthy networks that start slowly.
+    **{
+        f"a slow start: {name}": (
+            "not_learning",
+            CLASSES,
+            [guessing(1.0), *later(*epochs(loss=losses, val_loss=losses))],
+        )
+        for name, losses in {
+            "convolutions": [0.99, 0.96, 0.9],
+            "LSTM": [0.999, 0.98, 0.85],
+            "three sigmoids": [1.02, 0.98, 0.96],
+            "autoencoder": [1.99, 1.05, 0.93],
+            "rare event": [10, 5.3, 3.3],
+            "weak regression": [1.5, 1.16, 1.06],
+        }.items()
+    },
+    "fewer than 100 steps": (
+        "not_learning",
+        CLASSES,
+        [guessing(2.3), *epochs(loss=[2.3] * 3)],
+    ),
+    "a guess that is not known": ("not_learning", CLASSES, epochs(loss=[2.3] * 9)),
+    "a penalty that falls": (
+        "not_learning",
+        CLASSES,
+        [
+            guessing(2.3),
+            *(
+                (step, {**one, "loss/penalty": 5 - i})
+                for i, (step, one) in enumerate(
+                    later(*epochs(loss=[6.0, 4.9, 3.8, 2.7]))
+                )
+            ),
+        ],
+    ),
+    "validation that is better": (
+        "not_learning",
+        CLASSES,
+        [guessing(2.3), *later(*epochs(loss=[2.3] * 4, val_loss=[2.2, 2.1, 2, 1.9]))],
+    ),
+    "a rate that warms up": (
+        "not_learning",
+        CLASSES,
+        [
+            guessing(2.3),
+            *(
+                (step, {**one, "learning_rate": 1e-4 * (i + 1)})
+                for i, (step, one) in enumerate(later(*epochs(loss=[2.3] * 6)))
+            ),
+        ],
+    ),
+    "few targets, and outputs that differ": (
+        "not_learning",
+        NUMBERS,
+        [guessing(1.0, 0.15), *later(*epochs(loss=[1.1] * 4))],
+    ),
+    "probabilities that are better than the majority": (
+        "not_learning",
+        CLASSES,
+        [
+            guessing(0.5, share_of_largest=0.8, count=900),
+            *later(*epochs(loss=[0.4] * 4, accuracy=[0.8] * 4)),
+        ],
+    ),
+    "large targets that are learned": (
+        "target_scale",
+        NUMBERS,
+        [
+            guessing(80, 5, mean=22, std=9),
+            *later(*epochs(loss=[550, 400, 240, 150, 90, 40])),
+        ],
+    ),
+    "targets of unit scale": (
+        "target_scale",
+        NUMBERS,
+        [guessing(1.0, mean=0.1, std=1.0), *later(*epochs(loss=[1.3] * 4))],
+    ),
+    "nine of ten": (
+        "class_imbalance",
+        CLASSES,
+        [(1, targets(share_of_largest=0.85, count=300))],
+    ),
+    "few labels": (
+        "class_imbalance",
+        CLASSES,
+        [(1, targets(share_of_largest=0.95, count=32))],
+    ),
+    "stratified batches": ("not_shuffled", CLASSES, [(1, targets(batch_effect=0.1))]),
+    "a loss of logits": (
+        "output_mismatch",
+        with_head(CE, "linear", takes_logits=True),
+        [(1, {"epoch": 1})],
+    ),
+    "a loss of probabilities": (
+        "output_mismatch",
+        CLASSES,
+        [(1, {"epoch": 1, "outputs/y/out_of_range": 0.0})],
+    ),
+    "a function that is not known": (
+        "output_mismatch",
+        with_head(CE, "my_softmax"),
+        [(1, {"epoch": 1})],
+    ),
+    "a loss of one's own": (
+        "output_mismatch",
+        with_head(None, "relu"),
+        [(1, {"epoch": 1})],
+    ),
+    "pixels of a sigmoid": (
+        "output_mismatch",
+        with_head(MSE, "sigmoid"),
+        [(1, {"epoch": 1, **targets(out_of_reach=0.0)})],
+    ),
     "dropout's gap": ("bn_train_eval_gap", NORM, looks(*[gap(-0.5)] * 3)),
     "no batch norm": ("bn_train_eval_gap", DENSE, looks(*[gap(3.0)] * 3)),
     "frozen": ("bn_train_eval_gap", FROZEN, looks(*[gap(3.0)] * 3)),
@@ -1086,7 +1346,8 @@ update_ratio_low update_ratio_high unchanged_weight dead_relu saturated poor_ini
 weight_drift weight_explosion learning_rate_too_high learning_rate_too_low
 loss_not_decreasing loss_spike overfit bn_train_eval_gap
 bn_stats_cold bn_moment_gap bn_not_updated bn_collapsed
-bn_small_batch input_scale
+bn_small_batch input_scale output_mismatch
+not_shuffled not_learning target_scale class_imbalance
 """
 
 

@@ -621,6 +621,17 @@ def test_every_tag_is_written_and_no_other(tmp_path):
         inner = getattr(model, name)
         setattr(model, name, keras.optimizers.LossScaleOptimizer(inner))
     logs += [fit(model, tmp_path / "c", x, None)[1]]
+    inputs, rng = keras.Input((3,)), np.random.default_rng(0)
+    kind = keras.layers.Dense(2, activation="softmax", kernel_regularizer="l2")
+    number = keras.layers.Dense(1, activation="tanh")
+    model = keras.Model(inputs, [kind(inputs), number(inputs)])
+    losses = ["sparse_categorical_crossentropy", "mse"]
+    model.compile("sgd", losses)
+    monitor = TrainingMonitor(tmp_path / "d", log_freq=1)
+    targets = [rng.integers(0, 2, 128), rng.normal(size=(128, 1))]
+    x = rng.normal(size=(128, 3))
+    model.fit(x, targets, verbose=0, callbacks=[monitor])
+    logs += [read_log(tmp_path / "d")]
     tags = {tag for log in logs for tag in log}
     assert all(registry.find(tag) for tag in tags)
     assert {registry.find(tag).tag for tag in tags} == REGISTRY.keys()

@@ -11,9 +11,11 @@ from . import (
     data,
     finiteness,
     gradients,
+    guessing,
     learning_rate,
     loss,
     optimizers,
+    targets,
     weights,
 )
 from .rule import Rule
@@ -25,6 +27,8 @@ FAMILIES = (
     weights,
     learning_rate,
     activations,
+    targets,
+    guessing,
     loss,
     batch_norm,
     data,

@@ -30,6 +30,11 @@ class Record:
         return self.known.get("layers") or ()
 
     @property
+    def heads(self) -> Sequence[ReadOnly]:
+        """The outputs that have a loss, see `watch.targets`; none if not known."""
+        return self.known.get("heads") or ()
+
+    @property
     def model_name(self) -> str:
         """The model's name, "model" if none is known."""
         return str((self.known.get("model") or {}).get("name") or "model")

@@ -201,6 +201,54 @@ class Loss(Subject):
 
 
 @dataclass(frozen=True)
+class Prediction(Subject):
+    """What the model gave to its loss in the looked-at step, by its place in y_pred."""
+
+    watch = "activations"
+    path: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Head(Subject):
+    """One output of the model beside its targets: see `signals.targets`.
+
+    `targets`, `outputs`: of this look; classes as one-hot rows, and outputs as
+    probabilities where the loss takes logits. `reach`: what the output's activation can
+    give; `takes`: what its loss takes. Of all looks so far, `count` examples, `mean`
+    and `variance` of the targets, of each number or class. `labels`: how many of each
+    class, None if the targets are none; `clusters`: see `batch_effect`.
+    """
+
+    targets: Array
+    outputs: Array
+    reach: tuple[float, float] | None = None
+    takes: tuple[float, float] | None = None
+    count: int = 0
+    mean: Array | None = None
+    variance: Array | None = None
+    labels: Array | None = None
+    clusters: tuple[Array, int] | None = None
+
+
+@dataclass(frozen=True)
+class Guess(Subject):
+    """The compiled loss of the best constant prediction, of one output or of all.
+
+    `error`: standard error of the loss, by the targets that were seen.
+    """
+
+    loss: float
+    error: float
+
+
+@dataclass(frozen=True)
+class Penalty(Subject):
+    """What the regularizers of weights add to the loss."""
+
+    value: float
+
+
+@dataclass(frozen=True)
 class BrokenLoss(Subject):
     """The loss that `fit` reports has become NaN or Inf."""
 

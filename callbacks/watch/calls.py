@@ -41,7 +41,8 @@ class CallLog:
         self.masked: set[str] = set()  # layers that were given a tensor with a mask
         self.norm_inputs: dict[str, tuple[Tensor, str]] = {}  # in training, unmasked
         self.outputs: list[Tensor] = []  # of the whole model
-        self.losses: list[tuple[Tensor, list[Tensor]]] = []  # with what they are of
+        # With what they are of, and y_pred.
+        self.losses: list[tuple[Tensor, list[Tensor], Any]] = []
         # With the loss scale, and the number of the call in `applied`.
         self.gradients: dict[str, tuple[Tensor, Any, int]] = {}
         self.applied: list[Applied] = []
@@ -161,7 +162,7 @@ def _note_loss(seen: CallLog, method: Any, args: Any, kwargs: Any, loss: Any) ->
     if seen.is_here and {"x", "y"} <= given.keys():
         parts = [given.get(name) for name in ("x", "y", "sample_weight")]
         of = [leaf for leaf in keras.tree.flatten(parts) if leaf is not None]
-        seen.losses.append((loss, of))
+        seen.losses.append((loss, of, given.get("y_pred")))
 
 
 def _note_gradients(

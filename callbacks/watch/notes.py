@@ -17,6 +17,7 @@ from ..signals.subjects import (
     Loss,
     NormInput,
     Output,
+    Prediction,
     Subject,
     Target,
 )
@@ -25,7 +26,7 @@ from .calls import CallLog, seeing
 from .inventory import Inventory
 from .layers import attribute, children
 from .optimizers import Applied
-from .tensors import ROWS, kind_of
+from .tensors import ROWS, is_readable, kind_of
 
 
 @dataclass
@@ -147,6 +148,10 @@ class Noter:
         loss = _loss_of(call_log, batch)
         if loss is not None:
             notes.enter(Loss(""), loss)
+            for path, x in tree.flatten_with_path(call_log.losses[0][2]):
+                if is_readable(x):
+                    name = "/".join(map(str, path))
+                    notes.enter(Prediction(name, path=tuple(path)), x)
 
     def _enter_norm(self, notes: Notes, call: str, name: str, tensor: Any) -> None:
         norm = self._inventory.batch_norms[name]
@@ -176,7 +181,7 @@ def _loss_of(call_log: CallLog, batch: Any) -> Any:
     """The step's loss, if it is that of the batch as it came."""
     if len(call_log.losses) != 1:
         return None
-    ((loss, of),) = call_log.losses
+    ((loss, of, _),) = call_log.losses
     leaves = tree.flatten(batch)
     return loss if all(any(x is leaf for leaf in leaves) for x in of) else None
 

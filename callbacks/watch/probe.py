@@ -17,6 +17,7 @@ from ..signals.own import Function
 from ..signals.subjects import Subject
 from .layers import Select
 from .optimizers import Applied
+from .targets import Supervision
 
 Key = tuple[str, str]  # (key of a subject, what is read of it)
 
@@ -40,6 +41,7 @@ class Seen:
     does not tell. `reported`: the loss that the step returns. `knows_batches`: whether
     the batch of any step is known afterwards, should its loss become NaN. `own`: what
     signals of the user's own returned, by name; `failed`: what they raised instead.
+    `supervision`: what the step's loss was given, None if that was not seen.
     """
 
     subjects: list[Subject] = field(default_factory=list)
@@ -51,6 +53,7 @@ class Seen:
     knows_batches: bool = False
     own: Mapping[str, Any] = field(default_factory=dict)
     failed: dict[str, Exception] = field(default_factory=dict)
+    supervision: Supervision | None = None
 
 
 class Probe(Protocol):

@@ -5,13 +5,16 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import keras
+import numpy as np
 import tensorflow as tf
+from keras import tree
 
 from kbn.private import keras as private
 
 from ..signals.own import evaluate
 from ..signals.reading import EVALUATED
-from ..signals.subjects import Gradient, Input, Loss, Target
+from ..signals.subjects import Gradient, Input, Loss, Prediction, Subject, Target
 from . import host
 from .batches import (
     DATA_ENDS,
@@ -33,6 +36,7 @@ from .optimizers import loss_scaling, unscaled
 from .probe import Asked, Key, Recorded, Seen
 from .python_state import python_state_kept
 from .reduction import Reduction, names_of
+from .targets import Supervision
 from .tensors import is_readable, kind_of
 from .traced_step import Trace, TrainStep, graph_here
 from .wishes import Wishes
@@ -271,7 +275,12 @@ class Probe:
         self._tell_applied(trace.notes, seen)
         given = pruned(tensors)
         seen.own, seen.failed = pruned.own(given), pruned.failed
-        return lambda: self._read(batch, pruned.reduction, {}, pruned.rows(given), seen)
+
+        def read() -> None:
+            self._read(batch, pruned.reduction, {}, pruned.rows(given), seen)
+            self._supervise(batch, pruned.reduction.subjects, given, seen)
+
+        return read
 
     def _traced(self, batch: Any, tensors: Sequence[Any]) -> Trace | None:
         """The step, traced as a call with this batch would; None: it was before."""
@@ -339,6 +348,7 @@ class Probe:
             self._tell_own(notes, before, seen)
         reduction = Reduction(granted, self._asked.sample_size)
         self._read(batch, reduction, arrays, {}, seen)
+        self._supervise(batch, granted, arrays, seen)
 
     def _tell_own(self, notes: Notes, weights: Mapping[str, Any], seen: Seen) -> None:
         """What signals of the user's own say of an eager step.
@@ -368,8 +378,12 @@ class Probe:
         rows: Mapping[Key, Any],
         seen: Seen,
     ) -> None:
-        subjects = dict(reduction.subjects)
-        arrays = dict(arrays)
+        subjects = {
+            key: one
+            for key, one in reduction.subjects.items()
+            if not isinstance(one, Prediction)
+        }
+        arrays = {key: x for key, x in arrays.items() if key in subjects}
         if self._wishes.wants_inputs:
             for given, x in given_by(without_optionals(batch)):
                 if all(map(is_readable, map(_tensor, parts(x)))):
@@ -382,6 +396,26 @@ class Probe:
             f"{name} ({reduction.failed[key]!r})"
             for key, name in names_of(reduction.failed, subjects).items()
         }
+
+    def _supervise(
+        self,
+        batch: Any,
+        subjects: Mapping[str, Subject],
+        given: Mapping[str, Sequence[Any]],
+        seen: Seen,
+    ) -> None:
+        """Keep what the step's loss was given, where that can be read."""
+        outputs = {
+            one.path: np.concatenate([*given[key]])
+            for key, one in subjects.items()
+            if isinstance(one, Prediction)
+            and all(isinstance(x, np.ndarray) and x.ndim for x in given[key])
+        }
+        _, y, weights = keras.utils.unpack_x_y_sample_weight(without_optionals(batch))
+        leaves = [part for x in tree.flatten((y, weights)) for part in parts(x)]
+        if outputs and all(is_readable(_tensor(x)) for x in leaves if x is not None):
+            y, weights = tree.map_structure(_whole_array, (y, weights))
+            seen.supervision = Supervision(y, weights, outputs)
 
     def _tell_what_is_hidden(self, seen: Seen) -> None:
         saw = any(not isinstance(x, Input | Target) for x in seen.subjects)
@@ -417,6 +451,14 @@ def _scale(optimizer: Any) -> Any:
 def _dense(tensor: Any) -> Any:
     kind = kind_of(tensor)
     return tensor if kind is None else kind.dense(kind.parts(tensor))
+
+
+def _whole_array(x: Any) -> Any:
+    """Of all replicas."""
+    if x is None:
+        return None
+    arrays = [host.array(part) for part in parts(x)]
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
 def _tensor(x: Any) -> Any:
