@@ -1252,7 +1252,7 @@ def test_gap_that_outlives_the_start_has_another_cause():
     entries = [COLD, EPOCH, (29, {**gap(2.0), **young()}), *old]
     cold, later = alerts_of(entries)
     assert (cold.rule, cold.ending) == ("bn_stats_cold", "resolved at step 1121")
-    assert (later.rule, later.step) == ("bn_train_eval_gap", 1177)
+    assert (later.rule, later.step) == ("bn_train_eval_gap", 1149)
 
 
 @pytest.mark.parametrize(

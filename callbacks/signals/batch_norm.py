@@ -186,12 +186,16 @@ def collapsed_channels(batch: Moments, gamma: Array | None, epsilon: float) -> f
     return float(np.mean(collapsed))
 
 
+_START = Chart("Training beside evaluation", "what is left of batch norm's start")
+
+
 @signal(
     "batch_norm_start/<layer>/share",
     of=NormStatistics,
     given=lambda norm: None if norm.share is None else (norm.share,),
     unit="share of the moving statistics, 0 to 1",
     guide=Guide(healthy=(0, 0.1)),
+    chart=_START,
 )
 def start_share(share: float) -> float:
     """How much of the moving statistics is still what they began with.
@@ -213,6 +217,7 @@ def start_share(share: float) -> float:
     ),
     unit="as batch_norm_gap",
     guide=Guide(healthy=(0, 0.2), sick=(None, 0.5)),
+    chart=_START,
 )
 def start_gap(moving: Array, start: Array, share: float) -> float | None:
     """What the start alone makes of the gaps of mean and variance, the larger one.
@@ -240,6 +245,7 @@ def start_gap(moving: Array, start: Array, share: float) -> float | None:
     given=lambda norm: None if norm.updates is None else (norm.updates,),
     unit="updates",
     guide=Guide(healthy=(1, None), sick=(1, None)),
+    chart=Chart("Training beside evaluation", "updates of batch norm in a step"),
 )
 def statistics_updates(updates: int) -> float:
     """How often the looked-at step moved the moving statistics, of layers it trained.
