@@ -405,6 +405,13 @@ class TrainingMonitor(keras.callbacks.Callback):
 
     def _asks_for(self, steps: range) -> bool:
         """Whether to look in a call of these steps."""
+        search = self._here.search
+        is_due = self._is_due_in(steps)
+        search.is_alone = search.is_on and not is_due
+        return is_due or search.is_on
+
+    def _is_due_in(self, steps: range) -> bool:
+        """Whether one of these steps is due."""
         if self._is_broken:  # the step before has made a NaN
             self._is_broken = False
             return True

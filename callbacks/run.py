@@ -42,6 +42,7 @@ from .watch.inputs import first_of_each
 from .watch.inventory import Contents, Inventory, Selection
 from .watch.optimizers import OptimizerReader
 from .watch.probe import Asked, Seen
+from .watch.search import Search
 from .watch.steps import Steps
 from .watch.targets import HeadReader, Supervision
 from .watch.tensors import to_numpy
@@ -82,6 +83,7 @@ class Run:
         self.optimizers = OptimizerReader()
         self.follower = Follower(settings.rules)
         self._activity = Activity()
+        self.search = Search()  # for the data that made a NaN
         self._evidence = Evidence()
         self._has_evidence = False
         self.epoch = 1  # of the fit, from 1
@@ -173,6 +175,10 @@ class Run:
             self._voice.try_to(
                 lambda: self.steps.meet(self.iterations()), "count the steps"
             )
+        found = self._found_in_data(step)
+        is_alone, self.search.is_alone = self.search.is_alone, False
+        if is_alone:
+            return self._write(model, self._broken(found)) if found else []
         seen = Look()
 
         def see() -> None:
@@ -203,6 +209,22 @@ class Run:
                 lambda: self._evidence.keep(model, self._step()), "keep the weights"
             )
         return self._write(model, seen)
+
+    def _found_in_data(self, step: Seen) -> dict[str, int]:
+        """What of its batch is not finite, if that is searched for: said at once."""
+        found: dict[str, int] = {}
+        if self.search.is_on:
+            self._voice.try_to(
+                lambda: found.update(self.search.saw(read(step.subjects, step.rows))),
+                "search the data for NaN",
+            )
+        for name, count in found.items():
+            self._voice.say(
+                f"finds {count} NaN or Inf in {name} of the batch of step "
+                f"{self._step()}. Mend the data: drop or fill those examples, and "
+                "train anew."
+            )
+        return found
 
     def check(self, model: Any) -> list[Alert]:
         """Look whether the weights are finite; the alerts that this raises or ends."""
@@ -238,6 +260,7 @@ class Run:
             seen.scalars |= self._broken(counts).scalars
             seen.scalars |= look([BrokenLoss("")]).scalars
             if batch is not None:
+                self.search.end()
                 self._keep(batch, bad, self._step() - late)
 
         self._voice.try_to(see, "see where the loss became NaN")
@@ -373,6 +396,9 @@ class Run:
     def _write(self, model: Any, seen: Look) -> list[Alert]:
         step = self._step()
         self._voice.try_to(lambda: self._describe(model, step), "describe the run")
+        # Where the probe shows no inputs, there is nothing to search.
+        if self._inputs and self.search.is_needed(seen.scalars):
+            self.search.begin(self._fit.get("steps"))
         found = self.follower.look(step, seen.scalars)
         for rule, error in self.follower.failures.items():
             self._voice.say(

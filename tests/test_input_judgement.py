@@ -418,3 +418,132 @@ def test_columns_of_an_input(case):
     mean, variance, expected = COLUMNS[case]
     found = columns_of(8, np.array(mean, float), np.array(variance, float))
     np.testing.assert_allclose(found, expected, rtol=1e-2)
+
+
+# --- trainings: what is said of inputs, and of a NaN among them ---
+
+on_tensorflow = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="JAX and torch show no inputs"
+)
+
+
+def table(columns=6, rows=96):
+    x = RANDOM.normal(size=(rows, columns)).astype("float32")
+    return x, (x[:, 0] > 0).astype("int32")
+
+
+def scaled(x):
+    return x
+
+
+def images(x):
+    return 100 + 80 * x
+
+
+def one_huge(x):
+    return x * np.array([1, 1, 1e5, 1, 1, 1], "float32")
+
+
+def one_constant(x):
+    x = x.copy()
+    x[:, 4] = 1e6
+    return x
+
+
+def watched(x, y, tmp_path, *first, optimizer="adam", log_freq="auto", epochs=2):
+    keras.utils.set_random_seed(0)
+    head = [layers.Dense(8, "relu", name="hidden"), layers.Dense(2, "softmax")]
+    model = keras.Sequential([keras.Input(x.shape[1:]), *first, *head])
+    model.compile(optimizer, "sparse_categorical_crossentropy")
+    monitor = kbn.callbacks.TrainingMonitor(tmp_path, log_freq=log_freq)
+    fit = {"batch_size": 16, "epochs": epochs, "verbose": 0}
+    model.fit(x, y, callbacks=[monitor], **fit)
+    return monitor
+
+
+@on_tensorflow
+@pytest.mark.parametrize("is_normalized", [False, True])
+@pytest.mark.parametrize(
+    ("change", "rate", "levels"),
+    [
+        (scaled, 0.0, set()),
+        (scaled, 0.05, set()),
+        (images, 0.0, {"info"}),
+        (images, 0.05, {"warning"}),
+        (one_huge, 0.0, {"warning"}),
+        (one_constant, 0.0, {"warning"}),
+    ],
+)
+def test_a_scale_is_a_warning_where_it_harms(
+    change, rate, levels, is_normalized, tmp_path
+):
+    x, y = table()
+    x = change(x)
+    first = []
+    if is_normalized:
+        first, levels = [layers.Normalization()], set()
+        first[0].adapt(x)
+    optimizer = keras.optimizers.SGD(rate) if rate else "adam"
+    monitor = watched(x, y, tmp_path, *first, optimizer=optimizer)
+    found = [one for one in monitor.alerts if one.rule == "input_scale"]
+    assert {one.level for one in found[-1:]} == levels
+    number = {one_huge: 2, one_constant: 4}.get(change)
+    if levels and number is not None:
+        assert found[0].step == 1
+        assert f"its largest column, {number}," in found[0].message
+        dropped = f"Drop column {number}" in found[0].message
+        assert dropped == (change is one_constant)
+
+
+@on_tensorflow
+@pytest.mark.parametrize("part", ["inputs/x", "targets/y"])
+@pytest.mark.parametrize("log_freq", ["epoch", 3])
+def test_a_nan_in_the_data_is_found_when_it_comes_again(
+    log_freq, part, tmp_path, caplog
+):
+    x, y = table()
+    y = y.astype("float32")
+    (x if part == "inputs/x" else y[:, None])[50, 0] = math.nan
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(8, "relu")])
+    model.add(layers.Dense(1))
+    model.compile("sgd", lambda y, p: ops.where(ops.isnan(p - y), 0.0, p - y) ** 2)
+    monitor = kbn.callbacks.TrainingMonitor(tmp_path, log_freq=log_freq)
+    # Weights that are NaN although the loss is finite.
+    nan = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: (
+            model.layers[0].kernel.assign([[math.nan] * 8] * 6) if batch == 3 else None
+        )
+    )
+    fit = {"batch_size": 16, "epochs": 3, "verbose": 0, "shuffle": False}
+    model.fit(x, y, callbacks=[nan, monitor], **fit)
+    (alert,) = [one for one in monitor.alerts if one.rule == "non_finite"]
+    assert alert.message.startswith("Check the data first")
+    said = [r.getMessage() for r in caplog.records if "finds" in r.getMessage()]
+    assert len(said) == 1
+    assert f"finds 1 NaN or Inf in {part} of the batch of step 10" in said[0]
+    tag = f"health/non_finite/{part}"
+    assert monitor.history[tag][0][0] == 10
+    # Nothing else is written of the steps that were only searched.
+    looked = {"epoch": {1, 7, 13}, 3: {3, 6, 9, 12, 15, 18}}[log_freq]
+    assert {*monitor.history["inputs/x/mean"][0]} == looked
+
+
+@on_tensorflow
+def test_data_without_a_nan_are_searched_for_two_epochs(tmp_path, caplog):
+    x, y = table()
+    keras.utils.set_random_seed(0)
+    bias = keras.initializers.Constant(math.nan)
+    head = layers.Dense(1, bias_initializer=bias)
+    model = keras.Sequential([keras.Input((6,)), head])
+    model.compile("sgd", lambda y, p: ops.where(ops.isnan(p), 0.0, p))
+    monitor, searched = kbn.callbacks.TrainingMonitor(tmp_path), []
+    note = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: searched.append(
+            monitor._run.search.is_on
+        )
+    )
+    fit = {"batch_size": 16, "epochs": 3, "verbose": 0}
+    model.fit(x, y, callbacks=[monitor, note], **fit)
+    assert not any("finds" in record.getMessage() for record in caplog.records)
+    assert searched == [*[True] * 12, *[False] * 6]

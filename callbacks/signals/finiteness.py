@@ -128,13 +128,17 @@ MEANINGS = {
         "global_clipnorm."
     ),
     "before": (
-        "{weights}; it happened {when}, in a step of which there is no snapshot. Check "
-        "the data first: one NaN or Inf in an input or a target is enough, even where "
-        "the loss stays finite. Train again with {log_freq} to see the first bad step."
+        "Check the data first: one NaN or Inf in an input or a target is enough, even "
+        "where the loss stays finite. {weights}; it happened {when}, in a step of "
+        "which there is no snapshot. On TensorFlow the data are searched from here to "
+        "the end of the next epoch; train again with {log_freq} to see the first bad "
+        "step."
     ),
     "epoch": (
-        "The loss became NaN or Inf {when}, and no look saw it, so that no layer can "
-        "be named. Train again with {log_freq} to see the first bad step."
+        "Check the data first: one NaN or Inf in an input or a target is enough. The "
+        "loss became NaN or Inf {when}, in a step of which there is no snapshot. If "
+        "the data are clean, lower {rate} or set global_clipnorm; train again with "
+        "{log_freq} to see the first bad step."
     ),
     "validation": (
         "The validation loss is NaN or Inf while that of training is finite. Look for "
