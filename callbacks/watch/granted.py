@@ -12,7 +12,6 @@ from ..signals.subjects import Gradient, Output, Subject
 from .inventory import Inventory
 from .notes import Notes
 from .optimizers import loss_scaling, unscaled
-from .probe import Key
 from .pruned import PrunedStep
 from .reduction import Reduced, Reduction, is_safe
 from .traced_step import Trace
@@ -63,10 +62,6 @@ class Pruned:
         names = [x.__name__ for x in self._signals if x.__name__ not in self.failed]
         return {name: given.pop(OWN + name)[0] for name in names}
 
-    def rows(self, given: Mapping[str, Sequence[Any]]) -> dict[Key, Any]:
-        """Rows of what a step gave, see `signals.reading`."""
-        return self.reduction.rows(given)
-
     def _pruned(
         self,
         keys: Sequence[str],
@@ -104,10 +99,9 @@ class Pruned:
         for replica, (names, kind) in enumerate(self._trace.notes.tensors[key]):
             tensors = [parts[key, replica, i] for i in range(len(names))]
             replicas.append(kind.dense(tensors))
-        if isinstance(self._trace.notes.subjects[key], Gradient):
-            # Each replica has the gradient of its part of the batch.
-            total = tf.add_n(replicas) if len(replicas) > 1 else replicas[0]
-            replicas = [unscaled(total, scale)]
+        subject = self._trace.notes.subjects[key]
+        if isinstance(subject, Gradient):  # each replica has that of its part
+            replicas = [unscaled(whole_of(subject, replicas), scale)]
         return replicas
 
     def _scales(self) -> dict[str, Any]:

@@ -5,16 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import keras
-import numpy as np
 import tensorflow as tf
-from keras import tree
 
 from kbn.private import keras as private
 
-from ..signals.own import evaluate
 from ..signals.reading import EVALUATED
-from ..signals.subjects import Gradient, Input, Loss, Prediction, Subject, Target
+from ..signals.subjects import Input, Loss, Target
 from . import host
 from .batches import (
     DATA_ENDS,
@@ -22,22 +18,19 @@ from .batches import (
     batch_size,
     flat,
     is_of_fit,
-    parts,
     spec_of,
     take_batch,
     without_optionals,
 )
 from .evaluation import LossEvaluation
-from .granted import Pruned, offered, whole_of
+from .granted import Pruned
 from .inventory import Contents
 from .layers import weights_of
-from .notes import Noter, Notes, given_by
-from .optimizers import loss_scaling, unscaled
-from .probe import Asked, Key, Recorded, Seen
+from .notes import Noter, Notes
+from .optimizers import loss_scaling
+from .probe import Asked, Recorded, Seen
 from .python_state import python_state_kept
-from .reduction import Reduction, names_of
-from .targets import Supervision
-from .tensors import is_readable, kind_of
+from .step_reader import StepReader
 from .traced_step import Trace, TrainStep, graph_here
 from .wishes import Wishes
 
@@ -78,6 +71,7 @@ class Probe:
         self._say = say
         self._wishes = Wishes(asked)
         self._contents = contents
+        self._reader = StepReader(model, asked, self._wishes, contents)
         self._evaluation = LossEvaluation(model)
         self._hand_back = HandBack(model.distribute_strategy)
         self._pruned: dict[int, Pruned] = {}
@@ -272,15 +266,11 @@ class Probe:
             own = self._asked.signals
             pruned = Pruned(trace, inventory, granted, sample_size, bool(xla), own)
             self._pruned[id(trace)] = pruned
-        self._tell_applied(trace.notes, seen)
+        self._reader.tell_applied(trace.notes, seen)
         given = pruned(tensors)
         seen.own, seen.failed = pruned.own(given), pruned.failed
 
-        def read() -> None:
-            self._read(batch, pruned.reduction, {}, pruned.rows(given), seen)
-            self._supervise(batch, pruned.reduction.subjects, given, seen)
-
-        return read
+        return lambda: self._reader.read(batch, pruned.reduction, given, seen)
 
     def _traced(self, batch: Any, tensors: Sequence[Any]) -> Trace | None:
         """The step, traced as a call with this batch would; None: it was before."""
@@ -328,94 +318,8 @@ class Probe:
             logs = self.function([first])
         finally:
             self._step.eager_notes = None
-        self._try_to(lambda: self._read_notes(first, notes, before, seen))
+        self._try_to(lambda: self._reader.read_eagerly(first, notes, before, seen))
         return self.function(rest) if rest else logs
-
-    def _read_notes(
-        self, batch: Any, notes: Notes, before: Mapping[str, Any], seen: Seen
-    ) -> None:
-        inventory = self._contents.of(self._model)  # the step may have built layers
-        granted = self._wishes.granted(notes, inventory)
-        arrays = {}
-        for key, subject in granted.items():
-            replicas = [_dense(x) for x in notes.tensors[key]]
-            if isinstance(subject, Gradient):
-                total = tf.add_n(replicas) if len(replicas) > 1 else replicas[0]
-                replicas = [unscaled(total, notes.scales[key])]
-            arrays[key] = [host.array(x) for x in replicas]
-        self._tell_applied(notes, seen)
-        if self._asked.signals:
-            self._tell_own(notes, before, seen)
-        reduction = Reduction(granted, self._asked.sample_size)
-        self._read(batch, reduction, arrays, {}, seen)
-        self._supervise(batch, granted, arrays, seen)
-
-    def _tell_own(self, notes: Notes, weights: Mapping[str, Any], seen: Seen) -> None:
-        """What signals of the user's own say of an eager step.
-
-        `weights`: before it.
-        """
-
-        def whole(key: str) -> Any:
-            x = whole_of(notes.subjects[key], [_dense(x) for x in notes.tensors[key]])
-            return unscaled(x, notes.scales[key]) if key in notes.scales else x
-
-        tensors = offered(notes, whole, weights)
-        seen.own = evaluate(self._asked.signals, tensors, seen.failed)
-
-    # --- both ---
-
-    def _tell_applied(self, notes: Notes, seen: Seen) -> None:
-        seen.applied = notes.applied
-        hidden = notes.hidden & self._contents.of(self._model).optimizers.keys()
-        seen.knows_applied = bool(notes.applied) and not hidden
-
-    def _read(
-        self,
-        batch: Any,
-        reduction: Reduction,
-        arrays: Mapping[str, Sequence[Any]],
-        rows: Mapping[Key, Any],
-        seen: Seen,
-    ) -> None:
-        subjects = {
-            key: one
-            for key, one in reduction.subjects.items()
-            if not isinstance(one, Prediction)
-        }
-        arrays = {key: x for key, x in arrays.items() if key in subjects}
-        if self._wishes.wants_inputs:
-            for given, x in given_by(without_optionals(batch)):
-                if all(map(is_readable, map(_tensor, parts(x)))):
-                    subjects[given.key] = given
-                    arrays[given.key] = [host.array(one) for one in parts(x)]
-        reduction = reduction.of(subjects)
-        seen.subjects = [*subjects.values()]
-        seen.rows = {**rows, **reduction.rows(arrays)}
-        self._wishes.hidden |= {
-            f"{name} ({reduction.failed[key]!r})"
-            for key, name in names_of(reduction.failed, subjects).items()
-        }
-
-    def _supervise(
-        self,
-        batch: Any,
-        subjects: Mapping[str, Subject],
-        given: Mapping[str, Sequence[Any]],
-        seen: Seen,
-    ) -> None:
-        """Keep what the step's loss was given, where that can be read."""
-        outputs = {
-            one.path: np.concatenate([*given[key]])
-            for key, one in subjects.items()
-            if isinstance(one, Prediction)
-            and all(isinstance(x, np.ndarray) and x.ndim for x in given[key])
-        }
-        _, y, weights = keras.utils.unpack_x_y_sample_weight(without_optionals(batch))
-        leaves = [part for x in tree.flatten((y, weights)) for part in parts(x)]
-        if outputs and all(is_readable(_tensor(x)) for x in leaves if x is not None):
-            y, weights = tree.map_structure(_whole_array, (y, weights))
-            seen.supervision = Supervision(y, weights, outputs)
 
     def _tell_what_is_hidden(self, seen: Seen) -> None:
         saw = any(not isinstance(x, Input | Target) for x in seen.subjects)
@@ -446,21 +350,3 @@ def _scale(optimizer: Any) -> Any:
     """What is noted of the scale of a loss: a graph is to get no op for it."""
     is_eager = tf.executing_eagerly()
     return loss_scaling(optimizer).given(optimizer) if is_eager else optimizer
-
-
-def _dense(tensor: Any) -> Any:
-    kind = kind_of(tensor)
-    return tensor if kind is None else kind.dense(kind.parts(tensor))
-
-
-def _whole_array(x: Any) -> Any:
-    """Of all replicas."""
-    if x is None:
-        return None
-    arrays = [host.array(part) for part in parts(x)]
-    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
-
-
-def _tensor(x: Any) -> Any:
-    is_composite = isinstance(x, tf.__internal__.CompositeTensor)
-    return x if is_composite else tf.convert_to_tensor(x)

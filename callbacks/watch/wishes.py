@@ -58,13 +58,13 @@ class Wishes:
         self.hidden |= {x for x in notes.hidden if x in reach or x not in everything}
         if Gradient in self._kinds and not notes.applied:
             self.hidden.add("gradients (no optimizer was applied in its reach)")
-        return {
-            key: subject
-            for key, subject in notes.subjects.items()
-            if isinstance(subject, Loss)
-            or (isinstance(subject, Prediction) and self.wants_inputs)
-            or _owner(subject) in owners.get(type(subject), ())
-        }
+
+        def is_wanted(subject: Subject) -> bool:
+            if isinstance(subject, Prediction):
+                return self.wants_inputs
+            return isinstance(subject, Loss) or _owner(subject) in owners[type(subject)]
+
+        return {key: one for key, one in notes.subjects.items() if is_wanted(one)}
 
     @property
     def wants_inputs(self) -> bool:

@@ -1,0 +1,135 @@
+"""What a look reads of a step: of its tensors, as arrays, and of its batch."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import tree
+
+from ..signals.own import evaluate
+from ..signals.subjects import Gradient, Prediction, Subject
+from . import host
+from .batches import parts, without_optionals
+from .granted import offered, whole_of
+from .inventory import Contents
+from .notes import Notes, given_by
+from .optimizers import unscaled
+from .probe import Asked, Seen
+from .reduction import Reduction, names_of
+from .targets import Supervision
+from .tensors import is_readable, kind_of
+from .wishes import Wishes
+
+
+class StepReader:
+    """Reads steps of one model, into a `Seen` of each."""
+
+    def __init__(
+        self, model: Any, asked: Asked, wishes: Wishes, contents: Contents
+    ) -> None:
+        self._model = model
+        self._asked = asked
+        self._wishes = wishes
+        self._contents = contents
+
+    def read(
+        self,
+        batch: Any,
+        reduction: Reduction,
+        given: Mapping[str, Sequence[Any]],
+        seen: Seen,
+    ) -> None:
+        """`given`: of each subject of `reduction`, what replicas gave."""
+        subjects = {
+            key: one
+            for key, one in reduction.subjects.items()
+            if not isinstance(one, Prediction)
+        }
+        arrays = {key: given[key] for key in subjects}
+        if self._wishes.wants_inputs:
+            for subject, x in given_by(without_optionals(batch)):
+                if all(map(is_readable, map(_tensor, parts(x)))):
+                    subjects[subject.key] = subject
+                    arrays[subject.key] = [host.array(one) for one in parts(x)]
+        whole = reduction.of(subjects)
+        seen.subjects = [*subjects.values()]
+        seen.rows = whole.rows(arrays)
+        self._wishes.hidden |= {
+            f"{name} ({whole.failed[key]!r})"
+            for key, name in names_of(whole.failed, subjects).items()
+        }
+        self._supervise(batch, reduction.subjects, given, seen)
+
+    def read_eagerly(
+        self, batch: Any, notes: Notes, weights: Mapping[str, Any], seen: Seen
+    ) -> None:
+        """Of a step that was noted while it ran; `weights`: before it."""
+        inventory = self._contents.of(self._model)  # the step may have built layers
+        granted = self._wishes.granted(notes, inventory)
+        arrays = {}
+        for key, subject in granted.items():
+            replicas = [_dense(x) for x in notes.tensors[key]]
+            if isinstance(subject, Gradient):
+                replicas = [unscaled(whole_of(subject, replicas), notes.scales[key])]
+            arrays[key] = [host.array(x) for x in replicas]
+        self.tell_applied(notes, seen)
+        if self._asked.signals:
+            self._evaluate(notes, weights, seen)
+        reduction = Reduction(granted, self._asked.sample_size)
+        self.read(batch, reduction, arrays, seen)
+
+    def tell_applied(self, notes: Notes, seen: Seen) -> None:
+        """Which optimizers were applied, and whether those are all."""
+        seen.applied = notes.applied
+        hidden = notes.hidden & self._contents.of(self._model).optimizers.keys()
+        seen.knows_applied = bool(notes.applied) and not hidden
+
+    def _evaluate(self, notes: Notes, weights: Mapping[str, Any], seen: Seen) -> None:
+        """What signals of the user's own say of an eager step."""
+
+        def whole(key: str) -> Any:
+            x = whole_of(notes.subjects[key], [_dense(x) for x in notes.tensors[key]])
+            return unscaled(x, notes.scales[key]) if key in notes.scales else x
+
+        tensors = offered(notes, whole, weights)
+        seen.own = evaluate(self._asked.signals, tensors, seen.failed)
+
+    def _supervise(
+        self,
+        batch: Any,
+        subjects: Mapping[str, Subject],
+        given: Mapping[str, Sequence[Any]],
+        seen: Seen,
+    ) -> None:
+        """Keep what the step's loss was given, where that can be read."""
+        outputs = {
+            one.path: np.concatenate([*given[key]])
+            for key, one in subjects.items()
+            if isinstance(one, Prediction)
+            and all(isinstance(x, np.ndarray) and x.ndim for x in given[key])
+        }
+        _, y, weights = keras.utils.unpack_x_y_sample_weight(without_optionals(batch))
+        leaves = [part for x in tree.flatten((y, weights)) for part in parts(x)]
+        if outputs and all(is_readable(_tensor(x)) for x in leaves if x is not None):
+            y, weights = tree.map_structure(_whole_array, (y, weights))
+            seen.supervision = Supervision(y, weights, outputs)
+
+
+def _dense(tensor: Any) -> Any:
+    kind = kind_of(tensor)
+    return tensor if kind is None else kind.dense(kind.parts(tensor))
+
+
+def _whole_array(x: Any) -> Any:
+    """Of all replicas."""
+    if x is None:
+        return None
+    arrays = [host.array(part) for part in parts(x)]
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
+def _tensor(x: Any) -> Any:
+    is_composite = isinstance(x, tf.__internal__.CompositeTensor)
+    return x if is_composite else tf.convert_to_tensor(x)
