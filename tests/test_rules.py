@@ -204,7 +204,7 @@ ILL = [
     (
         "exploding_gradient",
         DENSE,
-        series("gradient_norm/global", *[1.5] * 5, 20),
+        series("gradient_norm/global", *[1.5] * 5, 20, **LEARNS),
         ("net", "warning", 200, "suggested_clip"),
     ),
     (
@@ -695,9 +695,18 @@ GOOD = {
     "a hard batch late": (
         "exploding_gradient",
         DENSE,
-        series("gradient_norm/global", *[0.01] * 9, 0.5),
+        series("gradient_norm/global", *[0.01] * 9, 0.5, **LEARNS),
     ),
-    "few norms": ("exploding_gradient", DENSE, series("gradient_norm/global", 1, 50)),
+    "few norms": (
+        "exploding_gradient",
+        DENSE,
+        series("gradient_norm/global", 1, 50, **LEARNS),
+    ),
+    "a spike of a critic": (
+        "exploding_gradient",
+        DENSE,
+        series("gradient_norm/global", *[0.5] * 9, 12),
+    ),
     "gradients of one size": (
         "vanishing_gradient",
         DENSE,
