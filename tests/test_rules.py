@@ -667,6 +667,13 @@ GOOD = {
         DENSE,
         with_epochs(first_steps([9, 5, 2, 1e-6, 1e-6], [2.3] * 5), [2.3] * 5),
     ),
+    "small steps of a network that was trained before": (
+        "learning_rate_too_low",
+        DENSE,
+        with_epochs(
+            first_steps([1e-6] * 5, [0.1] * 5, **{"loss/guess": 2.3}), [0.1] * 5
+        ),
+    ),
     "small steps of a training that goes on": (
         "learning_rate_too_low",
         {**DENSE, "first_look": 900},
