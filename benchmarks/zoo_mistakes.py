@@ -179,7 +179,9 @@ def then(change, *given):
 
 HIGH = "learning_rate_too_high"
 LOW = "learning_rate_too_low"
-mistake(CLASSIFIERS, "Adam at 0.3", HIGH, optimizer=adam(0.3))
+mistake(
+    ["digits CNN", "digits", "made classes"], "Adam at 0.3", HIGH, optimizer=adam(0.3)
+)
 mistake(["digits CNN", "digits"], "Adam at 0.1", HIGH, optimizer=adam(0.1))
 mistake(["digits CNN", "digits", "made classes"], "SGD at 5", HIGH, optimizer=sgd(5.0))
 mistake(CLASSIFIERS, "Adam at 1e-6", LOW, optimizer=adam(1e-6))
