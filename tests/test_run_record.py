@@ -160,7 +160,7 @@ def test_a_model_that_changes_in_a_fit_is_described_again(change, tmp_path):
     changes = keras.callbacks.LambdaCallback(
         on_epoch_begin=lambda epoch, logs: change(model) if epoch == 1 else None
     )
-    monitor = TrainingMonitor(tmp_path)
+    monitor = TrainingMonitor(tmp_path, log_freq="epoch")
     model.fit(*data(), epochs=3, batch_size=8, verbose=0, callbacks=[changes, monitor])
     before, after = read_records(tmp_path)
     assert (before["step"], after["step"]) == (1, 3)
