@@ -204,7 +204,7 @@ ILL = [
     (
         "exploding_gradient",
         DENSE,
-        series("gradient_norm/global", *[1.5] * 5, 20),
+        series("gradient_norm/global", *[1.5] * 5, 20, **LEARNS),
         ("net", "warning", 200, "suggested_clip"),
     ),
     (
@@ -667,6 +667,13 @@ GOOD = {
         DENSE,
         with_epochs(first_steps([9, 5, 2, 1e-6, 1e-6], [2.3] * 5), [2.3] * 5),
     ),
+    "small steps of a network that was trained before": (
+        "learning_rate_too_low",
+        DENSE,
+        with_epochs(
+            first_steps([1e-6] * 5, [0.1] * 5, **{"loss/guess": 2.3}), [0.1] * 5
+        ),
+    ),
     "small steps of a training that goes on": (
         "learning_rate_too_low",
         {**DENSE, "first_look": 900},
@@ -695,9 +702,18 @@ GOOD = {
     "a hard batch late": (
         "exploding_gradient",
         DENSE,
-        series("gradient_norm/global", *[0.01] * 9, 0.5),
+        series("gradient_norm/global", *[0.01] * 9, 0.5, **LEARNS),
     ),
-    "few norms": ("exploding_gradient", DENSE, series("gradient_norm/global", 1, 50)),
+    "few norms": (
+        "exploding_gradient",
+        DENSE,
+        series("gradient_norm/global", 1, 50, **LEARNS),
+    ),
+    "a spike of a critic": (
+        "exploding_gradient",
+        DENSE,
+        series("gradient_norm/global", *[0.5] * 9, 12),
+    ),
     "gradients of one size": (
         "vanishing_gradient",
         DENSE,

@@ -17,7 +17,6 @@ from kbn.callbacks import TrainingMonitor
 from kbn.callbacks.log.records import run_in, run_value
 from kbn.callbacks.watch.description import describe
 from kbn.callbacks.watch.inventory import Inventory
-from kbn.callbacks.watch.optimizers import OptimizerReader
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 
@@ -161,7 +160,7 @@ def test_a_model_that_changes_in_a_fit_is_described_again(change, tmp_path):
     changes = keras.callbacks.LambdaCallback(
         on_epoch_begin=lambda epoch, logs: change(model) if epoch == 1 else None
     )
-    monitor = TrainingMonitor(tmp_path)
+    monitor = TrainingMonitor(tmp_path, log_freq="epoch")
     model.fit(*data(), epochs=3, batch_size=8, verbose=0, callbacks=[changes, monitor])
     before, after = read_records(tmp_path)
     assert (before["step"], after["step"]) == (1, 3)
@@ -200,7 +199,7 @@ def test_every_kind_of_model_has_a_record(kind):
     if not ON_TENSORFLOW and kind not in {"sequential", "nested_and_shared"}:
         pytest.skip("a model of TensorFlow's")
     model, *_ = watched_models.KINDS[kind]()
-    described = describe(model, Inventory(model), (), (), OptimizerReader())
+    described = describe(model, Inventory(model))
     (read,) = [run_in(run_value(described))]
     assert read.pop("format") == 1
     assert read == json.loads(json.dumps(described, allow_nan=False))
@@ -229,9 +228,7 @@ def test_every_kind_of_model_has_a_record(kind):
 )
 def test_optimizers_are_described(optimizer, inner, scaling):
     model = network(optimizer=optimizer())
-    (found,) = describe(model, Inventory(model), (), (), OptimizerReader())[
-        "optimizers"
-    ]
+    (found,) = describe(model, Inventory(model))["optimizers"]
     assert (found["type"], found["loss_scaling"]) == (inner, scaling)
     assert found["learning_rate"] == 0.1
 

@@ -126,7 +126,7 @@ class ExplodingGradient(Rule):
     loss that is summed over pixels, make gradients of 1e4, which is no illness. A
     warning where ||g|| > `spike` * median of the last 50 logged norms and ||g|| >
     `floor` * max(1, L): late in training the norms are small, and a batch of ten times
-    their median is harmless.
+    their median is harmless. Without a loss no spike is known to harm.
 
     Unit: loss per unit of weight. Sources: the 1e3 of torchmortem; measured on digits,
     healthy networks have 0.3 to 10.
@@ -153,7 +153,7 @@ class ExplodingGradient(Rule):
         scale = max(1.0, abs(first or 0.0))
         limit, level = self.norm * scale, "critical"
         past = view.past(global_norm)
-        if norm <= limit and len(past) >= EARLIER:
+        if norm <= limit and len(past) >= EARLIER and loss is not None:
             spike = max(self.spike * median(past), self.floor * scale)
             limit, level = min(limit, spike), "warning"
         yield Reading(where, norm, limit, level)

@@ -11,6 +11,7 @@ from .loss import epoch_loss, is_slowed, train_loss
 from .optimizers import learning_rate, learning_rates
 from .record import kind_of
 from .rule import Reading, Rule
+from .targets import guess
 from .view import View
 from .weights import update_from_init
 
@@ -42,6 +43,7 @@ class _OfRate(Rule):
         learning_rates: 1,
         train_loss: 1,
         epoch_loss: 100,
+        guess: 1,
     }
 
     def explain(self, reading: Reading, view: View) -> str:
@@ -108,8 +110,8 @@ class LearningRateTooLow(_OfRate):
     u of the first looks and of the last, as in `LearningRateTooHigh`, below `update`
     and above 0, while the loss of an epoch, after two epochs and 100 steps, is within
     3 % of the first one. Left out while a schedule warms up, or has lowered the rate to
-    less than a tenth, and where the monitor did not see the first 32 steps of the
-    optimizer.
+    less than a tenth, where the monitor did not see the first steps of the optimizer,
+    and below 90 % of what guessing gives: fine tuning moves little.
 
     No unit. Source: kbn's own measurements: Adam at 1e-6 has 5e-6, SGD at 1e-4 6e-6;
     networks that learn in eight epochs have 4e-4 and more.
@@ -126,7 +128,9 @@ class LearningRateTooLow(_OfRate):
         if view.step < self.steps or is_slowed(view):
             return
         is_flat = abs(first - loss) < 0.03 * abs(first)
-        if view.record.begins_untrained is False:
+        known = view.past(guess, last=1)
+        is_trained = bool(known) and loss < 0.9 * known[0]
+        if is_trained or view.record.begins_untrained is False:
             return
         early = _early(view)
         for name, last in _last(view).items():
