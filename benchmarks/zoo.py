@@ -48,9 +48,7 @@ class Measured(Rule):
         self.name, self.reads, self.keeps = rule.name, rule.reads, rule.keeps
         self.is_of_model, self.patience = rule.is_of_model, rule.patience
         self.reads_broken = rule.reads_broken
-        self.holds_at_end = rule.holds_at_end
-        # Severity, where, value, limit; of readings that wait for the end, apart.
-        self.worst = {waits: (0.0, "", 0.0, 0.0) for waits in (False, True)}
+        self.worst = 0.0, "", 0.0, 0.0  # severity, where, value, limit
         self._last = {}
 
     def readings(self, view):
@@ -65,16 +63,14 @@ class Measured(Rule):
 
     def _note(self, reading, step):
         where = "" if self.is_of_model else reading.where
-        needed = 1 if reading.waits else self.patience
-        last = self._last.setdefault((reading.waits, where), deque())
+        last = self._last.setdefault(where, deque())
         last.append((step, severity(reading)))
-        while len(last) > 1 and step - last[1][0] + 1 >= needed:
+        while len(last) > 1 and step - last[1][0] + 1 >= self.patience:
             last.popleft()
         lowest = min(share for _, share in last)
-        is_long = step - last[0][0] + 1 >= needed
-        if is_long and lowest > self.worst[reading.waits][0]:
-            found = lowest, reading.where, reading.value, reading.limit
-            self.worst[reading.waits] = found
+        is_long = step - last[0][0] + 1 >= self.patience
+        if is_long and lowest > self.worst[0]:
+            self.worst = lowest, reading.where, reading.value, reading.limit
 
 
 def severity(reading):
@@ -191,13 +187,11 @@ def margins(all_found):
         worst, mildest = (0.0, "", 0.0, 0.0, ""), None
         for found in all_found:
             who = f"{found['name']} {found['seed']}"
-            settled, waited = (found["margins"][rule.name][x] for x in (False, True))
-            one = (*settled, who)
+            one = (*found["margins"][rule.name], who)
             raised = {name for name, *_ in found["alerts"]}
             if not found["rules"] and found["reached"]:
                 worst = max(worst, one, key=lambda x: x[0])
             elif rule.name in found["rules"] and rule.name in raised:
-                one = (*max(settled, waited), who)
                 mildest = min(mildest or one, one, key=lambda x: x[0])
         yield rule.name, worst, mildest
 

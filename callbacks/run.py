@@ -1,6 +1,7 @@
 """The run of one model: what a monitor reads of it, keeps and writes."""
 
 import weakref
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,9 @@ from .signals.subjects import (
     BrokenLoss,
     Gradient,
     Input,
+    Loss,
     Metric,
+    NormInput,
     OpenAlerts,
     Output,
     Own,
@@ -41,6 +44,7 @@ from .watch.optimizers import OptimizerReader
 from .watch.probe import Asked, Seen
 from .watch.search import Search
 from .watch.steps import Steps
+from .watch.targets import HeadReader, Supervision
 from .watch.tensors import to_numpy
 from .watch.weights import WeightReader
 
@@ -84,6 +88,7 @@ class Run:
         self._has_evidence = False
         self.epoch = 1  # of the fit, from 1
         self.batch_size: int | None = None  # of the first batch that was looked at
+        self._heads = HeadReader()
         self._weights = WeightReader(settings.asked.watch, settings.asked.sample_size)
         self._voice = voice
         self.contents = Contents()
@@ -91,6 +96,7 @@ class Run:
         self._inventory: Inventory  # see `take`
         self._order: dict[str, None] = {}  # layers as they were first seen called
         self._final: set[str] = set()
+        self._knows_applied = False  # of all optimizers, to what
         self._tables: set[str] = set()  # weights of which rows are taken by indices
         self._inputs: dict[str, bool] = {}  # whether they are whole numbers
         self._first_look: int | None = None  # steps of the optimizer before it
@@ -140,7 +146,9 @@ class Run:
         `steps` of an epoch, None if unknown.
         """
         found = self._inventory.optimizers
-        return self.steps.begin_fit(self.optimizers.begin_fit(found, steps))
+        starts_again = self.steps.begin_fit(self.optimizers.begin_fit(found, steps))
+        self._weights.begin_fit(self.steps.count)
+        return starts_again
 
     def iterations(self) -> int | None:
         """Steps of the optimizer that the training goes by; None if none is known."""
@@ -149,7 +157,7 @@ class Run:
     def note_weights(self) -> None:
         """Note the weights as they are, for a look after the step."""
         self._iterations = self.iterations()
-        self._weights.before_step(self.selection)
+        self._weights.before_step(self.selection, self.steps.count)
 
     def look(self, model: Any, step: Seen) -> list[Alert]:
         """Write what a probe saw of a step, and weights and batch norm as they are.
@@ -161,6 +169,7 @@ class Run:
         if self._first_look is None:
             self._first_look = self._iterations
         self.optimizers.saw_applied(step.applied)
+        self._knows_applied |= step.knows_applied
         each = getattr(model, "steps_per_execution", 1) == 1
         if each:
             self._voice.try_to(
@@ -177,7 +186,11 @@ class Run:
             own = {name: float(to_numpy(x)) for name, x in step.own.items()}
             read += [Own(name, value=x) for name, x in own.items()]
             read += self._read_optimizers(after_each_step=each)
-            read += self._read_tensors(step.subjects, step.rows, is_one_step=each)
+            subjects = [*step.subjects]
+            if not any(isinstance(x, Loss) for x in subjects):
+                subjects.append(Loss("", reported=step.reported))
+            read += self._read_tensors(subjects, step.rows, is_one_step=each)
+            read += self._read_heads(model, step.supervision, read)
             shown = look(read, self.settings.asked.watch, self.log.past)
             seen.scalars |= shown.scalars
             seen.histograms |= shown.histograms
@@ -288,7 +301,12 @@ class Run:
         def see() -> None:
             metrics = look([Progress("", self.epoch), *_metrics(logs)])
             seen.scalars |= metrics.scalars
-            told = look(self._read_optimizers(after_each_step=True))
+            told = look(
+                [
+                    *self._read_optimizers(after_each_step=True),
+                    *self._heads.penalty(model),
+                ]
+            )
             seen.scalars |= told.scalars
             if not self._has_hyperparameters:
                 self._has_hyperparameters = True
@@ -319,12 +337,29 @@ class Run:
         self._voice.try_to(read_them, "read the optimizers")
         return found
 
+    def _read_heads(
+        self, model: Any, given: Supervision | None, read: Sequence[Subject]
+    ) -> list[Subject]:
+        found: list[Subject] = []
+        losses = [x.trained for x in read if isinstance(x, Loss)]
+        trained = next(iter(losses), None)
+        self._voice.try_to(
+            lambda: found.extend(self._heads.read(model, given, trained)),
+            "compare outputs and targets",
+        )
+        return found
+
     def _read_tensors(
         self, subjects: Sequence[Subject], rows: Rows, *, is_one_step: bool
     ) -> list[Subject]:
         selection = self.selection
+        calls = Counter(x.layer for x in subjects if isinstance(x, NormInput))
         own, own_rows = self._weights.read(
-            selection, self.epoch, is_one_step=is_one_step
+            selection,
+            self.steps.count,
+            calls,
+            self.optimizers.of_weight if self._knows_applied else None,
+            is_one_step=is_one_step,
         )
         for subject in subjects:
             if isinstance(subject, Output):
@@ -391,9 +426,16 @@ class Run:
 
     def _describe(self, model: Any, step: int) -> None:
         """Describe the run where it begins, and where its model has changed."""
+        applied = [*self.optimizers.applied(self._inventory.optimizers)]
+        fresh = frozenset(self._weights.fresh)
+        met = self._order, self._final, self._tables, self._inputs
+        trained = self.optimizers.of_weight
         state = (
             self._inventory,
-            *map(len, (self._order, self._final, self._tables, self._inputs)),
+            *map(len, (*met, trained)),
+            applied,
+            fresh,
+            self._heads.state,
         )
         if state != self._described and self._inventory.weights:
             self._described = state
@@ -403,7 +445,15 @@ class Run:
 
     def _record(self, model: Any, step: int) -> dict[str, Any]:
         known = self._inventory
-        told = describe(model, known, [*self._order], self._final, self._tables)
+        told = describe(
+            model,
+            known,
+            [*self._order],
+            self._final,
+            self._tables,
+            self._weights.fresh,
+            self.optimizers,
+        )
         layers = {x["name"]: known.layers[x["name"]] for x in told["layers"]}
         inputs: dict[str, Any] = {}
         self._voice.try_to(
@@ -415,6 +465,7 @@ class Run:
             **told,
             "inputs": inputs,
             "first_look": self._first_look,
+            "heads": self._heads.describe(model, known, self._final),
             "fit": {**self._fit, **self._met()},
             "hparams": dict(self.settings.hparams),
             "versions": {"backend": keras.backend.backend(), **versions()},

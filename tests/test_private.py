@@ -81,6 +81,7 @@ WANTED = [
     ("rename", "variable", "_path"),
     ("rename", "variable", "_name"),
     ("compile_settings", "model", "_compile_config"),
+    ("compiled_losses", "model", "_compile_loss"),
     ("optimizer_variables", "optimizer", "_trainable_variables"),
     ("mask_of", "masked", "_keras_mask"),
     *([("track_on_torch", "layer", "_track_variables")] * (BACKEND == "torch")),
@@ -134,6 +135,7 @@ def test_without_the_name_it_says_so_and_does_nothing(given, function, what, nam
     [
         ("direct_layers", "nested", "_layers", None),
         ("compile_settings", "model", "_compile_config", None),
+        ("compiled_losses", "model", "_compile_loss", None),
         ("optimizer_variables", "optimizer", "_trainable_variables", []),
     ],
 )
@@ -243,6 +245,10 @@ def test_training_of_a_model(given):
     settings = private.compile_settings(model)
     assert settings["optimizer"] == "adam" or settings["optimizer"] is model.optimizer
     assert settings["loss"] == "mse"
+    (loss,) = private.compiled_losses(model)
+    assert loss.path == ()
+    assert loss.loss.fn is keras.losses.mean_squared_error
+    assert loss.weight is None
     variables = private.optimizer_variables(model.optimizer)
     assert [*map(id, variables)] == [*map(id, model.trainable_variables)]
 

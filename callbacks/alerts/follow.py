@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 from ..signals.default import DEFAULT
 from ..signals.record import Record
@@ -68,13 +68,6 @@ class Place:
         )
 
 
-class Waiting(NamedTuple):
-    """A reading that is raised only if it is still so when training ends."""
-
-    reading: Reading
-    view: View
-
-
 Key: TypeAlias = tuple[str, str]  # the kind of entries, the place
 
 
@@ -85,7 +78,6 @@ class Course:
         self.rule = rule
         self.places: dict[Key, Place] = {}
         self.latest: dict[Key, Reading] = {}  # of the places that are ill
-        self.waiting: dict[Key, Waiting] = {}
         self.looks: Counter[str] = Counter()  # by their kind
         self.view: View | None = None  # of the last look
         self.open: int | None = None  # index of its alert
@@ -105,20 +97,13 @@ class Course:
             if math.isnan(reading.value):  # not a measure
                 continue
             if reading.is_ill:
-                self._ill(where, reading, view)
+                place = self.places.setdefault(where, Place())
+                place.worsen(reading, view.step, self.rule.patience)
+                self.latest[where] = reading
             else:
                 self._good(where, view.step)
 
-    def _ill(self, where: Key, reading: Reading, view: View) -> None:
-        if reading.waits or where in self.waiting:
-            self.waiting[where] = Waiting(reading, view)
-        if not reading.waits:
-            place = self.places.setdefault(where, Place())
-            place.worsen(reading, view.step, self.rule.patience)
-            self.latest[where] = reading
-
     def _good(self, where: Key, step: int) -> None:
-        self.waiting.pop(where, None)
         place = self.places.get(where)
         if place is not None and place.mend(step, self.rule.patience):
             del self.places[where], self.latest[where]
@@ -133,24 +118,18 @@ class Course:
         places = self.places.values()
         return all(place.good.looks for place in places if place.rank is not None)
 
-    def end(self, view: View) -> dict[Key, Reading]:
-        """What was true at every look of a short training, and what has waited.
+    def end(self) -> dict[Key, Reading]:
+        """What was true at every look of a short training.
 
         They count as ill from here on: another `fit` may go on.
         """
         found = {
-            where: one.reading
-            for where, one in self.waiting.items()
-            if self.rule.holds_at_end(one.reading, one.view.step, view)
-        }
-        found |= {
             where: self.latest[where]
             for where, place in self.places.items()
             if place.streaks[0].looks == self.looks[where[0]] >= 2
         }
         for where, reading in found.items():
-            self.places.setdefault(where, Place()).rank = rank(reading.level)
-            self.latest[where] = reading
+            self.places[where].rank = rank(reading.level)
         return found
 
 
@@ -225,7 +204,7 @@ class Follower:
                     found.append(self._resolve(course, self._last))
                 continue
             try:
-                readings = course.end(self._last)
+                readings = course.end()
                 if readings:
                     found.append(self._raise(course, readings, self._last))
             except Exception as error:  # as above
@@ -278,9 +257,6 @@ class Follower:
         position = view.record.position
         where = min(readings, key=lambda x: (position(readings[x].where), x))
         reading = readings[where]
-        seen = course.view or view
-        if where in course.waiting:
-            seen = course.waiting.pop(where).view
         alert = Alert(
             rule=course.rule.name,
             level=reading.level,
@@ -289,7 +265,7 @@ class Follower:
             epoch=view.epoch,
             value=reading.value,
             limit=reading.limit,
-            message=course.rule.explain(reading, seen),
+            message=course.rule.explain(reading, course.view or view),
             others=(len(readings) if places is None else places) - 1,
         )
         course.open = len(self.alerts)

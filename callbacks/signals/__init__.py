@@ -9,6 +9,7 @@ from . import (
     optimizers,
     overview,
     registry,
+    targets,
     tensors,
     weights,
 )
@@ -17,6 +18,7 @@ from . import (
 FAMILIES = (
     overview,
     loss,
+    targets,
     gradients,
     optimizers,
     activations,

@@ -21,7 +21,6 @@ class Reading(NamedTuple):
         limit: It is ill where the value is above the limit.
         level: Of the alert: "info", "warning" or "critical".
         below: It is ill where the value is below the limit instead.
-        waits: It is raised only if it is still so when training ends.
     """
 
     where: str
@@ -29,7 +28,6 @@ class Reading(NamedTuple):
     limit: float
     level: str = "warning"
     below: bool = False
-    waits: bool = False
 
     @property
     def is_ill(self) -> bool:
@@ -107,7 +105,3 @@ class Rule(abc.ABC):
     def explain(self, reading: Reading, view: View) -> str:
         """One sentence on what it means for this place, one on what to try first."""
         return (type(self).__doc__ or self.name).strip().splitlines()[0]
-
-    def holds_at_end(self, reading: Reading, since: int, view: View) -> bool:
-        """Whether a reading that `waits`, of step `since`, counts at the last step."""
-        return True

@@ -5,13 +5,16 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import keras
+import numpy as np
 import tensorflow as tf
+from keras import tree
 
 from kbn.private import keras as private
 
 from ..signals.own import evaluate
 from ..signals.reading import EVALUATED
-from ..signals.subjects import Gradient, Input, Loss, Target
+from ..signals.subjects import Gradient, Input, Loss, Prediction, Subject, Target
 from . import host
 from .batches import (
     DATA_ENDS,
@@ -27,11 +30,13 @@ from .batches import (
 from .evaluation import LossEvaluation
 from .granted import Pruned, offered, whole_of
 from .inventory import Contents
+from .layers import weights_of
 from .notes import Noter, Notes, given_by
 from .optimizers import loss_scaling, unscaled
 from .probe import Asked, Key, Recorded, Seen
 from .python_state import python_state_kept
 from .reduction import Reduction, names_of
+from .targets import Supervision
 from .tensors import is_readable, kind_of
 from .traced_step import Trace, TrainStep, graph_here
 from .wishes import Wishes
@@ -155,8 +160,11 @@ class Probe:
 
     # --- a step that is due ---
 
-    def look(self, evaluates: bool, iterator: Any) -> tuple[Any, Seen]:
+    def look(
+        self, evaluates: bool, notes: Callable[[], None], iterator: Any
+    ) -> tuple[Any, Seen]:
         """See `probe.Probe`."""
+        self._notes, self._known = notes, len(weights_of(self._model))
         if self._is_blind:
             return self.function(iterator), Seen()
         in_graph = not (self._model.run_eagerly or self._hands_over)
@@ -180,6 +188,12 @@ class Probe:
             seen.rows = {**seen.rows, (Loss("").key, EVALUATED): evaluated}
         self._tell_what_is_hidden(seen)
         return logs, seen
+
+    def _note_what_is_built(self) -> None:
+        """What a trace or a forward pass has built is noted before it is trained."""
+        known, self._known = self._known, len(weights_of(self._model))
+        if known != self._known:
+            self._notes()
 
     def _taken(self, iterator: Any) -> list[Any]:
         """The batches of one call: fewer than it could take, at the end of the data."""
@@ -223,6 +237,7 @@ class Probe:
         self._traced_for.append(spec)
         for function in private.traced_functions(self.function)[:1]:
             function.get_concrete_function(iterator)
+        self._note_what_is_built()
 
     def _probed_step(self, batches: Sequence[Any], iterator: Any, seen: Seen) -> Any:
         found: list[Any] = []
@@ -248,6 +263,7 @@ class Probe:
         if trace is None and is_direct:
             trace = self._traced(batch, tensors)
         trace = trace or self._own_trace(batch, tensors)
+        self._note_what_is_built()
         pruned = self._pruned.get(id(trace))
         if pruned is None or not pruned.is_of(trace, inventory):
             inventory = self._contents.of(self._model)  # the trace may have built it
@@ -256,10 +272,15 @@ class Probe:
             own = self._asked.signals
             pruned = Pruned(trace, inventory, granted, sample_size, bool(xla), own)
             self._pruned[id(trace)] = pruned
-        seen.applied = trace.notes.applied
+        self._tell_applied(trace.notes, seen)
         given = pruned(tensors)
         seen.own, seen.failed = pruned.own(given), pruned.failed
-        return lambda: self._read(batch, pruned.reduction, {}, pruned.rows(given), seen)
+
+        def read() -> None:
+            self._read(batch, pruned.reduction, {}, pruned.rows(given), seen)
+            self._supervise(batch, pruned.reduction.subjects, given, seen)
+
+        return read
 
     def _traced(self, batch: Any, tensors: Sequence[Any]) -> Trace | None:
         """The step, traced as a call with this batch would; None: it was before."""
@@ -298,6 +319,9 @@ class Probe:
         notes = Notes()
         known = self._contents.of(self._model).weights if self._asked.signals else {}
         before = {path: tf.convert_to_tensor(weight) for path, weight in known.items()}
+        if self._model.distribute_strategy.num_replicas_in_sync == 1:
+            # Replicas cannot read each other's variables.
+            notes.before_apply = self._note_what_is_built
         assert self._step is not None, "see _hooked"
         self._step.eager_notes = notes
         try:
@@ -319,11 +343,12 @@ class Probe:
                 total = tf.add_n(replicas) if len(replicas) > 1 else replicas[0]
                 replicas = [unscaled(total, notes.scales[key])]
             arrays[key] = [host.array(x) for x in replicas]
-        seen.applied = notes.applied
+        self._tell_applied(notes, seen)
         if self._asked.signals:
             self._tell_own(notes, before, seen)
         reduction = Reduction(granted, self._asked.sample_size)
         self._read(batch, reduction, arrays, {}, seen)
+        self._supervise(batch, granted, arrays, seen)
 
     def _tell_own(self, notes: Notes, weights: Mapping[str, Any], seen: Seen) -> None:
         """What signals of the user's own say of an eager step.
@@ -340,6 +365,11 @@ class Probe:
 
     # --- both ---
 
+    def _tell_applied(self, notes: Notes, seen: Seen) -> None:
+        seen.applied = notes.applied
+        hidden = notes.hidden & self._contents.of(self._model).optimizers.keys()
+        seen.knows_applied = bool(notes.applied) and not hidden
+
     def _read(
         self,
         batch: Any,
@@ -348,8 +378,12 @@ class Probe:
         rows: Mapping[Key, Any],
         seen: Seen,
     ) -> None:
-        subjects = dict(reduction.subjects)
-        arrays = dict(arrays)
+        subjects = {
+            key: one
+            for key, one in reduction.subjects.items()
+            if not isinstance(one, Prediction)
+        }
+        arrays = {key: x for key, x in arrays.items() if key in subjects}
         if self._wishes.wants_inputs:
             for given, x in given_by(without_optionals(batch)):
                 if all(map(is_readable, map(_tensor, parts(x)))):
@@ -362,6 +396,26 @@ class Probe:
             f"{name} ({reduction.failed[key]!r})"
             for key, name in names_of(reduction.failed, subjects).items()
         }
+
+    def _supervise(
+        self,
+        batch: Any,
+        subjects: Mapping[str, Subject],
+        given: Mapping[str, Sequence[Any]],
+        seen: Seen,
+    ) -> None:
+        """Keep what the step's loss was given, where that can be read."""
+        outputs = {
+            one.path: np.concatenate([*given[key]])
+            for key, one in subjects.items()
+            if isinstance(one, Prediction)
+            and all(isinstance(x, np.ndarray) and x.ndim for x in given[key])
+        }
+        _, y, weights = keras.utils.unpack_x_y_sample_weight(without_optionals(batch))
+        leaves = [part for x in tree.flatten((y, weights)) for part in parts(x)]
+        if outputs and all(is_readable(_tensor(x)) for x in leaves if x is not None):
+            y, weights = tree.map_structure(_whole_array, (y, weights))
+            seen.supervision = Supervision(y, weights, outputs)
 
     def _tell_what_is_hidden(self, seen: Seen) -> None:
         saw = any(not isinstance(x, Input | Target) for x in seen.subjects)
@@ -397,6 +451,14 @@ def _scale(optimizer: Any) -> Any:
 def _dense(tensor: Any) -> Any:
     kind = kind_of(tensor)
     return tensor if kind is None else kind.dense(kind.parts(tensor))
+
+
+def _whole_array(x: Any) -> Any:
+    """Of all replicas."""
+    if x is None:
+        return None
+    arrays = [host.array(part) for part in parts(x)]
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
 def _tensor(x: Any) -> Any:

@@ -88,7 +88,7 @@ class Trace:
                 continue
             try:
                 names = [part.name for part in kind.parts(tensor)]
-            except Exception as error:  # of a tensor that is none of a graph
+            except AttributeError as error:  # an eager one, of no graph, has no name
                 own.hidden.add(f"{notes.subjects[key].name} ({error!r})")
             else:
                 own.enter(notes.subjects[key], (names, kind))

@@ -10,7 +10,7 @@ import inspect
 import re
 import types
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 
@@ -140,6 +140,26 @@ def compile_settings(model: Any) -> dict[str, Any] | None:
     """
     config = getattr(model, "_compile_config", None)  # trainers/trainer.py#L227
     return None if config is None else dict(config.config)
+
+
+class CompiledLoss(NamedTuple):
+    """One loss of a model: `path` to its output in y_pred, `weight` None for 1."""
+
+    path: tuple[Any, ...]
+    loss: Any
+    weight: float | None
+    name: str
+
+
+def compiled_losses(model: Any) -> list[CompiledLoss] | None:
+    """The losses that `compile` was given, as objects, once a batch was met.
+
+    None before, and where Keras does not say.
+    """
+    compiled = getattr(model, "_compile_loss", None)  # trainers/trainer.py#L165
+    # trainers/compile_utils.py#L465
+    losses = getattr(compiled, "_flat_losses", None)
+    return None if losses is None else [CompiledLoss(*one) for one in losses]
 
 
 def optimizer_variables(optimizer: Any) -> list[Any]:
