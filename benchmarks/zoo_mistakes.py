@@ -177,6 +177,10 @@ def then(change, *given):
     return lambda recipe: lambda seed: change(recipe.data(seed), seed, *given)
 
 
+# Of the input's scale Adam and batch norm make nothing.
+_pixels = RECIPES["digits CNN"].but(data=then(data.times, 255.0)(RECIPES["digits CNN"]))
+HEALTHY.append(_pixels.named("digits CNN, pixels to 255 and Adam", ""))
+
 HIGH = "learning_rate_too_high"
 LOW = "learning_rate_too_low"
 mistake(
@@ -232,6 +236,17 @@ mistake(
     data=then(data.times, 255.0),
     optimizer=sgd(0.05),
 )
+for _name, _end in [("relu6", 30), ("hard_tanh", 30), ("hard_silu", -30)]:
+    mistake(
+        ["digits", "made classes"],
+        f"{_name} on its flat end",
+        "saturated dead_relu",
+        options={
+            "activation": _name,
+            "bias_initializer": initializers.Constant(_end),
+        },
+        optimizer=sgd(0.01),
+    )
 mistake(
     TABLES,
     "ten sigmoids",

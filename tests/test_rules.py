@@ -808,6 +808,17 @@ GOOD = {
         DENSE,
         [(1, stds(1, 1, 1)), (90, stds(1, 9, 99))],
     ),
+    **{
+        f"a scale that {what} sets anew": (
+            "poor_init",
+            record(*DENSE["layers"][:2], {"name": "a", **known}, *DENSE["layers"][2:]),
+            [(1, stds(64, 64, 1, 1))],
+        )
+        for what, known in [
+            ("a norm", {"is": ["Own", "BatchNormalization"]}),
+            ("dropout", {"dropout": 0.95}),
+        ]
+    },
     "a first look late": ("poor_init", DENSE, [(10, stds(1, 8, 64, 512))]),
     "a training that goes on": (
         "poor_init",

@@ -1,7 +1,7 @@
 """Activations: what layers give, units that are dead or saturated, a poor start."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -260,6 +260,15 @@ class Saturated(Rule):
         )
 
 
+NORMS = {"BatchNormalization", "LayerNormalization", "GroupNormalization"}
+NORMS |= {"RMSNormalization", "UnitNormalization"}
+
+
+def _rescales(layer: Mapping[str, Any]) -> bool:
+    """Whether it gives its outputs another scale: the weights before say no more."""
+    return bool(NORMS & {*layer.get("is", ())}) or (layer.get("dropout") or 0.0) > 0.5
+
+
 @dataclass(frozen=True)
 class PoorInit(Rule):
     """The initial weights let the signal grow or die from layer to layer, or are equal.
@@ -268,9 +277,9 @@ class PoorInit(Rule):
     than the initial ones are seen. Either: over the outputs of the layers with kernels
     that train, in forward order, without the model's outputs, the variance changes by a
     factor above `growth` a layer: (var_n / var_1)^(1 / (n - 1)), or its inverse, of at
-    least 3 layers. Or: a kernel of several units has no spread, sigma below `spread`,
-    and is not one of zeros that has moved since; then all its units compute the same
-    and learn the same.
+    least 3 layers with no normalization and no dropout above a half between them. Or: a
+    kernel of several units has no spread, sigma below `spread`, and is not one of zeros
+    that has moved since; then all its units compute the same and learn the same.
 
     No unit. Sources: SageMaker Debugger's PoorWeightInitialization (variance ratio 10),
     DLCheck (sigma below 1e-6).
@@ -299,14 +308,17 @@ class PoorInit(Rule):
         record, stds = view.record, view.under(activation_std)
         calls = [x for x in stds if self._has_kernel(x, view) and stds[x] < math.inf]
         calls.sort(key=lambda call: (record.position(call), call))
-        if len(calls) < 3:
-            return
-        first, last = stds[calls[0]], stds[calls[-1]]
-        if not first > 0:
-            return
-        growth = (last / first) ** (2 / (len(calls) - 1))
-        value = max(growth, 1 / growth if growth else math.inf)
-        yield Reading(calls[-1], value, self.growth)
+        rescaling = [record.position(x["name"]) for x in record.layers if _rescales(x)]
+        parts: dict[int, list[str]] = {}  # by how many layers before them rescale
+        for call in calls:
+            before = sum(x < record.position(call) for x in rescaling)
+            parts.setdefault(before, []).append(call)
+        for part in parts.values():
+            first, last = stds[part[0]], stds[part[-1]]
+            if len(part) >= 3 and first > 0:
+                growth = (last / first) ** (2 / (len(part) - 1))
+                value = max(growth, 1 / growth if growth else math.inf)
+                yield Reading(part[-1], value, self.growth)
 
     def _kernels(self, view: View) -> Iterable[Reading]:
         for path, std in view.under(weight_std).items():
