@@ -353,8 +353,8 @@ class Run:
 
     def _describe(self, model: Any, step: int) -> None:
         """Describe the run where it begins, and where its model has changed."""
-        fresh = frozenset(self._weights.fresh)
-        state = self._inventory, len(self._order), len(self._final), fresh
+        known = len(self._order), len(self._final), self._weights.fresh
+        state = self._inventory, *known
         if state != self._described and self._inventory.weights:
             self._described = state
             record = self._record(model, step)

@@ -91,7 +91,8 @@ class Forgetful(keras.Sequential):
 
 def loaded(norm, mean=5.0, deviation=1.0):
     """A batch norm that begins with other statistics than 0 and 1."""
-    norm.build((None, 16))
+    if not norm.built:
+        norm.build((None, 16))
     norm.moving_mean.assign(np.full(16, mean))
     norm.moving_variance.assign(np.full(16, deviation**2))
     return norm
@@ -271,10 +272,12 @@ def test_share_is_that_of_the_layer_itself(make, kept, tmp_path):
 
 
 def test_what_a_little_of_the_start_makes_of_a_small_variance(tmp_path):
-    monitor = watched(network(bn(momentum=0.9), 0.03, 0.0), tmp_path, epochs=1)
+    model = network(bn(momentum=0.9), 0.03, 0.0)
+    model.optimizer.learning_rate = 1e-6
+    monitor = watched(model, tmp_path, epochs=1)
     gaps = dict(zip(*monitor.history["batch_norm_start/norm/gap"], strict=True))
     assert shares(monitor)[STEPS] < 0.05
-    assert gaps[STEPS] > 0.3
+    assert gaps[STEPS] > 2
 
 
 # --- batches of one, a step of one's own ---

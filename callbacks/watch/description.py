@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,13 +19,13 @@ def describe(
     inventory: Inventory,
     order: Sequence[str],
     final: Collection[str],
-    fresh: Collection[str],
+    fresh: Mapping[str, bool],
 ) -> dict[str, Any]:
     """`model`, `layers` in forward order, `optimizers`: as JSON has it.
 
     `order`: names of layers as they were seen called, where that was seen. `final`:
-    names of layers whose output is the model's, beside those that tell. `fresh`: names
-    of batch norms whose statistics began as 0 and 1.
+    names of layers whose output is the model's, beside those that tell. `fresh`: of
+    batch norms by name, whether their statistics began as 0 and 1.
     """
     paths = {id(weight): path for path, weight in inventory.weights.items()}
     outputs = attribute(model, "outputs") or ()
@@ -65,7 +65,7 @@ def _kind(thing: Any) -> str:
 
 
 def _layer(
-    name: str, inventory: Inventory, paths: dict[int, str], fresh: Collection[str]
+    name: str, inventory: Inventory, paths: dict[int, str], fresh: Mapping[str, bool]
 ) -> dict[str, Any]:
     layer = inventory.layers[name]
     norm = inventory.batch_norms.get(name)
@@ -78,7 +78,7 @@ def _layer(
         "weights": _weights(layer, paths),
     }
     if norm is not None:
-        described["batch_norm"] = _batch_norm(norm) | {"is_fresh": name in fresh}
+        described["batch_norm"] = _batch_norm(norm) | {"is_fresh": fresh.get(name)}
     return described
 
 
