@@ -16,6 +16,7 @@ import json
 import logging
 import multiprocessing
 import os
+import statistics
 import sys
 import tempfile
 import time
@@ -53,19 +54,23 @@ class Measured(Rule):
     def readings(self, view):
         """As the rule's own."""
         for reading in self.rule.readings(view):
-            self._note(reading)
+            self._note(reading, view.step)
             yield reading
 
     def explain(self, reading, view):
         """As the rule's own."""
         return self.rule.explain(reading, view)
 
-    def _note(self, reading):
+    def _note(self, reading, step):
         where = "" if self.is_of_model else reading.where
-        last = self._last.setdefault(where, deque(maxlen=self.patience))
-        last.append(severity(reading))
-        if len(last) == self.patience and min(last) > self.worst[0]:
-            self.worst = min(last), reading.where, reading.value, reading.limit
+        last = self._last.setdefault(where, deque())
+        last.append((step, severity(reading)))
+        while len(last) > 1 and step - last[1][0] + 1 >= self.patience:
+            last.popleft()
+        lowest = min(share for _, share in last)
+        is_long = step - last[0][0] + 1 >= self.patience
+        if is_long and lowest > self.worst[0]:
+            self.worst = lowest, reading.where, reading.value, reading.limit
 
 
 def severity(reading):
@@ -119,7 +124,7 @@ def entries_of(log_dir):
 
 def judge(job):
     """Of (name, seed, directory or None): what became of it and what the rules say."""
-    from zoo_networks import NETWORKS
+    from zoo_rows import NETWORKS
 
     name, seed, logs = job
     (network,) = [one for one in NETWORKS if one.name == name]
@@ -142,6 +147,9 @@ def judge(job):
             "results": json.loads(results.read_text()),
             "reached": reached,
             "alerts": [(a.rule, a.level, str(a)) for a in alerts],
+            "named": min(
+                (a.step for a in alerts if a.rule in network.rules), default=None
+            ),
             "margins": {rule.name: rule.worst for rule in rules},
             "seconds": time.perf_counter() - begun,
         }
@@ -170,7 +178,7 @@ def is_right(found):
     if found["rules"]:
         return found["reached"] is not True and bool(raised & {*found["rules"]})
     false = {rule for rule, level, _ in found["alerts"] if level in FALSE}
-    return found["reached"] and not false
+    return found["reached"] is not False and not false
 
 
 def margins(all_found):
@@ -198,7 +206,7 @@ def main(arguments=None):
     chosen = parser.parse_args(arguments)
     if chosen.logs is not None and (not chosen.logs or Path(chosen.logs).is_file()):
         parser.error(f"argument --logs: {chosen.logs!r} is not a directory")
-    from zoo_networks import NETWORKS
+    from zoo_rows import NETWORKS
 
     networks = [one for one in NETWORKS if (chosen.only or "") in one.name]
     if chosen.only == "" or not networks:
@@ -211,12 +219,12 @@ def main(arguments=None):
     jobs = [(one.name, seed, logs) for one in networks for seed in range(seeds)]
     begun = time.perf_counter()
     reporting.setting("tensorflow")
-    table = reporting.Table("network", "seed", "result", "alerts", "")
+    table = reporting.Table("network", "seed", "result", "alerts", "named at step", "")
     all_found = []
     for found in judged(jobs, chosen.processes):
         all_found.append(found)
         results = found["results"]
-        metric = "accuracy" if "accuracy" in results else "loss"
+        metric = next(x for x in ("accuracy", "loss", *results) if x in results)
         bar = {True: "", False: " (below its bar)", None: ""}[found["reached"]]
         raised = {rule: level for rule, level, _ in found["alerts"]}
         table.row(
@@ -224,6 +232,7 @@ def main(arguments=None):
             found["seed"],
             f"{metric} {results[metric]:.3g}{bar}",
             ", ".join(f"{rule} ({level})" for rule, level in raised.items()) or "none",
+            found["named"] or "",
             "right" if is_right(found) else "WRONG",
         )
     table = reporting.Table("rule", "worst healthy", "mildest sick")
@@ -247,10 +256,13 @@ def summary(all_found, seconds):
     ill = [found for found in all_found if found["rules"]]
     false = [found for found in well if not is_right(found)]
     missed = [found for found in ill if not is_right(found)]
+    named = [found["named"] for found in ill if found["named"] is not None]
+    steps = statistics.median(named) if named else 0
     print(
         f"\n{len(well)} healthy trainings, {len(false)} with a false alarm or below "
         f"their bar. {len(ill)} sick trainings, {len(missed)} not named by a rule that "
-        f"fits, or at their bar. {seconds:.0f} s."
+        f"fits, or at their bar; named after {steps:.0f} steps (median). "
+        f"{seconds:.0f} s."
     )
     for found in [*false, *missed]:
         print(f"\n{found['name']}, seed {found['seed']}, expected {found['rules']}:")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 import zoo_data as data
 from keras import initializers, layers, ops, optimizers
@@ -104,7 +105,7 @@ def curve(seed):
 
 
 # Judged by their loss, the others by their accuracy.
-LOSSES = (data.itself, data.masks, curve, large_curve, spoiled_curve)
+LOSSES = [data.itself, data.masks, curve, large_curve, spoiled_curve]
 
 
 class Forgetful(keras.Sequential):
@@ -141,9 +142,12 @@ def classifier(
     return model
 
 
-def regressor(*inner, shape=(8,), optimizer="adam", loss="mse", scale=1, **options):
+def regressor(
+    *inner, shape=(8,), optimizer="adam", loss="mse", scale=1, last=None, **options
+):
     outer = [layers.Rescaling(scale)] if scale != 1 else []
-    model = keras.Sequential([layers.Input(shape), *inner, layers.Dense(1), *outer])
+    outer = [layers.Dense(1, activation=last), *outer]
+    model = keras.Sequential([layers.Input(shape), *inner, *outer])
     model.compile(optimizer, loss, **options)
     return model
 
@@ -620,14 +624,14 @@ sick(
 )
 sick(
     "plain SGD, rate 10",
-    "update_ratio_high",
+    "update_ratio_high learning_rate_too_high",
     lambda: classifier(*dense(1, activation="tanh"), optimizer=sgd(10.0, 0.0)),
     bar=0.9,
     log_freq=3,
 )
 sick(
     "Adam, rate 0.5, one layer",
-    "update_ratio_high weight_explosion weight_drift",
+    "learning_rate_too_high update_ratio_high weight_explosion weight_drift",
     lambda: classifier(*dense(1, 16, activation="leaky_relu"), optimizer=adam(0.5)),
     bar=0.95,
     log_freq=1,
@@ -662,31 +666,33 @@ sick(
 )
 sick(
     "Adam, rate 1e-7",
-    "update_ratio_low",
+    "update_ratio_low learning_rate_too_low",
     lambda: classifier(*dense(2), optimizer=adam(1e-7)),
     bar=0.6,
+    epochs=6,
 )
 sick(
     "SGD, rate 1e-6",
-    "update_ratio_low",
+    "update_ratio_low learning_rate_too_low",
     lambda: classifier(*dense(2), optimizer=sgd(1e-6, 0.0)),
     bar=0.6,
+    epochs=6,
 )
 sick(
     "Adam, rate 1",
-    "update_ratio_high weight_explosion weight_drift dead_relu",
+    "learning_rate_too_high update_ratio_high weight_explosion weight_drift dead_relu",
     lambda: classifier(*dense(2), optimizer=adam(1.0)),
     bar=0.6,
 )
 sick(
     "Adam, rate 0.1 with tanh",
-    "update_ratio_high weight_drift saturated weight_explosion",
+    "learning_rate_too_high update_ratio_high weight_drift saturated weight_explosion",
     lambda: classifier(*dense(3, activation="tanh"), optimizer=adam(0.3)),
     bar=0.8,
 )
 sick(
     "batch norm, SGD 30",
-    "update_ratio_high weight_explosion weight_drift",
+    "learning_rate_too_high update_ratio_high weight_explosion weight_drift",
     lambda: classifier(*normed(2, momentum=0.9), optimizer=sgd(30.0, 0.0)),
     bar=0.9,
 )
@@ -698,21 +704,21 @@ sick(
 sick("branch without gradient", "unchanged_weight", unused_branch)
 sick(
     "rate 0",
-    "unchanged_weight loss_not_decreasing",
+    "unchanged_weight loss_not_decreasing not_learning",
     lambda: classifier(*dense(2), optimizer=sgd(0.0, 0.0)),
     bar=0.6,
     epochs=8,
 )
 sick(
     "all dead",
-    "loss_not_decreasing dead_relu",
+    "learning_rate_too_high loss_not_decreasing dead_relu not_learning",
     lambda: classifier(*dense(3), optimizer=sgd(5.0)),
     bar=0.6,
     epochs=8,
 )
 sick(
     "SGD, rate 2, dead",
-    "dead_relu",
+    "dead_relu learning_rate_too_high",
     lambda: classifier(*dense(3), optimizer=sgd(2.0)),
     bar=0.6,
 )
@@ -768,7 +774,7 @@ sick(
 )
 sick(
     "Adam, rate 0.3",
-    "weight_drift update_ratio_high weight_explosion",
+    "learning_rate_too_high weight_drift update_ratio_high weight_explosion",
     lambda: classifier(*dense(2), optimizer=adam(0.3)),
     bar=0.9,
 )
@@ -879,6 +885,99 @@ sick(
     lambda: classifier(*dense(2), optimizer=adam()),
     of=bytes_of,
 )
-sick("loss scale that collapses", "loss_scale_collapse", collapsing_scale, bar=0.6)
 
-NETWORKS = [*HEALTHY, *SICK]
+
+def shuffled_labels(seed):
+    digits = data.digits(seed)
+    wrong = np.random.default_rng(seed).permutation(digits.y)
+    return digits._replace(y=wrong)
+
+
+def sorted_digits(seed):
+    digits = data.digits(seed)
+    order = np.argsort(digits.y, kind="stable")
+    return digits._replace(x=digits.x[order], y=digits.y[order])
+
+
+def rare_class(seed):
+    """Ones among zeros, 2 to 98; in validation as many of each."""
+    digits = data.digits(seed)
+    zeros, ones = (np.flatnonzero(digits.y == label) for label in (0, 1))
+    rows = np.tile(np.concatenate([zeros[:98], ones[:2]]), 8)
+    rows = np.random.default_rng(seed).permutation(rows)
+    known = np.flatnonzero(digits.y_val < 2)
+    x_val, y_val = digits.x_val[known], digits.y_val[known]
+    return data.Data(digits.x[rows], digits.y[rows], x_val, y_val)
+
+
+def huge_curve(seed):
+    return data.curve(seed, scale=1e5)
+
+
+def shifted_curve(seed):
+    curve = data.curve(seed, scale=77)
+    return curve._replace(y=curve.y + 150, y_val=curve.y_val + 150)
+
+
+LOSSES += [huge_curve, shifted_curve]
+
+sick(
+    "no softmax",
+    "output_mismatch",
+    lambda: classifier(*dense(2), head={"activation": None}),
+    log_freq=1,
+)
+sick(
+    "ReLU as output",
+    "output_mismatch",
+    lambda: classifier(*dense(2), head={"activation": "relu"}),
+    log_freq=1,
+)
+sick(
+    "tanh for targets of 150",
+    "output_mismatch not_learning",
+    lambda: regressor(*dense(2), last="tanh"),
+    of=shifted_curve,
+    bar=2000,
+    epochs=10,
+)
+sick(
+    "targets of 1e5",
+    "target_scale not_learning",
+    lambda: regressor(*dense(2)),
+    of=huge_curve,
+    bar=1e9,
+)
+sick(
+    "shuffled labels",
+    "overfit not_learning",
+    lambda: classifier(*dense(2, 128), optimizer=adam()),
+    of=shuffled_labels,
+    bar=0.3,
+    epochs=16,
+)
+sick(
+    "sorted data",
+    "not_shuffled",
+    lambda: classifier(*dense(2)),
+    of=sorted_digits,
+    shuffle=False,
+)
+sick(
+    "two classes, 98 to 2",
+    "class_imbalance",
+    lambda: classifier(*dense(2), classes=2),
+    of=rare_class,
+    bar=0.95,
+    epochs=16,
+)
+sick(
+    "dropout 0.95",
+    "not_learning",
+    lambda: classifier(
+        *dense(1), layers.Dropout(0.95), *dense(1), layers.Dropout(0.95)
+    ),
+    bar=0.6,
+    epochs=10,
+)
+sick("loss scale that collapses", "loss_scale_collapse", collapsing_scale, bar=0.6)

@@ -18,7 +18,7 @@ from kbn.callbacks.watch.inventory import Inventory
 
 
 def record(model, **fit):
-    return {**describe(model, Inventory(model), (), (), {}), "fit": fit}
+    return {**describe(model, Inventory(model)), "fit": fit}
 
 
 def test_what_is_known_of_a_model():

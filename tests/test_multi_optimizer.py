@@ -141,4 +141,4 @@ def test_the_real_ones_are_described(make, tmp_path):
 
 def test_one_that_chooses_at_the_first_step_has_no_parts_before():
     model, *_ = watched_models.sequential(optimizer=chosen())
-    assert describe(model, Inventory(model), (), (), {})["optimizers"] == []
+    assert describe(model, Inventory(model))["optimizers"] == []

@@ -79,7 +79,7 @@ def test_record_of_a_network(tmp_path):
         "epsilon": 1e-4,
         "axis": [-1],
         "is_frozen": False,
-        "is_fresh": None,  # not selected
+        "is_fresh": None,  # not watched
     }
     assert "batch_norm" not in hidden
     assert hidden["path"] == "network/hidden"
@@ -101,7 +101,7 @@ def test_record_of_a_network(tmp_path):
     assert record["versions"]["backend"] == keras.backend.backend()
     assert record["options"].pop("rules")[0] == "non_finite"
     assert record["options"] == {
-        "log_freq": "epoch",
+        "log_freq": "auto",
         "watch": ["weights", "gradients", "activations", "batch_norm"],
         "layers": "^h",
         "sample_size": 99,
@@ -199,7 +199,7 @@ def test_every_kind_of_model_has_a_record(kind):
     if not ON_TENSORFLOW and kind not in {"sequential", "nested_and_shared"}:
         pytest.skip("a model of TensorFlow's")
     model, *_ = watched_models.KINDS[kind]()
-    described = describe(model, Inventory(model), (), (), {})
+    described = describe(model, Inventory(model))
     (read,) = [run_in(run_value(described))]
     assert read.pop("format") == 1
     assert read == json.loads(json.dumps(described, allow_nan=False))
@@ -228,7 +228,7 @@ def test_every_kind_of_model_has_a_record(kind):
 )
 def test_optimizers_are_described(optimizer, inner, scaling):
     model = network(optimizer=optimizer())
-    (found,) = describe(model, Inventory(model), (), (), {})["optimizers"]
+    (found,) = describe(model, Inventory(model))["optimizers"]
     assert (found["type"], found["loss_scaling"]) == (inner, scaling)
     assert found["learning_rate"] == 0.1
 

@@ -3,11 +3,13 @@
 from . import (
     activations,
     batch_norm,
+    data,
     gradients,
     loss,
     optimizers,
     overview,
     registry,
+    targets,
     tensors,
     weights,
 )
@@ -16,9 +18,11 @@ from . import (
 FAMILIES = (
     overview,
     loss,
+    targets,
     gradients,
     optimizers,
     activations,
+    data,
     batch_norm,
     weights,
     tensors,

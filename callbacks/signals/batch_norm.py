@@ -12,7 +12,7 @@ import numpy as np
 
 from .loss import epoch_loss, epoch_validation_loss, train_eval_gap, train_loss
 from .registry import Chart, Guide, signal
-from .rule import Reading, Rule
+from .rule import LASTING, Reading, Rule
 from .statistics import Summary
 from .subjects import Array, Moments, NormInput, NormStatistics, NormWeight
 from .view import View
@@ -186,12 +186,16 @@ def collapsed_channels(batch: Moments, gamma: Array | None, epsilon: float) -> f
     return float(np.mean(collapsed))
 
 
+_START = Chart("Training beside evaluation", "what is left of batch norm's start")
+
+
 @signal(
     "batch_norm_start/<layer>/share",
     of=NormStatistics,
     given=lambda norm: None if norm.share is None else (norm.share,),
     unit="share of the moving statistics, 0 to 1",
     guide=Guide(healthy=(0, 0.1)),
+    chart=_START,
 )
 def start_share(share: float) -> float:
     """How much of the moving statistics is still what they began with.
@@ -213,6 +217,7 @@ def start_share(share: float) -> float:
     ),
     unit="as batch_norm_gap",
     guide=Guide(healthy=(0, 0.2), sick=(None, 0.5)),
+    chart=_START,
 )
 def start_gap(moving: Array, start: Array, share: float) -> float | None:
     """What the start alone makes of the gaps of mean and variance, the larger one.
@@ -240,6 +245,7 @@ def start_gap(moving: Array, start: Array, share: float) -> float | None:
     given=lambda norm: None if norm.updates is None else (norm.updates,),
     unit="updates",
     guide=Guide(healthy=(1, None), sick=(1, None)),
+    chart=Chart("Training beside evaluation", "updates of batch norm in a step"),
 )
 def statistics_updates(updates: int) -> float:
     """How often the looked-at step moved the moving statistics, of layers it trained.
@@ -367,7 +373,7 @@ class BnTrainEvalGap(Rule):
 
     gap: float = 0.5
     share: float = 0.15
-    patience: int = 3
+    patience: int = LASTING
 
     reads: ClassVar = (train_eval_gap, mean_gap, channel_elements, train_loss)
     keeps: ClassVar = {train_loss: 1, start_share: 1}
@@ -414,7 +420,7 @@ class BnMomentGap(Rule):
 
     mean: float = 0.5
     variance: float = 1.0
-    patience: int = 3
+    patience: int = LASTING
 
     reads: ClassVar = (mean_gap, channel_elements, start_share, train_eval_gap)
     keeps: ClassVar = {start_share: 1, train_eval_gap: 1}
@@ -504,7 +510,9 @@ class BnStatsCold(Rule):
         if not known:  # such losses are not seen here
             return train, worse
         step, gap = known[0]
-        return train, min(worse, gap) if step > since else None
+        if step > since:
+            return train, min(worse, gap)
+        return train, worse if worse <= self.gap else None  # the cause is not known
 
     def explain(self, reading: Reading, view: View) -> str:
         """Name the layer, its momentum, and one that fits the steps of an epoch."""
@@ -568,7 +576,7 @@ class BnCollapsed(Rule):
     """
 
     share: float = 0.25
-    patience: int = 3
+    patience: int = LASTING
 
     reads: ClassVar = (collapsed_channels, channel_elements)
 

@@ -11,8 +11,11 @@ from . import (
     data,
     finiteness,
     gradients,
+    guessing,
+    learning_rate,
     loss,
     optimizers,
+    targets,
     weights,
 )
 from .rule import Rule
@@ -22,7 +25,10 @@ FAMILIES = (
     optimizers,
     gradients,
     weights,
+    learning_rate,
     activations,
+    targets,
+    guessing,
     loss,
     batch_norm,
     data,

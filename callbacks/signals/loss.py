@@ -1,6 +1,5 @@
 """The loss and the metrics, how far training has come, and rules on it."""
 
-import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,10 @@ from .optimizers import learning_rate
 from .registry import Chart, Guide, signal
 from .rule import Reading, Rule
 from .subjects import BrokenLoss, Loss, Metric, Progress
+from .targets import guess
 from .view import View
+
+NO_BETTER = 0.99  # of the loss of guessing: nothing was learned
 
 _EPOCH = {"of": Metric, "given": lambda metric: (metric.value,)}
 _LOSSES = Chart("Training", "loss")
@@ -68,16 +70,22 @@ def non_finite_loss() -> float:
     return 1.0
 
 
+def _first_known(*losses: float | None) -> tuple[float] | None:
+    return next(((loss,) for loss in losses if loss is not None), None)
+
+
 @signal(
     "loss/train",
     of=Loss,
-    given=lambda loss: None if loss.trained is None else (loss.trained,),
+    given=lambda loss: _first_known(loss.trained, loss.reported),
     chart=Chart("Training", "loss of the looked-at batch"),
 )
 def train_loss(trained: float) -> float:
     """The loss of the batch that was looked at, before the step.
 
-    Where the step computes one loss of the batch as it came.
+    Where the step computes one loss of the batch as it came. Else the `loss` that the
+    step returns: of a `train_step` of one's own, and of JAX and torch, where it is the
+    mean over the epoch so far.
     """
     return trained
 
@@ -141,8 +149,10 @@ class LossNotDecreasing(Rule):
 
     1 - min(last `epochs`) / min(before) of `epoch/loss` below `improvement`. Within
     a long epoch the same of `loss/train`, with the means of the last `steps` and of the
-    `steps` before, if at least 10 looks fell in each. For negative losses the change is
-    taken relative to the absolute value.
+    `steps` before, if at least 10 looks fell in each, until there are epochs to go by.
+    For negative losses the change is taken relative to the absolute value. It is over
+    when the loss improves by ten times as much: what lies between is noise. Not while
+    the loss is no better than guessing, of which `not_learning` speaks.
 
     No unit. Source: SageMaker Debugger's LossNotDecreasing (0.1 %). Level "info": a
     finished training looks the same.
@@ -153,16 +163,22 @@ class LossNotDecreasing(Rule):
     steps: int = 1000
 
     reads: ClassVar = (epoch_loss, train_loss)
-    keeps: ClassVar = {epoch_loss: 100, train_loss: 1}
+    keeps: ClassVar = {epoch_loss: 100, train_loss: 1, guess: 1}
     is_of_model: ClassVar = True
 
     def readings(self, view: View) -> Iterable[Reading]:
         """Of the model."""
         pair = self._epochs(view) if epoch_loss in view else self._steps(view)
-        if pair is not None:
-            before, now = pair
-            value = (before - now) / abs(before) if before else 0.0
-            yield Reading("", value, self.improvement, "info", below=True)
+        if pair is None:
+            return
+        before, now = pair
+        value = (before - now) / abs(before) if before else 0.0
+        guessed = view.past(guess, last=1)
+        if guessed and now >= NO_BETTER * guessed[0] > 0:
+            value = math.inf
+        is_noise = self.improvement <= value < 10 * self.improvement
+        value = math.nan if is_noise else value
+        yield Reading("", value, self.improvement, "info", below=True)
 
     def _epochs(self, view: View) -> tuple[float, float] | None:
         losses = _finite([*view.past(epoch_loss), view[epoch_loss]])
@@ -171,6 +187,8 @@ class LossNotDecreasing(Rule):
         return min(losses[: -self.epochs]), min(losses[-self.epochs :])
 
     def _steps(self, view: View) -> tuple[float, float] | None:
+        if len(view.past(epoch_loss)) > self.epochs:
+            return None
         parts: tuple[list[float], list[float]] = [], []
         for step, loss in view.course(train_loss):
             age = (view.step - step) // self.steps
@@ -230,47 +248,6 @@ class LossSpike(Rule):
             "times its mean before and more than at the start. Lower "
             f"{view.named_rate} or set global_clipnorm; if it was one batch, look at "
             "its data."
-        )
-
-
-@dataclass(frozen=True)
-class Overfit(Rule):
-    """Validation gets worse while training gets better.
-
-    (L_val - L_train) / |L_train| above `gap`, and L_val rising over the last `epochs`
-    epochs, from one to the next.
-
-    No unit. Sources: SageMaker Debugger's Overfit (0.1), UMLAUT (rising validation).
-    """
-
-    gap: float = 0.1
-    epochs: int = 3
-
-    reads: ClassVar = (epoch_validation_loss, epoch_loss)
-    keeps: ClassVar = {epoch_validation_loss: 100}
-    is_of_model: ClassVar = True
-
-    def readings(self, view: View) -> Iterable[Reading]:
-        """Of the model."""
-        if epoch_validation_loss not in view or epoch_loss not in view:
-            return
-        losses = [*view.past(epoch_validation_loss), view[epoch_validation_loss]]
-        last = losses[-self.epochs - 1 :]
-        rises = len(last) > self.epochs and all(
-            a < b for a, b in itertools.pairwise(last)
-        )
-        train = view[epoch_loss]
-        gap = (losses[-1] - train) / abs(train) if train else 0.0
-        yield Reading("", gap if rises else 0.0, self.gap, "info")
-
-    def explain(self, reading: Reading, view: View) -> str:
-        """Say what is usual against it."""
-        return (
-            f"The validation loss has risen for {self.epochs} epochs and lies "
-            f"{reading.value:.0%} above that of training: the network learns its "
-            "examples by heart. Stop at the best epoch (keras.callbacks.EarlyStopping "
-            "with restore_best_weights=True), or add data, augmentation, dropout or "
-            "weight decay."
         )
 
 

@@ -63,11 +63,15 @@ class Output(Subject):
 
 @dataclass(frozen=True)
 class Input(Subject):
-    """What the model was given in the looked-at step: one array of x, by its name."""
+    """What the model was given in the looked-at step: one array of x, by its name.
+
+    `is_whole`: its type is one of whole numbers.
+    """
 
     is_one_of_many = True
     reads = SUMMARY
     watch = "activations"
+    is_whole: bool = False
     summary: Summary | None = None
 
 
@@ -80,7 +84,9 @@ class Target(Input):
 class Gradient(Subject):
     """The gradient by one variable; `path#1` when an optimizer was applied again.
 
-    `is_kernel`: of a trainable weight of two and more dimensions.
+    `is_kernel`: of a trainable weight of two and more dimensions. `is_of_rows`: of a
+    table of which the step took rows, by indices. `call`: number of the call of an
+    optimizer that it was given to, in the step.
     """
 
     is_one_of_many = True
@@ -88,6 +94,8 @@ class Gradient(Subject):
     watch = "gradients"
     path: str
     is_kernel: bool = False
+    is_of_rows: bool = False
+    call: int = 0
     summary: Summary | None = None
 
     @property
@@ -155,6 +163,7 @@ class Squares(NamedTuple):
     change: float  # sum((now - before)^2)
     before: float  # sum(before^2)
     now: float  # sum(now^2)
+    elements: float
 
 
 @dataclass(frozen=True)
@@ -162,9 +171,9 @@ class Weight(Subject):
     """One variable after the step, by its path.
 
     `summary`: None of a batch norm's, which is a `NormWeight`. Of kernels, which are
-    the trainable weights of two and more dimensions: `since_step`, `since_start`, how
-    far they have moved in this step and since they were first met; `first`, the summary
-    of then, and `last_epoch`, that of the last look of an earlier epoch.
+    the trainable weights of two and more dimensions that an optimizer is given:
+    `since_step`, `since_start`, how far they have moved in this step and since they
+    were first met; `first`, the summary of then; `fan_in`, how many inputs a unit has.
     """
 
     is_one_of_many = True
@@ -174,17 +183,69 @@ class Weight(Subject):
     since_step: Squares | None = None
     since_start: Squares | None = None
     first: Summary | None = None
-    last_epoch: Summary | None = None
+    fan_in: int = 1
 
 
 @dataclass(frozen=True)
 class Loss(Subject):
-    """The loss of the looked-at step: of training, and in evaluation mode."""
+    """The loss of the looked-at step: of training, and in evaluation mode.
+
+    `reported`: what the step returns as its loss, where that of its batch is not seen.
+    """
 
     reads = SCALAR
     watch = "batch_norm"
     trained: float | None = None
     evaluated: float | None = None
+    reported: float | None = None
+
+
+@dataclass(frozen=True)
+class Prediction(Subject):
+    """What the model gave to its loss in the looked-at step, by its place in y_pred."""
+
+    watch = "activations"
+    path: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Head(Subject):
+    """One output of the model beside its targets: see `signals.targets`.
+
+    `targets`, `outputs`: of this look; classes as one-hot rows, and outputs as
+    probabilities where the loss takes logits. `reach`: what the output's activation can
+    give; `takes`: what its loss takes. Of all looks so far, `count` examples, `mean`
+    and `variance` of the targets, of each number or class. `labels`: how many of each
+    class, None if the targets are none; `clusters`: see `batch_effect`.
+    """
+
+    targets: Array
+    outputs: Array
+    reach: tuple[float, float] | None = None
+    takes: tuple[float, float] | None = None
+    count: int = 0
+    mean: Array | None = None
+    variance: Array | None = None
+    labels: Array | None = None
+    clusters: tuple[Array, int] | None = None
+
+
+@dataclass(frozen=True)
+class Guess(Subject):
+    """The compiled loss of the best constant prediction, of one output or of all.
+
+    `error`: standard error of the loss, by the targets that were seen.
+    """
+
+    loss: float
+    error: float
+
+
+@dataclass(frozen=True)
+class Penalty(Subject):
+    """What the regularizers of weights add to the loss."""
+
+    value: float
 
 
 @dataclass(frozen=True)

@@ -95,12 +95,13 @@ class WeightSamples:
 
 
 def squares(now: Sample, before: Sample) -> Any:
-    """(1, 3) float64 of two samples: see `Squares`."""
+    """(1, 4) float64 of two samples: see `Squares`."""
     wide = np.float64 if now.itemsize != 4 or now.dtype.kind != "f" else np.float32
     now, before = now.astype(wide, copy=False), before.astype(wide, copy=False)
     with np.errstate(all="ignore"):  # of weights that are not finite
         change = now - before
-        row = [np.dot(change, change), np.dot(before, before), np.dot(now, now)]
+        parts = [(change, change), (before, before), (now, now)]
+        row = [*(np.dot(*pair) for pair in parts), now.size]
     return np.array([row], np.float64)
 
 
@@ -115,12 +116,8 @@ class WeightReader:
         self._sample_size = sample_size
         self._movement = Movement(sample_size)
         self._moving = MovingStatistics()
-        # Of kernels: when first met, with the variable; at the last look; and at that
-        # of an earlier epoch.
+        # Of kernels: when first met, with the variable.
         self._first: dict[str, tuple[Any, Summary]] = {}
-        self._last: dict[str, Summary] = {}
-        self._last_epoch: dict[str, Summary] = {}
-        self._epoch = 0
 
     @property
     def fresh(self) -> dict[str, bool]:
@@ -159,15 +156,7 @@ class WeightReader:
 
     def saw(self, selection: Selection, subjects: Sequence[Subject]) -> None:
         """What a look has read, for later ones to compare with."""
-        kernels = _moving(self._named(selection))
-        self._meet(subjects, kernels)
-        self._last = {
-            subject.name: subject.summary
-            for subject in subjects
-            if isinstance(subject, Weight)
-            and subject.name in kernels
-            and subject.summary is not None
-        }
+        self._meet(subjects, _moving(self._named(selection)))
 
     def non_finite(self, inventory: Inventory) -> dict[str, int]:
         """By path of each weight that is not finite: how many of its elements."""
@@ -182,31 +171,32 @@ class WeightReader:
                 found |= {path: count} if count else {}
         return found
 
-    def _weight(self, path: str, kernels: Collection[str]) -> Weight:
+    def _weight(self, path: str, kernels: Mapping[str, Any]) -> Weight:
         if path not in kernels or path not in self._first:
             return Weight(path)
-        first = self._first[path][1]
-        return Weight(path, first=first, last_epoch=self._last_epoch.get(path, first))
+        fan_in = max(1, int(np.prod(kernels[path].shape[:-1])))
+        return Weight(path, first=self._first[path][1], fan_in=fan_in)
 
     def read(
         self,
         selection: Selection,
-        epoch: int,
         steps: int,
         calls: Mapping[str, int],
+        trained: Collection[str] | None = None,
         *,
         is_one_step: bool,
     ) -> tuple[list[Subject], dict[Key, Any]]:
-        """The subjects, and rows of each, see `reading`; in this epoch.
+        """The subjects, and rows of each, see `reading`.
 
+        `trained`: paths of what optimizers are given, None if that is not known: how
+        far others move, such as the averages of weights, says nothing of a training.
         `is_one_step`: see `Movement.rows`. `steps`, `calls`: see
         `MovingStatistics.read`.
         """
-        if epoch != self._epoch:
-            self._epoch, self._last_epoch = epoch, self._last
         norms, named = self._batch_norms(selection), self._named(selection)
         kernels = _moving(named)
-        tracked = self._subjects(norms, named, kernels)
+        judged = {k: x for k, x in kernels.items() if trained is None or k in trained}
+        tracked = self._subjects(norms, named, judged)
         first: dict[int, str] = {}
         for subject, weight in tracked:
             first.setdefault(id(weight), subject.key)
@@ -221,7 +211,9 @@ class WeightReader:
                 rows[subject.key, SUMMARY] = rows[first[id(weight)], SUMMARY]
         subjects = {subject.key: subject for subject, _ in tracked}
         for (path, what), row in moved.items():
-            subject = Weight(path)  # of a batch norm's, only how far it moved
+            if path not in judged:
+                continue
+            subject = self._weight(path, judged)  # also a batch norm's, if it moves
             subjects.setdefault(subject.key, subject)
             rows[subject.key, what] = row
         ages = self._moving.read(norms, probe.backend().as_array, steps, calls)
@@ -231,7 +223,7 @@ class WeightReader:
         self,
         norms: Mapping[str, BatchNorm],
         named: Mapping[str, Any],
-        kernels: Collection[str],
+        kernels: Mapping[str, Any],
     ) -> list[tuple[Subject, Any]]:
         """Each variable with its subject: those of batch norms as theirs."""
         found: list[tuple[Subject, Any]] = [

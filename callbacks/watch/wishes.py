@@ -3,7 +3,15 @@
 from collections.abc import Collection
 from typing import Any
 
-from ..signals.subjects import Gradient, Input, Loss, NormInput, Output, Subject
+from ..signals.subjects import (
+    Gradient,
+    Input,
+    Loss,
+    NormInput,
+    Output,
+    Prediction,
+    Subject,
+)
 from .inventory import Inventory, Selection
 from .notes import Notes
 from .probe import Asked
@@ -53,7 +61,9 @@ class Wishes:
         return {
             key: subject
             for key, subject in notes.subjects.items()
-            if isinstance(subject, Loss) or _owner(subject) in owners[type(subject)]
+            if isinstance(subject, Loss)
+            or (isinstance(subject, Prediction) and self.wants_inputs)
+            or _owner(subject) in owners.get(type(subject), ())
         }
 
     @property

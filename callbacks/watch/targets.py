@@ -1,0 +1,560 @@
+"""Targets beside outputs, as a step's loss was given them, over all looks at a model.
+
+What guessing would give is asked of the compiled losses themselves, so weights,
+smoothing and ignored classes count as they do in training.
+"""
+
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import keras
+import numpy as np
+from keras import tree
+
+from kbn.private import keras as private
+
+from ..signals.subjects import Array, Guess, Head, Penalty, Subject
+from ..signals.targets import (
+    BINARY,
+    CLASSES,
+    LOSSES,
+    NUMBERS,
+    RANGES,
+    UNIT,
+    KnownLoss,
+    batch_effect,
+)
+from . import activations
+from .inventory import Inventory
+from .layers import attribute
+from .tensors import to_numpy
+
+Path: TypeAlias = tuple[Any, ...]
+KEPT = 2**18  # numbers of targets, or of outputs, to ask a loss about
+MANY = 1000  # classes, or numbers of an example, that are counted one by one
+FEW = 30  # labels a class: with fewer, their shares are taken to be equal
+SEVERAL = 4  # looks: of fewer, the batches may be those of sorted data
+SORTED = 0.1  # batch_effect above which the labels that were seen stand for no others
+TINY = 1e-7  # Keras' epsilon: probabilities below it are cut
+CLOSE = 0.01  # of two losses that are one, in 16 bits
+
+
+@dataclass(frozen=True)
+class Supervision:
+    """What the loss of one step was given: arrays. `outputs`: by place in y_pred."""
+
+    y: Any
+    weights: Any
+    outputs: Mapping[Path, Array]
+
+
+class HeadReader:
+    """Reads the heads of one model: outputs with a loss, see `subjects.Head`."""
+
+    def __init__(self) -> None:
+        self._heads: dict[str, _Head] = {}
+        self._losses: list[Any] = []
+        self._is_whole: bool | None = None  # the step's loss is theirs; None: unknown
+
+    @property
+    def state(self) -> tuple[Any, ...]:
+        """Differs when what is to be described does."""
+        return tuple((name, x.undoes) for name, x in self._heads.items())
+
+    def read(
+        self, model: Any, given: Supervision | None, trained: float | None
+    ) -> list[Subject]:
+        """What a look says; `trained`: the step's loss, None if it is not known."""
+        losses = private.compiled_losses(model)
+        if given is None or not losses or not _is_compiled(model):
+            return []
+        if [id(x.loss) for x in losses] != [id(x.loss) for x in self._losses]:
+            self._losses, self._heads, self._is_whole = losses, {}, None
+        pairs = _pairs(losses, given)
+        for one, (y, weights, output) in zip(losses, pairs, strict=True):
+            name = _name(one, losses)
+            head = self._heads.get(name)
+            if head is None:
+                head = self._heads[name] = _Head(name, one)
+            head.add(y, weights, output)
+        if self._is_whole is None and trained is not None:
+            self._is_whole = self._compare(trained, _penalty(model))
+        found: list[Subject] = [
+            self._heads[_name(one, losses)].subject(_end(model, *place)[0])
+            for one, place in zip(losses, _places(losses), strict=True)
+        ]
+        return found + (self._guesses() if self._is_whole else [])
+
+    def penalty(self, model: Any) -> list[Subject]:
+        """What regularizers add now, where there is a guess to compare with."""
+        value = _penalty(model) if self._is_whole else 0.0
+        return [Penalty("", value=value)] if value else []
+
+    def describe(
+        self, model: Any, inventory: Inventory, final: Collection[str]
+    ) -> list[dict[str, Any]]:
+        """The heads as JSON has them; none where the losses are not Keras' to know."""
+        losses = private.compiled_losses(model) if _is_compiled(model) else None
+        found = []
+        losses = losses or []
+        for one, place in zip(losses, _places(losses), strict=True):
+            name = _name(one, losses)
+            head = self._heads.get(name) or _Head(name, one)
+            known = [inventory.layers[x] for x in final if x in inventory.layers]
+            activation, layer = _end(model, *place, known)
+            found.append(
+                {
+                    "name": name,
+                    "loss": head.loss_name,
+                    "takes_logits": head.takes_logits,
+                    "activation": activation,
+                    "layer": attribute(layer, "name"),
+                    "units": head.units or _units(layer),
+                    "is_only": len(losses) == 1,
+                }
+            )
+        return found
+
+    def _compare(self, trained: float, penalty: float) -> bool:
+        """Whether the step's loss is that of the heads and nothing else.
+
+        Whether Keras took logits instead of probabilities that are called logits, as
+        TensorFlow's functions do where a softmax or sigmoid comes right before.
+        """
+        heads = [*self._heads.values()]
+        slack = CLOSE * abs(trained) + 0.5 * penalty + 1e-6
+        for undoes in (False, True):
+            for head in heads:
+                head.undoes = undoes and head.gives_probabilities
+            losses = [head.batch_loss() for head in heads]
+            known = [x for x in losses if x is not None]
+            if len(known) < len(heads):
+                break
+            off = trained - penalty - sum(known)
+            # From probabilities that were cut, the loss is smaller than from logits.
+            is_cut = any(head.is_cut for head in heads) and off > 0
+            if abs(off) <= slack or is_cut:
+                return True
+        for head in heads:  # not known: nothing is said of it
+            head.undoes = head.gives_probabilities
+        return False
+
+    def _guesses(self) -> list[Subject]:
+        heads = [*self._heads.values()]
+        each = [head.guess() for head in heads]
+        found: list[Subject] = [
+            Guess(head.name, loss=one[0], error=one[1])
+            for head, one in zip(heads, each, strict=True)
+            if one is not None
+        ]
+        known = [
+            (head.weight * loss, abs(head.weight) * error)
+            for head, one in zip(heads, each, strict=True)
+            if one is not None
+            for loss, error in [one]
+        ]
+        if len(known) == len(heads):
+            loss, error = map(sum, zip(*known, strict=True))
+            found.append(Guess("", loss=loss, error=error))
+        return found
+
+
+class _Head:
+    """One output, its loss, and what was seen of its targets."""
+
+    def __init__(self, name: str, compiled: Any) -> None:
+        self.name = name
+        self.path = compiled.path
+        self.loss = compiled.loss
+        self.weight = 1.0 if compiled.weight is None else float(compiled.weight)
+        function = attribute(compiled.loss, "fn")
+        self.loss_name = attribute(function, "__name__")
+        if getattr(keras.losses, str(self.loss_name), None) is not function:
+            self.loss_name = None  # a user's own
+        self._known = LOSSES.get(str(self.loss_name), KnownLoss(""))
+        self.undoes = keras.backend.backend() == "tensorflow"
+        self.units: int | None = None
+        self.count = 0
+        self._y: list[Array] = []  # as it was given, for the loss
+        self._weights: list[Array | None] = []
+        self._kept = 0
+        self._sums: tuple[float, Array, Array] | None = None  # weight, mean, M2
+        self._labels: Array | None = None
+        self._squares: Array | None = None
+        self._looks = 0
+        self._guess: tuple[float, float] | None = None
+        self._guessed_of = 0
+        self._batch: tuple[Any, Any, Array] | None = None
+        self._met: set[int] = set()  # hashes of targets that were counted
+
+    @property
+    def takes_logits(self) -> bool:
+        """Whether the loss does, and Keras does not see to it that it does not."""
+        says = bool(attribute(self.loss, "from_logits", False))
+        return says and not self.undoes
+
+    @property
+    def gives_probabilities(self) -> bool:
+        """Whether the outputs of the last look could be."""
+        if self._batch is None or not attribute(self.loss, "from_logits", False):
+            return False
+        output = self._batch[2]
+        is_unit = bool(((output >= 0) & (output <= 1)).all())
+        if self._known.kind == CLASSES:
+            return is_unit and bool(np.allclose(output.sum(-1), 1, atol=1e-2))
+        return is_unit
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether probabilities of the last look are as near to 0 as Keras lets."""
+        if self._batch is None or self._known.takes != UNIT or self.takes_logits:
+            return False
+        output = self._batch[2]
+        return bool((output < 2 * TINY).any() or (output > 1 - 2 * TINY).any())
+
+    def add(self, y: Array, weights: Array | None, output: Array) -> None:
+        """What one look has seen, all examples on the first axis."""
+        output = np.asarray(output)
+        if output.dtype.name not in ("float32", "float64"):
+            output = output.astype(np.float32)
+        self.units = output.shape[-1]
+        self._batch = y, weights, output
+        # The first batch of each epoch, where nothing is shuffled, is one batch.
+        known = hash(y.tobytes())
+        if known in self._met:
+            return
+        self._met.add(known)
+        self.count += len(y)
+        rows = self._rows(y, output)
+        if rows is None:
+            return
+        self._count(rows, None if weights is None else np.asarray(weights))
+        size = max(1, math.prod(output.shape[1:]), math.prod(y.shape[1:]))
+        room = min(len(y), (KEPT - self._kept) // size)
+        if room > 0:
+            self._kept += room * size
+            self._y.append(y[:room])
+            self._weights.append(None if weights is None else weights[:room])
+
+    def _rows(self, y: Array, output: Array) -> Array | None:
+        """Targets as rows of numbers: of classes one-hot; None: too many."""
+        kind, units = self._known.kind, output.shape[-1]
+        if kind == CLASSES and units > MANY:
+            return None
+        if kind == CLASSES and self.loss_name.startswith("sparse"):
+            labels = y.reshape(-1).astype(np.int64)
+            ignored = attribute(self.loss, "ignore_class")
+            known = (labels >= 0) & (labels < units)
+            known &= True if ignored is None else labels != ignored
+            rows = np.zeros((len(labels), units))
+            rows[known, labels[known]] = 1
+            return rows
+        if kind == CLASSES:
+            return y.reshape(-1, units).astype(np.float64)
+        if output.ndim > 2 or y.size != output.size or units > MANY:
+            return y.reshape(-1, 1).astype(np.float64)
+        return y.reshape(-1, units).astype(np.float64)
+
+    def _count(self, rows: Array, weights: Array | None) -> None:
+        kind = self._known.kind
+        each = np.ones(len(rows))
+        if weights is not None and len(rows) % max(weights.size, 1) == 0:
+            flat = weights.reshape(-1).astype(np.float64)
+            each = np.repeat(flat, len(rows) // flat.size)
+        each = np.where(np.isfinite(rows).all(axis=1), each, 0)
+        rows = np.where(np.isfinite(rows), rows, 0)
+        if kind == CLASSES:
+            each = each * (rows.sum(axis=1) > 0)
+        total = each.sum()
+        if total <= 0:
+            return
+        mean = each @ rows / total
+        squares = each @ np.square(rows - mean)
+        self._sums = _merged(self._sums, (total, mean, squares))
+        labels = _labels(kind, rows)
+        if labels is None:
+            return
+        if self._labels is None or self._squares is None:
+            self._labels, self._squares = np.zeros(len(labels)), np.zeros(len(labels))
+        self._labels += labels
+        # Pixels of an image and steps of a sequence are no draws of their own.
+        if labels.sum() == len(self._batch[0] if self._batch else ()):
+            self._squares += np.square(labels) / labels.sum()
+            self._looks += 1
+
+    def subject(self, activation: str | None) -> Head:
+        """What the looks say of it, see `subjects.Head`."""
+        assert self._batch is not None, "see add"
+        y, _, output = self._batch
+        kind, is_known = self._known.kind, bool(self._known.kind)
+        reach: Any = UNIT if kind == BINARY else None
+        if kind == NUMBERS:
+            reach = RANGES.get(str(activation))
+            reach = None if reach is None or np.isinf(reach).all() else reach
+        takes = self._known.takes
+        is_bounded = is_known and not self.takes_logits and not np.isinf(takes).all()
+        has_logits = attribute(self.loss, "from_logits", False)
+        if has_logits and not self.gives_probabilities and is_known:
+            output = _softmax(output) if kind == CLASSES else _sigmoid(output)
+            is_bounded = False
+        mean = variance = None
+        if self._sums is not None and is_known:
+            total, mean, squares = self._sums
+            variance = squares / total
+        return Head(
+            self.name,
+            targets=np.asarray(y, np.float64) if reach else np.zeros(0),
+            outputs=output,
+            reach=reach,
+            takes=takes if is_bounded else None,
+            count=self.count,
+            mean=mean,
+            variance=variance,
+            labels=self._labels,
+            clusters=(
+                (self._squares, self._looks)
+                if self._squares is not None and self._looks > 1
+                else None
+            ),
+        )
+
+    # --- asking the loss ---
+
+    def batch_loss(self) -> float | None:
+        """Of the last look, with its weight; None if it cannot be had."""
+        assert self._batch is not None, "see add"
+        y, weights, output = self._batch
+        if self.undoes:
+            output = self._logits(output)
+        value = self._ask(y, output, weights)
+        return None if value is None else self.weight * value
+
+    def guess(self) -> tuple[float, float] | None:
+        """The loss of the best constant prediction and its standard error."""
+        if self._guessed_of != self.count and self._known.constants and self._y:
+            self._guessed_of = self.count
+            self._guess = self._guessed()
+        return self._guess
+
+    def _guessed(self) -> tuple[float, float] | None:
+        y = np.concatenate(self._y)
+        weights = None
+        if self._weights[0] is not None:
+            weights = np.concatenate([x for x in self._weights if x is not None])
+        assert self._batch is not None, "see add"
+        batch, _, output = self._batch
+        found = []
+        for constant in self._constants(y):
+            prediction = np.broadcast_to(constant, (len(y), *output.shape[1:]))
+            prediction = np.ascontiguousarray(prediction, np.float32)
+            value = self._ask(y, prediction, weights)
+            if value is None:
+                return None
+            each = np.asarray(to_numpy(self.loss.call(y, prediction)), np.float64)
+            each = each.reshape(len(each), -1).mean(axis=1)
+            mean = abs(each.mean())
+            share = each.std() / mean / math.sqrt(len(each)) if mean else 0.0
+            if attribute(self.loss, "reduction") == "sum":
+                value *= len(batch) / len(y)
+            found.append((value, abs(value) * share))
+        return min(found) if found and math.isfinite(min(found)[0]) else None
+
+    def _constants(self, y: Array) -> Iterator[Array]:
+        kind, units = self._known.kind, self.units or 1
+        if kind == NUMBERS:
+            if self._sums is None or self.count < FEW:
+                return
+            for what in self._known.constants:
+                _, mean, _ = self._sums
+                rows = y.reshape(-1, len(mean)).astype(np.float64)
+                if what == "median":
+                    mean = np.median(rows, axis=0)
+                if what == "log_mean":
+                    mean = np.expm1(np.log1p(np.maximum(rows, 0)).mean(axis=0))
+                yield mean
+            return
+        equal = 1 / units if kind == CLASSES else 0.5
+        classes = units if kind == CLASSES else 2
+        shares = np.full(units, equal)
+        seen = 0 if self._labels is None else self._labels.sum()
+        seen = seen if kind == CLASSES else self.count
+        if self._sums is not None and seen >= FEW * classes and self._is_mixed():
+            smoothing = float(attribute(self.loss, "label_smoothing", 0.0) or 0.0)
+            mean = np.broadcast_to(self._sums[1], shares.shape)
+            shares = (1 - smoothing) * mean + smoothing * equal
+        if attribute(self.loss, "from_logits", False):
+            shares = self._logits(shares)
+        yield shares
+
+    def _is_mixed(self) -> bool:
+        """Whether the batches that were seen may stand for all: none was like another.
+
+        Not of sorted data, nor of a single class.
+        """
+        if self._labels is None or self._squares is None:
+            return True
+        if self._looks != len(self._met):  # of pixels, which tell nothing of it
+            return True
+        if self._looks < SEVERAL or np.count_nonzero(self._labels) < 2:
+            return False
+        effect = batch_effect(self._labels, self._squares, self._looks)
+        return effect is None or effect < SORTED
+
+    def _logits(self, shares: Array) -> Array:
+        """Those that give these probabilities."""
+        cut = np.clip(shares, TINY, 1 - TINY)
+        logits = np.log(cut)
+        is_binary = self._known.kind == BINARY
+        return logits - np.log1p(-cut) if is_binary else logits
+
+    def _ask(self, y: Any, output: Array, weights: Any) -> float | None:
+        try:
+            value = to_numpy(self.loss(y, output, sample_weight=weights))
+        except Exception:  # of a loss for tensors of the training alone
+            return None
+        return float(value) if value.ndim == 0 else None
+
+
+def _labels(kind: str, rows: Array) -> Array | None:
+    """How many rows are of each class; None if they are not of one class each."""
+    if kind == BINARY and rows.shape[1] == 1:
+        rows = np.concatenate([1 - rows, rows], axis=1)
+    elif kind != CLASSES:
+        return None
+    is_one = (rows == 1) & (rows.sum(axis=1, keepdims=True) == 1)
+    counts: Array = is_one.sum(axis=0).astype(np.float64)
+    return counts
+
+
+def _merged(
+    before: tuple[float, Array, Array] | None, now: tuple[float, Array, Array]
+) -> tuple[float, Array, Array]:
+    """Weight, mean and sum of squares around it, of two parts."""
+    if before is None or before[1].shape != now[1].shape:
+        return now
+    total = before[0] + now[0]
+    apart = now[1] - before[1]
+    mean = before[1] + apart * (now[0] / total)
+    squares = before[2] + now[2] + np.square(apart) * (before[0] * now[0] / total)
+    return total, mean, squares
+
+
+def _softmax(x: Array) -> Array:
+    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    found: Array = e / e.sum(axis=-1, keepdims=True)
+    return found
+
+
+def _sigmoid(x: Array) -> Array:
+    found: Array = 0.5 + 0.5 * np.tanh(0.5 * x)
+    return found
+
+
+def _is_compiled(model: Any) -> bool:
+    """Whether its steps are Keras' own: the loss is what was compiled."""
+    own = type(model)
+    return all(
+        getattr(own, name, None) is getattr(keras.Model, name)
+        for name in ("train_step", "compute_loss")
+    )
+
+
+def _name(one: Any, losses: Sequence[Any]) -> str:
+    """`y`, or the name of one of several outputs, as in `fit`'s metrics."""
+    return one.name if len(losses) > 1 else "y"
+
+
+def _places(losses: Sequence[Any]) -> list[tuple[int, int]]:
+    """(place among the heads as Keras flattens outputs, how many there are) of each."""
+    in_order = sorted(range(len(losses)), key=lambda i: losses[i].path)
+    return [(in_order.index(i), len(losses)) for i in range(len(losses))]
+
+
+def _pairs(losses: Sequence[Any], given: Supervision) -> Iterator[tuple[Any, ...]]:
+    """(targets, weights, outputs) of each loss."""
+    y = {tuple(path): x for path, x in tree.flatten_with_path(given.y)}
+    if y.keys() != given.outputs.keys():
+        if len(y) != len(given.outputs):
+            raise ValueError("targets and outputs have different structures")
+        by_name = {str(path[-1]): x for path, x in y.items() if path}
+        names = {one.path: one.name for one in losses}
+        in_order = zip(given.outputs, y.values(), strict=True)
+        y = {path: by_name.get(names.get(path, ""), x) for path, x in in_order}
+    weights = {tuple(p): x for p, x in tree.flatten_with_path(given.weights)}
+    common = weights.get(())
+    for one in losses:
+        yield y[one.path], weights.get(one.path, common), given.outputs[one.path]
+
+
+def _penalty(model: Any) -> float:
+    """What the regularizers of the trainable weights add to the loss."""
+    total = 0.0
+    for weight in model.trainable_variables:
+        regularizer = attribute(weight, "regularizer")
+        if regularizer is not None:
+            total += float(to_numpy(regularizer(weight)))
+    return total
+
+
+def _end(
+    model: Any, place: int, of: int, final: Sequence[Any] = ()
+) -> tuple[str | None, Any]:
+    """The activation that an output ends with, and its layer; None if not known.
+
+    `place` among so many heads. `final`: layers that were seen to give an output, for a
+    model without a graph.
+    """
+    graph = _graph(model)
+    if graph is None:
+        layer = final[0] if of == len(final) == 1 else None
+        return _activation(layer), layer
+    output = graph.outputs[place] if len(graph.outputs) == of else None
+    while (node := _node(graph, output)) is not None:
+        layer = node.operation
+        inner = _graph(layer) if isinstance(layer, keras.Model) else None
+        inputs = node.arguments.keras_tensors
+        if inner is not None and len(layer.outputs) == 1:
+            graph, output = inner, layer.outputs[0]
+        elif _passes_on(layer) and len(inputs) == 1:
+            output = inputs[0]
+        else:
+            return _activation(layer), layer
+    return None, None
+
+
+def _graph(model: Any) -> Any:
+    """The functional model that it is or runs; None: it is of another kind."""
+    if isinstance(model, keras.Sequential):
+        model = private.functional(model)
+    return model if isinstance(model, keras.Function) else None
+
+
+def _node(graph: Any, output: Any) -> Any:
+    for nodes in private.nodes_by_depth(graph).values():
+        for node in nodes:
+            if any(x is output for x in node.outputs) and not node.is_input:
+                return node
+    return None
+
+
+def _passes_on(layer: Any) -> bool:
+    """Whether it gives the numbers that it is given."""
+    shapes = (keras.layers.Reshape, keras.layers.Flatten, keras.layers.Permute)
+    is_activation = isinstance(layer, keras.layers.Activation)
+    return isinstance(layer, (*shapes, keras.layers.Identity)) or (
+        is_activation and _activation(layer) == "linear"
+    )
+
+
+def _activation(layer: Any) -> str | None:
+    # keras.ops.softmax is an operation of a class that is not public.
+    if isinstance(layer, keras.layers.Softmax) or type(layer).__name__ == "Softmax":
+        return "softmax"
+    return attribute(activations.activation_of(layer), "name")
+
+
+def _units(layer: Any) -> int | None:
+    shape = attribute(attribute(layer, "output"), "shape")
+    return shape[-1] if isinstance(shape, tuple) and shape else None
