@@ -288,13 +288,9 @@ def test_what_a_little_of_the_start_makes_of_a_small_variance(tmp_path):
     ("batch", "level"), [(1, "warning"), (4, "warning"), (12, "info")]
 )
 def test_small_batches_are_named_at_once(batch, level, tmp_path):
-    monitor = watched(
-        network(bn(momentum=0.9)),
-        tmp_path,
-        epochs=1,
-        steps_per_epoch=8,
-        batch_size=batch,
-    )
+    fit = {"epochs": 1, "steps_per_epoch": 8, "batch_size": batch}
+    fit |= {"validation_data": None}
+    monitor = watched(network(bn(momentum=0.9)), tmp_path, **fit)
     found = [one for one in monitor.alerts if one.rule.startswith("bn_")]
     assert [(x.rule, x.level, x.step) for x in found] == [("bn_small_batch", level, 2)]
 
