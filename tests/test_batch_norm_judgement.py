@@ -188,7 +188,8 @@ def test_rules_on_where_statistics_come_from(name, tmp_path):
     assert said(monitor) == expected
     if expected == COLD:
         (alert,) = [one for one in monitor.alerts if one.rule == "bn_stats_cold"]
-        assert alert.step <= STEPS + 1  # the first validation
+        # At the first validation; where only the epoch's mean is seen, at the second.
+        assert alert.step <= (STEPS + 1 if IS_TENSORFLOW else 2 * STEPS)
         assert ("its initial 0 and 1" in alert.message) == ("loaded" not in name)
 
 
