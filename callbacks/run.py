@@ -427,7 +427,7 @@ class Run:
     def _describe(self, model: Any, step: int) -> None:
         """Describe the run where it begins, and where its model has changed."""
         applied = [*self.optimizers.applied(self._inventory.optimizers)]
-        fresh = frozenset(self._weights.fresh)
+        fresh = self._weights.fresh
         met = self._order, self._final, self._tables, self._inputs
         trained = self.optimizers.of_weight
         state = (

@@ -91,7 +91,8 @@ class Forgetful(keras.Sequential):
 
 def loaded(norm, mean=5.0, deviation=1.0):
     """A batch norm that begins with other statistics than 0 and 1."""
-    norm.build((None, 16))
+    if not norm.built:
+        norm.build((None, 16))
     norm.moving_mean.assign(np.full(16, mean))
     norm.moving_variance.assign(np.full(16, deviation**2))
     return norm
@@ -187,7 +188,8 @@ def test_rules_on_where_statistics_come_from(name, tmp_path):
     assert said(monitor) == expected
     if expected == COLD:
         (alert,) = [one for one in monitor.alerts if one.rule == "bn_stats_cold"]
-        assert alert.step <= STEPS + 1  # the first validation
+        # At the first validation; where only the epoch's mean is seen, at the second.
+        assert alert.step <= (STEPS + 1 if IS_TENSORFLOW else 2 * STEPS)
         assert ("its initial 0 and 1" in alert.message) == ("loaded" not in name)
 
 
@@ -271,10 +273,12 @@ def test_share_is_that_of_the_layer_itself(make, kept, tmp_path):
 
 
 def test_what_a_little_of_the_start_makes_of_a_small_variance(tmp_path):
-    monitor = watched(network(bn(momentum=0.9), 0.03, 0.0), tmp_path, epochs=1)
+    model = network(bn(momentum=0.9), 0.03, 0.0)
+    model.optimizer.learning_rate = 1e-6
+    monitor = watched(model, tmp_path, epochs=1)
     gaps = dict(zip(*monitor.history["batch_norm_start/norm/gap"], strict=True))
     assert shares(monitor)[STEPS] < 0.05
-    assert gaps[STEPS] > 0.3
+    assert gaps[STEPS] > 2
 
 
 # --- batches of one, a step of one's own ---
@@ -285,13 +289,9 @@ def test_what_a_little_of_the_start_makes_of_a_small_variance(tmp_path):
     ("batch", "level"), [(1, "warning"), (4, "warning"), (12, "info")]
 )
 def test_small_batches_are_named_at_once(batch, level, tmp_path):
-    monitor = watched(
-        network(bn(momentum=0.9)),
-        tmp_path,
-        epochs=1,
-        steps_per_epoch=8,
-        batch_size=batch,
-    )
+    fit = {"epochs": 1, "steps_per_epoch": 8, "batch_size": batch}
+    fit |= {"validation_data": None}
+    monitor = watched(network(bn(momentum=0.9)), tmp_path, **fit)
     found = [one for one in monitor.alerts if one.rule.startswith("bn_")]
     assert [(x.rule, x.level, x.step) for x in found] == [("bn_small_batch", level, 2)]
 

@@ -79,7 +79,7 @@ def test_record_of_a_network(tmp_path):
         "epsilon": 1e-4,
         "axis": [-1],
         "is_frozen": False,
-        "is_fresh": True,
+        "is_fresh": None,  # not watched
     }
     assert "batch_norm" not in hidden
     assert hidden["path"] == "network/hidden"
@@ -101,7 +101,7 @@ def test_record_of_a_network(tmp_path):
     assert record["versions"]["backend"] == keras.backend.backend()
     assert record["options"].pop("rules")[0] == "non_finite"
     assert record["options"] == {
-        "log_freq": "epoch",
+        "log_freq": "auto",
         "watch": ["weights", "gradients", "activations", "batch_norm"],
         "layers": "^h",
         "sample_size": 99,

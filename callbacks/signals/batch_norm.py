@@ -365,7 +365,7 @@ class BnTrainEvalGap(Rule):
     (L_eval - L_train) / |L_train| above `gap`, both of the same batch and weights, and
     L_eval - L_train above `share` of the first loss: near a loss of 0 any difference is
     many times the loss. Of models with batch norm whose moving statistics are not
-    young: see `BnStatsCold`.
+    young, see `BnStatsCold`, and of 8 elements a channel or more, see `BnSmallBatch`.
 
     No unit. Source: TheDeepChecker (loss change of 50 % between the modes); measured on
     digits: +0.1 at momentum 0.9, +0.9 at 0.99 after 224 steps.
@@ -375,15 +375,16 @@ class BnTrainEvalGap(Rule):
     share: float = 0.15
     patience: int = LASTING
 
-    reads: ClassVar = (train_eval_gap, mean_gap, start_share, train_loss)
-    keeps: ClassVar = {train_loss: 1}
+    reads: ClassVar = (train_eval_gap, mean_gap, channel_elements, train_loss)
+    keeps: ClassVar = {train_loss: 1, start_share: 1}
     is_of_model: ClassVar = True
 
     def readings(self, view: View) -> Iterable[Reading]:
         """Of the model, named by the layer with the largest gap of its own."""
         gap, gaps, norms = view.get(train_eval_gap), _gaps(view), _trained(view)
         has_norms = bool(norms or (view.record.is_empty and gaps))
-        if gap is None or not has_norms or youngest(view).is_young:
+        has_few = min(view.under(channel_elements).values(), default=FEW) < FEW
+        if gap is None or not has_norms or has_few or youngest(view).is_young:
             return
         where = max(
             sorted(gaps), key=lambda x: max(gaps[x]), default=next(iter(norms), "")
@@ -509,7 +510,9 @@ class BnStatsCold(Rule):
         if not known:  # such losses are not seen here
             return train, worse
         step, gap = known[0]
-        return train, min(worse, gap) if step > since else None
+        if step > since:
+            return train, min(worse, gap)
+        return train, worse if worse <= self.gap else None  # the cause is not known
 
     def explain(self, reading: Reading, view: View) -> str:
         """Name the layer, its momentum, and one that fits the steps of an epoch."""

@@ -24,16 +24,16 @@ def describe(
     order: Sequence[str] = (),
     final: Collection[str] = (),
     tables: Collection[str] = (),
-    fresh: Collection[str] = (),
+    fresh: Mapping[str, bool] | None = None,
     optimizers: OptimizerReader | None = None,
 ) -> dict[str, Any]:
     """`model`, `layers` in forward order, `optimizers`: as JSON has it.
 
     `order`: names of layers as they were seen called, where that was seen. `final`:
     names of layers whose output is the model's, beside those that tell. `tables`: paths
-    of weights of which rows were seen taken by indices. `fresh`: names of batch
-    norms whose statistics began as 0 and 1. `optimizers` says which of the
-    model's are applied, and to what.
+    of weights of which rows were seen taken by indices. `fresh`: of batch
+    norms by name, whether their statistics began as 0 and 1. `optimizers` says which of
+    the model's are applied, and to what.
     """
     optimizers = optimizers or OptimizerReader()
     applied = optimizers.applied(inventory.optimizers)
@@ -56,7 +56,7 @@ def describe(
             "weights": _weights(model, paths, tables),
         },
         "layers": [
-            _layer(name, inventory, paths, tables, fresh)
+            _layer(name, inventory, paths, tables, fresh or {})
             | {"is_output": name in final or _gives(inventory.layers[name], outputs)}
             for name in _in_forward_order(inventory.layers, order)
         ],
@@ -110,7 +110,7 @@ def _layer(
     inventory: Inventory,
     paths: Paths,
     tables: Collection[str],
-    fresh: Collection[str],
+    fresh: Mapping[str, bool],
 ) -> dict[str, Any]:
     layer = inventory.layers[name]
     norm = inventory.batch_norms.get(name)
@@ -126,7 +126,7 @@ def _layer(
     if isinstance(layer, DROPOUT):
         described["dropout"] = _plain(attribute(layer, "rate"))
     if norm is not None:
-        described["batch_norm"] = _batch_norm(norm) | {"is_fresh": name in fresh}
+        described["batch_norm"] = _batch_norm(norm) | {"is_fresh": fresh.get(name)}
     return described
 
 

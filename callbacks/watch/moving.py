@@ -1,6 +1,6 @@
 """How old the moving statistics of batch norms are: what is left of their start."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -41,9 +41,9 @@ class MovingStatistics:
         self._began = 0
 
     @property
-    def fresh(self) -> Collection[str]:
-        """Names of those that began with a mean of 0 and a variance of 1."""
-        return {k for k, x in self._courses.items() if _is_initial(x.start)}
+    def fresh(self) -> dict[str, bool]:
+        """By name, whether it began with a mean of 0 and a variance of 1."""
+        return {k: _is_initial(x.start) for k, x in self._courses.items()}
 
     def begin_fit(self, steps: int) -> None:
         """A `fit` begins after so many steps of training."""

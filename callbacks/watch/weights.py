@@ -120,8 +120,8 @@ class WeightReader:
         self._first: dict[str, tuple[Any, Summary]] = {}
 
     @property
-    def fresh(self) -> Collection[str]:
-        """Names of the batch norms that began with a mean of 0 and a variance of 1."""
+    def fresh(self) -> dict[str, bool]:
+        """Of batch norms, whether they began with a mean of 0 and a variance of 1."""
         return self._moving.fresh
 
     def begin_fit(self, steps: int) -> None:
