@@ -381,6 +381,7 @@ class Run:
             "step": step,
             **describe(model, self._inventory, [*self._order], self._final),
             "heads": self._heads.describe(model, self._inventory, self._final),
+            "no_guess": self._heads.why_no_guess(model),
             "fit": {**self._fit, **self._met()},
             "hparams": dict(self.settings.hparams),
             "versions": {"backend": keras.backend.backend(), **versions()},
