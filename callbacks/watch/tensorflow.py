@@ -546,8 +546,11 @@ class Pruned:
         return {name: given.pop(OWN + name)[0] for name in names}
 
     def rows(self, given: Mapping[str, Sequence[Any]]) -> dict[Key, Any]:
-        """Rows of what a step gave, see `signals.reading`."""
-        return self.reduction.rows(given)
+        """Rows of what a step gave, see `signals.reading`; predictions have none."""
+        subjects = self.reduction.subjects
+        return self.reduction.rows(
+            {k: x for k, x in given.items() if not isinstance(subjects[k], Prediction)}
+        )
 
     def _pruned(
         self,
