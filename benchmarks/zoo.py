@@ -16,6 +16,7 @@ import json
 import logging
 import multiprocessing
 import os
+import statistics
 import sys
 import tempfile
 import time
@@ -47,29 +48,29 @@ class Measured(Rule):
         self.name, self.reads, self.keeps = rule.name, rule.reads, rule.keeps
         self.is_of_model, self.patience = rule.is_of_model, rule.patience
         self.reads_broken = rule.reads_broken
-        self.holds_at_end = rule.holds_at_end
-        # Severity, where, value, limit; of readings that wait for the end, apart.
-        self.worst = {waits: (0.0, "", 0.0, 0.0) for waits in (False, True)}
+        self.worst = 0.0, "", 0.0, 0.0  # severity, where, value, limit
         self._last = {}
 
     def readings(self, view):
         """As the rule's own."""
         for reading in self.rule.readings(view):
-            self._note(reading)
+            self._note(reading, view.step)
             yield reading
 
     def explain(self, reading, view):
         """As the rule's own."""
         return self.rule.explain(reading, view)
 
-    def _note(self, reading):
+    def _note(self, reading, step):
         where = "" if self.is_of_model else reading.where
-        key, needed = (reading.waits, where), 1 if reading.waits else self.patience
-        last = self._last.setdefault(key, deque(maxlen=needed))
-        last.append(severity(reading))
-        if len(last) == needed and min(last) > self.worst[reading.waits][0]:
-            found = min(last), reading.where, reading.value, reading.limit
-            self.worst[reading.waits] = found
+        last = self._last.setdefault(where, deque())
+        last.append((step, severity(reading)))
+        while len(last) > 1 and step - last[1][0] + 1 >= self.patience:
+            last.popleft()
+        lowest = min(share for _, share in last)
+        is_long = step - last[0][0] + 1 >= self.patience
+        if is_long and lowest > self.worst[0]:
+            self.worst = lowest, reading.where, reading.value, reading.limit
 
 
 def severity(reading):
@@ -123,7 +124,7 @@ def entries_of(log_dir):
 
 def judge(job):
     """Of (name, seed, directory or None): what became of it and what the rules say."""
-    from zoo_networks import NETWORKS
+    from zoo_rows import NETWORKS
 
     name, seed, logs = job
     (network,) = [one for one in NETWORKS if one.name == name]
@@ -146,6 +147,9 @@ def judge(job):
             "results": json.loads(results.read_text()),
             "reached": reached,
             "alerts": [(a.rule, a.level, str(a)) for a in alerts],
+            "named": min(
+                (a.step for a in alerts if a.rule in network.rules), default=None
+            ),
             "margins": {rule.name: rule.worst for rule in rules},
             "seconds": time.perf_counter() - begun,
         }
@@ -174,7 +178,7 @@ def is_right(found):
     if found["rules"]:
         return found["reached"] is not True and bool(raised & {*found["rules"]})
     false = {rule for rule, level, _ in found["alerts"] if level in FALSE}
-    return found["reached"] and not false
+    return found["reached"] is not False and not false
 
 
 def margins(all_found):
@@ -183,13 +187,11 @@ def margins(all_found):
         worst, mildest = (0.0, "", 0.0, 0.0, ""), None
         for found in all_found:
             who = f"{found['name']} {found['seed']}"
-            settled, waited = (found["margins"][rule.name][x] for x in (False, True))
-            one = (*settled, who)
+            one = (*found["margins"][rule.name], who)
             raised = {name for name, *_ in found["alerts"]}
             if not found["rules"] and found["reached"]:
                 worst = max(worst, one, key=lambda x: x[0])
             elif rule.name in found["rules"] and rule.name in raised:
-                one = (*max(settled, waited), who)
                 mildest = min(mildest or one, one, key=lambda x: x[0])
         yield rule.name, worst, mildest
 
@@ -204,7 +206,7 @@ def main(arguments=None):
     chosen = parser.parse_args(arguments)
     if chosen.logs is not None and (not chosen.logs or Path(chosen.logs).is_file()):
         parser.error(f"argument --logs: {chosen.logs!r} is not a directory")
-    from zoo_networks import NETWORKS
+    from zoo_rows import NETWORKS
 
     networks = [one for one in NETWORKS if (chosen.only or "") in one.name]
     if chosen.only == "" or not networks:
@@ -217,12 +219,12 @@ def main(arguments=None):
     jobs = [(one.name, seed, logs) for one in networks for seed in range(seeds)]
     begun = time.perf_counter()
     reporting.setting("tensorflow")
-    table = reporting.Table("network", "seed", "result", "alerts", "")
+    table = reporting.Table("network", "seed", "result", "alerts", "named at step", "")
     all_found = []
     for found in judged(jobs, chosen.processes):
         all_found.append(found)
         results = found["results"]
-        metric = "accuracy" if "accuracy" in results else "loss"
+        metric = next(x for x in ("accuracy", "loss", *results) if x in results)
         bar = {True: "", False: " (below its bar)", None: ""}[found["reached"]]
         raised = {rule: level for rule, level, _ in found["alerts"]}
         table.row(
@@ -230,6 +232,7 @@ def main(arguments=None):
             found["seed"],
             f"{metric} {results[metric]:.3g}{bar}",
             ", ".join(f"{rule} ({level})" for rule, level in raised.items()) or "none",
+            found["named"] or "",
             "right" if is_right(found) else "WRONG",
         )
     table = reporting.Table("rule", "worst healthy", "mildest sick")
@@ -253,10 +256,13 @@ def summary(all_found, seconds):
     ill = [found for found in all_found if found["rules"]]
     false = [found for found in well if not is_right(found)]
     missed = [found for found in ill if not is_right(found)]
+    named = [found["named"] for found in ill if found["named"] is not None]
+    steps = statistics.median(named) if named else 0
     print(
         f"\n{len(well)} healthy trainings, {len(false)} with a false alarm or below "
         f"their bar. {len(ill)} sick trainings, {len(missed)} not named by a rule that "
-        f"fits, or at their bar. {seconds:.0f} s."
+        f"fits, or at their bar; named after {steps:.0f} steps (median). "
+        f"{seconds:.0f} s."
     )
     for found in [*false, *missed]:
         print(f"\n{found['name']}, seed {found['seed']}, expected {found['rules']}:")

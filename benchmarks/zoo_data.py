@@ -4,7 +4,14 @@ import functools
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.datasets import load_digits
+from sklearn.datasets import (
+    load_breast_cancer,
+    load_diabetes,
+    load_digits,
+    load_wine,
+    make_classification,
+    make_moons,
+)
 
 TRAINED = 1297  # of the 1797 digits
 
@@ -121,3 +128,137 @@ def two_inputs(seed):
     data = digits(seed)
     halves = [{"top": x[:, :32], "bottom": x[:, 32:]} for x in (data.x, data.x_val)]
     return Data(halves[0], data.y, halves[1], data.y_val)
+
+
+# --- for ordinary mistakes ---
+
+
+def _split(x, y, seed, share=0.75):
+    order = np.random.default_rng(seed).permutation(len(x))
+    x, y = np.asarray(x, "float32")[order], np.asarray(y)[order]
+    rows = int(share * len(x))
+    return Data(x[:rows], y[:rows], x[rows:], y[rows:])
+
+
+def _table(load, seed):
+    """A table of scikit-learn's, its features as they are."""
+    found = load()
+    return _split(found.data, found.target, seed)
+
+
+def _standard(data):
+    mean, std = data.x.mean(axis=0), data.x.std(axis=0)
+    return data._replace(x=(data.x - mean) / std, x_val=(data.x_val - mean) / std)
+
+
+def breast_cancer(seed):
+    """Two classes, 30 features, standardized."""
+    return _standard(_table(load_breast_cancer, seed))
+
+
+def wine(seed):
+    """Three classes, 13 features, standardized, 133 rows."""
+    return _standard(_table(load_wine, seed))
+
+
+def diabetes(seed):
+    """Regression: 10 features, targets of mean 0 and deviation 1."""
+    data = _standard(_table(load_diabetes, seed))
+    mean, std = data.y.mean(), data.y.std()
+    y, y_val = ((y - mean) / std for y in (data.y, data.y_val))
+    return data._replace(y=y.astype("float32"), y_val=y_val.astype("float32"))
+
+
+def moons(seed):
+    """Two classes in a plane, which no line divides."""
+    return _split(*make_moons(1200, noise=0.15, random_state=seed), seed)
+
+
+def made_classes(seed):
+    """Four classes, 20 features."""
+    x, y = make_classification(
+        1600, 20, n_informative=8, n_classes=4, random_state=seed, class_sep=1.5
+    )
+    return _standard(_split(x, y, seed))
+
+
+def large_images(seed):
+    """The digits as images of 16 x 16 x 1."""
+    data = images(seed)
+    x, x_val = (
+        np.kron(x, np.ones((1, 2, 2, 1), "float32")) for x in (data.x, data.x_val)
+    )
+    return data._replace(x=x, x_val=x_val)
+
+
+def long_sequences(seed):
+    """`sequences` of 28 steps."""
+    return sequences(seed, steps=28)
+
+
+def first_rows(data, seed, rows):
+    """Few examples to train on."""
+    return data._replace(x=data.x[:rows], y=data.y[:rows])
+
+
+def times(data, seed, scale):
+    """Inputs times a number."""
+    return data._replace(x=data.x * scale, x_val=data.x_val * scale)
+
+
+def raw(data, seed):
+    """The features of its table as they are, from 1e-3 to 4e3."""
+    load = {30: load_breast_cancer, 13: load_wine}[data.x.shape[1]]
+    return _table(load, seed)
+
+
+def constant_column(data, seed):
+    """The last feature is 1e6 in every row."""
+    x, x_val = data.x.copy(), data.x_val.copy()
+    x[:, -1] = x_val[:, -1] = 1e6
+    return data._replace(x=x, x_val=x_val)
+
+
+def shuffled_labels(data, seed):
+    """The labels of other rows."""
+    return data._replace(y=np.random.default_rng(seed).permutation(data.y))
+
+
+def nan_input(data, seed):
+    """One number of one example is NaN."""
+    x = data.x.copy()
+    x[(11 + seed) % len(x)].reshape(-1)[-3] = np.nan
+    return data._replace(x=x)
+
+
+def nan_target(data, seed):
+    """The target of one example is NaN."""
+    y = data.y.copy()
+    y[(11 + seed) % len(y)] = np.nan
+    return data._replace(y=y)
+
+
+def sorted_by_label(data, seed):
+    """One class after the other."""
+    order = np.argsort(data.y, kind="stable")
+    return data._replace(x=data.x[order], y=data.y[order])
+
+
+def rare(data, seed, share=0.02):
+    """Of the second class only so many; validation has both alike."""
+    ones, zeros = np.flatnonzero(data.y == 1), np.flatnonzero(data.y == 0)
+    few = max(2, round(share * len(zeros) / (1 - share)))
+    kept = np.sort(np.concatenate([zeros, ones[:few]]))
+    return data._replace(x=data.x[kept], y=data.y[kept])
+
+
+def targets_of(data, seed, scale, mean=0.0):
+    """Targets of this deviation, around this mean."""
+    y, y_val = (y * scale + mean for y in (data.y, data.y_val))
+    return data._replace(y=y, y_val=y_val)
+
+
+def unlabelled(seed):
+    """`large_images` without labels."""
+    data = large_images(seed)
+    return data._replace(y=np.zeros(len(data.x)), y_val=np.zeros(len(data.x_val)))

@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 import zoo_data as data
 from keras import initializers, layers, ops, optimizers
 
@@ -107,9 +108,30 @@ def curve(seed):
 LOSSES = [data.itself, data.masks, curve, large_curve, spoiled_curve]
 
 
-def classifier(*inner, shape=(64,), optimizer="adam", classes=10, head=None, **options):
+class Forgetful(keras.Sequential):
+    """Its train_step forgets training=True."""
+
+    def train_step(self, data):
+        """Train on a batch."""
+        x, y = data
+        with tf.GradientTape() as tape:
+            loss = self.compute_loss(x, y, self(x))
+        weights = self.trainable_variables
+        self.optimizer.apply(tape.gradient(loss, weights), weights)
+        return {"loss": loss}
+
+
+def classifier(
+    *inner,
+    shape=(64,),
+    optimizer="adam",
+    classes=10,
+    head=None,
+    kind=keras.Sequential,
+    **options,
+):
     """A sequential classifier; `head`: arguments of its last layer."""
-    model = keras.Sequential(
+    model = kind(
         [
             layers.Input(shape),
             *inner,
@@ -342,10 +364,14 @@ healthy(
     20,
 )
 healthy(
-    "batch norm, momentum 0.99, long",
-    lambda: classifier(*normed(2), optimizer=adam()),
+    "batch norm, momentum 0.99, on inputs of 0 and 1",
+    lambda: classifier(layers.Rescaling(3.0, -1.0), *normed(1), optimizer=adam()),
     0.9,
-    epochs=30,
+)
+healthy(
+    "batch norm, warm-up",
+    lambda: classifier(*normed(2, norm=kbn.BatchNorm, warmup=True), optimizer=adam()),
+    0.9,
 )
 healthy(
     "kbn batch norm, batches of 32",
@@ -598,14 +624,14 @@ sick(
 )
 sick(
     "plain SGD, rate 10",
-    "update_ratio_high",
+    "update_ratio_high learning_rate_too_high",
     lambda: classifier(*dense(1, activation="tanh"), optimizer=sgd(10.0, 0.0)),
     bar=0.9,
     log_freq=3,
 )
 sick(
     "Adam, rate 0.5, one layer",
-    "update_ratio_high weight_explosion weight_drift",
+    "learning_rate_too_high update_ratio_high weight_explosion weight_drift",
     lambda: classifier(*dense(1, 16, activation="leaky_relu"), optimizer=adam(0.5)),
     bar=0.95,
     log_freq=1,
@@ -640,31 +666,33 @@ sick(
 )
 sick(
     "Adam, rate 1e-7",
-    "update_ratio_low",
+    "update_ratio_low learning_rate_too_low",
     lambda: classifier(*dense(2), optimizer=adam(1e-7)),
     bar=0.6,
+    epochs=6,
 )
 sick(
     "SGD, rate 1e-6",
-    "update_ratio_low",
+    "update_ratio_low learning_rate_too_low",
     lambda: classifier(*dense(2), optimizer=sgd(1e-6, 0.0)),
     bar=0.6,
+    epochs=6,
 )
 sick(
     "Adam, rate 1",
-    "update_ratio_high weight_explosion weight_drift dead_relu",
+    "learning_rate_too_high update_ratio_high weight_explosion weight_drift dead_relu",
     lambda: classifier(*dense(2), optimizer=adam(1.0)),
     bar=0.6,
 )
 sick(
     "Adam, rate 0.1 with tanh",
-    "update_ratio_high weight_drift saturated weight_explosion",
+    "learning_rate_too_high update_ratio_high weight_drift saturated weight_explosion",
     lambda: classifier(*dense(3, activation="tanh"), optimizer=adam(0.3)),
     bar=0.8,
 )
 sick(
     "batch norm, SGD 30",
-    "update_ratio_high weight_explosion weight_drift",
+    "learning_rate_too_high update_ratio_high weight_explosion weight_drift",
     lambda: classifier(*normed(2, momentum=0.9), optimizer=sgd(30.0, 0.0)),
     bar=0.9,
 )
@@ -683,14 +711,14 @@ sick(
 )
 sick(
     "all dead",
-    "loss_not_decreasing dead_relu not_learning",
+    "learning_rate_too_high loss_not_decreasing dead_relu not_learning",
     lambda: classifier(*dense(3), optimizer=sgd(5.0)),
     bar=0.6,
     epochs=8,
 )
 sick(
     "SGD, rate 2, dead",
-    "dead_relu",
+    "dead_relu learning_rate_too_high",
     lambda: classifier(*dense(3), optimizer=sgd(2.0)),
     bar=0.6,
 )
@@ -746,7 +774,7 @@ sick(
 )
 sick(
     "Adam, rate 0.3",
-    "weight_drift update_ratio_high weight_explosion",
+    "learning_rate_too_high weight_drift update_ratio_high weight_explosion",
     lambda: classifier(*dense(2), optimizer=adam(0.3)),
     bar=0.9,
 )
@@ -776,14 +804,14 @@ sick(
 )
 sick(
     "batch norm, momentum 0.999",
-    "bn_train_eval_gap bn_stats_cold bn_moment_gap",
+    "bn_stats_cold",
     lambda: classifier(*normed(3, momentum=0.999), optimizer=adam()),
     bar=0.9,
     log_freq="epoch",
 )
 sick(
     "residual, momentum 0.999",
-    "bn_train_eval_gap bn_moment_gap",
+    "bn_stats_cold",
     lambda: residual(batch_norm(0.999)),
     bar=0.9,
     of=data.images,
@@ -791,11 +819,16 @@ sick(
     epochs=6,
 )
 sick(
-    "young statistics",
+    "batch norm, momentum 0.99, which spoils early validations",
     "bn_stats_cold",
     lambda: classifier(*normed(2), optimizer=adam()),
-    epochs=2,
+    epochs=12,
     log_freq="epoch",
+)
+sick(
+    "batch norm, a step that forgets training=True",
+    "bn_not_updated",
+    lambda: classifier(*normed(2), optimizer=adam(), kind=Forgetful),
 )
 sick(
     "batches of two domains",
@@ -830,6 +863,15 @@ sick(
     lambda: classifier(*normed(2, momentum=0.9), optimizer=adam()),
     batch_size=4,
     epochs=1,
+)
+sick(
+    "batches of 1 before batch norm",
+    "bn_small_batch",
+    lambda: classifier(*normed(1, momentum=0.9), optimizer=adam()),
+    bar=0.9,
+    batch_size=1,
+    epochs=1,
+    steps_per_epoch=200,
 )
 
 
@@ -939,5 +981,3 @@ sick(
     epochs=10,
 )
 sick("loss scale that collapses", "loss_scale_collapse", collapsing_scale, bar=0.6)
-
-NETWORKS = [*HEALTHY, *SICK]

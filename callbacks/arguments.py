@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
 USUAL = ("weights", "gradients", "activations", "batch_norm")
 WATCHABLE = (*USUAL, "quantiles")
 
@@ -25,10 +27,10 @@ def check(
     # A Path makes gs:/bucket of gs://bucket.
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", os.fspath(log_dir)):
         refuse("log_dir", log_dir, "log_dir must be a local directory, not a URL.")
-    is_epoch = isinstance(log_freq, str) and log_freq == "epoch"
-    if not is_epoch and not callable(log_freq) and not _is_count(log_freq):
-        rule = 'log_freq must be "epoch", an integer from 1 (steps), or a function '
-        refuse("log_freq", log_freq, f"{rule}step -> bool.")
+    is_word = isinstance(log_freq, str) and log_freq in ("auto", "epoch")
+    if not is_word and not callable(log_freq) and not _is_count(log_freq):
+        rule = 'log_freq must be "auto", "epoch", an integer from 1 (steps), or a '
+        refuse("log_freq", log_freq, f"{rule}function step -> bool.")
     rule = f"watch must be a tuple of some of {WATCHABLE}."
     if isinstance(watch, str) or not isinstance(watch, Iterable):
         refuse("watch", watch, rule)
@@ -46,6 +48,7 @@ def check_homes(hparams: Any, on_look: Any) -> None:
         if not isinstance(hparams, Mapping):
             _refuse("TrainingMonitor", "hparams", hparams, f"{rule}.")
         for name, value in hparams.items():
+            value = plain(value)
             is_number = isinstance(value, bool | int | float | str)
             if not isinstance(name, str) or not name or not is_number:
                 wrong = f"{rule}, not {name!r}: {value!r}."
@@ -56,6 +59,11 @@ def check_homes(hparams: Any, on_look: Any) -> None:
     if on_look is not None and not callable(on_look):
         rule = "on_look must be a function of (step, {tag: value}), or None."
         _refuse("TrainingMonitor", "on_look", on_look, rule)
+
+
+def plain(value: Any) -> Any:
+    """Of a number or string of NumPy, that of Python; anything else as it is."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def refuse_unknown(given: Mapping[str, Any], known: Iterable[str]) -> None:

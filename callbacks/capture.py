@@ -61,7 +61,7 @@ class Captured:
             {
                 # Dense: an embedding's is sparse.
                 path: unscaled(keras.ops.convert_to_tensor(gradient), scale)
-                for path, (gradient, scale) in seen.items()
+                for path, (gradient, scale, _) in seen.items()
                 if path not in hidden
             }
         )
@@ -70,7 +70,7 @@ class Captured:
     def hidden(self) -> set[str]:
         """Names of what was there but cannot be had."""
         seen = [(name, x) for x, name in self._calls.activations.values()]
-        seen += [(path, x) for path, (x, _) in self._calls.gradients.items()]
+        seen += [(path, x) for path, (x, *_) in self._calls.gradients.items()]
         places = {id(place): place for _, x in seen for place in [_place(x)]}
         within = {id(place) for place in places.values() if _is_within(place, places)}
         return {name for name, x in seen if id(_place(x)) in within}

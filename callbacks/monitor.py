@@ -18,6 +18,7 @@ from .alerts.alert import Alert
 from .log.history import History, to_frame
 from .run import OnLook, Run, Settings
 from .runs import Runs
+from .schedule import OnStep, schedule_of
 from .signals import own
 from .signals.default import listed
 from .signals.own import Function
@@ -30,8 +31,6 @@ from .watch.watched_function import WatchedFunction, Watcher
 
 if TYPE_CHECKING:
     from .report.report import Report
-
-Schedule = Callable[[int], bool]
 
 
 class TrainingMonitor(keras.callbacks.Callback):
@@ -77,9 +76,11 @@ class TrainingMonitor(keras.callbacks.Callback):
 
     Args:
         log_dir: Directory of the event file, made if it is missing.
-        log_freq: `"epoch"`: the first step of every epoch, and weights and batch norm
-            once more when training ends. An integer: every that many optimizer steps.
-            Or a function of the step, which returns whether to look.
+        log_freq: `"auto"`: steps 1, 2, 4, 8, ... of the first fit and those after it,
+            and the first step of an epoch if 32 steps have passed since the last look.
+            `"epoch"`: the first step of every epoch. An integer: every that many
+            optimizer steps. Or a function of the step, which returns whether to look.
+            Weights and batch norm are looked at once more when training ends.
         watch: Which of "weights", "gradients", "activations", "batch_norm"; all four by
             default. "quantiles" adds those of the histograms, on request because the
             Distributions tab draws them too.
@@ -124,7 +125,7 @@ class TrainingMonitor(keras.callbacks.Callback):
     def __init__(
         self,
         log_dir: str | os.PathLike[str] = "logs",
-        log_freq: str | int | Schedule = "epoch",
+        log_freq: str | int | OnStep = "auto",
         watch: Sequence[str] = arguments.USUAL,
         layers: str | Callable[[Any], bool] | None = None,
         rules: str | Sequence[Rule] | None = "default",
@@ -152,21 +153,30 @@ class TrainingMonitor(keras.callbacks.Callback):
         self.rules = rules
         self.on_alert = on_alert
         self.sample_size = int(sample_size)
-        self.hparams = dict(hparams or {})
+        self.hparams = {k: arguments.plain(v) for k, v in (hparams or {}).items()}
         self.on_look = on_look
-        self._schedule: Any = log_freq
-        if not isinstance(log_freq, str) and not callable(log_freq):
-            self._schedule = every(int(log_freq))
+        self._schedule = schedule_of(log_freq)
         self._voice = Voice()
         self._runs = Runs(log_dir)
         self._run: Run | None = None
         self._wrapper: WatchedFunction | None = None
         self._history = History()
-        self._has_begun = self._epoch_begins = False
+        self._has_begun = self._epoch_begins = self._is_first_of_epoch = False
         self._is_broken = self._is_epoch_unchecked = False
         self._is_due = False  # of a batch that nobody has looked at yet
         self._is_counted = False  # of the batch that began
         self._added = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is copied and pickled: what was seen, and not the model."""
+        left = {"_run": None, "_wrapper": None, "_model": None, "_schedule": None}
+        state = {**self.__dict__, **left}
+        state.pop("on_train_batch_begin", None)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._schedule = schedule_of(self.log_freq)
 
     @property
     def history(self) -> dict[str, tuple[list[int], list[float]]]:
@@ -283,7 +293,8 @@ class TrainingMonitor(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Make the first step of the epoch due."""
-        self._epoch_begins = self._is_epoch_unchecked = True
+        self._epoch_begins = self._is_first_of_epoch = True
+        self._is_epoch_unchecked = True
         if self._run is None:
             return
         run, steps = self._run, self._run.optimizers.steps
@@ -394,18 +405,29 @@ class TrainingMonitor(keras.callbacks.Callback):
 
     def _asks_for(self, steps: range) -> bool:
         """Whether to look in a call of these steps."""
+        search = self._here.search
+        is_due = self._is_due_in(steps)
+        search.is_alone = search.is_on and not is_due
+        return is_due or search.is_on
+
+    def _is_due_in(self, steps: range) -> bool:
+        """Whether one of these steps is due."""
         if self._is_broken:  # the step before has made a NaN
             self._is_broken = False
             return True
-        if isinstance(self._schedule, str):
-            return self._epoch_begins
+        counted = self._here.steps
+        is_first, self._is_first_of_epoch = self._is_first_of_epoch, False
+        before, looked = counted.before or 0, counted.looked
         try:
-            return any(map(self._schedule, steps))
+            is_due = self._schedule(steps, before, looked, is_first, self._epoch_begins)
         except Exception as error:
             self._voice.say(
                 f"does not look where `log_freq` raises: {error!r}.", "log_freq"
             )
             return False
+        if is_due:
+            counted.looked = steps.start
+        return is_due
 
     def _begin_step(self, steps: int) -> bool:
         """Right before a call of so many steps: whether to look at it."""
@@ -521,11 +543,6 @@ class TrainingMonitor(keras.callbacks.Callback):
         if self._wrapper is not None:
             self._wrapper.remove()
             self._wrapper = None
-
-
-def every(steps: int) -> Schedule:
-    """The schedule that looks at steps `steps`, 2 * `steps`, ..."""
-    return lambda step: step % steps == 0
 
 
 def _name(function: Callable[..., object]) -> str:

@@ -14,6 +14,7 @@ from .signals.activations import PoorInit as PoorInit
 from .signals.activations import Saturated as Saturated
 from .signals.batch_norm import BnCollapsed as BnCollapsed
 from .signals.batch_norm import BnMomentGap as BnMomentGap
+from .signals.batch_norm import BnNotUpdated as BnNotUpdated
 from .signals.batch_norm import BnSmallBatch as BnSmallBatch
 from .signals.batch_norm import BnStatsCold as BnStatsCold
 from .signals.batch_norm import BnTrainEvalGap as BnTrainEvalGap
@@ -27,6 +28,8 @@ from .signals.guessing import ClassImbalance as ClassImbalance
 from .signals.guessing import NotLearning as NotLearning
 from .signals.guessing import Overfit as Overfit
 from .signals.guessing import TargetScale as TargetScale
+from .signals.learning_rate import LearningRateTooHigh as LearningRateTooHigh
+from .signals.learning_rate import LearningRateTooLow as LearningRateTooLow
 from .signals.loss import LossNotDecreasing as LossNotDecreasing
 from .signals.loss import LossSpike as LossSpike
 from .signals.optimizers import LossScaleCollapse as LossScaleCollapse

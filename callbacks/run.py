@@ -1,6 +1,7 @@
 """The run of one model: what a monitor reads of it, keeps and writes."""
 
 import weakref
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,20 +22,27 @@ from .signals.reading import read
 from .signals.rule import Rule
 from .signals.subjects import (
     BrokenLoss,
+    Gradient,
+    Input,
     Loss,
     Metric,
+    NormInput,
     OpenAlerts,
     Output,
     Own,
     Progress,
     Subject,
+    Target,
 )
 from .telling import Voice
+from .watch.activations import Activity
 from .watch.description import describe
 from .watch.evidence import Evidence, non_finite
+from .watch.inputs import first_of_each
 from .watch.inventory import Contents, Inventory, Selection
 from .watch.optimizers import OptimizerReader
 from .watch.probe import Asked, Seen
+from .watch.search import Search
 from .watch.steps import Steps
 from .watch.targets import HeadReader, Supervision
 from .watch.tensors import to_numpy
@@ -74,6 +82,8 @@ class Run:
         self.log = RunLog(directory, name, history, voice.say)
         self.optimizers = OptimizerReader()
         self.follower = Follower(settings.rules)
+        self._activity = Activity()
+        self.search = Search()  # for the data that made a NaN
         self._evidence = Evidence()
         self._has_evidence = False
         self.epoch = 1  # of the fit, from 1
@@ -86,6 +96,11 @@ class Run:
         self._inventory: Inventory  # see `take`
         self._order: dict[str, None] = {}  # layers as they were first seen called
         self._final: set[str] = set()
+        self._knows_applied = False  # of all optimizers, to what
+        self._tables: set[str] = set()  # weights of which rows are taken by indices
+        self._inputs: dict[str, bool] = {}  # whether they are whole numbers
+        self._first_look: int | None = None  # steps of the optimizer before it
+        self._iterations: int | None = None  # when the weights were noted last
         self._described: tuple[Any, ...] = ()
         self._has_hyperparameters = False
         self._fit: dict[str, Any] = {}
@@ -131,7 +146,9 @@ class Run:
         `steps` of an epoch, None if unknown.
         """
         found = self._inventory.optimizers
-        return self.steps.begin_fit(self.optimizers.begin_fit(found, steps))
+        starts_again = self.steps.begin_fit(self.optimizers.begin_fit(found, steps))
+        self._weights.begin_fit(self.steps.count)
+        return starts_again
 
     def iterations(self) -> int | None:
         """Steps of the optimizer that the training goes by; None if none is known."""
@@ -139,7 +156,8 @@ class Run:
 
     def note_weights(self) -> None:
         """Note the weights as they are, for a look after the step."""
-        self._weights.before_step(self.selection)
+        self._iterations = self.iterations()
+        self._weights.before_step(self.selection, self.steps.count)
 
     def look(self, model: Any, step: Seen) -> list[Alert]:
         """Write what a probe saw of a step, and weights and batch norm as they are.
@@ -148,12 +166,19 @@ class Run:
         """
         self.take(model)
         self.batch_size = self.batch_size or step.batch_size
+        if self._first_look is None:
+            self._first_look = self._iterations
         self.optimizers.saw_applied(step.applied)
+        self._knows_applied |= step.knows_applied
         each = getattr(model, "steps_per_execution", 1) == 1
         if each:
             self._voice.try_to(
                 lambda: self.steps.meet(self.iterations()), "count the steps"
             )
+        found = self._found_in_data(step)
+        is_alone, self.search.is_alone = self.search.is_alone, False
+        if is_alone:
+            return self._write(model, self._broken(found)) if found else []
         seen = Look()
 
         def see() -> None:
@@ -161,7 +186,10 @@ class Run:
             own = {name: float(to_numpy(x)) for name, x in step.own.items()}
             read += [Own(name, value=x) for name, x in own.items()]
             read += self._read_optimizers(after_each_step=each)
-            read += self._read_tensors(step.subjects, step.rows, is_one_step=each)
+            subjects = [*step.subjects]
+            if not any(isinstance(x, Loss) for x in subjects):
+                subjects.append(Loss("", reported=step.reported))
+            read += self._read_tensors(subjects, step.rows, is_one_step=each)
             read += self._read_heads(model, step.supervision, read)
             shown = look(read, self.settings.asked.watch, self.log.past)
             seen.scalars |= shown.scalars
@@ -181,6 +209,22 @@ class Run:
                 lambda: self._evidence.keep(model, self._step()), "keep the weights"
             )
         return self._write(model, seen)
+
+    def _found_in_data(self, step: Seen) -> dict[str, int]:
+        """What of its batch is not finite, if that is searched for: said at once."""
+        found: dict[str, int] = {}
+        if self.search.is_on:
+            self._voice.try_to(
+                lambda: found.update(self.search.saw(read(step.subjects, step.rows))),
+                "search the data for NaN",
+            )
+        for name, count in found.items():
+            self._voice.say(
+                f"finds {count} NaN or Inf in {name} of the batch of step "
+                f"{self._step()}. Mend the data: drop or fill those examples, and "
+                "train anew."
+            )
+        return found
 
     def check(self, model: Any) -> list[Alert]:
         """Look whether the weights are finite; the alerts that this raises or ends."""
@@ -216,6 +260,7 @@ class Run:
             seen.scalars |= self._broken(counts).scalars
             seen.scalars |= look([BrokenLoss("")]).scalars
             if batch is not None:
+                self.search.end()
                 self._keep(batch, bad, self._step() - late)
 
         self._voice.try_to(see, "see where the loss became NaN")
@@ -308,16 +353,25 @@ class Run:
         self, subjects: Sequence[Subject], rows: Rows, *, is_one_step: bool
     ) -> list[Subject]:
         selection = self.selection
+        calls = Counter(x.layer for x in subjects if isinstance(x, NormInput))
         own, own_rows = self._weights.read(
-            selection, self.epoch, is_one_step=is_one_step
+            selection,
+            self.steps.count,
+            calls,
+            self.optimizers.of_weight if self._knows_applied else None,
+            is_one_step=is_one_step,
         )
         for subject in subjects:
             if isinstance(subject, Output):
                 self._order.setdefault(subject.layer)
                 self._final |= {subject.layer} if subject.is_final else set()
+            elif isinstance(subject, Gradient) and subject.is_of_rows:
+                self._tables.add(subject.path)
+            elif isinstance(subject, Input) and not isinstance(subject, Target):
+                self._inputs.setdefault(subject.name, subject.is_whole)
         found = read([*own, *subjects], {**rows, **own_rows})
         self._weights.saw(selection, found)
-        return found
+        return self._activity.over_looks(found, self.batch_size)
 
     def _tell_of_layers(self, model: Any) -> None:
         selected = self.selection
@@ -342,6 +396,9 @@ class Run:
     def _write(self, model: Any, seen: Look) -> list[Alert]:
         step = self._step()
         self._voice.try_to(lambda: self._describe(model, step), "describe the run")
+        # Where the probe shows no inputs, there is nothing to search.
+        if self._inputs and self.search.is_needed(seen.scalars):
+            self.search.begin(self._fit.get("steps"))
         found = self.follower.look(step, seen.scalars)
         for rule, error in self.follower.failures.items():
             self._voice.say(
@@ -369,7 +426,17 @@ class Run:
 
     def _describe(self, model: Any, step: int) -> None:
         """Describe the run where it begins, and where its model has changed."""
-        state = self._inventory, len(self._order), len(self._final), self._heads.state
+        applied = [*self.optimizers.applied(self._inventory.optimizers)]
+        fresh = frozenset(self._weights.fresh)
+        met = self._order, self._final, self._tables, self._inputs
+        trained = self.optimizers.of_weight
+        state = (
+            self._inventory,
+            *map(len, (*met, trained)),
+            applied,
+            fresh,
+            self._heads.state,
+        )
         if state != self._described and self._inventory.weights:
             self._described = state
             record = self._record(model, step)
@@ -377,10 +444,28 @@ class Run:
             self.log.write_record(step, record)
 
     def _record(self, model: Any, step: int) -> dict[str, Any]:
+        known = self._inventory
+        told = describe(
+            model,
+            known,
+            [*self._order],
+            self._final,
+            self._tables,
+            self._weights.fresh,
+            self.optimizers,
+        )
+        layers = {x["name"]: known.layers[x["name"]] for x in told["layers"]}
+        inputs: dict[str, Any] = {}
+        self._voice.try_to(
+            lambda: inputs.update(first_of_each(model, self._inputs, layers)),
+            "follow the inputs",
+        )
         return {
             "step": step,
-            **describe(model, self._inventory, [*self._order], self._final),
-            "heads": self._heads.describe(model, self._inventory, self._final),
+            **told,
+            "inputs": inputs,
+            "first_look": self._first_look,
+            "heads": self._heads.describe(model, known, self._final),
             "no_guess": self._heads.why_no_guess(model),
             "fit": {**self._fit, **self._met()},
             "hparams": dict(self.settings.hparams),
@@ -394,10 +479,15 @@ class Run:
 
 
 def _metrics(logs: Mapping[str, Any]) -> list[Metric]:
+    """Of a metric of several values, as one a class, each by its number: `f1/0`."""
     found = []
     for name, value in logs.items():
         try:
-            found.append(Metric(name, float(np.asarray(value).item())))
-        except (TypeError, ValueError):  # a metric may be an array, or a word
+            values = np.asarray(value, np.float64)
+        except (TypeError, ValueError):  # a word
             continue
+        if values.size == 1:
+            found.append(Metric(name, float(values.item())))
+        elif values.ndim == 1:
+            found += [Metric(f"{name}/{i}", float(x)) for i, x in enumerate(values)]
     return found

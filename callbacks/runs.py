@@ -33,6 +33,10 @@ class Runs:
         """The same: a tuner copies its callbacks for each model, with one log_dir."""
         return self
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled: the alerts and where the logs are, and no model."""
+        return {**self.__dict__, "_runs": []}
+
     def of(self, model: Any, make: Callable[[Any, Path, str], Run]) -> Run:
         """The run of this model; `make(model, directory, name)` for a new one."""
         for run in self._runs:

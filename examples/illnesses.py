@@ -144,10 +144,10 @@ ILLNESSES = (
     ),
     Illness(
         "batch norm that remembers too long",
-        "bn_train_eval_gap",
+        "bn_stats_cold",
         Network(hidden=3, momentum=0.999),
-        "momentum 0.9: the training is short",
-        Network(hidden=3, momentum=0.9),
+        "momentum 0.8: an epoch has 20 steps",
+        Network(hidden=3, momentum=0.8),
     ),
 )
 

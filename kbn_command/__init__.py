@@ -4,6 +4,7 @@
 """
 
 import argparse
+import io
 import math
 import sys
 from collections.abc import Sequence
@@ -15,6 +16,9 @@ from kbn_command import defaults, report
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the result is the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a console that is not UTF-8
     parser = build_parser()
     options = parser.parse_args(argv)
     if options.version:

@@ -15,7 +15,7 @@ if keras.backend.backend() != "tensorflow":
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import zoo
-from zoo_networks import HEALTHY, NETWORKS, SICK
+from zoo_rows import HEALTHY, NETWORKS, SICK
 
 NAMES = [
     "dense relu, Adam",
@@ -44,10 +44,10 @@ def test_zoo_is_large_and_has_every_rule():
     assert len(SICK) >= 30
     names = [one.name for one in NETWORKS]
     assert len({*names}) == len(names)
-    assert all(one.bar is not None for one in HEALTHY)
+    assert all(one.bar is not None for one in HEALTHY if "GAN" not in one.name)
     fitting = [rule for one in SICK for rule in one.rules]
     assert {*fitting} == {rule.name for rule in zoo.DEFAULT}
     common = {"non_finite", "exploding_gradient", "vanishing_gradient", "dead_relu"}
     common |= {"update_ratio_low", "update_ratio_high", "saturated", "poor_init"}
-    common |= {"bn_train_eval_gap", "weight_drift", "unchanged_weight", "loss_spike"}
+    common |= {"bn_stats_cold", "weight_drift", "unchanged_weight", "loss_spike"}
     assert all(fitting.count(rule) >= 2 for rule in common)

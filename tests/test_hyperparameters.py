@@ -15,10 +15,11 @@ from kbn.callbacks.log.hyperparameters import (
 )
 from kbn.callbacks.watch.description import describe
 from kbn.callbacks.watch.inventory import Inventory
+from kbn.callbacks.watch.optimizers import OptimizerReader
 
 
 def record(model, **fit):
-    return {**describe(model, Inventory(model), (), ()), "fit": fit}
+    return {**describe(model, Inventory(model), (), (), OptimizerReader()), "fit": fit}
 
 
 def test_what_is_known_of_a_model():

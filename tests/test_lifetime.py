@@ -1,5 +1,6 @@
 """A monitor over several fits, beside other callbacks, and when a training breaks."""
 
+import pickle
 import signal
 import subprocess
 import sys
@@ -296,3 +297,20 @@ def test_a_vanished_directory_loses_no_training(tmp_path, caplog):
     assert not logs_dir.exists()
     model.fit(x, y, callbacks=[monitor], **FIT)  # a new fit makes it again
     assert steps(read_log(logs_dir), "activations/head") == [3 * STEPS + 1]
+
+
+@pytest.mark.parametrize("log_freq", ["auto", "epoch", 2])
+def test_a_used_monitor_is_pickled_with_what_it_saw_and_without_the_model(
+    log_freq, tmp_path
+):
+    model, x, y = watched_models.sequential(run_eagerly=True)
+    monitor = TrainingMonitor(tmp_path / "logs", log_freq=log_freq)
+    model.fit(x, y, callbacks=[monitor], **FIT)
+    copied = pickle.loads(pickle.dumps(monitor))
+    assert repr(copied.history) == repr(monitor.history)  # NaN is not itself
+    assert copied.alerts == monitor.alerts
+    assert copied.report().verdict == monitor.report().verdict
+    assert copied.model is None
+    other, x, y = watched_models.sequential(run_eagerly=True)
+    other.fit(x, y, callbacks=[copied], **FIT)
+    assert f"{other.name}/epoch/loss" in copied.history

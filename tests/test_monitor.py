@@ -85,6 +85,8 @@ def test_tags_and_steps_of_a_training(monitor, tmp_path, said):
         "health",
         "batch_norm_gap",
         "batch_norm_elements",
+        "batch_norm_start",
+        "batch_norm_updates",
         "loss_gap",
         "loss",
         "epoch",
@@ -93,7 +95,7 @@ def test_tags_and_steps_of_a_training(monitor, tmp_path, said):
         "gradient_rms",
         "inputs",
         "weight_drift",
-        "weight_drift_epoch",
+        "update_from_init",
         "weight_growth",
         "weight_spread",
         "weight_std",
@@ -282,6 +284,8 @@ def test_watch_selects(watch, tmp_path, said):
         "batch_norm": {
             "batch_norm_elements",
             "batch_norm_gap",
+            "batch_norm_start",
+            "batch_norm_updates",
             "health",
             "loss",
             "loss_gap",
@@ -302,8 +306,9 @@ def test_watch_selects(watch, tmp_path, said):
         (100, []),
         (lambda step: step in (2, 7), [2, 7]),
         ("epoch", [1, 5]),
+        ("auto", [1, 2, 4, 8]),
     ],
-    ids=["every-3", "every-1", "every-100", "function", "epoch"],
+    ids=["every-3", "every-1", "every-100", "function", "epoch", "auto"],
 )
 def test_log_freq(log_freq, looks, tmp_path):
     train("sequential", [TrainingMonitor(tmp_path, log_freq=log_freq)], **EAGER)
@@ -706,3 +711,14 @@ def test_other_backends_are_not_changed_by_watching(tmp_path):
 def test_slip_in_an_argument_names_the_one_that_was_meant(slip, says):
     with pytest.raises(TypeError, match=f"^TrainingMonitor.*{re.escape(says)}"):
         TrainingMonitor(**slip)
+
+
+def test_a_metric_of_one_value_a_class_is_logged_by_class(tmp_path):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    f1 = keras.metrics.F1Score(average=None, name="f1")
+    model.compile("sgd", "mse", metrics=[f1])
+    monitor = TrainingMonitor(tmp_path)
+    x, y = np.ones((12, 4)), np.eye(3)[np.arange(12) % 3]
+    model.fit(x, y, validation_data=(x, y), verbose=0, callbacks=[monitor])
+    tags = {f"epoch/{name}/{i}" for name in ("f1", "val_f1") for i in range(3)}
+    assert tags <= monitor.history.keys()

@@ -11,7 +11,7 @@ from keras import optimizers
 from kbn.callbacks import TrainingMonitor
 from kbn.callbacks.watch.description import describe
 from kbn.callbacks.watch.inventory import Inventory
-from kbn.callbacks.watch.optimizers import parts_of
+from kbn.callbacks.watch.optimizers import OptimizerReader, parts_of
 from tests import watched_models
 from tests.event_files import read_records
 
@@ -141,4 +141,6 @@ def test_the_real_ones_are_described(make, tmp_path):
 
 def test_one_that_chooses_at_the_first_step_has_no_parts_before():
     model, *_ = watched_models.sequential(optimizer=chosen())
-    assert describe(model, Inventory(model), (), ())["optimizers"] == []
+    assert (
+        describe(model, Inventory(model), (), (), OptimizerReader())["optimizers"] == []
+    )

@@ -170,7 +170,7 @@ def test_weights_are_checked_though_the_loss_is_finite(tmp_path):
     model = keras.Sequential(layers)
     model.compile(keras.optimizers.SGD(0.01), "mse")
     x, y = data("x")
-    monitor = TrainingMonitor(tmp_path, on_alert=lambda alert: None)
+    monitor = TrainingMonitor(tmp_path, "epoch", on_alert=lambda alert: None)
     then = Validated(monitor)
     fit = {**FIT, "validation_data": (x[:BATCH], y[:BATCH])}
     history = model.fit(x, y, callbacks=[monitor, then], **fit)

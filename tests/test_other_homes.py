@@ -124,6 +124,17 @@ REFUSED = {
 }
 
 
+@pytest.mark.parametrize(
+    "value",
+    [np.float32(0.5), np.float64(0.5), np.int64(3), np.bool_(True), np.str_("a")],
+    ids=lambda value: type(value).__name__,
+)
+def test_hparams_of_numpy_are_those_of_python(value):
+    (found,) = TrainingMonitor(hparams={"v": value}).hparams.values()
+    assert found == value.item()
+    assert type(found) is type(value.item())
+
+
 @pytest.mark.parametrize("case", REFUSED)
 def test_hparams_of_another_kind_are_refused(case):
     hparams, message = REFUSED[case]

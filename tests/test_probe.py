@@ -1,5 +1,7 @@
 """kbn.callbacks.watch: what a probe shows is what a tape of one's own shows."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ import tensorflow as tf
 from kbn.callbacks import TrainingMonitor
 from kbn.callbacks.watch import reduction
 from tests import watched_models
+from tests.replicas import two_replicas
 from tests.watched_models import BATCH
 
 
@@ -107,28 +110,44 @@ def test_gradients_and_outputs_are_those_of_a_tape(kind, mode, seen, tmp_path):
     assert sum(x is not None for x in found.values()) >= len(outputs) - 1
 
 
+def shown(seen, directory, kind, replicas=1, **options):
+    """What a look at the third step sees of a model, trained with these options."""
+    seen.clear()
+    keras.backend.clear_session(free_memory=False)
+    keras.utils.set_random_seed(0)
+    with two_replicas().scope() if replicas == 2 else contextlib.nullcontext():
+        model, x, y = watched_models.KINDS[kind](**options)
+    monitor = TrainingMonitor(directory, log_freq=lambda step: step == 3)
+    fit = {"batch_size": BATCH, "verbose": 0, "shuffle": False}
+    model.fit(x, y, callbacks=[monitor], **fit)
+    return dict(seen)
+
+
+def assert_same(found, expected):
+    assert found.keys() == expected.keys()
+    for key, array in expected.items():
+        size = np.abs(array).max(initial=0)
+        np.testing.assert_allclose(found[key], array, rtol=0, atol=2e-5 * size + 1e-7)
+
+
 @pytest.mark.parametrize("kind", ["gan", "custom_train_step"])
 @pytest.mark.parametrize("mode", ["graph", "xla", "steps-2"])
 def test_a_step_of_ones_own_shows_what_it_shows_eagerly(kind, mode, seen, tmp_path):
     # The second update of a GAN reads what the first has written.
-    def shown(**options):
-        seen.clear()
-        keras.backend.clear_session(free_memory=False)
-        keras.utils.set_random_seed(0)
-        model, x, y = watched_models.KINDS[kind](**options)
-        monitor = TrainingMonitor(tmp_path, log_freq=lambda step: step == 3)
-        fit = {"batch_size": BATCH, "verbose": 0, "shuffle": False}
-        model.fit(x, y, callbacks=[monitor], **fit)
-        return dict(seen)
-
-    expected = shown(run_eagerly=True)
-    found = shown(**MODES[mode])
-    assert found.keys() == expected.keys()
+    expected = shown(seen, tmp_path, kind, run_eagerly=True)
+    found = shown(seen, tmp_path, kind, **MODES[mode])
     if mode == "steps-2" or (mode, kind) == ("xla", "gan"):
-        return  # other steps before; XLA draws other noise
-    for key, array in expected.items():
-        size = np.abs(array).max(initial=0)
-        np.testing.assert_allclose(found[key], array, rtol=0, atol=2e-5 * size + 1e-7)
+        assert found.keys() == expected.keys()  # other steps before; XLA's own noise
+    else:
+        assert_same(found, expected)
+
+
+def test_replicas_show_eagerly_what_they_show_in_a_graph(seen, tmp_path):
+    # Eagerly, each calls the model in a thread of its own.
+    eager = shown(seen, tmp_path, "sequential", replicas=2, run_eagerly=True)
+    in_graph = shown(seen, tmp_path, "sequential", replicas=2)
+    assert {"Gradient", "Output", "Loss"} <= {key.partition(":")[0] for key in eager}
+    assert_same(eager, in_graph)
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float64"])

@@ -1,5 +1,9 @@
 """`kbn report`: what it prints and writes, and its exit status."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 from test_report import check_page, dead, strict, write
 
@@ -107,3 +111,13 @@ def test_open_shows_a_page_in_a_browser(tmp_path, out, monkeypatch, capsys):
     assert shown == [page.as_uri()]
     check_page(page.read_text(encoding="utf-8"))
     assert str(page) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "ascii"])
+def test_a_console_of_any_encoding_is_printed_to(tmp_path, encoding):
+    write(tmp_path, ill=[dead("first")])
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    run = [sys.executable, "-m", "kbn", "report", str(tmp_path)]
+    done = subprocess.run(run, capture_output=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stdout.decode(encoding).startswith(f"# {tmp_path.name}")

@@ -17,6 +17,7 @@ from kbn.callbacks import TrainingMonitor
 from kbn.callbacks.log.records import run_in, run_value
 from kbn.callbacks.watch.description import describe
 from kbn.callbacks.watch.inventory import Inventory
+from kbn.callbacks.watch.optimizers import OptimizerReader
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 
@@ -79,6 +80,7 @@ def test_record_of_a_network(tmp_path):
         "epsilon": 1e-4,
         "axis": [-1],
         "is_frozen": False,
+        "is_fresh": True,
     }
     assert "batch_norm" not in hidden
     assert hidden["path"] == "network/hidden"
@@ -198,7 +200,7 @@ def test_every_kind_of_model_has_a_record(kind):
     if not ON_TENSORFLOW and kind not in {"sequential", "nested_and_shared"}:
         pytest.skip("a model of TensorFlow's")
     model, *_ = watched_models.KINDS[kind]()
-    described = describe(model, Inventory(model), (), ())
+    described = describe(model, Inventory(model), (), (), OptimizerReader())
     (read,) = [run_in(run_value(described))]
     assert read.pop("format") == 1
     assert read == json.loads(json.dumps(described, allow_nan=False))
@@ -227,7 +229,9 @@ def test_every_kind_of_model_has_a_record(kind):
 )
 def test_optimizers_are_described(optimizer, inner, scaling):
     model = network(optimizer=optimizer())
-    (found,) = describe(model, Inventory(model), (), ())["optimizers"]
+    (found,) = describe(model, Inventory(model), (), (), OptimizerReader())[
+        "optimizers"
+    ]
     assert (found["type"], found["loss_scaling"]) == (inner, scaling)
     assert found["learning_rate"] == 0.1
 

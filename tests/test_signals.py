@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import re
 
 import keras
 import numpy as np
@@ -101,7 +100,9 @@ def test_distance_of_distributions_is_that_of_sorted_samples():
     exact = np.mean(np.abs(np.sort(after) - np.sort(before))) / before.std()
     assert exact > 1
     np.testing.assert_allclose(weights.weight_drift(*summaries), exact, rtol=0.02)
-    np.testing.assert_allclose(weights.weight_drift_epoch(*summaries), exact, rtol=0.02)
+    least = 2 * before.std()
+    drift = weights.weight_drift(*summaries, least)
+    np.testing.assert_allclose(drift, exact / 2, rtol=0.02)
     spread = after.std() / before.std()
     np.testing.assert_allclose(weights.weight_spread(*summaries), spread)
     shifted = summarize(before + 2, before.size)
@@ -126,6 +127,10 @@ def test_distributions_without_a_spread_or_a_number_have_no_distance():
 def test_growth_is_a_ratio_of_norms():
     assert weights.weight_growth(4.0, 36.0) == 3
     assert weights.weight_growth(0.0, 36.0) is None
+    assert weights.weight_growth(0.0, 36.0, 9.0) == 2
+    assert (
+        weights.update_from_init(4.0, 1.0) == weights.update_from_init(0, 1, 4) == 0.5
+    )
 
 
 def test_rms_of_a_gradient():
@@ -283,10 +288,15 @@ def test_updates_and_distances_over_two_fits(sample_size, tmp_path):
         updates = [ratio(new, old) for old, new in itertools.pairwise(w)]
         logged = values(log, f"update_ratio/{kernel.path}")
         np.testing.assert_allclose(logged, updates, rtol=1e-4)
-        growth = [np.linalg.norm(new) / np.linalg.norm(w[0]) for new in w[1:]]
+        usual = w[0].shape[-1] ** 0.5  # of deviation 1 / sqrt(inputs of a unit)
+        start = max(np.linalg.norm(w[0]), usual)
+        growth = [np.linalg.norm(new) / start for new in w[1:]]
         if w[0].size <= sample_size:
             logged = values(log, f"weight_growth/{kernel.path}")
             np.testing.assert_allclose(logged, growth, rtol=1e-4)
+            moved = [np.linalg.norm(b - a) / start for a, b in itertools.pairwise(w)]
+            logged = values(log, f"update_from_init/{kernel.path}")
+            np.testing.assert_allclose(logged, moved, rtol=1e-4)
         spread = [new.std() / w[0].std() for new in w[1:]]
         logged = values(log, f"weight_spread/{kernel.path}")
         np.testing.assert_allclose(logged, spread, rtol=1e-3)
@@ -367,34 +377,36 @@ def test_mixed_precision(batch_norm, policy, tmp_path):
 
 @needs_tensorflow
 @pytest.mark.parametrize(
-    ("make", "tag"),
+    ("make", "tags"),
     [
         (lambda: layers.ReLU(), "dead_units"),
-        (lambda: layers.ReLU(max_value=6), "dead_units"),
-        (lambda: layers.Activation("relu6"), "dead_units"),
+        (lambda: layers.ReLU(max_value=6), "dead_units saturated"),
+        (lambda: layers.ReLU(max_value=6, negative_slope=0.1), "saturated"),
+        (lambda: layers.Activation("relu6"), "dead_units saturated"),
         (lambda: layers.Dense(4, activation="relu"), "dead_units"),
         (lambda: layers.Conv1D(4, 1, activation=keras.ops.relu), "dead_units"),
+        (lambda: layers.ELU(0.5), "saturated"),
         (lambda: layers.Activation("softsign"), "saturated"),
         (lambda: layers.Activation("hard_sigmoid"), "saturated"),
         (
             lambda: layers.EinsumDense("abc,cd->abd", (3, 4), activation="tanh"),
             "saturated",
         ),
-        (lambda: layers.ReLU(negative_slope=0.1), None),
-        (lambda: layers.Activation("leaky_relu"), None),
-        (lambda: layers.LeakyReLU(), None),
-        (lambda: layers.Activation("gelu"), None),
-        (lambda: layers.LSTM(4, return_sequences=True), None),
+        (lambda: layers.ReLU(negative_slope=0.1), ""),
+        (lambda: layers.Activation("leaky_relu"), ""),
+        (lambda: layers.LeakyReLU(), ""),
+        (lambda: layers.Activation("gelu"), "dead_units"),
+        (lambda: layers.LSTM(4, return_sequences=True), ""),
     ],
 )
-def test_layers_that_can_be_dead_or_saturated(make, tag, tmp_path):
+def test_layers_that_can_be_dead_or_saturated(make, tags, tmp_path):
     layer = make()
     model = keras.Sequential([layers.Input((3, 4)), layer, layers.Dense(2)])
     model.compile("sgd", "mse", run_eagerly=True)
     x = RANDOM.normal(size=(4, 3, 4)).astype("float32")
     _, log = fit(model, tmp_path, x, x[..., :2])
     health = {t for t in log if t.startswith("health/")}
-    assert health == ({f"health/{tag}/{layer.name}"} if tag else set())
+    assert health == {f"health/{tag}/{layer.name}" for tag in tags.split()}
 
 
 @needs_tensorflow
@@ -407,10 +419,12 @@ def test_operations_that_are_no_layers(operation, tmp_path):
     x = 20 * np.abs(RANDOM.normal(size=(6, 4)).astype("float32"))
     x[:, 0] = 0
     _, log = fit(model, tmp_path, x, x[:, :2])
-    ((tag, ((_, share),)),) = [(t, v) for t, v in log.items() if "health/" in t]
-    assert re.match("health/(dead_units|saturated)/", tag)
+    found = {t.split("/")[1]: v for t, ((_, v),) in log.items() if "health/" in t}
     flat = {"tanh": np.tanh(x) > 0.99, "sigmoid": 1 / (1 + np.exp(-x)) > 0.99}
-    assert share == np.float32(flat.get(operation, np.array(0.25)).mean())
+    flat["relu6"] = x > 6
+    expected = {"saturated": flat[operation]} if operation in flat else {}
+    expected |= {"dead_units": np.array(0.25)} if "relu" in operation else {}
+    assert found == {tag: np.float32(x.mean()) for tag, x in expected.items()}
 
 
 @needs_tensorflow

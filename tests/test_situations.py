@@ -5,6 +5,7 @@ Each goes on as it does unwatched, to the same weights, and its log can be read.
 
 import contextlib
 import copy
+import functools
 import logging
 import os
 from pathlib import Path
@@ -150,6 +151,21 @@ def test_layers_and_optimizers_of_odd_signatures(tmp_path):
     log = read_log(tmp_path)
     assert "activations/odd" in log
     assert any("#1" in tag for tag in log if tag.startswith("gradients/"))
+
+
+@pytest.mark.parametrize("eager", [False, True])
+def test_a_train_step_set_on_the_instance_trains_and_stays(eager, tmp_path, said):
+    def train(callbacks):
+        model, x, y = watched_models.sequential(run_eagerly=eager)
+        model.train_step = functools.partial(type(model).train_step, model)
+        own = model.train_step
+        model.fit(x, y, callbacks=callbacks, **FIT)
+        assert model.train_step is own
+        return model
+
+    same_weights(train, TrainingMonitor(tmp_path))
+    assert not said()
+    assert "activations/head" in read_log(tmp_path)
 
 
 # --- 2: whose steps they are ---

@@ -2,52 +2,73 @@
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 from ..signals.default import DEFAULT
 from ..signals.record import Record
 from ..signals.rule import Reading, Rule
 from ..signals.view import Memory, View, has_any, key
-from .alert import Alert, rank
+from .alert import LEVELS, Alert, rank
 
 # Counts of weights that are NaN or Inf: only written where there are any.
 BROKEN = "health/non_finite/weights/"
+
+
+class Streak:
+    """Looks in a row that were alike; several entries of one step are one look."""
+
+    def __init__(self) -> None:
+        self.looks = 0
+        self._began = self._last = 0  # steps
+
+    def add(self, step: int) -> None:
+        """One more."""
+        if not self.looks or step != self._last:
+            self._began = self._began if self.looks else step
+            self.looks, self._last = self.looks + 1, step
+
+    def lasts(self, steps: int) -> bool:
+        """Whether it spans so many steps; two and more take two looks."""
+        return self.looks > 0 and self._last - self._began + 1 >= steps
 
 
 class Place:
     """How one layer or variable fares under one rule."""
 
     def __init__(self) -> None:
-        self.streaks = [0, 0, 0]  # looks in a row at which it was so grave, or graver
-        self.good = 0
+        self.streaks = [Streak() for _ in LEVELS]  # in which it was so grave, or graver
+        self.good = Streak()
         self.rank: int | None = None  # how ill it is, once it was so for long enough
         self.step: int | None = None  # of its last look
 
     def worsen(self, reading: Reading, step: int, patience: int) -> None:
-        """Note a look at which it is ill; several entries of one step are one look."""
+        """Note a look at which it is ill."""
         grave = rank(reading.level)
-        if step == self.step and self.streaks[0]:
+        if step == self.step and self.streaks[0].looks:
             return
-        self.step, self.good = step, 0
-        for i in range(3):
-            self.streaks[i] = self.streaks[i] + 1 if i <= grave else 0
-            if self.streaks[i] >= patience:
+        self.step, self.good = step, Streak()
+        for i, streak in enumerate(self.streaks):
+            if i > grave:
+                self.streaks[i] = Streak()
+                continue
+            streak.add(step)
+            if streak.lasts(patience):
                 self.rank = max(i, self.rank or 0)
 
     def mend(self, step: int, patience: int) -> bool:
         """Note a look at which it is good; whether it is well again."""
         if step != self.step:
-            self.step, self.good = step, self.good + 1
-            self.streaks = [0, 0, 0]
-        return not self.streaks[0] and (self.rank is None or self.good >= patience)
+            self.step = step
+            self.good.add(step)
+            self.streaks = [Streak() for _ in LEVELS]
+        return not self.streaks[0].looks and (
+            self.rank is None or self.good.lasts(patience)
+        )
 
 
-class Waiting(NamedTuple):
-    """A reading that is raised only if it is still so when training ends."""
-
-    reading: Reading
-    view: View
+Key: TypeAlias = tuple[str, str]  # the kind of entries, the place
 
 
 class Course:
@@ -55,10 +76,9 @@ class Course:
 
     def __init__(self, rule: Rule) -> None:
         self.rule = rule
-        self.places: dict[str, Place] = {}
-        self.latest: dict[str, Reading] = {}  # of the places that are ill
-        self.waiting: dict[str, Waiting] = {}
-        self.looks = 0
+        self.places: dict[Key, Place] = {}
+        self.latest: dict[Key, Reading] = {}  # of the places that are ill
+        self.looks: Counter[str] = Counter()  # by their kind
         self.view: View | None = None  # of the last look
         self.open: int | None = None  # index of its alert
 
@@ -67,56 +87,49 @@ class Course:
         readings = [*readings]
         if not readings:
             return
+        # What only the ends of epochs show is ended by none of the looks between.
+        kind = "epoch" if view.is_of_epoch else "look"
         if self.view is None or self.view.step != view.step:
-            self.looks += 1
+            self.looks[kind] += 1
         self.view = view
         for reading in readings:
-            where = "" if self.rule.is_of_model else reading.where
+            where = kind, "" if self.rule.is_of_model else reading.where
             if math.isnan(reading.value):  # not a measure
                 continue
             if reading.is_ill:
-                self._ill(where, reading, view)
+                place = self.places.setdefault(where, Place())
+                place.worsen(reading, view.step, self.rule.patience)
+                self.latest[where] = reading
             else:
                 self._good(where, view.step)
 
-    def _ill(self, where: str, reading: Reading, view: View) -> None:
-        if reading.waits or where in self.waiting:
-            self.waiting[where] = Waiting(reading, view)
-        if not reading.waits:
-            place = self.places.setdefault(where, Place())
-            place.worsen(reading, view.step, self.rule.patience)
-            self.latest[where] = reading
-
-    def _good(self, where: str, step: int) -> None:
-        self.waiting.pop(where, None)
+    def _good(self, where: Key, step: int) -> None:
         place = self.places.get(where)
         if place is not None and place.mend(step, self.rule.patience):
             del self.places[where], self.latest[where]
 
-    def ill(self) -> dict[str, int]:
+    def ill(self) -> dict[Key, int]:
         """{place: how ill} of those that were so for long enough."""
         ranks = {where: place.rank for where, place in self.places.items()}
         return {where: grave for where, grave in ranks.items() if grave is not None}
 
-    def end(self, view: View) -> dict[str, Reading]:
-        """What was true at every look of a short training, and what has waited.
+    def has_recovered(self) -> bool:
+        """Whether every ill place was good when it was looked at last."""
+        places = self.places.values()
+        return all(place.good.looks for place in places if place.rank is not None)
+
+    def end(self) -> dict[Key, Reading]:
+        """What was true at every look of a short training.
 
         They count as ill from here on: another `fit` may go on.
         """
         found = {
-            where: one.reading
-            for where, one in self.waiting.items()
-            if self.rule.holds_at_end(one.reading, one.view.step, view)
+            where: self.latest[where]
+            for where, place in self.places.items()
+            if place.streaks[0].looks == self.looks[where[0]] >= 2
         }
-        if self.looks >= 2:
-            found |= {
-                where: self.latest[where]
-                for where, place in self.places.items()
-                if place.streaks[0] == self.looks
-            }
         for where, reading in found.items():
-            self.places.setdefault(where, Place()).rank = rank(reading.level)
-            self.latest[where] = reading
+            self.places[where].rank = rank(reading.level)
         return found
 
 
@@ -179,15 +192,19 @@ class Follower:
         return found
 
     def end(self) -> list[Alert]:
-        """The alerts that only the end of the training raises."""
+        """The alerts that only the end of the training raises or ends."""
         found: list[Alert] = []
         if self._last is None:
             return found
         for course in self._courses:
-            if course.rule.name in self.failures or course.open is not None:
+            if course.rule.name in self.failures:
+                continue
+            if course.open is not None:
+                if course.has_recovered():
+                    found.append(self._resolve(course, self._last))
                 continue
             try:
-                readings = course.end(self._last)
+                readings = course.end()
                 if readings:
                     found.append(self._raise(course, readings, self._last))
             except Exception as error:  # as above
@@ -210,20 +227,29 @@ class Follower:
             is_worse = grave is not None and grave > rank(alert.level)
             if grave is not None and not is_worse:
                 return []
-            self.alerts[course.open] = dataclasses.replace(
-                alert, resolved_step=view.step, is_superseded=is_worse
-            )
-            found.append(self.alerts[course.open])
-            course.open = None
+            found.append(self._resolve(course, view, is_worse))
         if grave is not None:
             readings = {k: course.latest[k] for k, v in ill.items() if v == grave}
             found.append(self._raise(course, readings, view, len(ill)))
         return found
 
+    def _resolve(self, course: Course, view: View, is_worse: bool = False) -> Alert:
+        """End the open alert of a rule."""
+        assert course.open is not None, "there is one"
+        if not is_worse:
+            course.places.clear()
+            course.latest.clear()
+        ended = dataclasses.replace(
+            self.alerts[course.open], resolved_step=view.step, is_superseded=is_worse
+        )
+        self.alerts[course.open] = ended
+        course.open = None
+        return ended
+
     def _raise(
         self,
         course: Course,
-        readings: Mapping[str, Reading],
+        readings: Mapping[Key, Reading],
         view: View,
         places: int | None = None,
     ) -> Alert:
@@ -231,9 +257,6 @@ class Follower:
         position = view.record.position
         where = min(readings, key=lambda x: (position(readings[x].where), x))
         reading = readings[where]
-        seen = course.view or view
-        if where in course.waiting:
-            seen = course.waiting.pop(where).view
         alert = Alert(
             rule=course.rule.name,
             level=reading.level,
@@ -242,7 +265,7 @@ class Follower:
             epoch=view.epoch,
             value=reading.value,
             limit=reading.limit,
-            message=course.rule.explain(reading, seen),
+            message=course.rule.explain(reading, course.view or view),
             others=(len(readings) if places is None else places) - 1,
         )
         course.open = len(self.alerts)

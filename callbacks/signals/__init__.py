@@ -3,6 +3,7 @@
 from . import (
     activations,
     batch_norm,
+    data,
     gradients,
     loss,
     optimizers,
@@ -21,6 +22,7 @@ FAMILIES = (
     gradients,
     optimizers,
     activations,
+    data,
     batch_norm,
     weights,
     tensors,

@@ -9,7 +9,7 @@ import numpy as np
 
 from . import rows
 from .registry import Chart, Guide, signal
-from .rule import Reading, Rule
+from .rule import LASTING, Reading, Rule
 from .statistics import Summary
 from .subjects import Array, Input, Output, Target
 from .view import View
@@ -31,18 +31,21 @@ def activations(summary: Summary) -> Summary:
 
 
 def _active(x: Any, output: Output) -> Any:
-    return rows.active_row(x, output.unit_axis)
+    known = output.activation
+    return rows.active_row(x, output.unit_axis, known.rest, known.within)
 
 
 def _counts_of_units(output: Output) -> tuple[Array, float]:
-    replicas = output.rows["health/dead_units/<layer>"]  # (replicas, 1 + units)
-    return replicas[:, 1:].sum(axis=0), float(replicas[:, 0].sum())
+    looks = output.rows["health/dead_units/<layer>"]  # (replicas of looks, 1 + units)
+    return looks[:, 1:].sum(axis=0), float(looks[:, 0].sum())
 
 
 @signal(
     "health/dead_units/<layer>",
     of=Output,
-    where=lambda output: output.activation is not None and output.activation.dies,
+    where=lambda output: (
+        output.activation is not None and output.activation.rest is not None
+    ),
     row=_active,
     given=_counts_of_units,
     unit="share of units, 0 to 1",
@@ -53,9 +56,11 @@ def _counts_of_units(output: Output) -> tuple[Array, float]:
 def dead_units(active: Array, elements: float) -> float:
     """Share of a ReLU's units that are non-zero in less than 1 % of batch x space.
 
-    Layers that end in a ReLU or ReLU6, not leaky ones. A unit is a channel: the last
-    axis, or axis 1 of a convolution with `channels_first`. A dead unit passes no
-    gradient. Where most are dead, try a lower learning rate or batch norm.
+    Over the batches of the last three looks, more where a batch has under 22 examples;
+    not of batches that have one target for all. Layers that end in a ReLU, or in GELU,
+    SiLU and others that are 0 below some value; not leaky ones. A unit is a channel:
+    the last axis, or axis 1 of a convolution with `channels_first`. A dead unit passes
+    no gradient. Where most are dead, try a lower learning rate or batch norm.
 
     active: (units,), how many of each unit's `elements` are not zero.
     """
@@ -90,8 +95,9 @@ def saturated(outside: float, elements: float) -> float | None:
     """Share of a tanh's or sigmoid's outputs that lie on its flat ends.
 
     |a| > 0.99 of tanh and softsign, a < 0.01 or a > 0.99 of sigmoid and hard sigmoid,
-    in layers whose output is not the model's. There the gradient is nearly 0, and the
-    layer hardly learns.
+    the largest value of ReLU6, the lowest of ELU, and so on: of any function with such
+    an end, in layers whose output is not the model's. There the gradient is nearly 0,
+    and the layer hardly learns.
     """
     return outside / elements if elements else None
 
@@ -178,8 +184,10 @@ def non_finite_targets(count: int) -> float:
 class DeadRelu(Rule):
     """Most units of a ReLU layer are 0 for every example.
 
-    The share of units that are non-zero in less than 1 % of batch x space, above
-    `share`. Layers that end in a ReLU or ReLU6.
+    The share of units that are non-zero in less than 1 % of batch x space, over the
+    batches of the last looks, above `share`. Layers that end in a ReLU, GELU, SiLU or
+    another function that is 0 below some value. Not behind a dropout above `dropout`,
+    which leaves units too little to be told from dead ones; nor before 8 examples.
 
     No unit, 0 to 1. Sources: SageMaker Debugger's DeadRelu (1 %, half of the units);
     measured on digits: healthy classifiers up to 0.34, an autoencoder 0.5, learning
@@ -187,14 +195,24 @@ class DeadRelu(Rule):
     """
 
     share: float = 0.7
-    patience: int = 3
+    dropout: float = 0.5
+    patience: int = LASTING
 
     reads: ClassVar = (dead_units,)
+    keeps: ClassVar = {dead_units: 32}
 
     def readings(self, view: View) -> Iterable[Reading]:
         """Of each call of a ReLU layer."""
+        rates = {
+            view.record.position(layer["name"]): layer.get("dropout") or 0.0
+            for layer in view.record.layers
+        }
+        first = min((x for x, rate in rates.items() if rate > self.dropout), default=())
         for call, share in view.under(dead_units).items():
-            yield Reading(call, share, self.share)
+            batches = 1 + len(view.past(dead_units.tag_of(call)))
+            is_behind = bool(first) and view.record.position(call) > first
+            if not is_behind and batches * (view.record.batch_size or 8) >= 8:
+                yield Reading(call, share, self.share)
 
     def explain(self, reading: Reading, view: View) -> str:
         """Name the layer and the learning rate."""
@@ -212,8 +230,8 @@ class Saturated(Rule):
     """Most outputs of a sigmoid or tanh layer lie on its flat ends.
 
     The share of outputs with |a| > 0.99 of tanh and softsign, a < 0.01 or a > 0.99 of
-    sigmoid and hard sigmoid, above `share`. Not for the model's outputs,
-    which should be confident.
+    sigmoid and hard sigmoid, at the largest value of ReLU6, and so on, above `share`.
+    Not for the model's outputs, which should be confident.
 
     No unit, 0 to 1. Source: SageMaker Debugger's rules on tanh and sigmoid, on outputs
     here; measured on digits: healthy up to 0.01, in the code of an autoencoder 0.42,
@@ -221,7 +239,7 @@ class Saturated(Rule):
     """
 
     share: float = 0.6
-    patience: int = 3
+    patience: int = LASTING
 
     reads: ClassVar = (saturated,)
 
@@ -246,12 +264,13 @@ class Saturated(Rule):
 class PoorInit(Rule):
     """The initial weights let the signal grow or die from layer to layer, or are equal.
 
-    At the first look and in the first 10 steps. Either: over the outputs of the layers
-    with kernels, in forward order, without the model's outputs, the variance changes by
-    a factor above `growth` a layer: (var_n / var_1)^(1 / (n - 1)), or its inverse, of
-    at least 3 layers. Or: a kernel of several units has no spread, sigma below
-    `spread`, and is not one of zeros that has moved since; then all its units compute
-    the same and learn the same.
+    At the first look, if that is at the optimizer's first step: later, other weights
+    than the initial ones are seen. Either: over the outputs of the layers with kernels
+    that train, in forward order, without the model's outputs, the variance changes by a
+    factor above `growth` a layer: (var_n / var_1)^(1 / (n - 1)), or its inverse, of at
+    least 3 layers. Or: a kernel of several units has no spread, sigma below `spread`,
+    and is not one of zeros that has moved since; then all its units compute the same
+    and learn the same.
 
     No unit. Sources: SageMaker Debugger's PoorWeightInitialization (variance ratio 10),
     DLCheck (sigma below 1e-6).
@@ -259,7 +278,6 @@ class PoorInit(Rule):
 
     growth: float = 10.0
     spread: float = 1e-6
-    steps: int = 10
 
     reads: ClassVar = (
         activation_std,
@@ -270,10 +288,12 @@ class PoorInit(Rule):
 
     def readings(self, view: View) -> Iterable[Reading]:
         """Of the kernels without spread, and of the last of the layers."""
-        if view.step <= self.steps or view.is_first(activation_std):
-            yield from self._layers(view)
-        if view.step <= self.steps or view.is_first(weight_std):
-            yield from self._kernels(view)
+        is_untrained = view.record.begins_untrained
+        if is_untrained or (is_untrained is None and view.step == 1):
+            if view.is_first(activation_std):
+                yield from self._layers(view)
+            if view.is_first(weight_std):
+                yield from self._kernels(view)
 
     def _layers(self, view: View) -> Iterable[Reading]:
         record, stds = view.record, view.under(activation_std)
@@ -308,8 +328,9 @@ class PoorInit(Rule):
         weights = layer.get("weights") or ()
         return (
             not layer.get("is_output")
+            and layer.get("trainable", True)
             and "#" not in call
-            and view.record.kind(call) != "Embedding"
+            and not view.record.is_a("Embedding", call)
             and any(len(weight.get("shape") or ()) > 1 for weight in weights)
         )
 

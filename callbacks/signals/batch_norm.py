@@ -4,17 +4,17 @@ They hold for Keras' own layer as well as for kbn's.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from .loss import epoch_validation_loss, train_eval_gap, train_loss
+from .loss import epoch_loss, epoch_validation_loss, train_eval_gap, train_loss
 from .registry import Chart, Guide, signal
-from .rule import Reading, Rule
+from .rule import LASTING, Reading, Rule
 from .statistics import Summary
-from .subjects import Array, Moments, NormInput, NormWeight
+from .subjects import Array, Moments, NormInput, NormStatistics, NormWeight
 from .view import View
 
 VARIABLES = {
@@ -186,29 +186,126 @@ def collapsed_channels(batch: Moments, gamma: Array | None, epsilon: float) -> f
     return float(np.mean(collapsed))
 
 
-COLD = 0.01  # the weight that the initial moving statistics may still have
+_START = Chart("Training beside evaluation", "what is left of batch norm's start")
 
 
-def share_of_start(view: View, layer: str, steps: int) -> float:
-    """momentum^steps: what is left in the moving statistics of what was there before.
+@signal(
+    "batch_norm_start/<layer>/share",
+    of=NormStatistics,
+    given=lambda norm: None if norm.share is None else (norm.share,),
+    unit="share of the moving statistics, 0 to 1",
+    guide=Guide(healthy=(0, 0.1)),
+    chart=_START,
+)
+def start_share(share: float) -> float:
+    """How much of the moving statistics is still what they began with.
 
-    0 of a layer whose momentum is not known: kbn's averages over all batches alike.
+    The product of what each update keeps, which is the momentum: momentum^updates.
+    Each call in training is an update; kbn's layer with warm-up or without a momentum
+    counts its own. They began as 0 and 1, or with what was loaded.
     """
+    return share
+
+
+@signal(
+    "batch_norm_start/<layer>/gap",
+    of=NormStatistics,
+    given=lambda norm: (
+        None
+        if not norm.share or norm.share == 1
+        else (norm.moving, norm.start, norm.share)
+    ),
+    unit="as batch_norm_gap",
+    guide=Guide(healthy=(0, 0.2), sick=(None, 0.5)),
+    chart=_START,
+)
+def start_gap(moving: Array, start: Array, share: float) -> float | None:
+    """What the start alone makes of the gaps of mean and variance, the larger one.
+
+    With `clean = (moving - share * start) / (1 - share)`, the average of the batches so
+    far: `mean |mean - mean_clean| / sigma_clean` or `mean |ln(var / var_clean)|` over
+    the channels. Of inputs of small variance little of a start at 1 makes much.
+    """
+    mean, variance = moving
+    clean_mean, clean_variance = (moving - share * start) / (1 - share)
+    # Below, float32 leaves rounding errors of the start.
+    varies = clean_variance > 1e-6 * share / (1 - share) * start[1]
+    varies &= (variance > 0) & (clean_variance > 0)
+    if not varies.any():
+        return None
+    sigma = np.sqrt(clean_variance[varies])
+    gaps = np.abs(mean - clean_mean)[varies] / sigma
+    ratios = np.abs(np.log(variance[varies] / clean_variance[varies]))
+    return float(max(np.mean(gaps), np.mean(ratios)))
+
+
+@signal(
+    "batch_norm_updates/<layer>",
+    of=NormStatistics,
+    given=lambda norm: None if norm.updates is None else (norm.updates,),
+    unit="updates",
+    guide=Guide(healthy=(1, None), sick=(1, None)),
+    chart=Chart("Training beside evaluation", "updates of batch norm in a step"),
+)
+def statistics_updates(updates: int) -> float:
+    """How often the looked-at step moved the moving statistics, of layers it trained.
+
+    Once for each call in training. A step that trains gamma and beta and moves no
+    statistics calls the layer in inference mode.
+    """
+    return float(updates)
+
+
+YOUNG = 0.3  # the gap that the start alone must make to be called the cause
+# In one epoch the statistics are to be renewed but for this share: 25 steps at 0.9.
+LEFT = 0.075
+FEW = 8  # elements a channel, of which moments are noise
+MOMENTA = (0.99, 0.98, 0.95, 0.9, 0.8, 0.7, 0.5)
+
+
+def fitting_momentum(steps: int) -> float | None:
+    """The highest momentum that renews the statistics in so many steps."""
+    return next((x for x in MOMENTA if x**steps <= LEFT), None)
+
+
+class Age(NamedTuple):
+    """Of a layer's moving statistics: the start's share, and the gap that it makes."""
+
+    where: str
+    share: float = 0.0
+    gap: float = 0.0
+
+    @property
+    def is_young(self) -> bool:
+        """Whether their start alone spoils evaluation."""
+        return self.gap > YOUNG
+
+
+def age(view: View, call: str) -> Age:
+    """As the last look had it, less what the steps since then have renewed."""
+    layer = str(view.record.layer(call).get("name") or call.partition("#")[0])
+    tags = [one.tag_of(layer) for one in (start_share, start_gap)]
+    if any(tag in view for tag in tags):
+        share, gap = (view.get(tag) or 0.0 for tag in tags)
+        return Age(layer, share, gap)
+    points = [view.points(tag)[-1:] for tag in tags]
+    share, gap = (last[0].value if last else 0.0 for last in points)
     momentum = view.record.batch_norm(layer).get("momentum")
-    return 0.0 if momentum is None else float(momentum) ** max(steps, 0)
+    if points[1] and momentum is not None:
+        kept = float(momentum) ** (view.step - points[1][0].step)
+        share, gap = share * kept, gap * kept
+    return Age(layer, share, gap)
 
 
-def _trained(view: View) -> dict[str, Mapping[str, Any]]:
-    """Layers whose statistics move, by name, in forward order."""
-    norms = view.record.batch_norms()
-    return {name: norm for name, norm in norms if not norm.get("is_frozen")}
+def _trained(view: View) -> list[str]:
+    """Layers whose statistics move, in forward order."""
+    return [name for name, x in view.record.batch_norms() if not x.get("is_frozen")]
 
 
-def coldest(view: View) -> tuple[str, float]:
-    """The layer whose moving statistics are the youngest, and `share_of_start`."""
-    shares = {name: share_of_start(view, name, view.step) for name in _trained(view)}
-    where = max(shares, key=lambda name: shares[name], default="")
-    return where, shares.get(where, 0.0)
+def youngest(view: View) -> Age:
+    """Of the layers that train, the one whose start makes the largest gap."""
+    ages = (age(view, name) for name in _trained(view))
+    return max(ages, key=lambda one: one.gap, default=Age(""))
 
 
 def _gaps(view: View) -> dict[str, tuple[float, float]]:
@@ -222,43 +319,53 @@ def _gaps(view: View) -> dict[str, tuple[float, float]]:
     return found
 
 
+def _limit(view: View, loss: float | None, gap: float, share: float) -> float:
+    """`gap`, or more: near a loss of 0 any difference is many times the loss.
+
+    `share`: of the first loss, that the difference is to be at least.
+    """
+    first = view.first(train_loss) or view.first(epoch_loss)
+    return max(gap, share * abs(first) / abs(loss)) if loss and first else gap
+
+
 def _advice(view: View, where: str) -> str:
     """What a user must do: momentum by name and value, beside the steps of an epoch."""
     momentum = view.record.batch_norm(where).get("momentum")
+    steps = view.record.steps_per_epoch
     recompute = (
         "recompute the statistics with kbn.update_bn_stats(model, data) or "
-        "kbn.callbacks.UpdateBatchNormStats"
+        "kbn.callbacks.UpdateBatchNormStats before validation"
     )
-    if momentum is None:
+    if momentum is None or (not steps and momentum <= 0.9):
         return f"To mend it, {recompute}, or use larger batches."
-    steps = view.record.steps_per_epoch
-    per_epoch = ""
-    if steps:
-        share = 1 - float(momentum) ** steps
-        per_epoch = f" ({steps} steps, an epoch, renew {share:.0%} of the statistics)"
-    lower = "0.9" if momentum > 0.9 else f"{momentum / 2:.2g}"
+    if not steps:
+        return f"Lower momentum={momentum:g} to 0.9, or {recompute}."
+    renewed = f"{steps} steps, an epoch, renew {1 - float(momentum) ** steps:.0%}"
+    fitting = fitting_momentum(steps)
+    if fitting is None:
+        return (
+            f"An epoch of {steps} steps is too short for any momentum: {recompute}, or "
+            "use smaller batches."
+        )
+    if fitting >= momentum:
+        return (
+            f"momentum={momentum:g} is not the cause ({renewed} of the statistics): "
+            f"{recompute}, shuffle the data, or use larger batches."
+        )
     return (
-        f"Lower momentum={momentum:g} to {lower}{per_epoch}, or {recompute} before "
-        "validation."
+        f"Lower momentum={momentum:g} to {fitting:g} ({renewed} of the statistics; "
+        f"then {1 - fitting**steps:.0%}), or {recompute}."
     )
-
-
-class _Gap(Rule):
-    """A gap waits while the statistics are young, and is told of at the end."""
-
-    def holds_at_end(self, reading: Reading, since: int, view: View) -> bool:
-        """Whether the statistics are still for the most part those of that look."""
-        return share_of_start(view, reading.where, view.step - since) > 0.5
 
 
 @dataclass(frozen=True)
-class BnTrainEvalGap(_Gap):
+class BnTrainEvalGap(Rule):
     """Validation judges a different network from the one that trains.
 
     (L_eval - L_train) / |L_train| above `gap`, both of the same batch and weights, and
     L_eval - L_train above `share` of the first loss: near a loss of 0 any difference is
-    many times the loss. Of models with batch norm. While momentum^updates > 0.01, only
-    at the end of the training: see `BnStatsCold`.
+    many times the loss. Of models with batch norm whose moving statistics are not
+    young: see `BnStatsCold`.
 
     No unit. Source: TheDeepChecker (loss change of 50 % between the modes); measured on
     digits: +0.1 at momentum 0.9, +0.9 at 0.99 after 224 steps.
@@ -266,26 +373,23 @@ class BnTrainEvalGap(_Gap):
 
     gap: float = 0.5
     share: float = 0.15
-    patience: int = 3
+    patience: int = LASTING
 
-    reads: ClassVar = (train_eval_gap, mean_gap, train_loss)
+    reads: ClassVar = (train_eval_gap, mean_gap, start_share, train_loss)
     keeps: ClassVar = {train_loss: 1}
     is_of_model: ClassVar = True
 
     def readings(self, view: View) -> Iterable[Reading]:
         """Of the model, named by the layer with the largest gap of its own."""
-        gap, gaps = view.get(train_eval_gap), _gaps(view)
-        norms = _trained(view)
-        if gap is None or not (norms or (view.record.is_empty and gaps)):
+        gap, gaps, norms = view.get(train_eval_gap), _gaps(view), _trained(view)
+        has_norms = bool(norms or (view.record.is_empty and gaps))
+        if gap is None or not has_norms or youngest(view).is_young:
             return
         where = max(
             sorted(gaps), key=lambda x: max(gaps[x]), default=next(iter(norms), "")
         )
-        loss, first = view.get(train_loss), view.first(train_loss)
-        limit = self.gap
-        if loss and first:
-            limit = max(limit, self.share * abs(first) / abs(loss))
-        yield Reading(where, gap, limit, waits=coldest(view)[1] > COLD)
+        limit = _limit(view, view.get(train_loss), self.gap, self.share)
+        yield Reading(where, gap, limit)
 
     def explain(self, reading: Reading, view: View) -> str:
         """Name the layer, its momentum and the steps of an epoch."""
@@ -298,14 +402,15 @@ class BnTrainEvalGap(_Gap):
 
 
 @dataclass(frozen=True)
-class BnMomentGap(_Gap):
+class BnMomentGap(Rule):
     """Moving statistics are not those of the batches.
 
     mean |mu_B - mu_moving| / sigma_B above `mean`, or mean |ln(var_moving / var_B)|
-    above `variance` (0.7 is a factor of 2), over the channels of a layer. While
-    momentum^updates > 0.01, only at the end of the training: see `BnStatsCold`. Of few
+    above `variance` (0.7 is a factor of 2), over the channels of a layer. Of few
     elements per channel, n, a batch's own moments scatter: 1 / sqrt(n) and
-    sqrt(2 / n) are added to the limits where n is logged.
+    sqrt(2 / n) are added to the limits where n is logged. Not of young statistics, see
+    `BnStatsCold`, nor where the loss in evaluation mode is logged, which tells whether
+    it harms: see `BnTrainEvalGap`.
 
     Units: standard deviations of the batch; natural logarithm. The limits are kbn's
     own, measured on digits: healthy 0.12 to 0.19 and 0.10 to 0.69; young statistics
@@ -314,23 +419,26 @@ class BnMomentGap(_Gap):
 
     mean: float = 0.5
     variance: float = 1.0
-    patience: int = 3
+    patience: int = LASTING
 
-    reads: ClassVar = (mean_gap, channel_elements)
+    reads: ClassVar = (mean_gap, channel_elements, start_share, train_eval_gap)
+    keeps: ClassVar = {start_share: 1, train_eval_gap: 1}
 
     def readings(self, view: View) -> Iterable[Reading]:
         """Of each call of a batch norm that is not frozen."""
+        if train_eval_gap in view or view.points(train_eval_gap):
+            return
         elements = view.under(channel_elements)
         for call, (mean, variance) in _gaps(view).items():
+            if age(view, call).is_young:
+                continue
             n = elements.get(call, 0.0)
             scatter = n**-0.5 if n > 0 else 0.0
             pairs = [
                 (mean, self.mean + scatter),
                 (variance, self.variance + 2**0.5 * scatter),
             ]
-            value, limit = max(pairs, key=lambda pair: pair[0] / pair[1])
-            is_cold = share_of_start(view, call, view.step) > COLD
-            yield Reading(call, value, limit, waits=is_cold)
+            yield Reading(call, *max(pairs, key=lambda pair: pair[0] / pair[1]))
 
     def explain(self, reading: Reading, view: View) -> str:
         """Name the layer, its momentum and the steps of an epoch."""
@@ -346,52 +454,110 @@ class BnMomentGap(_Gap):
 
 @dataclass(frozen=True)
 class BnStatsCold(Rule):
-    """The moving statistics are young, so validation says little yet.
+    """Moving statistics that are still near their start spoil validation.
 
-    momentum^updates above `share` at a validation, or above 0.01 at a look at which
-    `BnTrainEvalGap` or `BnMomentGap` would be ill: it takes their place. Updates are
-    the optimizer's steps. It is over at 0.01, and needs a known momentum.
+    The start alone makes a gap above 0.3 (`batch_norm_start/<layer>/gap`), and
+    evaluation is worse than training by more than `gap` of its loss, and by more than
+    `share` of the first loss: at a validation L_val beside the epoch's L_train, and
+    at the last look L_eval beside L_train of the same batch, where such are logged. Not
+    before the first epoch is over: nobody has asked for evaluation.
 
-    No unit. At momentum 0.99, 299 updates for 0.05 and 459 for 0.01; at 0.999, 2995 and
-    4603. The limits are kbn's own. Level "info": it passes as training goes on.
+    No unit. The limits are kbn's own. It is over when evaluation is as good as training
+    or the statistics are renewed: at momentum 0.99 that takes 259 steps of training
+    for 7.5 %.
     """
 
-    share: float = 0.05
+    gap: float = 0.5
+    share: float = 0.15
 
-    reads: ClassVar = (
-        epoch_validation_loss,
-        train_eval_gap,
-        mean_gap,
-        channel_elements,
-        train_loss,
-    )
-    keeps: ClassVar = {train_loss: 1}
+    reads: ClassVar = (epoch_validation_loss, train_eval_gap)
+    keeps: ClassVar = {
+        start_share: 1,
+        train_eval_gap: 1,
+        train_loss: 1,
+        epoch_loss: 1,
+        epoch_validation_loss: 1,
+    }
     is_of_model: ClassVar = True
 
     def readings(self, view: View) -> Iterable[Reading]:
         """Of the model, named by the layer with the youngest statistics."""
-        where, share = coldest(view)
-        if not where:
+        if not _trained(view):
             return
-        if share <= COLD:
-            yield Reading(where, share, COLD, "info")
-        elif epoch_validation_loss in view:
-            # Below, it is neither: a gap at a look may have raised it.
-            if share > self.share:
-                yield Reading(where, share, self.share, "info")
-        else:
-            gaps = [*BnTrainEvalGap().readings(view), *BnMomentGap().readings(view)]
-            if any(gap.is_ill for gap in gaps):
-                yield Reading(where, share, COLD, "info")
+        train, worse = self._losses(view)
+        if worse is not None:
+            one = youngest(view)
+            value = worse if one.is_young else min(worse, 0.0)
+            limit = _limit(view, train, self.gap, self.share)
+            yield Reading(one.where, value, limit)
+
+    def _losses(self, view: View) -> tuple[float | None, float | None]:
+        """Of training, and by what share of it evaluation is worse."""
+        if train_eval_gap in view:
+            is_epoch_over = bool(view.points(epoch_loss))
+            return view.get(train_loss), view[train_eval_gap] if is_epoch_over else None
+        validation, train = view.get(epoch_validation_loss), view.get(epoch_loss)
+        if validation is None or not train:
+            return None, None
+        before = view.points(epoch_validation_loss)[-1:]
+        since = before[0].step if before else 1  # at 1 the network is untrained
+        # The epoch's is a mean over all of it: what was seen of its end is nearer.
+        seen = [x for step, x in view.points(train_loss)[-1:] if step > since and x]
+        train = min([train, *seen], key=abs)
+        worse = (validation - train) / abs(train)
+        known = view.points(train_eval_gap)[-1:]
+        if not known:  # such losses are not seen here
+            return train, worse
+        step, gap = known[0]
+        return train, min(worse, gap) if step > since else None
 
     def explain(self, reading: Reading, view: View) -> str:
-        """Name the layer, its momentum, and how many steps it takes."""
-        momentum = view.record.batch_norm(reading.where).get("momentum")
+        """Name the layer, its momentum, and one that fits the steps of an epoch."""
+        _, share, _ = age(view, reading.where)
+        is_fresh = view.record.batch_norm(reading.where).get("is_fresh")
+        start = "its initial 0 and 1" if is_fresh else "those that it began with"
         return (
-            f"{reading.value:.0%} of the moving statistics of "
-            f"{view.record.describe(reading.where)} are still its initial 0 and 1, so "
-            "evaluation is worse than the network. Train on, or use a lower momentum "
-            f"than {momentum:g}; with kbn.update_bn_stats they are right at once."
+            f"{100 * share:.2g}% of the moving statistics of "
+            f"{view.record.describe(reading.where)} are still {start}, so evaluation's "
+            f"loss is {reading.value:.0%} above that of training: validation and "
+            "inference judge another network, until they are renewed. "
+            f"{_advice(view, reading.where)}"
+        )
+
+
+@dataclass(frozen=True)
+class BnNotUpdated(Rule):
+    """A batch norm that no step has given a batch.
+
+    Its moving statistics are exactly the 0 and 1 that they began with, while the
+    looked-at step trained its gamma or beta: the step has called the layer, in
+    inference mode. Not of frozen layers, of statistics that were loaded, or of a layer
+    that the step does not train.
+
+    Unit: updates in a step, below 1. A fact, no limit of kbn's own.
+    """
+
+    patience: int = 2
+
+    reads: ClassVar = (statistics_updates, start_share)
+
+    def readings(self, view: View) -> Iterable[Reading]:
+        """Of each batch norm that trains."""
+        shares = view.under(start_share)
+        for layer, updates in view.under(statistics_updates).items():
+            norm = view.record.batch_norm(layer)
+            is_at_start = shares.get(f"{layer}/share") == 1 and norm.get("is_fresh")
+            if updates or (is_at_start and not norm.get("is_frozen")):
+                yield Reading(layer, updates, 1, below=True)
+
+    def explain(self, reading: Reading, view: View) -> str:
+        """Name the layer and the call that is missing."""
+        return (
+            f"{view.record.describe(reading.where)} is trained and its moving "
+            "statistics are still its initial 0 and 1: the step calls it in inference "
+            "mode, so that it normalizes nothing. In your train_step call "
+            "self(x, training=True); if it is meant so, freeze the layer with "
+            "trainable=False."
         )
 
 
@@ -400,20 +566,23 @@ class BnCollapsed(Rule):
     """Channels of a batch norm carry nothing.
 
     The share of channels with a batch variance below epsilon / 10 or |gamma| < 1e-3,
-    above `share`.
+    above `share`. Not of fewer than 8 elements a channel, which may be equal by chance,
+    and of which one alone has no variance: see `BnSmallBatch`.
 
     No unit, 0 to 1. The limits are kbn's own.
     """
 
     share: float = 0.25
-    patience: int = 3
+    patience: int = LASTING
 
-    reads: ClassVar = (collapsed_channels,)
+    reads: ClassVar = (collapsed_channels, channel_elements)
 
     def readings(self, view: View) -> Iterable[Reading]:
-        """Of each batch norm."""
-        for layer, share in view.under(collapsed_channels).items():
-            yield Reading(layer, share, self.share)
+        """Of each call of a batch norm."""
+        elements = view.under(channel_elements)
+        for call, share in view.under(collapsed_channels).items():
+            if elements.get(call, FEW) >= FEW:
+                yield Reading(call, share, self.share)
 
     def explain(self, reading: Reading, view: View) -> str:
         """Name the layer and its epsilon."""
@@ -432,28 +601,42 @@ class BnCollapsed(Rule):
 class BnSmallBatch(Rule):
     """Batch statistics of few elements are noise.
 
-    Elements per channel (batch x space) below `elements`, at three looks: the last
-    batch of an epoch is often a short one.
+    Elements per channel (batch x space), the most so far, below `elements`: a level of
+    "info", and a warning below 8. Not of the last batch of an epoch, which is often a
+    short one.
 
-    Unit: elements. The limit is kbn's own: the standard error of a mean of 16 elements
-    is a quarter of their standard deviation.
+    Unit: elements. The limits are kbn's own: the standard error of a mean of 16
+    elements is a quarter of their standard deviation; of one element nothing is left.
     """
 
     elements: int = 16
-    patience: int = 3
+    patience: int = 2
 
     reads: ClassVar = (channel_elements,)
+    keeps: ClassVar = {channel_elements: 1}
 
     def readings(self, view: View) -> Iterable[Reading]:
         """Of each call of a batch norm."""
-        for call, count in view.under(channel_elements).items():
-            yield Reading(call, count, self.elements, "info", below=True)
+        steps = view.record.steps_per_epoch or 1
+        is_last = steps > 1 and view.step % steps == 0
+        for call in view.under(channel_elements):
+            count = view.largest(channel_elements.tag_of(call))
+            if count is not None and not (is_last and count < self.elements):
+                level = "warning" if count < FEW else "info"
+                yield Reading(call, count, self.elements, level, below=True)
 
     def explain(self, reading: Reading, view: View) -> str:
-        """Name the layer."""
+        """Name the layer, and say what one element does."""
+        name = view.record.describe(reading.where)
+        instead = "group or layer normalization (keras.layers.GroupNormalization)"
+        if reading.value <= 1:
+            return (
+                f"{name} normalizes batches of 1 element a channel: that minus its own "
+                "mean is 0, so its output is beta whatever the input, and nothing is "
+                f"learned through it. Use batches of 16 or more, or {instead}."
+            )
         return (
-            f"{view.record.describe(reading.where)} takes mean and variance of "
-            f"{reading.value:.0f} elements a channel, which adds noise to training and "
-            "to what inference uses. Use larger batches, synchronized=True over "
-            "replicas, or group or layer normalization."
+            f"{name} takes mean and variance of {reading.value:.0f} elements a "
+            "channel, which adds noise to training and to what inference uses. Use "
+            f"batches of 16 or more, synchronized=True over replicas, or {instead}."
         )

@@ -1,19 +1,124 @@
-"""Rules on what goes into the model."""
+"""What goes into the model: the columns of its inputs, and the rule on their scale."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, NamedTuple
 
-from .activations import input_mean
+import numpy as np
+
+from . import rows
+from .activations import activation_std, dead_units, input_mean, input_std, saturated
+from .batch_norm import merge_moments
+from .loss import train_loss
+from .registry import Chart, signal
 from .rule import Reading, Rule
+from .subjects import Array, Input, Moments
 from .view import View
+from .weights import update_ratio
 
-SCALES_ITSELF = (
-    "Rescaling",
-    "Normalization",
-    "BatchNormalization",
-    "LayerNormalization",
+# A last axis of more columns is none of features; of more elements, a part is read.
+COLUMNS, ELEMENTS = 4096, 2**20
+GUESS = "loss/guess"  # what the best constant prediction would cost
+
+
+class Columns(NamedTuple):
+    """The largest column of an input; `small`, `offset` of all: see their signals."""
+
+    number: int
+    mean: float
+    std: float
+    small: float
+    offset: float
+
+
+def _moments_of_columns(x: Any, given: Input) -> Any:
+    """(1 + 2 C,), of the last axis; (1,) of an input without columns."""
+    if x.ndim < 2 or not 1 < x.shape[-1] <= COLUMNS:
+        return np.zeros(1)
+    flat = x.reshape(-1, x.shape[-1])
+    return rows.moments_row(flat[:: -(-flat.size // ELEMENTS)], [-1])
+
+
+def columns_of(elements: float, mean: Array, variance: Array) -> Columns:
+    """What is told of an input's columns, from mean and variance of each: (C,)."""
+    mean, variance = (np.where(np.isfinite(x), x, 0.0) for x in (mean, variance))
+    size, spread = np.sqrt(np.square(mean) + variance), np.sqrt(variance.sum())
+    number = int(np.argmax(size))
+    # A column of zeros, as at the border of an image, lacks nothing.
+    small = np.mean(size[size > 0] < 0.01 * size[number]) if size[number] else 0.0
+    offset = np.linalg.norm(mean) / spread if spread else np.nan
+    largest = float(mean[number]), float(np.sqrt(variance[number]))
+    return Columns(number, *largest, float(small), float(offset))
+
+
+def _columns(given: Input) -> tuple[Columns] | None:
+    replicas = given.rows.get("inputs/<name>/column")  # (replicas, 1 + 2 C)
+    if replicas is None or replicas.shape[1] < 2:
+        return None
+    parts = [Moments(row[0], *np.split(row[1:], 2)) for row in replicas]
+    return (columns_of(*merge_moments(parts)),)
+
+
+_LARGEST = Chart("Health", "largest column of the inputs")
+
+
+@signal(
+    "inputs/<name>/column",
+    of=Input,
+    row=_moments_of_columns,
+    given=_columns,
+    chart=_LARGEST,
 )
+def column(columns: Columns) -> float:
+    """Number of the input's largest column, from 0: of the largest root mean square.
+
+    A column is an index of the last axis, of at most 4096. Of a large input a part is
+    read.
+    """
+    return float(columns.number)
+
+
+@signal("inputs/<name>/column_mean", of=Input, given=_columns, chart=_LARGEST)
+def column_mean(columns: Columns) -> float:
+    """Mean of the input's largest column."""
+    return columns.mean
+
+
+@signal("inputs/<name>/column_std", of=Input, given=_columns, chart=_LARGEST)
+def column_std(columns: Columns) -> float:
+    """Standard deviation of the input's largest column: 0 of one that is constant."""
+    return columns.std
+
+
+@signal(
+    "inputs/<name>/small_columns",
+    of=Input,
+    given=_columns,
+    unit="share of the columns that are not all 0, 0 to 1",
+    chart=Chart("Health", "small columns of the inputs"),
+)
+def small_columns(columns: Columns) -> float:
+    """Share of an input's columns whose root mean square is below 1 % of the largest's.
+
+    They make less than 1 % of what the first layer gives, and are hardly learned from.
+    """
+    return columns.small
+
+
+@signal(
+    "inputs/<name>/offset",
+    of=Input,
+    given=_columns,
+    unit="standard deviations",
+    chart=Chart("Health", "distance of the inputs from 0"),
+)
+def input_offset(columns: Columns) -> float | None:
+    """`sqrt(sum(mean^2) / sum(variance))` over an input's columns.
+
+    So many times are the outputs of the first layer, at random weights, farther from 0
+    than they differ between examples.
+    """
+    return columns.offset if np.isfinite(columns.offset) else None
 
 
 @dataclass(frozen=True)
@@ -21,48 +126,105 @@ class InputScale(Rule):
     """The inputs are far from zero mean and unit spread.
 
     |mean| above `mean` or standard deviation above `std` of an input, at its first
-    look.
-    Not where the model's first layer scales or normalizes, nor for a model with an
-    embedding, whose inputs are indices of words.
+    look, where a kernel is the first to multiply it: not where it is an index, nor
+    behind a layer that scales or normalizes, nor where that kernel's outputs are
+    normalized next; past reshapes and augmentation, and into nested models. Of a model
+    that is no graph, where it has one input of numbers.
 
-    In units of the input. Source: DLCheck (mean 10, standard deviation 100).
+    "info": Adam often copes. A "warning" where it shows harm: more than half of the
+    columns are below 1 % of the largest; the columns together lie more than `offset` of
+    their standard deviations from 0; a step changes the first kernel by more than
+    `ratio` of itself; that layer is dead, saturated, or has a standard deviation above
+    `outputs`; or after 100 steps the loss is above `guesses` times that of guessing.
+
+    In units of the input. Sources: DLCheck (mean 10, standard deviation 100); measured
+    on digits of 0 to 255, wine and breast cancer: Adam on images 0.03 and 80, SGD 0.3
+    to 10; columns of unequal size 0.81 to 0.86 in the place of 0.96.
     """
 
     mean: float = 10.0
     std: float = 100.0
+    offset: float = 10.0
+    ratio: float = 0.3
+    outputs: float = 1000.0
+    guesses: float = 3.0
 
-    reads: ClassVar = (input_mean,)
+    reads: ClassVar = (
+        input_mean,
+        update_ratio,
+        activation_std,
+        dead_units,
+        saturated,
+        train_loss,
+    )
+    keeps: ClassVar = {input_mean: 1}
 
     def readings(self, view: View) -> Iterable[Reading]:
-        """Of each input, at the first look."""
+        """Of each input that a kernel multiplies as it is."""
         values = view.under(input_mean)
-        names = dict.fromkeys(rest.rpartition("/")[0] for rest in values)
-        kinds = [
-            view.record.kind(str(layer.get("name"))) for layer in view.record.layers
-        ]
-        first = next((kind for kind in kinds if kind != "InputLayer"), "")
-        if first in SCALES_ITSELF or "Embedding" in kinds:
-            return
-        if not view.is_first(input_mean):
-            return
-        for name in names:
+        for name in [x.removesuffix("/mean") for x in values if x.endswith("/mean")]:
+            first = view.record.input(name)
+            if first.get("fate") != "kernel":
+                continue
             pairs = [
-                (abs(values.get(f"{name}/mean", 0.0)), self.mean),
-                (values.get(f"{name}/std", 0.0), self.std),
+                (abs(view.first(input_mean.tag_of(name)) or 0.0), self.mean),
+                (view.first(input_std.tag_of(name)) or 0.0, self.std),
             ]
             value, limit = max(pairs, key=lambda pair: pair[0] / pair[1])
-            yield Reading(name, value, limit, "info")
+            harm = self._harm(name, str(first.get("layer")), view)
+            yield Reading(name, value, limit, "warning" if harm else "info")
+
+    def _harm(self, name: str, layer: str, view: View) -> str:
+        """What shows that it does harm; empty if nothing does."""
+        small = view.get(small_columns.tag_of(name)) or 0.0
+        ratios = view.under(update_ratio)
+        moved = max((x for k, x in ratios.items() if layer in k.split("/")), default=0)
+        dead, flat, spread = (
+            view.get(one.tag_of(layer)) or 0.0
+            for one in (dead_units, saturated, activation_std)
+        )
+        offset = view.get(input_offset.tag_of(name)) or 0.0
+        loss, guess = view.get(train_loss), view.get(GUESS)
+        if small > 0.5:
+            return f"{small:.0%} of its columns are below 1% of the largest"
+        if offset > self.offset:
+            return f"it lies {offset:.2g} standard deviations from 0"
+        if moved > self.ratio:
+            return f"this step changed {layer} by {moved:.2g} of itself"
+        if dead > 0.7 or flat > 0.6:
+            what = "units are dead" if dead > 0.7 else "outputs are saturated"
+            return f"{max(dead, flat):.0%} of the {what} in {layer}"
+        if spread > self.outputs:
+            return f"the outputs of {layer} have standard deviation {spread:.2g}"
+        if loss and guess and view.step >= 100 and loss > self.guesses * guess:
+            return f"the loss is {loss / guess:.2g} times that of guessing"
+        return ""
 
     def explain(self, reading: Reading, view: View) -> str:
-        """Give mean and spread."""
-        mean, std = (view.get(f"inputs/{reading.where}/{x}") for x in ("mean", "std"))
-        shown = ", ".join(
-            f"{name} {value:.3g}"
-            for name, value in (("mean", mean), ("standard deviation", std))
-            if value is not None
+        """Give mean and spread, the largest column, the harm, and how to scale."""
+        values = view.under(input_mean)
+        name = reading.where
+        shown = _shown(values, f"{name}/mean", f"{name}/std")
+        harm = self._harm(name, str(view.record.input(name).get("layer")), view)
+        number, drop, which = values.get(f"{name}/column"), "", ""
+        if number is not None:
+            mean, std = values[f"{name}/column_mean"], values[f"{name}/column_std"]
+            largest = _shown(values, f"{name}/column_mean", f"{name}/column_std")
+            which = f"; its largest column, {number:.0f}, {largest}"
+            if std <= 1e-4 * abs(mean):
+                drop = f"Drop column {number:.0f}, which is constant. "
+        means = harm or (
+            "the gradients of the first layer are as large, and one learning rate does "
+            "not fit all layers"
         )
         return (
-            f"The input {reading.where} has {shown}: the first layer's gradients "
-            "are as large, and one learning rate does not fit all layers. Put "
-            "keras.layers.Rescaling(1 / 255) or an adapted Normalization first."
+            f"The input {name} {shown}{which}: {means}. {drop}Adapt a "
+            "keras.layers.Normalization to the training data and put it first, or for "
+            "images Rescaling(1 / 255)."
         )
+
+
+def _shown(values: Mapping[str, float], mean: str, std: str) -> str:
+    words = (("mean", values.get(mean)), ("standard deviation", values.get(std)))
+    known = [f"{word} {value:.3g}" for word, value in words if value is not None]
+    return f"has {', '.join(known)}"

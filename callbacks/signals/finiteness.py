@@ -66,9 +66,8 @@ class NonFinite(Rule):
     def readings(self, view: View) -> Iterable[Reading]:
         """Of the model: how many elements of the origin are not finite."""
         origin = _origin(view)
-        is_told = not math.isfinite(view.get(epoch_loss) or 0.0)
-        if origin is None and (is_told or _has_looks_in_epoch(view)):
-            return  # no sign of health: the looks see more
+        if origin is None and not math.isfinite(view.get(epoch_loss) or 0.0):
+            return  # a look has told of it
         if origin is None:
             yield Reading("", 0.0, 0.0, "critical")
         else:
@@ -129,13 +128,17 @@ MEANINGS = {
         "global_clipnorm."
     ),
     "before": (
-        "{weights}; it happened {when}, in a step of which there is no snapshot. Check "
-        "the data first: one NaN or Inf in an input or a target is enough, even where "
-        "the loss stays finite. Train again with {log_freq} to see the first bad step."
+        "Check the data first: one NaN or Inf in an input or a target is enough, even "
+        "where the loss stays finite. {weights}; it happened {when}, in a step of "
+        "which there is no snapshot. On TensorFlow the data are searched from here to "
+        "the end of the next epoch; train again with {log_freq} to see the first bad "
+        "step."
     ),
     "epoch": (
-        "The loss became NaN or Inf {when}, and no look saw it, so that no layer can "
-        "be named. Train again with {log_freq} to see the first bad step."
+        "Check the data first: one NaN or Inf in an input or a target is enough. The "
+        "loss became NaN or Inf {when}, in a step of which there is no snapshot. If "
+        "the data are clean, lower {rate} or set global_clipnorm; train again with "
+        "{log_freq} to see the first bad step."
     ),
     "validation": (
         "The validation loss is NaN or Inf while that of training is finite. Look for "
@@ -199,15 +202,6 @@ def _origin_in_epoch(view: View) -> Origin | None:
     if validation is not None and not math.isfinite(validation):
         return Origin("validation", "", 1.0)
     return None
-
-
-def _has_looks_in_epoch(view: View) -> bool:
-    """Whether this is the end of an epoch in which looks have seen a loss."""
-    if epoch_loss not in view:
-        return False
-    epochs, looks = view.points(epoch_loss), view.points(train_loss)
-    began = epochs[-1].step if epochs else 0
-    return any(point.step > began for point in looks)
 
 
 def _last_finite_step(view: View) -> int:

@@ -9,8 +9,9 @@ from typing import ClassVar
 import numpy as np
 
 from .loss import epoch_loss, has_learned, train_loss
+from .record import kind_of
 from .registry import Chart, Guide, signal
-from .rule import Reading, Rule
+from .rule import LASTING, Reading, Rule
 from .statistics import Summary
 from .subjects import Gradient, Whole
 from .view import View
@@ -38,12 +39,16 @@ def gradients(summary: Summary) -> Summary:
 
 
 def _norms(whole: Whole) -> tuple[list[float]] | None:
-    norms = [
-        one.summary.norm
-        for one in whole.subjects
-        if isinstance(one, Gradient) and one.summary is not None and not one.is_again
-    ]
-    return (norms,) if norms else None
+    calls: dict[int, list[float]] = {}
+    for one in whole.subjects:
+        if isinstance(one, Gradient) and one.summary is not None and not one.is_again:
+            calls.setdefault(one.call, []).append(one.summary.norm)
+    return (max(calls.values(), key=_size),) if calls else None
+
+
+def _size(norms: Sequence[float]) -> tuple[bool, float]:
+    norm = math.hypot(*norms)
+    return math.isnan(norm), norm
 
 
 @signal(
@@ -57,7 +62,10 @@ def _norms(whole: Whole) -> tuple[list[float]] | None:
     chart=_NORM,
 )
 def global_norm(norms: Sequence[float]) -> float:
-    """`sqrt(sum ||g||^2)` over the gradients of all weights, before clipping."""
+    """`sqrt(sum ||g||^2)` over the gradients of all weights, before clipping.
+
+    Of several losses with an optimizer each, such as a GAN's, the largest.
+    """
     return math.hypot(*norms)
 
 
@@ -114,10 +122,11 @@ class ExplodingGradient(Rule):
     """The global gradient norm is far above what training survives.
 
     ||g|| = sqrt(sum g^2) over all weights. Critical where ||g|| > `norm` * max(1, L),
-    L the first loss that was logged: targets of 1e4 make gradients of 1e4, which is
-    no illness. A warning where ||g|| > `spike` * median of the last 50 logged norms
-    and ||g|| > `floor` * max(1, L): late in training the norms are small, and a batch
-    of ten times their median is harmless.
+    L the first loss that was logged, where none is the first norm: targets of 1e4, or a
+    loss that is summed over pixels, make gradients of 1e4, which is no illness. A
+    warning where ||g|| > `spike` * median of the last 50 logged norms and ||g|| >
+    `floor` * max(1, L): late in training the norms are small, and a batch of ten times
+    their median is harmless.
 
     Unit: loss per unit of weight. Sources: the 1e3 of torchmortem; measured on digits,
     healthy networks have 0.3 to 10.
@@ -139,7 +148,9 @@ class ExplodingGradient(Rule):
             return
         kernels = view.under(gradient_rms)
         where = max(sorted(kernels), key=lambda path: kernels[path], default="")
-        scale = max(1.0, abs(view.first(train_loss) or 0.0))
+        loss = view.first(train_loss)
+        first = view.first(global_norm) if loss is None else loss
+        scale = max(1.0, abs(first or 0.0))
         limit, level = self.norm * scale, "critical"
         past = view.past(global_norm)
         if norm <= limit and len(past) >= EARLIER:
@@ -150,9 +161,10 @@ class ExplodingGradient(Rule):
     def explain(self, reading: Reading, view: View) -> str:
         """Name the kernel and the learning rate."""
         at = f", the largest in {reading.where}" if reading.where else ""
+        rate = view.rate_of(reading.where)
         return (
             f"The gradient of all weights has norm {reading.value:.3g}{at}: the next "
-            f"steps throw the weights far away. Lower {view.named_rate}, or set "
+            f"steps throw the weights far away. Lower {rate}, or set "
             "global_clipnorm to the norm of healthy steps (gradient_norm/"
             "suggested_clip); batch norm before the activations helps deep networks."
         )
@@ -176,25 +188,26 @@ class VanishingGradient(Rule):
 
     ratio: float = 1e-2
     critical: float = 1e-4
-    patience: int = 3
+    patience: int = LASTING
 
     reads: ClassVar = (gradient_rms, train_loss, epoch_loss)
     keeps: ClassVar = {train_loss: 1, epoch_loss: 1}
 
     def readings(self, view: View) -> Iterable[Reading]:
         """Of each kernel."""
-        kernels = _in_order(view)
-        largest = max((rms for _, rms in kernels), default=0.0)
-        if not 0 < largest < float("inf"):
-            return
-        before, excused = 0.0, has_learned(view)
-        for path, rms in kernels:
-            before = max(before, rms)
-            value = math.inf if excused else before / largest
-            limit, level = self.ratio, "warning"
-            if value < self.critical:
-                limit, level = self.critical, "critical"
-            yield Reading(path, value, limit, level, below=True)
+        excused = has_learned(view)
+        for kernels in _by_loss(view):
+            largest = max(rms for _, rms in kernels)
+            if not 0 < largest < float("inf"):
+                continue
+            before = 0.0
+            for path, rms in kernels:
+                before = max(before, rms)
+                value = math.inf if excused else before / largest
+                limit, level = self.ratio, "warning"
+                if value < self.critical:
+                    limit, level = self.critical, "critical"
+                yield Reading(path, value, limit, level, below=True)
 
     def explain(self, reading: Reading, view: View) -> str:
         """Name the activation, and whether the optimizer makes up for it."""
@@ -204,10 +217,11 @@ class VanishingGradient(Rule):
         kind = f" behind {activation}s" if flat else ""
         still = ""
         update = view.get(update_ratio.tag_of(reading.where))
+        optimizer = next(map(kind_of, view.record.optimizers_of(reading.where)), "")
         if update and update > 1e-4:
             still = (
                 f" (its updates are still {update:.1g} of the weight: "
-                f"{view.record.optimizer or 'the optimizer'} rescales what is left, "
+                f"{optimizer or 'the optimizer'} rescales what is left, "
                 "noise included)"
             )
         first = f"relu in the place of {activation}" if flat else "a He initializer"
@@ -234,17 +248,16 @@ class GradientImbalance(Rule):
     """
 
     ratio: float = 300.0
-    patience: int = 3
+    patience: int = LASTING
 
     reads: ClassVar = (gradient_rms,)
 
     def readings(self, view: View) -> Iterable[Reading]:
         """Of each kernel but the last."""
-        kernels = [(path, rms) for path, rms in _in_order(view) if rms > 0]
-        if kernels:
-            (*before, (_, last)) = kernels
-            for path, rms in before:
-                yield Reading(path, rms / last, self.ratio)
+        for kernels in _by_loss(view):
+            reached = [(path, rms) for path, rms in kernels if rms > 0]
+            for path, rms in reached[:-1]:
+                yield Reading(path, rms / reached[-1][1], self.ratio)
 
     def explain(self, reading: Reading, view: View) -> str:
         """Name the layer and the learning rate."""
@@ -253,17 +266,23 @@ class GradientImbalance(Rule):
             "the last layer, so no learning rate fits both: it grows from layer to "
             "layer on its way back, as in deep networks of batch norm without "
             "shortcuts. Add residual connections or make it shallower; meanwhile lower "
-            f"{view.named_rate}."
+            f"{view.rate_of(reading.where)}."
         )
 
 
-def _in_order(view: View) -> list[tuple[str, float]]:
-    """(path, rms of the gradient) of the kernels that compare, in forward order."""
+def _by_loss(view: View) -> Iterable[list[tuple[str, float]]]:
+    """(path, rms of the gradient) of the kernels that compare, in forward order.
+
+    Apart for each call of an optimizer: the losses of a GAN are not of one size.
+    """
     record = view.record
     kernels = view.under(gradient_rms)
     alike = [path for path in kernels if _compares(path, view)]
     alike.sort(key=lambda path: (record.position(path), path))
-    return [(path, kernels[path]) for path in alike]
+    calls: dict[int, list[tuple[str, float]]] = {}
+    for path in alike:
+        calls.setdefault(record.call(path), []).append((path, kernels[path]))
+    return calls.values()
 
 
 def _compares(path: str, view: View) -> bool:

@@ -70,16 +70,22 @@ def non_finite_loss() -> float:
     return 1.0
 
 
+def _first_known(*losses: float | None) -> tuple[float] | None:
+    return next(((loss,) for loss in losses if loss is not None), None)
+
+
 @signal(
     "loss/train",
     of=Loss,
-    given=lambda loss: None if loss.trained is None else (loss.trained,),
+    given=lambda loss: _first_known(loss.trained, loss.reported),
     chart=Chart("Training", "loss of the looked-at batch"),
 )
 def train_loss(trained: float) -> float:
     """The loss of the batch that was looked at, before the step.
 
-    Where the step computes one loss of the batch as it came.
+    Where the step computes one loss of the batch as it came. Else the `loss` that the
+    step returns: of a `train_step` of one's own, and of JAX and torch, where it is the
+    mean over the epoch so far.
     """
     return trained
 
@@ -107,9 +113,10 @@ def train_eval_gap(train: float, evaluated: float) -> float | None:
 
     L_train is the training step's own loss, L_eval that of one more forward pass with
     `training=False`: batch norm uses its moving statistics, dropout is off. At the
-    first look of an epoch, of models with either. A large one says that validation
-    judges another network than the one that trains: moving statistics that lag behind
-    (`batch_norm_gap`), or small batches. Dropout makes it negative.
+    first look of an epoch and at those of the steps 1, 2, 4, 8, ... of a fit, of models
+    with either. A large one says that validation judges another network than the one
+    that trains: moving statistics that lag behind (`batch_norm_gap`), or small batches.
+    Dropout makes it negative.
     """
     return (evaluated - train) / abs(train) if train else None
 

@@ -8,6 +8,11 @@ from typing import Any
 ReadOnly = Mapping[str, Any]
 
 
+def kind_of(described: ReadOnly) -> str:
+    """Class of a layer or an optimizer without its package, "" if it is not known."""
+    return str(described.get("type") or "").rpartition(".")[2]
+
+
 class Record:
     """The newest record of a run; everything in it may be missing.
 
@@ -55,7 +60,18 @@ class Record:
 
     def shape(self, path: str) -> Sequence[int] | None:
         """Shape of a variable, None if it is not known."""
-        return self._shapes.get(path)
+        shape: Sequence[int] | None = self._weights.get(path, {}).get("shape")
+        return shape
+
+    def input(self, name: str) -> ReadOnly:
+        """What becomes of an input first: its `fate`, in which `layer`."""
+        return (self.known.get("inputs") or {}).get(name) or {}
+
+    @property
+    def begins_untrained(self) -> bool | None:
+        """Whether the first look was at the first step; None if that is not known."""
+        before = self.known.get("first_look")
+        return None if before is None else before == 0
 
     def is_kernel(self, path: str) -> bool:
         """Whether a weight of two and more dimensions is what a layer multiplies by.
@@ -63,13 +79,21 @@ class Record:
         Not a bias of two dimensions, as GRU and attention have, which starts at 0; nor
         an embedding, which starts near 0 and of which a batch touches few rows.
         """
-        return not path.endswith("bias") and self.kind(path) != "Embedding"
+        return not path.endswith("bias") and not self.is_table(path)
+
+    def is_table(self, path: str) -> bool:
+        """Whether a weight is a table of which rows are taken by indices."""
+        return self.is_a("Embedding", path) or path in self._tables
+
+    def is_a(self, kind: str, where: str) -> bool:
+        """Whether the layer is of this class of Keras, or extends it."""
+        return kind in (self.layer(where).get("is") or [self.kind(where)])
 
     def kind(self, where: str) -> str:
         """Class of the layer without its package, "" if it is not known."""
         kind = self._kinds.get(where)
         if kind is None:
-            kind = str(self.layer(where).get("type") or "").rpartition(".")[2]
+            kind = kind_of(self.layer(where))
             self._kinds[where] = kind
         return kind
 
@@ -92,18 +116,49 @@ class Record:
 
     @property
     def optimizers(self) -> Sequence[ReadOnly]:
-        """In no particular order."""
+        """Those that are applied, in no particular order."""
         return self.known.get("optimizers") or ()
+
+    @functools.cached_property
+    def kernels(self) -> Sequence[str]:
+        """Paths of the trainable weights of two dimensions that are kernels."""
+        return [
+            path
+            for path, weight in self._weights.items()
+            if weight.get("trainable")
+            and len(weight.get("shape") or ()) > 1
+            and self.is_kernel(path)
+        ]
+
+    def optimizers_of(self, where: str = "") -> Sequence[ReadOnly]:
+        """Those that train a variable, or a layer's; all where that is not known.
+
+        Or the one of that name.
+        """
+        of_layer = self.layer(where).get("weights") or ()
+        weights = [x for x in of_layer if x.get("path") == where] or of_layer
+        names = {where, *(weight.get("optimizer") for weight in weights)}
+        return [x for x in self.optimizers if x.get("name") in names] or self.optimizers
+
+    def call(self, path: str) -> int:
+        """Number of the call of an optimizer, in a step, in which a variable moves."""
+        return int(self._weights.get(path, {}).get("call") or 0)
 
     @property
     def optimizer(self) -> str:
         """Class of the first optimizer, "" if none is known."""
-        return str((self.optimizers or [{}])[0].get("type") or "").rpartition(".")[2]
+        return kind_of((self.optimizers or [{}])[0])
 
     @property
     def is_loss_scaled(self) -> bool:
         """Whether an optimizer scales the loss, and skips steps that overflow."""
         return any(optimizer.get("loss_scaling") for optimizer in self.optimizers)
+
+    @property
+    def batch_size(self) -> int | None:
+        """Examples of the first batch that was looked at, None if it is not known."""
+        size = (self.known.get("fit") or {}).get("batch_size")
+        return size if isinstance(size, int) else None
 
     @property
     def steps_per_epoch(self) -> int | None:
@@ -112,12 +167,15 @@ class Record:
         return steps if isinstance(steps, int) else None
 
     @functools.cached_property
-    def _shapes(self) -> dict[str, Sequence[int]]:
+    def _tables(self) -> set[str]:
+        return {k for k, x in self._weights.items() if x.get("is_table")}
+
+    @functools.cached_property
+    def _weights(self) -> dict[str, ReadOnly]:
         return {
-            str(weight.get("path")): weight["shape"]
-            for layer in self.layers
-            for weight in layer.get("weights") or ()
-            if weight.get("shape") is not None
+            str(weight.get("path")): weight
+            for owner in [*self.layers, self.known.get("model") or {}]
+            for weight in owner.get("weights") or ()
         }
 
     @functools.cached_property

@@ -14,16 +14,22 @@ import numpy as np
 PIECE = 1024  # elements of each channel that are reduced at once
 
 
-def active_row(x: Any, axis: int) -> Any:
-    """(1 + units,): elements per unit, then how many of each unit's are not zero."""
+def active_row(x: Any, axis: int, rest: float = 0.0, within: float = 0.0) -> Any:
+    """(1 + units,): elements per unit, then how many of each unit's are not at rest.
+
+    At rest: at most `within` from `rest`.
+    """
     if isinstance(x, np.ndarray):
         rows = _rows_by_channel(x, [axis])
-        return np.concatenate([[len(rows)], _active_of(rows)])
+        return np.concatenate([[len(rows)], _active_of(rows, rest, within)])
     import tensorflow as tf
 
     others = _others(x, [axis])
+    is_active = tf.not_equal(x, tf.cast(rest, x.dtype))
+    if within:
+        is_active = tf.abs(x - tf.cast(rest, x.dtype)) > tf.cast(within, x.dtype)
     # float32 counts to 2^24; beyond, it still tells 1 % of a unit's elements.
-    active = tf.reduce_sum(tf.cast(tf.not_equal(x, 0), tf.float32), axis=others)
+    active = tf.reduce_sum(tf.cast(is_active, tf.float32), axis=others)
     return _row(_count(x, others), active)
 
 
@@ -34,8 +40,7 @@ def outside_row(x: Any, low: float, high: float) -> Any:
         return np.array([x.size, outside], np.float64)
     import tensorflow as tf
 
-    middle, reach = (low + high) / 2, (high - low) / 2
-    outside = tf.abs(x - tf.cast(middle, x.dtype)) > tf.cast(reach, x.dtype)
+    outside = (x < tf.cast(low, x.dtype)) | (x > tf.cast(high, x.dtype))
     return _row(tf.size(x), tf.reduce_sum(tf.cast(outside, tf.float32)))
 
 
@@ -76,12 +81,14 @@ def _rows_by_channel(x: Any, axes: Sequence[int]) -> Any:
     return x.transpose(others + axes).reshape(-1, channels)
 
 
-def _active_of(x: Any) -> Any:
+def _active_of(x: Any, rest: float, within: float) -> Any:
     """Of an array (elements, units): half the time of `count_nonzero` on an axis."""
     active = np.zeros(x.shape[1])
     for i in range(0, len(x), PIECE):
-        piece = (x[i : i + PIECE] != 0).astype(np.float32)
-        active += np.ones(len(piece), np.float32) @ piece
+        piece = x[i : i + PIECE]
+        is_active = np.abs(piece - rest) > within if within else piece != rest
+        ones = np.ones(len(piece), np.float32)
+        active += ones @ is_active.astype(np.float32)
     return active
 
 

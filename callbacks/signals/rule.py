@@ -9,6 +9,8 @@ from typing import ClassVar, NamedTuple
 
 from .view import Tag, View
 
+LASTING = 20  # steps after which an illness has lasted
+
 
 class Reading(NamedTuple):
     """What a rule measured at one look, for one layer, variable or the whole model.
@@ -19,7 +21,6 @@ class Reading(NamedTuple):
         limit: It is ill where the value is above the limit.
         level: Of the alert: "info", "warning" or "critical".
         below: It is ill where the value is below the limit instead.
-        waits: It is raised only if it is still so when training ends.
     """
 
     where: str
@@ -27,7 +28,6 @@ class Reading(NamedTuple):
     limit: float
     level: str = "warning"
     below: bool = False
-    waits: bool = False
 
     @property
     def is_ill(self) -> bool:
@@ -38,9 +38,10 @@ class Reading(NamedTuple):
 class Rule(abc.ABC):
     """Reads what is logged and says where a training is ill; it keeps no state.
 
-    A rule is asked at every entry that has one of the tags that it `reads`. An alert
-    is raised once a place was ill at `patience` looks in a row, and resolved once all
-    places were good for as many.
+    A rule is asked at every entry that has one of the tags that it `reads`: each look,
+    and each end of an epoch. An alert is raised once a place was ill at all looks over
+    `patience` optimizer steps, and resolved once all places were good for as many. So
+    1 takes one look, and more take two at least. Ends of epochs are followed apart.
 
     `reads`: signals, tags, and prefixes of tags that end in a slash. `keeps`: {one of
     them: how many earlier values `view.past` is to have}. `is_of_model`: a look has one
@@ -53,7 +54,7 @@ class Rule(abc.ABC):
         >>> class HighLoss(rules.Rule):
         ...     '''The loss of a step is above 10.'''
         ...     reads = ("loss/train",)
-        ...     patience = 3
+        ...     patience = 30
         ...
         ...     def readings(self, view):
         ...         yield rules.Reading("", view["loss/train"], limit=10.0)
@@ -77,7 +78,7 @@ class Rule(abc.ABC):
             cls.name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", cls.__name__).lower()
 
     def __post_init__(self) -> None:
-        """Check the arguments: numbers above 0; `patience` counts looks.
+        """Check the arguments: numbers above 0; `patience` counts steps.
 
         Raises:
             ValueError: One is not.
@@ -104,7 +105,3 @@ class Rule(abc.ABC):
     def explain(self, reading: Reading, view: View) -> str:
         """One sentence on what it means for this place, one on what to try first."""
         return (type(self).__doc__ or self.name).strip().splitlines()[0]
-
-    def holds_at_end(self, reading: Reading, since: int, view: View) -> bool:
-        """Whether a reading that `waits`, of step `since`, counts at the last step."""
-        return True

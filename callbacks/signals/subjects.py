@@ -63,11 +63,15 @@ class Output(Subject):
 
 @dataclass(frozen=True)
 class Input(Subject):
-    """What the model was given in the looked-at step: one array of x, by its name."""
+    """What the model was given in the looked-at step: one array of x, by its name.
+
+    `is_whole`: its type is one of whole numbers.
+    """
 
     is_one_of_many = True
     reads = SUMMARY
     watch = "activations"
+    is_whole: bool = False
     summary: Summary | None = None
 
 
@@ -80,7 +84,9 @@ class Target(Input):
 class Gradient(Subject):
     """The gradient by one variable; `path#1` when an optimizer was applied again.
 
-    `is_kernel`: of a trainable weight of two and more dimensions.
+    `is_kernel`: of a trainable weight of two and more dimensions. `is_of_rows`: of a
+    table of which the step took rows, by indices. `call`: number of the call of an
+    optimizer that it was given to, in the step.
     """
 
     is_one_of_many = True
@@ -88,6 +94,8 @@ class Gradient(Subject):
     watch = "gradients"
     path: str
     is_kernel: bool = False
+    is_of_rows: bool = False
+    call: int = 0
     summary: Summary | None = None
 
     @property
@@ -132,12 +140,30 @@ class NormWeight(Subject):
         return f"{type(self).__name__}:{self.name}/{self.part}"
 
 
+@dataclass(frozen=True)
+class NormStatistics(Subject):
+    """The moving statistics of a batch norm after the step, and what they began with.
+
+    `moving`, `start`: mean and variance, (2, C), now and when they were first met.
+    `share`: of the start in them; None where that is not known. `updates`: how often
+    the looked-at call moved them, None where it did not train the layer either.
+    """
+
+    is_one_of_many = True
+    watch = "batch_norm"
+    moving: Array | None = None
+    start: Array | None = None
+    share: float | None = None
+    updates: int | None = None
+
+
 class Squares(NamedTuple):
     """Sums of squares of a weight, or of a sample of it: how far it has moved."""
 
     change: float  # sum((now - before)^2)
     before: float  # sum(before^2)
     now: float  # sum(now^2)
+    elements: float
 
 
 @dataclass(frozen=True)
@@ -145,9 +171,9 @@ class Weight(Subject):
     """One variable after the step, by its path.
 
     `summary`: None of a batch norm's, which is a `NormWeight`. Of kernels, which are
-    the trainable weights of two and more dimensions: `since_step`, `since_start`, how
-    far they have moved in this step and since they were first met; `first`, the summary
-    of then, and `last_epoch`, that of the last look of an earlier epoch.
+    the trainable weights of two and more dimensions that an optimizer is given:
+    `since_step`, `since_start`, how far they have moved in this step and since they
+    were first met; `first`, the summary of then; `fan_in`, how many inputs a unit has.
     """
 
     is_one_of_many = True
@@ -157,17 +183,21 @@ class Weight(Subject):
     since_step: Squares | None = None
     since_start: Squares | None = None
     first: Summary | None = None
-    last_epoch: Summary | None = None
+    fan_in: int = 1
 
 
 @dataclass(frozen=True)
 class Loss(Subject):
-    """The loss of the looked-at step: of training, and in evaluation mode."""
+    """The loss of the looked-at step: of training, and in evaluation mode.
+
+    `reported`: what the step returns as its loss, where that of its batch is not seen.
+    """
 
     reads = SCALAR
     watch = "batch_norm"
     trained: float | None = None
     evaluated: float | None = None
+    reported: float | None = None
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,12 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from .record import Record
+from .record import Record, kind_of
 from .registry import Signal
 
 Tag: TypeAlias = str | Signal  # a tag, the beginning of tags, or a signal of its own
 
+EARLY = 8  # values that are kept of the beginning of a tag
 THINNED = 256  # points that are kept of the whole course of a tag
 
 
@@ -28,7 +29,7 @@ class Point(NamedTuple):
 
 
 class Series:
-    """What is kept of one tag: its first value, the largest, the last few, the course.
+    """What is kept of one tag: the first and last few values, the largest, the course.
 
     `course` spans the whole training in at most 256 points: when it is full, every
     other one goes. Only of tags that a rule names in full, of which there are few.
@@ -38,6 +39,7 @@ class Series:
         self._has_course = has_course
         self.first: float | None = None
         self.largest = -np.inf
+        self.early: list[Point] = []
         self.last: deque[Point] = deque(maxlen=keeps)
         self.course: list[Point] = []
         self._stride, self._met = 1, 0
@@ -51,6 +53,8 @@ class Series:
             self.first = value
         self.largest = max(self.largest, value)  # a NaN never is
         self.last.append(point)
+        if len(self.early) < EARLY:
+            self.early.append(point)
         if self._has_course and self._met % self._stride == 0:
             self.course.append(point)
             if len(self.course) > THINNED:
@@ -83,6 +87,11 @@ class View:
         self.epoch = epoch
         self._grouped = grouped
         self._memory = memory
+
+    @property
+    def is_of_epoch(self) -> bool:
+        """Whether it is what `fit` reports at the end of an epoch, and not a look."""
+        return any(tag.startswith("epoch/") for tag in self.scalars)
 
     def __contains__(self, tag: Tag) -> bool:
         return key(tag) in self.scalars
@@ -120,6 +129,14 @@ class View:
         """Earlier (step, value), from the beginning on, thinned to 256 points."""
         return self._memory.series(key(tag)).course
 
+    def early(self, tag: Tag) -> list[Point]:
+        """The first few values with their steps, this entry's too if it is one."""
+        early = self._memory.series(key(tag)).early
+        now = self.get(tag)
+        if now is None or len(early) == EARLY:
+            return [*early]
+        return [*early, Point(self.step, now)]
+
     def first(self, tag: Tag) -> float | None:
         """The first finite value, this entry's if there is no earlier one."""
         earlier = self._memory.series(key(tag)).first
@@ -134,16 +151,34 @@ class View:
     @property
     def learning_rate(self) -> float | None:
         """Of the optimizer; of several, of the first."""
-        rate = self.get("learning_rate")
-        rates = self.under("learning_rate/").values()
-        return rate if rate is not None else next(iter(rates), None)
+        return next(iter(self.learning_rates.values()), None)
+
+    @property
+    def learning_rates(self) -> Mapping[str, float]:
+        """{name of the optimizer: rate}; the name of an only one is empty."""
+        only, tag = self.get("learning_rate"), "learning_rate/"
+        if only is not None:
+            return {"": only}
+        several = {k: x for k, x in self.scalars.items() if k.startswith(tag)}
+        return {k.removeprefix(tag): x for k, x in several.items()}
 
     @property
     def named_rate(self) -> str:
         """`Adam's learning rate of 0.001`, as far as it is known."""
-        optimizer, rate = self.record.optimizer, self.learning_rate
-        whose = f"{optimizer}'s" if optimizer else "the"
-        return f"{whose} learning rate" + ("" if rate is None else f" of {rate:.3g}")
+        return self.rate_of("")
+
+    def rate_of(self, where: str) -> str:
+        """As `named_rate`, of the optimizer that trains a layer or variable.
+
+        Where that is one of several and not known which, of each of them.
+        """
+        rates, told = self.learning_rates, []
+        for one in self.record.optimizers_of(where) or [{}]:
+            rate = rates.get("", rates.get(str(one.get("name"))))
+            whose = f"{kind_of(one)}'s" if one.get("type") else "the"
+            known = "" if rate is None else f" of {rate:.3g}"
+            told.append(f"{whose} learning rate{known}")
+        return " or ".join(told)
 
 
 class Memory:

@@ -10,9 +10,9 @@ import numpy as np
 from .loss import epoch_loss, has_learned, is_slowed, train_loss
 from .optimizers import learning_rate, learning_rates
 from .registry import Chart, Guide, signal
-from .rule import Reading, Rule
+from .rule import LASTING, Reading, Rule
 from .statistics import Summary
-from .subjects import Weight
+from .subjects import Squares, Weight
 from .view import View
 
 
@@ -75,22 +75,58 @@ def distance_from_init(change: float, initial: float) -> float | None:
     return math.sqrt(change / initial) if initial > 0 else None
 
 
+def _from_start(
+    weight: Weight, moved: Squares | None
+) -> tuple[float, float, float] | None:
+    """Sums of squares: of w_0, of the weight now or of its move, the least for w_0."""
+    start = weight.since_start
+    if start is None or moved is None:
+        return None
+    other = moved.now if moved is start else moved.change
+    return start.before, other, start.elements / weight.fan_in
+
+
+def _of_start(initial: float, other: float, least: float = 0.0) -> float | None:
+    start = max(initial, least)
+    return math.sqrt(other / start) if start > 0 else None
+
+
 @signal(
     "weight_growth/<path>",
     of=Weight,
-    given=lambda weight: weight.since_start and weight.since_start[1:],
+    given=lambda weight: _from_start(weight, weight.since_start),
     unit="multiple of the first norm",
     guide=Guide(healthy=(0.3, 3), sick=(None, 6)),
     chart=Chart("Health", "norm of the weights beside the first"),
 )
-def weight_growth(initial: float, now: float) -> float | None:
+def weight_growth(initial: float, now: float, least: float = 0.0) -> float | None:
     """`||w|| / ||w_0||`, w after the looked-at step; of the weights of `update_ratio`.
 
-    Left out for weights that began as 0.
+    `||w_0||` counts as that of weights of deviation `1 / sqrt(inputs of a unit)` where
+    it is less: what starts small, or as 0, is meant to grow.
 
-    initial, now: sums of squares.
+    initial, now, least: sums of squares.
     """
-    return math.sqrt(now / initial) if initial > 0 else None
+    return _of_start(initial, now, least)
+
+
+@signal(
+    "update_from_init/<path>",
+    of=Weight,
+    given=lambda weight: _from_start(weight, weight.since_step),
+    unit="share of the first norm",
+    guide=Guide(healthy=(1e-5, 0.3), sick=(1e-6, 1)),
+    chart=Chart("Health", "update of the weights beside their start"),
+)
+def update_from_init(initial: float, change: float, least: float = 0.0) -> float | None:
+    """`||w_after - w_before|| / ||w_0||` of the looked-at step.
+
+    `||w_0||` as in `weight_growth`. Unlike `update_ratio` it does not shrink when too
+    high a learning rate has made the weights large.
+
+    initial, change, least: sums of squares.
+    """
+    return _of_start(initial, change, least)
 
 
 def _with_first(weight: Weight) -> tuple[Summary, Summary] | None:
@@ -99,55 +135,34 @@ def _with_first(weight: Weight) -> tuple[Summary, Summary] | None:
     return weight.first, weight.summary
 
 
-def _with_last_epoch(weight: Weight) -> tuple[Summary, Summary] | None:
-    if weight.last_epoch is None or weight.summary is None:
-        return None
-    return weight.last_epoch, weight.summary
-
-
-def distance(before: Summary, now: Summary) -> float | None:
-    """`W_1(before, now) / sigma_before`, W_1 the mean distance of equal quantiles.
-
-    None if one of them has no finite element, or the first no spread.
-    """
-    if not _has_spread(before) or not now.count:
-        return None
-    return float(np.mean(np.abs(now.grid - before.grid))) / before.std
-
-
-_DRIFT = Chart("Health", "drift of the weight distributions")
+def _with_least(weight: Weight) -> tuple[Summary, Summary, float] | None:
+    pair = _with_first(weight)
+    return pair and (*pair, weight.fan_in**-0.5)
 
 
 @signal(
     "weight_drift/<path>",
     of=Weight,
-    given=_with_first,
+    given=_with_least,
     unit="first standard deviations",
     guide=Guide(healthy=(0, 1), sick=(None, 3)),
     source="the normed Wasserstein distance of Evidently",
-    chart=_DRIFT,
+    chart=Chart("Health", "drift of the weight distributions"),
 )
-def weight_drift(first: Summary, now: Summary) -> float | None:
+def weight_drift(first: Summary, now: Summary, least: float = 0.0) -> float | None:
     """`W_1(w_0, w) / sigma_0`: how far the distribution of a weight has moved.
 
     W_1 is the earth mover's distance, read from the quantiles of the two histograms;
-    sigma_0 the standard deviation when this monitor first met the weight. Of the
-    weights of `update_ratio`, with a spread at the start.
+    sigma_0 the standard deviation when this monitor first met the weight, or
+    `1 / sqrt(inputs of a unit)` where that is more: what starts small is meant to move
+    far in its own units. Of the weights of `update_ratio`.
+
+    least: for sigma_0.
     """
-    return distance(first, now)
-
-
-@signal(
-    "weight_drift_epoch/<path>",
-    of=Weight,
-    given=_with_last_epoch,
-    unit="standard deviations of the epoch before",
-    guide=Guide(healthy=(0, 0.3), sick=(None, 0.5)),
-    chart=Chart("Health", "drift of the weight distributions in an epoch"),
-)
-def weight_drift_epoch(last_epoch: Summary, now: Summary) -> float | None:
-    """`W_1 / sigma` between the last look of an earlier epoch and this one."""
-    return distance(last_epoch, now)
+    sigma = max(first.std if _has_spread(first) else 0.0, least)
+    if not (sigma and first.count and now.count):
+        return None
+    return float(np.mean(np.abs(now.grid - first.grid))) / sigma
 
 
 @signal(
@@ -202,7 +217,7 @@ class UpdateRatioLow(Rule):
     """
 
     ratio: float = 1e-5
-    patience: int = 3
+    patience: int = LASTING
 
     reads: ClassVar = (
         update_ratio,
@@ -228,8 +243,8 @@ class UpdateRatioLow(Rule):
         return (
             f"A step moves {reading.where} by {reading.value:.1g} of its size, so "
             "training takes a hundred times as long as it could; 1e-3 is usual. Raise "
-            f"{view.named_rate} tenfold, unless another alert names a layer that gets "
-            "no gradient."
+            f"{view.rate_of(reading.where)} tenfold, unless another alert names a layer"
+            " that gets no gradient."
         )
 
 
@@ -237,7 +252,9 @@ class UpdateRatioLow(Rule):
 class UpdateRatioHigh(Rule):
     """Steps throw a kernel about.
 
-    r, as for `UpdateRatioLow`, above `ratio`, after 10 steps.
+    r, as for `UpdateRatioLow`, above `ratio`, after 10 steps; of a weight whose
+    deviation is still below 1 / sqrt(inputs of a unit), beside that: from a start of
+    0.02 or 0, every step is large.
 
     No unit. Sources: CS231n (about 1e-3), torchmortem (1e-1); measured on digits:
     healthy up to 1.2e-2, learning rate 10 0.42 to 0.89. Biases, gamma and beta go to
@@ -245,23 +262,27 @@ class UpdateRatioHigh(Rule):
     """
 
     ratio: float = 1e-1
-    patience: int = 3
+    patience: int = LASTING
 
-    reads: ClassVar = (update_ratio,)
+    reads: ClassVar = (update_ratio, weight_std)
 
     def readings(self, view: View) -> Iterable[Reading]:
         """Of each kernel."""
-        if view.step > FIRST_STEPS:
-            for path, ratio in view.under(update_ratio).items():
-                if view.record.is_kernel(path):
-                    yield Reading(path, ratio, self.ratio)
+        if view.step <= FIRST_STEPS:
+            return
+        stds = view.under(weight_std)
+        for path, ratio in view.under(update_ratio).items():
+            if view.record.is_kernel(path):
+                usual = math.prod((view.record.shape(path) or [1])[:-1]) ** -0.5
+                share = min(1.0, stds.get(path, usual) / usual)
+                yield Reading(path, ratio * share, self.ratio)
 
     def explain(self, reading: Reading, view: View) -> str:
         """Name the learning rate."""
         return (
             f"A step changes {reading.where} by {reading.value:.1g} of its size, so it "
             "jumps about its minimum or away from it; 1e-3 is usual. Lower "
-            f"{view.named_rate} tenfold, or warm it up over the first steps."
+            f"{view.rate_of(reading.where)} tenfold, or warm it up in the first steps."
         )
 
 
@@ -278,7 +299,7 @@ class UnchangedWeight(Rule):
     """
 
     change: float = 1e-9
-    patience: int = 3
+    patience: int = LASTING
 
     reads: ClassVar = (
         distance_from_init,
@@ -312,7 +333,7 @@ class UnchangedWeight(Rule):
             f"{reading.where} is trainable and {since}: no gradient reaches it, or "
             "the steps are too small to show. Check that the loss depends on the layer "
             "and that no stop_gradient lies behind it; else look for dead units behind "
-            f"it, or raise {view.named_rate}."
+            f"it, or raise {view.rate_of(reading.where)}."
         )
 
 
@@ -320,31 +341,27 @@ class UnchangedWeight(Rule):
 class WeightDrift(Rule):
     """The distribution of a kernel has left its initial one.
 
-    Any of: W1(w_0, w) / sigma_0 above `distance`, W1 the Wasserstein distance of the
-    elements; W1 over one epoch / sigma_0 above `per_epoch`; sigma / sigma_0 or its
-    inverse above `spread`. The value is that of the condition that is farthest beyond
-    its limit. Kernels of at least 64 elements; not embeddings, which start near 0 and
-    are meant to leave it.
+    W1(w_0, w) / sigma_0 above `distance`, W1 the Wasserstein distance of the elements;
+    or sigma_0 / sigma above `shrunk`. The value is that of the condition that is
+    farthest beyond its limit. Kernels of at least 64 elements; not embeddings.
 
-    In units of the initial standard deviation. Source: Evidently's normed Wasserstein
-    distance, with limits measured on digits: healthy 0.12 to 0.85, and 0.03 to 0.23 an
-    epoch; Adam at learning rate 1: 27. PSI and the KS statistic do not tell healthy
-    training from faulty: every healthy one has a PSI above 0.1.
+    In units of the initial standard deviation, in W1 of at least 1 / sqrt(inputs of a
+    unit): the kernels of BERT, of GANs and of LoRA start at 0.02 or 0, to leave it.
+    Source: Evidently's normed Wasserstein distance, with limits measured on digits:
+    healthy 0.12 to 0.85; Adam at learning rate 1: 27. PSI and the KS statistic do not
+    tell healthy training from faulty: every healthy one has a PSI above 0.1.
     """
 
     distance: float = 3.0
-    per_epoch: float = 0.5
-    spread: float = 6.0
-    patience: int = 2
+    shrunk: float = 6.0
+    patience: int = LASTING
 
-    reads: ClassVar = (weight_drift, weight_drift_epoch, weight_spread)
+    reads: ClassVar = (weight_drift, weight_spread)
 
     def readings(self, view: View) -> Iterable[Reading]:
         """Of each kernel."""
-        drifts = view.under(weight_drift)
-        epochs = view.under(weight_drift_epoch)
-        spreads = view.under(weight_spread)
-        for path in dict.fromkeys([*drifts, *epochs, *spreads]):
+        drifts, spreads = view.under(weight_drift), view.under(weight_spread)
+        for path in dict.fromkeys([*drifts, *spreads]):
             shape = view.record.shape(path)
             if shape is not None and math.prod(shape) < 64:
                 continue
@@ -353,31 +370,33 @@ class WeightDrift(Rule):
             spread = spreads.get(path, 1.0)
             pairs = [
                 (drifts.get(path, 0.0), self.distance),
-                (epochs.get(path, 0.0), self.per_epoch),
-                (max(spread, 1 / spread if spread else math.inf), self.spread),
+                (1 / spread if spread else math.inf, self.shrunk),
             ]
             value, limit = max(pairs, key=lambda pair: pair[0] / pair[1])
             yield Reading(path, value, limit)
 
     def explain(self, reading: Reading, view: View) -> str:
         """Name the condition and the learning rate."""
-        spread = view.get(weight_spread.tag_of(reading.where)) or 1.0
-        if reading.limit == self.spread:
-            what = f"spread {spread:.2g} times as wide as it started"
-        else:
-            during = " within one epoch" if reading.limit == self.per_epoch else ""
-            what = f"moved {reading.value:.2g} initial standard deviations{during}"
+        what = f"moved {reading.value:.2g} initial standard deviations"
+        if reading.limit == self.shrunk:
+            what = f"shrunk to a spread {reading.value:.2g} times below the initial one"
         return (
             f"The weights of {reading.where} have {what}: training has rewritten them "
-            f"rather than refined them. Lower {view.named_rate}, or add weight decay."
+            f"rather than refined them. Lower {view.rate_of(reading.where)}, or "
+            f"{self._decay(reading)}."
         )
+
+    def _decay(self, reading: Reading) -> str:
+        is_shrunk = reading.limit == self.shrunk
+        return "the weight decay" if is_shrunk else "add weight decay"
 
 
 @dataclass(frozen=True)
 class WeightExplosion(Rule):
     """A kernel has grown many times over.
 
-    ||w|| / ||w_0|| above `growth`. Not embeddings, which start near 0.
+    ||w|| / ||w_0|| above `growth`, ||w_0|| at least that of weights of deviation
+    1 / sqrt(inputs of a unit). Not embeddings, which start near 0.
 
     No unit. Source: torchmortem (10 times the norm at the start); measured on digits:
     healthy up to 3.4, Adam at learning rate 0.3 10 and more.
@@ -398,6 +417,6 @@ class WeightExplosion(Rule):
         """Name the learning rate."""
         return (
             f"{reading.where} is {reading.value:.2g} times as large as it started, "
-            f"and its layer's outputs with it. Lower {view.named_rate}, add weight "
-            "decay, or set global_clipnorm."
+            f"and its layer's outputs with it. Lower {view.rate_of(reading.where)}, "
+            "add weight decay, or set global_clipnorm."
         )

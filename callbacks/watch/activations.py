@@ -1,41 +1,67 @@
 """Activation functions: which one a layer ends with, and when its outputs are sick."""
 
-from dataclasses import dataclass
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
 import numpy as np
 
+from ..signals.activations import dead_units
+from ..signals.subjects import Output, Subject, Target
 from .layers import attribute
+
+INF = math.inf
 
 
 @dataclass(frozen=True)
 class Activation:
-    """What kbn knows of an activation function.
+    """Where an activation function is flat: what kbn knows of it.
 
-    `operations`: classes of Keras that compute it in a functional model. `dies`: its
-    output is exactly 0 for all inputs below some value, and so is its gradient. `flat`:
-    below the first and above the second output its gradient is nearly 0.
+    `rest`: its output, to within `within`, for all inputs beyond one end, where its
+    gradient is 0; there a unit is dead. `flat`: below the first and above the second
+    output its gradient is nearly 0, but healthy units come back.
     """
 
     name: str
-    operations: tuple[str, ...] = ()
-    dies: bool = False
+    rest: float | None = None
+    within: float = 0.0
     flat: tuple[float, float] | None = None
 
 
-# A new activation function is a row. Leaky ReLUs neither die nor saturate.
+# A new activation function is a row; those of `keras.activations` that are not here
+# are flat nowhere. A test computes them all.
 ACTIVATIONS = {
     activation.name: activation
     for activation in (
-        Activation("relu", ("Relu", "ReLU"), dies=True),
-        Activation("relu6", ("Relu6",), dies=True),
-        Activation("tanh", ("Tanh",), flat=(-0.99, 0.99)),
-        Activation("softsign", ("Softsign",), flat=(-0.99, 0.99)),
-        Activation("sigmoid", ("Sigmoid",), flat=(0.01, 0.99)),
-        Activation("hard_sigmoid", ("HardSigmoid",), flat=(0.01, 0.99)),
+        Activation("relu", 0.0),
+        Activation("relu6", 0.0, flat=(-INF, 5.999)),
+        Activation("hard_silu", 0.0),
+        Activation("silu", 0.0, within=1e-6),
+        Activation("mish", 0.0, within=1e-6),
+        Activation("gelu", 0.0, within=1e-6),
+        Activation("sparse_plus", 0.0),
+        Activation("threshold", 0.0),
+        Activation("hard_shrink", 0.0),
+        Activation("soft_shrink", 0.0),
+        Activation("tanh", flat=(-0.99, 0.99)),
+        Activation("hard_tanh", flat=(-0.999, 0.999)),
+        Activation("softsign", flat=(-0.99, 0.99)),
+        Activation("sigmoid", flat=(0.01, 0.99)),
+        Activation("hard_sigmoid", flat=(0.01, 0.99)),
+        Activation("sparse_sigmoid", flat=(0.01, 0.99)),
+        Activation("log_sigmoid", flat=(-INF, -0.01)),
+        Activation("softplus", flat=(0.001, INF)),
+        Activation("squareplus", flat=(0.001, INF)),
+        Activation("elu", flat=(-0.99, INF)),
+        Activation("celu", flat=(-0.99, INF)),
+        Activation("selu", flat=(-1.74, INF)),
     )
 }
+# Operations of a functional model, which Keras does not make public: `HardTanh`.
+_OPERATIONS = {name.replace("_", ""): name for name in ACTIVATIONS}
 # Those of Keras whose output is `activation(...)`. A user's own layer may do anything
 # after its activation, and so does an LSTM.
 _ENDS_WITH_ACTIVATION = (
@@ -55,32 +81,89 @@ _ENDS_WITH_ACTIVATION = (
 )
 
 
-def name_of(layer: Any) -> str | None:
-    """Name of the activation function that gives the layer's output, if it is known.
+def activation_of(layer: Any) -> Activation | None:
+    """What gives the layer's output; None for a function of which nothing is known.
 
-    Returns None for leaky ReLUs, in any of their forms.
+    Leaky ReLUs, in any of their forms, are not known: they neither die nor saturate.
     """
     if isinstance(layer, _ENDS_WITH_ACTIVATION):
-        # keras.activations.relu with a slope hides in a lambda: another name.
-        name = attribute(attribute(layer, "activation"), "__name__")
-        return name if isinstance(name, str) else None
-    slope = attribute(layer, "negative_slope")
-    if slope is not None and np.any(slope):
-        return None
+        return _of_function(attribute(layer, "activation"))
     if isinstance(layer, keras.layers.ReLU):
-        return "relu"
+        return _relu(layer)
+    if isinstance(layer, keras.layers.ELU):
+        return _elu(layer)
     if isinstance(layer, keras.Layer):
         return None
-    kind = type(layer).__name__
-    known = (x.name for x in ACTIVATIONS.values() if kind in x.operations)
-    return next(known, None)
+    name = _OPERATIONS.get(type(layer).__name__.lower(), "")
+    with_settings = {"relu": _relu, "elu": _elu, "threshold": _threshold}
+    return with_settings.get(name, lambda _: ACTIVATIONS.get(name))(layer)
 
 
-def activation_of(layer: Any) -> Activation | None:
-    """The row of `ACTIVATIONS` for the layer's output; None for any other function."""
-    return ACTIVATIONS.get(name_of(layer) or "")
+def _of_function(function: Any) -> Activation | None:
+    if isinstance(function, keras.Operation):  # a layer as the argument `activation`
+        return activation_of(function)
+    # keras.activations.relu with a slope hides in a lambda: another name.
+    name = attribute(function, "__name__")
+    return ACTIVATIONS.get(name, Activation(name)) if isinstance(name, str) else None
+
+
+def _relu(layer: Any) -> Activation | None:
+    slope, top = attribute(layer, "negative_slope"), attribute(layer, "max_value")
+    flat = None if top is None else (-INF, 0.999 * float(top))
+    rest = None if slope is not None and np.any(slope) else 0.0
+    known = rest is not None or flat is not None
+    return Activation("relu", rest, flat=flat) if known else None
+
+
+def _elu(layer: Any) -> Activation:
+    return Activation("elu", flat=(-0.99 * float(attribute(layer, "alpha", 1)), INF))
+
+
+def _threshold(layer: Any) -> Activation:
+    return Activation("threshold", float(attribute(layer, "default_value", 0)))
 
 
 def unit_axis(layer: Any) -> int:
     """Axis of the layer's output on which its units lie, where the layer tells."""
     return 1 if attribute(layer, "data_format") == "channels_first" else -1
+
+
+class Activity:
+    """Which units were active over the last looks.
+
+    A unit that is 0 for one batch need not be for the next. So what a look says of dead
+    units is of at least `LOOKS` batches, and `EXAMPLES` examples, as far as they were
+    seen. A batch with one target for all, as of sorted data, tells of one class only:
+    it is left out.
+    """
+
+    LOOKS, EXAMPLES = 3, 64
+
+    def __init__(self) -> None:
+        self._rows: dict[str, deque[Any]] = {}  # (replicas, 1 + units) of each look
+
+    def over_looks(
+        self, subjects: Sequence[Subject], batch_size: int | None
+    ) -> list[Subject]:
+        """The subjects of a look, their counts of units those of the last looks."""
+        targets = [x.summary for x in subjects if isinstance(x, Target) and x.summary]
+        is_one = bool(targets) and all(x.minimum == x.maximum for x in targets)
+        looks = max(self.LOOKS, -(-self.EXAMPLES // (batch_size or self.EXAMPLES)))
+        found = []
+        for subject in subjects:
+            row = subject.rows.get(dead_units.tag)
+            if isinstance(subject, Output) and row is not None:
+                rows = {k: x for k, x in subject.rows.items() if k != dead_units.tag}
+                if not is_one:
+                    kept = self._kept(subject.key, row, looks)
+                    rows[dead_units.tag] = np.concatenate([*kept])
+                subject = replace(subject, rows=rows)
+            found.append(subject)
+        return found
+
+    def _kept(self, key: str, row: Any, looks: int) -> deque[Any]:
+        kept = self._rows.get(key)
+        if kept is None or kept[-1].shape[1:] != row.shape[1:] or kept.maxlen != looks:
+            kept = self._rows[key] = deque(maxlen=looks)
+        kept.append(row)
+        return kept

@@ -12,35 +12,40 @@ from kbn.private import keras as private
 
 from .inventory import BatchNorm
 from .layers import Layer, Variable, attribute
-from .optimizers import loss_scaling
+from .optimizers import Applied, loss_scaling
 from .tensors import is_readable
 
 Tensor: TypeAlias = Any
 
 
 class CallLog:
-    """Tensors by name, and the optimizers that were applied.
+    """Tensors by name, and the calls that applied an optimizer.
 
     `graph()` says where the caller is: None if eager. Only what happens in the graph of
     its birth can be noted. `scale(optimizer)`: what to note of the factor in gradients;
-    by default the factor itself, for which a graph gets an op.
+    by default the factor itself, for which a graph gets an op. `before_apply()`: right
+    before the first optimizer is applied.
     """
 
     def __init__(
         self,
         graph: Callable[[], Any],
         scale: Callable[[Any], Any] | None = None,
+        before_apply: Callable[[], None] = lambda: None,
     ) -> None:
         self._graph = graph
+        self.before_apply = before_apply
         self.scale = scale or (lambda x: loss_scaling(x).given(x))
         self._here = graph()
         self.activations: dict[str, tuple[Tensor, str]] = {}  # with its layer's name
+        self.masked: set[str] = set()  # layers that were given a tensor with a mask
         self.norm_inputs: dict[str, tuple[Tensor, str]] = {}  # in training, unmasked
         self.outputs: list[Tensor] = []  # of the whole model
         # With what they are of, and y_pred.
         self.losses: list[tuple[Tensor, list[Tensor], Any]] = []
-        self.gradients: dict[str, tuple[Tensor, Any]] = {}  # with its loss scale
-        self.applied: list[str] = []
+        # With the loss scale, and the number of the call in `applied`.
+        self.gradients: dict[str, tuple[Tensor, Any, int]] = {}
+        self.applied: list[Applied] = []
         self.hidden: set[str] = set()
         self._numbers: dict[tuple[str, str], int] = {}
 
@@ -118,6 +123,9 @@ def _note_outputs(
 ) -> None:
     tensors = [x for x in keras.tree.flatten(outputs) if is_readable(x)]
     if tensors and seen.reaches(name):
+        given = keras.tree.flatten((args, kwargs))
+        if any(private.mask_of(x) is not None for x in given):
+            seen.masked.add(name)
         call = seen.number(name)
         for index, tensor in enumerate(tensors):
             part = f"{call}/{index}" if len(tensors) > 1 else call
@@ -170,19 +178,24 @@ def _note_gradients(
     given = dict(zip(("grads", "trainable_variables"), args, strict=False)) | kwargs
     if not seen.reaches(name):
         return
-    seen.applied.append(name)
+    if not seen.applied:
+        seen.before_apply()
     # Without a list, an optimizer goes by the one that it was built with.
     variables = given.get("trainable_variables") or private.optimizer_variables(
         optimizer
     )
     paths = {id(weight): path for path, weight in weights().items()}
     scale = seen.scale(optimizer)
+    variables = list(variables)
+    known = [paths[id(x)] for x in variables if id(x) in paths]
+    seen.applied.append(Applied(name, tuple(known)))
     for gradient, variable in zip(given["grads"], variables, strict=False):
         path = paths.get(id(variable))
         # Of a variable of float8's scaling, it is the new value.
         is_value = attribute(variable, "overwrite_with_gradient", False)
         if gradient is not None and path is not None and not is_value:
-            seen.gradients[seen.number(path)] = (gradient, scale)
+            call = len(seen.applied) - 1
+            seen.gradients[seen.number(path)] = (gradient, scale, call)
 
 
 @contextlib.contextmanager

@@ -2,27 +2,47 @@
 
 import json
 import math
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 
+from kbn.private import keras as private
+
 from . import activations
 from .inventory import BatchNorm, Inventory
-from .layers import Layer, attribute, children, weights_of
-from .optimizers import inner_of, parts_of
+from .layers import DROPOUT, Layer, attribute, children, kinds_of, weights_of
+from .optimizers import OptimizerReader, inner_of, parts_of
 from .tensors import to_numpy
+
+Paths: TypeAlias = Mapping[int, dict[str, Any]]  # of variables, by identity
 
 
 def describe(
-    model: Any, inventory: Inventory, order: Sequence[str], final: Collection[str]
+    model: Any,
+    inventory: Inventory,
+    order: Sequence[str] = (),
+    final: Collection[str] = (),
+    tables: Collection[str] = (),
+    fresh: Collection[str] = (),
+    optimizers: OptimizerReader | None = None,
 ) -> dict[str, Any]:
     """`model`, `layers` in forward order, `optimizers`: as JSON has it.
 
     `order`: names of layers as they were seen called, where that was seen. `final`:
-    names of layers whose output is the model's, beside those that tell.
+    names of layers whose output is the model's, beside those that tell. `tables`: paths
+    of weights of which rows were seen taken by indices. `fresh`: names of batch
+    norms whose statistics began as 0 and 1. `optimizers` says which of the
+    model's are applied, and to what.
     """
-    paths = {id(weight): path for path, weight in inventory.weights.items()}
+    optimizers = optimizers or OptimizerReader()
+    applied = optimizers.applied(inventory.optimizers)
+    owners = _owners(inventory, applied, optimizers.of_weight)
+    # The variable's path, and where there are several optimizers, which trains it.
+    paths = {
+        id(weight): {"path": path, **owners.get(path, {})}
+        for path, weight in inventory.weights.items()
+    }
     outputs = attribute(model, "outputs") or ()
     return {
         "model": {
@@ -33,19 +53,45 @@ def describe(
             ),
             "loss": _name_of_loss(attribute(model, "loss")),
             "dtype_policy": _name_of_policy(attribute(model, "dtype_policy")),
-            "weights": _weights(model, paths),
+            "weights": _weights(model, paths, tables),
         },
         "layers": [
-            _layer(name, inventory, paths)
+            _layer(name, inventory, paths, tables, fresh)
             | {"is_output": name in final or _gives(inventory.layers[name], outputs)}
             for name in _in_forward_order(inventory.layers, order)
         ],
         "optimizers": [
             _optimizer(name, part, scaling=optimizer)
-            for whole, optimizer in inventory.optimizers.items()
+            for whole, optimizer in applied.items()
             for name, part in parts_of(whole, optimizer).items()
         ],
     }
+
+
+def _owners(
+    inventory: Inventory,
+    applied: Mapping[str, Any],
+    of_weight: Mapping[str, tuple[str, int]],
+) -> dict[str, dict[str, Any]]:
+    """By path: the optimizer that trains it, and in which of its calls in a step.
+
+    None where one call of one optimizer trains all.
+    """
+    parts = [
+        (whole, name, {id(x) for x in private.optimizer_variables(part)})
+        for whole, optimizer in applied.items()
+        for name, part in parts_of(whole, optimizer).items()
+    ]
+    if len({*of_weight.values()}) < 2 and len(parts) < 2:
+        return {}
+    found: dict[str, dict[str, Any]] = {}
+    for path, weight in inventory.weights.items():
+        whole, call = of_weight.get(path, ("", 0))
+        owns = [x for x in parts if id(weight) in x[2]]
+        owns.sort(key=lambda x: x[0] != whole)  # two may know one weight
+        if owns:
+            found[path] = {"optimizer": owns[0][1], "call": call}
+    return found
 
 
 def _in_forward_order(names: Collection[str], seen: Sequence[str]) -> list[str]:
@@ -59,31 +105,43 @@ def _kind(thing: Any) -> str:
     return f"{type(thing).__module__.split('.')[0]}.{type(thing).__name__}"
 
 
-def _layer(name: str, inventory: Inventory, paths: dict[int, str]) -> dict[str, Any]:
+def _layer(
+    name: str,
+    inventory: Inventory,
+    paths: Paths,
+    tables: Collection[str],
+    fresh: Collection[str],
+) -> dict[str, Any]:
     layer = inventory.layers[name]
     norm = inventory.batch_norms.get(name)
     described = {
         "name": name,
         "path": attribute(layer, "path"),
         "type": _kind(layer),
-        "activation": activations.name_of(layer),
+        "is": kinds_of(layer),
+        "activation": attribute(activations.activation_of(layer), "name"),
         "trainable": bool(attribute(layer, "trainable", True)),
-        "weights": _weights(layer, paths),
+        "weights": _weights(layer, paths, tables),
     }
+    if isinstance(layer, DROPOUT):
+        described["dropout"] = _plain(attribute(layer, "rate"))
     if norm is not None:
-        described["batch_norm"] = _batch_norm(norm)
+        described["batch_norm"] = _batch_norm(norm) | {"is_fresh": name in fresh}
     return described
 
 
-def _weights(layer: Layer, paths: dict[int, str]) -> list[dict[str, Any]]:
+def _weights(
+    layer: Layer, paths: Paths, tables: Collection[str]
+) -> list[dict[str, Any]]:
     """Its own: not those of the layers in it, which have entries of their own."""
     inner = {id(x) for child in children(layer) for x in weights_of(child)}
     return [
         {
-            "path": paths[id(weight)],
+            **paths[id(weight)],
             "shape": [*map(int, weight.shape)],
             "dtype": str(weight.dtype),
             "trainable": bool(weight.trainable),
+            **({"is_table": True} if paths[id(weight)]["path"] in tables else {}),
         }
         for weight in weights_of(layer)
         if id(weight) in paths and id(weight) not in inner

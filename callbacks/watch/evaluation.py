@@ -9,19 +9,12 @@ import tensorflow as tf
 
 from .batches import flat, spec_of
 from .inventory import Inventory
+from .layers import DROPOUT
 from .pruned import PrunedStep
 from .python_state import python_state_kept
 
 _log = logging.getLogger(__name__)
 
-DROPOUT = (
-    keras.layers.Dropout,
-    keras.layers.AlphaDropout,
-    keras.layers.GaussianDropout,
-    keras.layers.SpatialDropout1D,
-    keras.layers.SpatialDropout2D,
-    keras.layers.SpatialDropout3D,
-)
 # What `compute_loss` takes in Keras: with other arguments it is a user's own affair.
 _TAKES = ["x", "y", "y_pred", "sample_weight"]
 

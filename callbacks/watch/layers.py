@@ -11,6 +11,14 @@ from kbn.private import keras as private
 
 Layer: TypeAlias = Any  # keras.Operation: layers, and operations such as keras.ops.relu
 Variable: TypeAlias = Any
+DROPOUT = (
+    keras.layers.Dropout,
+    keras.layers.AlphaDropout,
+    keras.layers.GaussianDropout,
+    keras.layers.SpatialDropout1D,
+    keras.layers.SpatialDropout2D,
+    keras.layers.SpatialDropout3D,
+)
 Select: TypeAlias = str | Callable[[Layer], bool] | None
 
 
@@ -20,6 +28,17 @@ def attribute(thing: Any, name: str, otherwise: Any = None) -> Any:
         return getattr(thing, name, otherwise)
     except Exception:  # a user's property may raise anything
         return otherwise
+
+
+def kinds_of(layer: Layer) -> list[str]:
+    """The layers of Keras, and of kbn, that it is: its class and those it extends."""
+    return [
+        one.__name__
+        for one in type(layer).__mro__
+        if issubclass(one, keras.Layer)
+        and one is not keras.Layer
+        and one.__module__.partition(".")[0] in ("keras", "kbn")
+    ]
 
 
 def unique_names(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:

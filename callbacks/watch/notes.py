@@ -1,12 +1,14 @@
 """What was noted of one training step, as subjects with their tensors."""
 
 import contextlib
+import functools
 import re
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import keras
 from keras import tree
 
 from ..signals.subjects import (
@@ -22,8 +24,9 @@ from ..signals.subjects import (
 from .activations import activation_of, unit_axis
 from .calls import CallLog, seeing
 from .inventory import Inventory
-from .layers import attribute
-from .tensors import is_readable
+from .layers import attribute, children
+from .optimizers import Applied
+from .tensors import ROWS, is_readable, kind_of
 
 
 @dataclass
@@ -31,14 +34,16 @@ class Notes:
     """The tensors of one step by the key of their subject, one for each replica.
 
     `scales`: of a gradient, what its loss was multiplied by, as `CallLog` has it.
-    `hidden`: layers and optimizers out of reach. `applied`: optimizers, in order.
+    `hidden`: layers and optimizers out of reach. `applied`: calls of optimizers;
+    `before_apply()`: right before the first of them.
     """
 
     subjects: dict[str, Subject] = field(default_factory=dict)
     tensors: dict[str, list[Any]] = field(default_factory=dict)
     scales: dict[str, Any] = field(default_factory=dict)
     hidden: set[str] = field(default_factory=set)
-    applied: list[str] = field(default_factory=list)
+    applied: list[Applied] = field(default_factory=list)
+    before_apply: Callable[[], None] = lambda: None
 
     def enter(self, subject: Subject, tensor: Any) -> None:
         """One replica's tensor of a subject."""
@@ -57,7 +62,7 @@ class Noter:
         self,
         model: Any,
         place: Callable[[], Any],
-        scale: Callable[[Any], Any] | None = None,
+        scale: Callable[[Any], Any],
     ) -> None:
         """`place` says where the caller is, see `CallLog`; so does `scale`."""
         self._model = model
@@ -72,22 +77,20 @@ class Noter:
     @contextlib.contextmanager
     def step(self, notes: Notes, batch: Any) -> Iterator[None]:
         """Note what this thread does meanwhile, a training step on `batch`."""
-        call_log = CallLog(self._place, self._scale)
+        call_log = CallLog(self._place, self._scale, notes.before_apply)
         with contextlib.ExitStack() as stack:
-            try:
-                stack.enter_context(self._overridden())
-            except Exception as error:  # the training is not to notice
-                notes.hidden.add(f"this step ({error!r})")
+            call_log.try_to(
+                lambda: stack.enter_context(self._overridden()), "this step"
+            )
             self._thread.call_log = call_log
             try:
                 yield
             finally:
                 self._thread.call_log = None
-        try:
-            with self._lock:
-                self._enter(notes, call_log, batch)
-        except Exception as error:  # as above
-            notes.hidden.add(f"some of this step ({error!r})")
+        with self._lock:
+            enter = functools.partial(self._enter, notes, call_log, batch)
+            call_log.try_to(enter, "some of this step")
+            notes.hidden |= call_log.hidden
 
     @contextlib.contextmanager
     def _overridden(self) -> Iterator[None]:
@@ -119,29 +122,27 @@ class Noter:
         )
 
     def _enter(self, notes: Notes, call_log: CallLog, batch: Any) -> None:
-        notes.hidden |= call_log.hidden
         notes.applied = notes.applied or call_log.applied
         # Of a layer that was hidden once, such as the cell of an LSTM, the visible
         # calls would be an arbitrary subset.
+        outputs = call_log.outputs or self._of_parts(call_log)
         for call, (tensor, name) in call_log.activations.items():
             if name not in call_log.hidden:
                 layer = self._inventory.layers[name]
-                is_final = any(tensor is output for output in call_log.outputs)
-                about = activation_of(layer), unit_axis(layer), is_final
+                is_final = any(tensor is output for output in outputs)
+                # Padding is no example: what units give there says nothing of them.
+                known = None if name in call_log.masked else activation_of(layer)
+                about = known, unit_axis(layer), is_final
                 notes.enter(Output(call, name, *about), tensor)
         for call, (tensor, name) in call_log.norm_inputs.items():
             if name not in call_log.hidden:
-                norm = self._inventory.batch_norms[name]
-                try:
-                    axes = tuple(norm.axes)
-                except Exception as error:  # a user's layer may mean anything by it
-                    notes.hidden.add(f"moments of {call} ({error!r})")
-                    continue
-                epsilon = float(attribute(norm.layer, "epsilon", 0.0))
-                notes.enter(NormInput(call, name, axes, epsilon), tensor)
-        for name, (gradient, scale) in call_log.gradients.items():
+                enter = functools.partial(self._enter_norm, notes, call, name, tensor)
+                # A user's layer may mean anything by its axis.
+                call_log.try_to(enter, f"moments of {call}")
+        for name, (gradient, scale, number) in call_log.gradients.items():
             path = re.sub(r"#\d+$", "", name)
-            subject = Gradient(name, path, _is_kernel(gradient))
+            is_of_rows = kind_of(gradient) is ROWS
+            subject = Gradient(name, path, _is_kernel(gradient), is_of_rows, number)
             notes.enter(subject, gradient)
             notes.scales[subject.key] = scale
         loss = _loss_of(call_log, batch)
@@ -151,6 +152,23 @@ class Noter:
                 if is_readable(x):
                     name = "/".join(map(str, path))
                     notes.enter(Prediction(name, path=tuple(path)), x)
+
+    def _enter_norm(self, notes: Notes, call: str, name: str, tensor: Any) -> None:
+        norm = self._inventory.batch_norms[name]
+        epsilon = float(attribute(norm.layer, "epsilon", 0.0))
+        notes.enter(NormInput(call, name, tuple(norm.axes), epsilon), tensor)
+
+    def _of_parts(self, call_log: CallLog) -> list[Any]:
+        """What the models in a model gave, in a step that does not call it as a whole.
+
+        A GAN's step calls its generator and its discriminator.
+        """
+        parts = [x for x in children(self._model) if isinstance(x, keras.Model)]
+        return [
+            tensor
+            for tensor, name in call_log.activations.values()
+            if any(self._inventory.layers[name] is part for part in parts)
+        ]
 
 
 def _is_kernel(gradient: Any) -> bool:
@@ -174,4 +192,5 @@ def given_by(batch: Any) -> Iterator[tuple[Subject, Any]]:
     for kind, name, part in zip((Input, Target), ("x", "y"), parts, strict=False):
         for path, leaf in tree.flatten_with_path(part):
             if leaf is not None:
-                yield kind("/".join(map(str, path)) or name), leaf
+                is_whole = "int" in str(getattr(leaf, "dtype", ""))
+                yield kind("/".join(map(str, path)) or name, is_whole), leaf

@@ -14,6 +14,14 @@ from .tensors import to_numpy
 # Gives each variable to one of several optimizers; Keras 3.14 has none.
 MULTI_OPTIMIZER = getattr(keras.optimizers, "MultiOptimizer", ())
 
+
+class Applied(NamedTuple):
+    """One call of an optimizer's `apply`: its name, and the paths that it was given."""
+
+    optimizer: str
+    paths: tuple[str, ...]
+
+
 # Attributes in which Keras and TensorFlow keep what other attributes hold.
 TRACKING = ("_self_", "_tracker", "_layers", "_metrics", "_operations")
 
@@ -158,6 +166,8 @@ class OptimizerReader:
     def __init__(self) -> None:
         self.steps = StepCount()
         self._seen: list[str] = []  # applied, in the order of the step
+        # By path: the optimizer that was given it, and in which call of the step.
+        self.of_weight: dict[str, tuple[str, int]] = {}
         self._began: dict[str, int] = {}
         self._clock: str | None = None
 
@@ -172,9 +182,12 @@ class OptimizerReader:
             return self._began[self._clock]
         return max(self._began.values(), default=0)
 
-    def saw_applied(self, names: Sequence[str]) -> None:
+    def saw_applied(self, calls: Sequence[Applied]) -> None:
         """What a look saw applied; of none, the last ones count."""
-        self._seen = list(names) or self._seen
+        self._seen = [*dict.fromkeys(x.optimizer for x in calls)] or self._seen
+        for number, call in enumerate(calls):
+            for path in call.paths:
+                self.of_weight.setdefault(path, (call.optimizer, number))
 
     def iterations(self, found: Mapping[str, Any]) -> int | None:
         """Steps of the optimizer that the training goes by; None if none is known."""
@@ -194,7 +207,7 @@ class OptimizerReader:
         Of a `MultiOptimizer` its parts, the first of which has what they share.
         """
         told: list[Optimizer] = []
-        for whole, optimizer in self._applied(found).items():
+        for whole, optimizer in self.applied(found).items():
             scale = _logged_scale(optimizer)
             skipped = self._skipped(whole, optimizer) if after_each_step else None
             for name, part in parts_of(whole, optimizer).items():
@@ -215,7 +228,8 @@ class OptimizerReader:
         taken = {k: steps_taken(x) - self._began.get(k, 0) for k, x in found.items()}
         return {name: steps for name, steps in taken.items() if steps}
 
-    def _applied(self, found: Mapping[str, Any]) -> Mapping[str, Any]:
+    def applied(self, found: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Those of them that are; all while none is known to be."""
         applied = dict.fromkeys([*self._seen, *self._moved(found)])
         return {k: found[k] for k in applied if k in found} or found
 

@@ -5,7 +5,6 @@ function that Keras made trains, untouched, on the same batch. So watching chang
 bit of a training, whatever the backend compiles.
 """
 
-import functools
 import importlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,10 +13,10 @@ from typing import Any, Protocol
 
 import keras
 
-from ..signals.own import Function, Named, Tensors, evaluate
+from ..signals.own import Function
 from ..signals.subjects import Subject
-from .inventory import Contents
 from .layers import Select
+from .optimizers import Applied
 from .targets import Supervision
 
 Key = tuple[str, str]  # (key of a subject, what is read of it)
@@ -37,8 +36,9 @@ class Asked:
 class Seen:
     """What a probe saw of one step.
 
-    `rows`: see `signals.reading`. `applied`: names of optimizers. `batch_size`:
-    examples on all replicas, None if the batch does not tell. `knows_batches`: whether
+    `rows`: see `signals.reading`. `applied`: calls of optimizers; `knows_applied`:
+    whether those are all. `batch_size`: examples on all replicas, None if the batch
+    does not tell. `reported`: the loss that the step returns. `knows_batches`: whether
     the batch of any step is known afterwards, should its loss become NaN. `own`: what
     signals of the user's own returned, by name; `failed`: what they raised instead.
     `supervision`: what the step's loss was given, None if that was not seen.
@@ -46,7 +46,9 @@ class Seen:
 
     subjects: list[Subject] = field(default_factory=list)
     rows: Mapping[Key, Any] = field(default_factory=dict)
-    applied: list[str] = field(default_factory=list)
+    applied: list[Applied] = field(default_factory=list)
+    knows_applied: bool = False
+    reported: float | None = None
     batch_size: int | None = None
     knows_batches: bool = False
     own: Mapping[str, Any] = field(default_factory=dict)
@@ -78,10 +80,13 @@ class Probe(Protocol):
     ) -> tuple[tuple[Any, ...], "Recorded | None"]:
         """What to call with instead, to know the batch afterwards; None: unknown."""
 
-    def look(self, evaluates: bool, *given: Any) -> tuple[Any, Seen]:
+    def look(
+        self, evaluates: bool, notes: Callable[[], None], *given: Any
+    ) -> tuple[Any, Seen]:
         """What the call returns, and what was seen of its first step.
 
-        `evaluates`: also the loss of the batch in evaluation mode.
+        `evaluates`: also the loss of the batch in evaluation mode. `notes()`: to be
+        called where the call builds weights, before it trains them.
         """
 
     def losses(self, returned: Any) -> Mapping[str, Any]:
@@ -113,31 +118,6 @@ class Recorded:
         """The next batch."""
         self.last = next(self._batches)
         return self.last
-
-
-def of_weights(model: Any, asked: Asked, contents: Contents) -> Seen:
-    """What signals of the user's own say of the weights, where no more can be seen."""
-    seen = Seen()
-    if asked.signals:
-        weights = contents.of(model).weights
-        makers = {path: functools.partial(_value, x) for path, x in weights.items()}
-        tensors = Tensors(Named({}), Named({}), Named(makers))
-        seen.own = evaluate(asked.signals, tensors, seen.failed)
-    return seen
-
-
-def _value(weight: Any) -> Any:
-    return keras.ops.convert_to_tensor(weight)
-
-
-def tell_of_blindness(asked: Asked, say: Callable[..., None]) -> None:
-    """Say what no probe sees on the backend that Keras runs on."""
-    if {"gradients", "activations"} & {*asked.watch}:
-        say(
-            f"cannot see gradients and activations on the {keras.backend.backend()} "
-            "backend: it logs metrics, weights and batch norm. For all of it set "
-            "KERAS_BACKEND=tensorflow."
-        )
 
 
 def backend() -> ModuleType:

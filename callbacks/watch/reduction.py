@@ -1,5 +1,6 @@
 """The tensors of one step become rows of numbers, those of large ones in the graph."""
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -53,14 +54,12 @@ class Reduction:
         moments = sample = ()
         found = {}
         for what in readings(subject):
-            try:
-                if what == SUMMARY:
-                    moments = statistics.moments_of(tensor)
-                    sample = statistics.sample_of(tensor, self._sample_size)
-                else:
+            if what == SUMMARY:
+                moments = statistics.moments_of(tensor)
+                sample = statistics.sample_of(tensor, self._sample_size)
+            else:
+                with self._left_out_if_it_fails(key, what):
                     found[what] = self._row(subject, what, tensor)
-            except Exception as error:  # no reason to lose the others
-                self.failed[key, what] = error
         return Reduced(size, moments, sample, found)
 
     def rows(self, replicas: Mapping[str, Sequence[Any]]) -> dict[Key, Any]:
@@ -73,11 +72,9 @@ class Reduction:
                 if (key, what) in self.failed:
                     continue
                 if what != SUMMARY:
-                    try:
+                    with self._left_out_if_it_fails(key, what):
                         made = [self._row_of(subject, what, x) for x in parts]
                         found[key, what] = np.stack(made)
-                    except Exception as error:  # as above
-                        self.failed[key, what] = error
                 elif isinstance(parts[0], Reduced):
                     found[key, what] = statistics.merge(
                         [statistics.from_moments(*x[:3]) for x in parts]
@@ -85,6 +82,14 @@ class Reduction:
                 else:
                     arrays |= {(key, i): x for i, x in enumerate(parts)}
         return found | self._summaries(arrays)
+
+    @contextlib.contextmanager
+    def _left_out_if_it_fails(self, key: str, what: str) -> Iterator[None]:
+        """A row of a user's odd layer is no reason to lose the others."""
+        try:
+            yield
+        except Exception as error:
+            self.failed[key, what] = error
 
     def _row_of(self, subject: Subject, what: str, x: Any) -> Any:
         if isinstance(x, Reduced):
@@ -102,11 +107,7 @@ class Reduction:
 
     def _summaries(self, parts: Mapping[tuple[str, int], Any]) -> dict[Key, Any]:
         made: dict[str, list[Summary]] = {}
-        try:
-            found = statistics.summarize_all(parts, self._sample_size)
-        except Exception as error:  # as above
-            self.failed |= {(key, SUMMARY): error for key, _ in parts}
-            return {}
+        found = statistics.summarize_all(parts, self._sample_size)
         for (key, _), summary in found.items():
             made.setdefault(key, []).append(summary)
         return {(key, SUMMARY): statistics.merge(x) for key, x in made.items()}

@@ -11,6 +11,8 @@ class Steps:
 
     def __init__(self) -> None:
         self.count = 0
+        self.looked = 0  # the last step that was looked at
+        self.before: int | None = None  # steps before the first that was watched
         self._offset = 0
         self._shown = 0
         self._epoch_began = 0
@@ -21,6 +23,8 @@ class Steps:
         if starts_again:
             self._offset = self._shown - iterations
         self.count = self._epoch_began = iterations + self._offset
+        if self.before is None:
+            self.before = self.looked = self.count
         return starts_again
 
     def begin_epoch(self, iterations: int | None, slack: int) -> None:

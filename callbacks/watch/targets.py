@@ -568,14 +568,15 @@ def _passes_on(layer: Any) -> bool:
     shapes = (keras.layers.Reshape, keras.layers.Flatten, keras.layers.Permute)
     is_activation = isinstance(layer, keras.layers.Activation)
     return isinstance(layer, (*shapes, keras.layers.Identity)) or (
-        is_activation and activations.name_of(layer) == "linear"
+        is_activation and _activation(layer) == "linear"
     )
 
 
 def _activation(layer: Any) -> str | None:
+    # keras.ops.softmax is an operation of a class that is not public.
     if isinstance(layer, keras.layers.Softmax) or type(layer).__name__ == "Softmax":
         return "softmax"
-    return None if layer is None else activations.name_of(layer)
+    return attribute(activations.activation_of(layer), "name")
 
 
 def _units(layer: Any) -> int | None:

@@ -1,8 +1,6 @@
 """How a training step is looked at on TensorFlow."""
 
 import contextlib
-import functools
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -14,17 +12,9 @@ from keras import tree
 
 from kbn.private import keras as private
 
-from ..signals.own import Function, Named, Tensors, evaluate
+from ..signals.own import evaluate
 from ..signals.reading import EVALUATED
-from ..signals.subjects import (
-    Gradient,
-    Input,
-    Loss,
-    Output,
-    Prediction,
-    Subject,
-    Target,
-)
+from ..signals.subjects import Gradient, Input, Loss, Prediction, Subject, Target
 from . import host
 from .batches import (
     DATA_ENDS,
@@ -38,15 +28,17 @@ from .batches import (
     without_optionals,
 )
 from .evaluation import LossEvaluation
-from .inventory import Contents, Inventory
+from .granted import Pruned, offered, whole_of
+from .inventory import Contents
+from .layers import weights_of
 from .notes import Noter, Notes, given_by
 from .optimizers import loss_scaling, unscaled
 from .probe import Asked, Key, Recorded, Seen
-from .pruned import PrunedStep, arguments_of
 from .python_state import python_state_kept
-from .reduction import Reduced, Reduction, is_safe, names_of
+from .reduction import Reduction, names_of
 from .targets import Supervision
 from .tensors import is_readable, kind_of
+from .traced_step import Trace, TrainStep, graph_here
 from .wishes import Wishes
 
 as_array = host.as_array
@@ -68,88 +60,6 @@ def make(
     return made
 
 
-class TrainStep:
-    """Stands for `model.train_step` in the function that Keras makes of it.
-
-    It is the model's own step. While it is traced, and somebody watches, it notes the
-    names of the step's tensors. Those stay with the function, for later fits.
-    """
-
-    def __init__(self, model: Any) -> None:
-        self._step = model.train_step
-        self.traces: list[Trace] = []
-        self.noter: Noter | None = None
-        self.is_only_seen = False  # the trace is none that will train
-        functools.update_wrapper(self, self._step, updated=())
-
-    def __call__(self, data: Any) -> Any:
-        """Train on this replica's part of a batch."""
-        if self.noter is None or tf.executing_eagerly():
-            return self._step(data)
-        graph = tf.compat.v1.get_default_graph()
-        notes, logs = Notes(), {}
-        with self.noter.step(notes, data):
-            try:
-                logs = self._step(data)
-            except Exception:
-                # As of an optimizer, for a layer that was frozen when it was built.
-                if not self.is_only_seen:
-                    raise
-        self._trace_of(graph).add(notes)
-        return logs
-
-    def trace_for(self, tensors: Sequence[Any]) -> "Trace | None":
-        """The youngest that takes such a batch, flat."""
-        alive = [x for x in self.traces if x.graph is not None and x.takes(tensors)]
-        return alive[-1] if alive else None
-
-    def _trace_of(self, graph: Any) -> "Trace":
-        self.traces = [trace for trace in self.traces if trace.graph is not None]
-        for trace in self.traces:
-            if trace.graph is graph:
-                return trace
-        self.traces.append(Trace(graph))
-        return self.traces[-1]
-
-
-class Trace:
-    """A traced training step, and the names of the tensors that were noted in it."""
-
-    def __init__(self, graph: Any) -> None:
-        self._graph = weakref.ref(graph)
-        self.notes = Notes()  # each tensor as the names of its parts
-
-    @property
-    def graph(self) -> Any:
-        """Its FuncGraph; None if TensorFlow has thrown it away."""
-        return self._graph()
-
-    def add(self, notes: Notes) -> None:
-        """What was noted on one replica."""
-        own = self.notes
-        own.hidden |= notes.hidden
-        own.applied = own.applied or notes.applied
-        own.scales |= notes.scales
-        for key, (tensor,) in notes.tensors.items():
-            kind = kind_of(tensor)
-            if kind is None:
-                continue
-            try:
-                names = [part.name for part in kind.parts(tensor)]
-            except Exception as error:  # of a tensor that is none of a graph
-                own.hidden.add(f"{notes.subjects[key].name} ({error!r})")
-            else:
-                own.enter(notes.subjects[key], (names, kind))
-
-    def takes(self, tensors: Sequence[Any]) -> bool:
-        """Whether it was traced for such a batch, flat."""
-        arguments = arguments_of(self.graph)
-        return len(arguments) == len(tensors) and all(
-            a.dtype == x.dtype and a.shape.is_compatible_with(x.shape)
-            for a, x in zip(arguments, tensors, strict=True)
-        )
-
-
 class Probe:
     """Looks at training steps of one model: see `probe.Probe`.
 
@@ -168,7 +78,6 @@ class Probe:
         self._say = say
         self._wishes = Wishes(asked)
         self._contents = contents
-        self._noter = Noter(model, _graph, scale=None)
         self._evaluation = LossEvaluation(model)
         self._hand_back = HandBack(model.distribute_strategy)
         self._pruned: dict[int, Pruned] = {}
@@ -181,7 +90,7 @@ class Probe:
 
     def _hooked(self, function: Any) -> Any:
         """The training function, made anew to note its traces if it has none yet."""
-        if self._is_blind or self._model.run_eagerly:
+        if self._is_blind:
             return function
         self._step = getattr(function, STEP, None)
         if self._step is None:
@@ -194,12 +103,15 @@ class Probe:
 
     def _made_with(self, step: Any) -> Any:
         model = self._model
+        own = vars(model).get("train_step")  # past its class
         model.train_function = None
         object.__setattr__(model, "train_step", step)
         try:
             model.make_train_function()
         finally:
             object.__delattr__(model, "train_step")
+            if own is not None:
+                object.__setattr__(model, "train_step", own)
         return model.train_function
 
     def is_for(self, asked: Asked, contents: Contents) -> bool:
@@ -209,8 +121,7 @@ class Probe:
     def open(self) -> None:
         """Note what is traced from now on."""
         if self._step is not None:
-            # A graph is to get no op for the scale of the loss.
-            self._step.noter = Noter(self._model, _graph, scale=_itself)
+            self._step.noter = Noter(self._model, graph_here, _scale)
 
     def close(self) -> None:
         """Note no more."""
@@ -249,8 +160,11 @@ class Probe:
 
     # --- a step that is due ---
 
-    def look(self, evaluates: bool, iterator: Any) -> tuple[Any, Seen]:
+    def look(
+        self, evaluates: bool, notes: Callable[[], None], iterator: Any
+    ) -> tuple[Any, Seen]:
         """See `probe.Probe`."""
+        self._notes, self._known = notes, len(weights_of(self._model))
         if self._is_blind:
             return self.function(iterator), Seen()
         in_graph = not (self._model.run_eagerly or self._hands_over)
@@ -274,6 +188,12 @@ class Probe:
             seen.rows = {**seen.rows, (Loss("").key, EVALUATED): evaluated}
         self._tell_what_is_hidden(seen)
         return logs, seen
+
+    def _note_what_is_built(self) -> None:
+        """What a trace or a forward pass has built is noted before it is trained."""
+        known, self._known = self._known, len(weights_of(self._model))
+        if known != self._known:
+            self._notes()
 
     def _taken(self, iterator: Any) -> list[Any]:
         """The batches of one call: fewer than it could take, at the end of the data."""
@@ -317,6 +237,7 @@ class Probe:
         self._traced_for.append(spec)
         for function in private.traced_functions(self.function)[:1]:
             function.get_concrete_function(iterator)
+        self._note_what_is_built()
 
     def _probed_step(self, batches: Sequence[Any], iterator: Any, seen: Seen) -> Any:
         found: list[Any] = []
@@ -342,6 +263,7 @@ class Probe:
         if trace is None and is_direct:
             trace = self._traced(batch, tensors)
         trace = trace or self._own_trace(batch, tensors)
+        self._note_what_is_built()
         pruned = self._pruned.get(id(trace))
         if pruned is None or not pruned.is_of(trace, inventory):
             inventory = self._contents.of(self._model)  # the trace may have built it
@@ -350,7 +272,7 @@ class Probe:
             own = self._asked.signals
             pruned = Pruned(trace, inventory, granted, sample_size, bool(xla), own)
             self._pruned[id(trace)] = pruned
-        seen.applied = trace.notes.applied
+        self._tell_applied(trace.notes, seen)
         given = pruned(tensors)
         seen.own, seen.failed = pruned.own(given), pruned.failed
 
@@ -360,14 +282,14 @@ class Probe:
 
         return read
 
-    def _traced(self, batch: Any, tensors: Sequence[Any]) -> "Trace | None":
+    def _traced(self, batch: Any, tensors: Sequence[Any]) -> Trace | None:
         """The step, traced as a call with this batch would; None: it was before."""
         assert self._step is not None, "see _hooked"
         for function in private.traced_functions(self.function)[1:]:
             function.get_concrete_function(without_optionals(batch))
         return self._step.trace_for(tensors)
 
-    def _own_trace(self, batch: Any, tensors: Sequence[Any]) -> "Trace":
+    def _own_trace(self, batch: Any, tensors: Sequence[Any]) -> Trace:
         """Of a step that was traced before anybody watched: its Python runs once more.
 
         Only here; what that changes in the model's objects is put back.
@@ -397,8 +319,15 @@ class Probe:
         notes = Notes()
         known = self._contents.of(self._model).weights if self._asked.signals else {}
         before = {path: tf.convert_to_tensor(weight) for path, weight in known.items()}
-        with self._noter.step(notes, first):
+        if self._model.distribute_strategy.num_replicas_in_sync == 1:
+            # Replicas cannot read each other's variables.
+            notes.before_apply = self._note_what_is_built
+        assert self._step is not None, "see _hooked"
+        self._step.eager_notes = notes
+        try:
             logs = self.function([first])
+        finally:
+            self._step.eager_notes = None
         self._try_to(lambda: self._read_notes(first, notes, before, seen))
         return self.function(rest) if rest else logs
 
@@ -414,7 +343,7 @@ class Probe:
                 total = tf.add_n(replicas) if len(replicas) > 1 else replicas[0]
                 replicas = [unscaled(total, notes.scales[key])]
             arrays[key] = [host.array(x) for x in replicas]
-        seen.applied = notes.applied
+        self._tell_applied(notes, seen)
         if self._asked.signals:
             self._tell_own(notes, before, seen)
         reduction = Reduction(granted, self._asked.sample_size)
@@ -428,13 +357,18 @@ class Probe:
         """
 
         def whole(key: str) -> Any:
-            x = _whole(notes.subjects[key], [_dense(x) for x in notes.tensors[key]])
+            x = whole_of(notes.subjects[key], [_dense(x) for x in notes.tensors[key]])
             return unscaled(x, notes.scales[key]) if key in notes.scales else x
 
-        tensors = _offered(notes, whole, weights)
+        tensors = offered(notes, whole, weights)
         seen.own = evaluate(self._asked.signals, tensors, seen.failed)
 
     # --- both ---
+
+    def _tell_applied(self, notes: Notes, seen: Seen) -> None:
+        seen.applied = notes.applied
+        hidden = notes.hidden & self._contents.of(self._model).optimizers.keys()
+        seen.knows_applied = bool(notes.applied) and not hidden
 
     def _read(
         self,
@@ -502,166 +436,16 @@ class Probe:
             )
 
 
-class Pruned:
-    """The part of a traced step that shows what one monitor is granted."""
-
-    def __init__(
-        self,
-        trace: Trace,
-        inventory: Inventory,
-        granted: Mapping[str, Subject],
-        sample_size: int,
-        jit_compile: bool,
-        signals: tuple[Function, ...],
-    ) -> None:
-        self.reduction = Reduction(granted, sample_size)
-        self.failed: dict[str, Exception] = {}  # of the user's own signals
-        self._signals = signals
-        self._trace = trace
-        self._inventory = inventory
-        self._jit_compile = jit_compile
-        self._step = self._pruned([*granted], self.reduction.inside, signals)
-        self._again: tuple[list[str], Any] = [], None  # what was read whole, and how
-
-    def is_of(self, trace: Trace, inventory: Inventory) -> bool:
-        """Whether it is of this trace, and of the model as it is."""
-        return trace is self._trace and inventory is self._inventory
-
-    def __call__(self, batch: Sequence[Any]) -> dict[str, list[Any]]:
-        """What a step on this batch gives, of each replica: arrays, or `Reduced`."""
-        scales = self._scales()
-        given = _arrays(self._step(batch, scales))
-        # NaN, Inf, or more than float32 can square: to be read whole.
-        again = [key for key, x in given.items() if not all(map(is_safe, x))]
-        if again:
-            if again != self._again[0]:
-                step = self._pruned(again, lambda key, tensor: tensor)
-                self._again = again, step
-            given |= _arrays(self._again[1](batch, scales))
-        return given
-
-    def own(self, given: dict[str, list[Any]]) -> dict[str, Any]:
-        """What the user's own signals returned; takes it out of what a step gave."""
-        names = [x.__name__ for x in self._signals if x.__name__ not in self.failed]
-        return {name: given.pop(OWN + name)[0] for name in names}
-
-    def rows(self, given: Mapping[str, Sequence[Any]]) -> dict[Key, Any]:
-        """Rows of what a step gave, see `signals.reading`; predictions have none."""
-        subjects = self.reduction.subjects
-        return self.reduction.rows(
-            {k: x for k, x in given.items() if not isinstance(subjects[k], Prediction)}
-        )
-
-    def _pruned(
-        self,
-        keys: Sequence[str],
-        reduce: Callable[[str, Any], Any],
-        signals: tuple[Function, ...] = (),
-    ) -> PrunedStep:
-        notes = self._trace.notes
-        names = {
-            (key, replica, part): name
-            for key in dict.fromkeys([*keys, *(notes.tensors if signals else ())])
-            for replica, (parts_, _) in enumerate(notes.tensors[key])
-            for part, name in enumerate(parts_)
-        }
-
-        def finish(parts: Mapping[Any, Any], scales: Mapping[str, Any]) -> Any:
-            """In the graph: what is given of each replica's tensor."""
-            given = {key: self._tensors(key, parts, scales.get(key)) for key in keys}
-            found = {key: [reduce(key, x) for x in given[key]] for key in keys}
-            if not signals:
-                return found
-
-            def whole(key: str) -> Any:
-                replicas = self._tensors(key, parts, scales.get(key))
-                return _whole(notes.subjects[key], replicas)
-
-            tensors = _offered(notes, whole, self._inventory.weights)
-            own = evaluate(signals, tensors, self.failed)
-            return found | {OWN + name: [x] for name, x in own.items()}
-
-        return PrunedStep(self._trace.graph, names, finish, self._jit_compile)
-
-    def _tensors(self, key: str, parts: Mapping[Any, Any], scale: Any) -> list[Any]:
-        """A subject's tensors, dense, one for each replica."""
-        replicas = []
-        for replica, (names, kind) in enumerate(self._trace.notes.tensors[key]):
-            tensors = [parts[key, replica, i] for i in range(len(names))]
-            replicas.append(kind.dense(tensors))
-        if isinstance(self._trace.notes.subjects[key], Gradient):
-            # Each replica has the gradient of its part of the batch.
-            total = tf.add_n(replicas) if len(replicas) > 1 else replicas[0]
-            replicas = [unscaled(total, scale)]
-        return replicas
-
-    def _scales(self) -> dict[str, Any]:
-        """By key of a gradient, what its loss is multiplied by in this step."""
-        by_optimizer: dict[int, Any] = {}
-        found = {}
-        for key, optimizer in self._trace.notes.scales.items():
-            if key in self.reduction.subjects or self._signals:
-                if id(optimizer) not in by_optimizer:
-                    scale = loss_scaling(optimizer).given(optimizer)
-                    by_optimizer[id(optimizer)] = scale
-                if by_optimizer[id(optimizer)] is not None:
-                    found[key] = tf.cast(by_optimizer[id(optimizer)], tf.float32)
-        return found
-
-
-OWN = "own:"  # before the names of the user's own signals
-
-
-def _offered(
-    notes: Notes, whole: Callable[[str], Any], weights: Mapping[str, Any]
-) -> Tensors:
-    """What a signal of the user's own may ask for; `whole`: a tensor by its key."""
-
-    def named(kind: type[Subject]) -> Named:
-        return Named(
-            {
-                one.name: functools.partial(whole, key)
-                for key, one in notes.subjects.items()
-                if isinstance(one, kind)
-            }
-        )
-
-    makers = {k: functools.partial(tf.convert_to_tensor, x) for k, x in weights.items()}
-    return Tensors(named(Output), named(Gradient), Named(makers))
-
-
-def _whole(subject: Subject, replicas: Sequence[Any]) -> Any:
-    """One tensor of those of replicas: all examples, or the gradient by all."""
-    if len(replicas) == 1:
-        return replicas[0]
-    is_sum = isinstance(subject, Gradient)
-    return tf.add_n(replicas) if is_sum else tf.concat(replicas, axis=0)
-
-
-def _arrays(given: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
-    """What a pruned step gives, as arrays."""
-    return {key: [_array(x) for x in replicas] for key, replicas in given.items()}
-
-
-def _array(x: Any) -> Any:
-    if isinstance(x, Reduced):
-        rows = {what: np.asarray(row) for what, row in x.rows.items()}
-        return Reduced(int(x.size), np.asarray(x.moments), np.asarray(x.sample), rows)
-    return np.asarray(x)
-
-
 def scratch_graph() -> Any:
     """The graph in which Keras calls layers that it builds: no call to note."""
-    graph = _graph()
+    graph = graph_here()
     return graph if private.is_scratch(graph) else None
 
 
-def _itself(optimizer: Any) -> Any:
-    return optimizer
-
-
-def _graph() -> Any:
-    return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+def _scale(optimizer: Any) -> Any:
+    """What is noted of the scale of a loss: a graph is to get no op for it."""
+    is_eager = tf.executing_eagerly()
+    return loss_scaling(optimizer).given(optimizer) if is_eager else optimizer
 
 
 def _dense(tensor: Any) -> Any:

@@ -43,14 +43,15 @@ def _is_dense(x: Any) -> bool:
     return callable(getattr(x, "values", len))
 
 
+# TensorFlow's gradient of an embedding: the rows that were looked up, some twice.
+ROWS = Kind(
+    lambda x: type(x).__name__ == "IndexedSlices",
+    lambda x: [x.values, x.indices, x.dense_shape],
+    _scattered,
+)
 # The first that fits; a new kind is a row.
 KINDS = [
-    # TensorFlow's gradient of an embedding: the rows that were looked up, some twice.
-    Kind(
-        lambda x: type(x).__name__ == "IndexedSlices",
-        lambda x: [x.values, x.indices, x.dense_shape],
-        _scattered,
-    ),
+    ROWS,
     Kind(_is_dense, lambda x: [x], lambda parts: parts[0]),
 ]
 

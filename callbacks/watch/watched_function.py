@@ -16,10 +16,11 @@ class Watcher:
     """A monitor, as the stand-in knows it.
 
     `begins(steps)`: right before each call of so many steps; whether to look at it.
-    `notes()`: right before one that is looked at. `ends()`: there was no such step, the
-    data had ended. `looks(seen)`: after one that is looked at. `breaks(batch, late)`:
-    the loss became NaN or Inf so many calls before the last one, with this batch, None
-    if it is not known. `follows()`: the model has another training function.
+    `notes()`: right before one that is looked at, and where that builds weights.
+    `ends()`: there was no such step, the data had ended. `looks(seen)`: after one that
+    is looked at. `breaks(batch, late)`: the loss became NaN or Inf so many calls before
+    the last one, with this batch, None if it is not known. `follows()`: the model has
+    another training function.
     """
 
     begins: Callable[[int], bool]
@@ -85,7 +86,13 @@ class WatchedFunction:
             self._tell(self._losses.all())
             self._losses.start_anew()
 
-    def _tell(self, broken: "Reported | None") -> None:
+    @property
+    def _is_early(self) -> bool:
+        """Whether the call is the 1st, 2nd, 4th, 8th, ... of the fit."""
+        calls = self._losses.calls + 1
+        return calls & (calls - 1) == 0
+
+    def _tell(self, broken: "Broken | None") -> None:
         if broken is not None and self._watcher is not None:
             batch = None if broken.recorded is None else broken.recorded.last
             self._watcher.breaks(batch, self._losses.calls - broken.call)
@@ -94,48 +101,58 @@ class WatchedFunction:
         """Train as the original does."""
         if self.is_over:
             self.remove()
-        watcher, probe = self._watcher, self._probe
+        watcher = self._watcher
         if watcher is None:
             return self.original(*given)
-        steps = probe.steps(*given)
-        is_fit = steps > 0
-        self._is_fit |= is_fit
-        # A step of a loop written by hand is none of a `fit` in which another callback
-        # makes it.
-        if self._is_fit > is_fit:
+        steps = self._probe.steps(*given)
+        self._is_fit |= steps > 0
+        if self._is_fit and not steps:
+            # Of a loop written by hand: another callback makes it within this `fit`.
             return self.original(*given)
-        given, recorded = probe.record(given)
+        given, recorded = self._probe.record(given)
         try:
-            if not self._has_begun:
-                self._has_begun = True
-                probe.attach(*given)
-            if watcher.begins(steps or 1):
-                probe.attach(*given)
-                self._tell(self._losses.all())
-                watcher.notes()
-                returned, seen = probe.look(self.evaluates_next, *given)
-                self.evaluates_next = False
-                seen.knows_batches = recorded is not None
-                watcher.looks(seen)
-            else:
-                returned = self.original(*given)
-        except probe.data_ends:
+            returned = self._train(watcher, steps or 1, given, recorded)
+        except self._probe.data_ends:
             watcher.ends()
             raise
         except BaseException:
             self.remove()
             raise
-        broken = self._losses.add(probe.losses(returned), recorded)
+        broken = self._losses.add(self._probe.losses(returned), recorded)
         if broken is not None:
-            probe.settle(returned)
+            self._probe.settle(returned)
             self._tell(broken)
         return returned
 
+    def _train(
+        self,
+        watcher: Watcher,
+        steps: int,
+        given: tuple[Any, ...],
+        recorded: Recorded | None,
+    ) -> Any:
+        """One call of the original, looked at if that is due."""
+        if not self._has_begun:
+            self._has_begun = True
+            self._probe.attach(*given)
+        if not watcher.begins(steps):
+            return self.original(*given)
+        self._probe.attach(*given)
+        self._tell(self._losses.all())
+        watcher.notes()
+        look = self._probe.look
+        evaluates = self.evaluates_next or self._is_early
+        returned, seen = look(evaluates, watcher.notes, *given)
+        self.evaluates_next = False
+        seen.reported = self._losses.reported(self._probe.losses(returned))
+        seen.knows_batches = recorded is not None
+        watcher.looks(seen)
+        return returned
 
-class Reported(NamedTuple):
-    """A loss that a call reports: number of the call, and its batch if it is known."""
 
-    loss: Any
+class Broken(NamedTuple):
+    """A loss that is NaN or Inf: number of its call, and its batch if it is known."""
+
     call: int
     recorded: Recorded | None
 
@@ -155,22 +172,36 @@ class Losses:
         self._number = number
         self._latest = latest
         self._names: list[str] | None = None
-        self._waiting: deque[Reported] = deque()
+        # Each with the number of its call, and what knows its batch.
+        self._waiting: deque[tuple[Any, int, Recorded | None]] = deque()
         self._is_broken = False
 
     def add(
         self, reported: Mapping[str, Any], recorded: Recorded | None
-    ) -> Reported | None:
+    ) -> Broken | None:
         """Add what a call reports; returns the first loss that is known to be bad."""
         self.calls += 1
         if self._names is None:
             self._names = [name for name in reported if "loss" in name]
         for name in self._names:
-            one = Reported(reported.get(name), self.calls, recorded)
-            self._waiting.append(one)
+            self._waiting.append((reported.get(name), self.calls, recorded))
         return self._first(self.calls - self._latest)
 
-    def all(self) -> Reported | None:
+    def reported(self, reported: Mapping[str, Any]) -> float | None:
+        """The loss that a call reports, waited for; None: none, or it is not finite.
+
+        `loss`, else the only one that has the word in its name: of a GAN's two, none.
+        """
+        losses = [reported[name] for name in reported if "loss" in name]
+        if "loss" in reported or len(losses) == 1:
+            try:
+                loss = self._number(reported.get("loss", losses[0]), True)
+                return loss if loss is not None and math.isfinite(loss) else None
+            except (AttributeError, TypeError, ValueError):
+                pass  # a user's step may report anything
+        return None
+
+    def all(self) -> Broken | None:
         """Wait for all losses; returns the first bad one."""
         return self._first(self.calls)
 
@@ -178,22 +209,26 @@ class Losses:
         """Forget that a loss was bad: the mean of the next epoch may be finite."""
         self._is_broken = False
 
-    def _first(self, last: int) -> Reported | None:
+    def _first(self, last: int) -> Broken | None:
         """The first bad loss; those of the calls up to the `last` are waited for."""
         found = None
         while self._waiting:
-            one = self._waiting[0]
-            try:
-                number = self._number(one.loss, one.call <= last)
-                if number is None:
-                    break
-                is_finite = math.isfinite(number)
-            except (AttributeError, TypeError, ValueError):
-                is_finite = True  # a user's step may report anything
+            loss, call, recorded = self._waiting[0]
+            is_finite = self._is_finite(loss, call <= last)
+            if is_finite is None:
+                break
             self._waiting.popleft()
             if not is_finite and not self._is_broken:
-                self._is_broken, found = True, one
+                self._is_broken, found = True, Broken(call, recorded)
         return found
+
+    def _is_finite(self, loss: Any, waits: bool) -> bool | None:
+        """None: its device has not computed it, and it is not waited for."""
+        try:
+            number = self._number(loss, waits)
+            return None if number is None else math.isfinite(number)
+        except (AttributeError, TypeError, ValueError):
+            return True  # a user's step may report anything
 
 
 def _current_fit(model: Any) -> Any:

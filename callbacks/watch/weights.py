@@ -11,6 +11,7 @@ from ..signals.statistics import Summary, sampling_stride
 from ..signals.subjects import SUMMARY, NormWeight, Subject, Weight
 from . import probe
 from .inventory import BatchNorm, Inventory, Selection
+from .moving import MovingStatistics
 
 Sample: TypeAlias = Any  # (at most sample_size,), an array
 Arrays: TypeAlias = Mapping[int, Any]  # variables as arrays, by identity
@@ -94,12 +95,13 @@ class WeightSamples:
 
 
 def squares(now: Sample, before: Sample) -> Any:
-    """(1, 3) float64 of two samples: see `Squares`."""
+    """(1, 4) float64 of two samples: see `Squares`."""
     wide = np.float64 if now.itemsize != 4 or now.dtype.kind != "f" else np.float32
     now, before = now.astype(wide, copy=False), before.astype(wide, copy=False)
     with np.errstate(all="ignore"):  # of weights that are not finite
         change = now - before
-        row = [np.dot(change, change), np.dot(before, before), np.dot(now, now)]
+        parts = [(change, change), (before, before), (now, now)]
+        row = [*(np.dot(*pair) for pair in parts), now.size]
     return np.array([row], np.float64)
 
 
@@ -113,15 +115,26 @@ class WeightReader:
         self._watch = watch
         self._sample_size = sample_size
         self._movement = Movement(sample_size)
-        # Of kernels: when first met, with the variable; at the last look; and at that
-        # of an earlier epoch.
+        self._moving = MovingStatistics()
+        # Of kernels: when first met, with the variable.
         self._first: dict[str, tuple[Any, Summary]] = {}
-        self._last: dict[str, Summary] = {}
-        self._last_epoch: dict[str, Summary] = {}
-        self._epoch = 0
 
-    def before_step(self, selection: Selection) -> None:
-        """Note the weights as they are, for a `read` after the step."""
+    @property
+    def fresh(self) -> Collection[str]:
+        """Names of the batch norms that began with a mean of 0 and a variance of 1."""
+        return self._moving.fresh
+
+    def begin_fit(self, steps: int) -> None:
+        """A `fit` begins after so many steps of training."""
+        self._moving.begin_fit(steps)
+
+    def before_step(self, selection: Selection, steps: int) -> None:
+        """Note the weights as they are, for a `read` after the step.
+
+        `steps`: see `MovingStatistics.before_step`.
+        """
+        norms = self._batch_norms(selection)
+        self._moving.before_step(norms, probe.backend().as_array, steps)
         kernels = _moving(self._named(selection))
         arrays = _arrays(kernels.values())
         self._movement.before_step(kernels, arrays)
@@ -143,15 +156,7 @@ class WeightReader:
 
     def saw(self, selection: Selection, subjects: Sequence[Subject]) -> None:
         """What a look has read, for later ones to compare with."""
-        kernels = _moving(self._named(selection))
-        self._meet(subjects, kernels)
-        self._last = {
-            subject.name: subject.summary
-            for subject in subjects
-            if isinstance(subject, Weight)
-            and subject.name in kernels
-            and subject.summary is not None
-        }
+        self._meet(subjects, _moving(self._named(selection)))
 
     def non_finite(self, inventory: Inventory) -> dict[str, int]:
         """By path of each weight that is not finite: how many of its elements."""
@@ -166,24 +171,32 @@ class WeightReader:
                 found |= {path: count} if count else {}
         return found
 
-    def _weight(self, path: str, kernels: Collection[str]) -> Weight:
+    def _weight(self, path: str, kernels: Mapping[str, Any]) -> Weight:
         if path not in kernels or path not in self._first:
             return Weight(path)
-        first = self._first[path][1]
-        return Weight(path, first=first, last_epoch=self._last_epoch.get(path, first))
+        fan_in = max(1, int(np.prod(kernels[path].shape[:-1])))
+        return Weight(path, first=self._first[path][1], fan_in=fan_in)
 
     def read(
-        self, selection: Selection, epoch: int, *, is_one_step: bool
+        self,
+        selection: Selection,
+        steps: int,
+        calls: Mapping[str, int],
+        trained: Collection[str] | None = None,
+        *,
+        is_one_step: bool,
     ) -> tuple[list[Subject], dict[Key, Any]]:
-        """The subjects, and rows of each, see `reading`; in this epoch.
+        """The subjects, and rows of each, see `reading`.
 
-        `is_one_step`: see `Movement.rows`.
+        `trained`: paths of what optimizers are given, None if that is not known: how
+        far others move, such as the averages of weights, says nothing of a training.
+        `is_one_step`: see `Movement.rows`. `steps`, `calls`: see
+        `MovingStatistics.read`.
         """
-        if epoch != self._epoch:
-            self._epoch, self._last_epoch = epoch, self._last
         norms, named = self._batch_norms(selection), self._named(selection)
         kernels = _moving(named)
-        tracked = self._subjects(norms, named, kernels)
+        judged = {k: x for k, x in kernels.items() if trained is None or k in trained}
+        tracked = self._subjects(norms, named, judged)
         first: dict[int, str] = {}
         for subject, weight in tracked:
             first.setdefault(id(weight), subject.key)
@@ -198,16 +211,19 @@ class WeightReader:
                 rows[subject.key, SUMMARY] = rows[first[id(weight)], SUMMARY]
         subjects = {subject.key: subject for subject, _ in tracked}
         for (path, what), row in moved.items():
-            subject = Weight(path)  # of a batch norm's, only how far it moved
+            if path not in judged:
+                continue
+            subject = self._weight(path, judged)  # also a batch norm's, if it moves
             subjects.setdefault(subject.key, subject)
             rows[subject.key, what] = row
-        return [*subjects.values()], rows
+        ages = self._moving.read(norms, probe.backend().as_array, steps, calls)
+        return [*subjects.values(), *ages], rows
 
     def _subjects(
         self,
         norms: Mapping[str, BatchNorm],
         named: Mapping[str, Any],
-        kernels: Collection[str],
+        kernels: Mapping[str, Any],
     ) -> list[tuple[Subject, Any]]:
         """Each variable with its subject: those of batch norms as theirs."""
         found: list[tuple[Subject, Any]] = [
@@ -240,7 +256,8 @@ class WeightReader:
             **statistics.summarize_all(values, self._sample_size)
         }
         for layer, norm in norms.items():
-            parts = [norm.parts["moving_mean"], norm.parts["moving_variance"]]
+            names = ("moving_mean", "moving_variance", "gamma")
+            parts = [norm.parts[name] for name in names if name in norm.parts]
             whole = [np.ravel(arrays[id(x)]).astype(np.float64) for x in parts]
             summaries[moving_key(layer)] = np.concatenate(whole)[None]
         return summaries

@@ -175,13 +175,20 @@ def traced_functions(train_function: Any) -> list[Any]:
     """
     import tensorflow as tf
 
+    kind = tf.types.experimental.PolymorphicFunction
+    functions = [one for one in _held(train_function) if isinstance(one, kind)]
+    return sorted(functions, key=lambda x: x.python_function.__name__ != OUTER)
+
+
+OUTER = "multi_step_on_iterator"  # backend/tensorflow/trainer.py#L151
+
+
+def _held(train_function: Any) -> list[Any]:
     cells = getattr(train_function, "__closure__", None) or ()
     held = [cell.cell_contents for cell in cells]
-    held += [getattr(one, "__wrapped__", None) for one in held]  # of None for Optional
-    kind = tf.types.experimental.PolymorphicFunction
-    functions = [one for one in held if isinstance(one, kind)]
-    outer = "multi_step_on_iterator"  # backend/tensorflow/trainer.py#L151
-    return sorted(functions, key=lambda x: x.python_function.__name__ != outer)
+    return held + [
+        getattr(x, "__wrapped__", None) for x in held
+    ]  # of None for Optional
 
 
 def hands_over_batches(model: Any) -> bool:
@@ -198,11 +205,13 @@ def hands_over_batches(model: Any) -> bool:
 def was_traced(train_function: Any) -> bool | None:
     """Whether any of the `tf.function`s of Keras' training function has a trace.
 
-    None where it is not known which those are, or there are none.
+    None of a function that is not Keras' own.
     """
     functions = traced_functions(train_function)
-    counts = [one.experimental_get_tracing_count() for one in functions]
-    return any(counts) if counts else None
+    if any(one.experimental_get_tracing_count() for one in functions):
+        return True
+    names = {getattr(x, "__name__", "") for x in _held(train_function)}
+    return False if functions or OUTER in names else None
 
 
 def attach_jax_state(model: Any, state: Any) -> None:
@@ -240,6 +249,11 @@ def is_scratch(graph: Any) -> bool:
     """
     name = getattr(graph, "name", "")  # backend/tensorflow/core.py#L223
     return isinstance(name, str) and name.startswith("scratch_graph")
+
+
+def mask_of(tensor: Any) -> Any:
+    """The mask that Keras keeps with a tensor; None if it keeps none."""
+    return getattr(tensor, "_keras_mask", None)  # backend/common/masking.py#L11
 
 
 def random_seed() -> int | None:
