@@ -466,6 +466,7 @@ class Run:
             "inputs": inputs,
             "first_look": self._first_look,
             "heads": self._heads.describe(model, known, self._final),
+            "no_guess": self._heads.why_no_guess(model),
             "fit": {**self._fit, **self._met()},
             "hparams": dict(self.settings.hparams),
             "versions": {"backend": keras.backend.backend(), **versions()},

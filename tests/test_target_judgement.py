@@ -4,6 +4,7 @@ Families, each a table: losses, outputs, data sets.
 """
 
 import math
+import re
 
 import keras
 import numpy as np
@@ -424,6 +425,11 @@ def test_no_guess_where_the_loss_is_not_the_compiled_one(kind, tmp_path):
     monitor = watch(tmp_path, model, diabetes(), epochs=2)
     assert not any(tag.startswith("loss/guess") for tag in monitor.history)
     assert told(monitor) == []
+    why = "alone" if kind is Adds else "of its own"
+    text = tmp_path / "report.txt"
+    monitor.report().save(text)
+    words = " ".join(text.read_text().split())
+    assert re.search(rf"loss of guessing\W+not known: [\w\s']*{why}", words)
 
 
 @pytest.mark.parametrize("made", ["list", "dict"])

@@ -52,7 +52,7 @@ def _model(known: Mapping[str, Any]) -> dict[str, Any]:
         for layer in layers
         if isinstance(layer, Mapping) and layer.get("batch_norm")
     )
-    parameters = model.get("parameters")
+    parameters, why = model.get("parameters"), known.get("no_guess")
     kinds = ", ".join(f"{count} {kind}" for kind, count in norms.items())
     return {
         "name": model.get("name"),
@@ -61,6 +61,7 @@ def _model(known: Mapping[str, Any]) -> dict[str, Any]:
         "layers": len(layers) or None,
         "batch norm": kinds or ("none" if layers else None),
         "loss": model.get("loss"),
+        "loss of guessing": f"not known: {why}" if why else None,
         "dtype policy": model.get("dtype_policy"),
     }
 

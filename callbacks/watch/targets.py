@@ -61,7 +61,8 @@ class HeadReader:
     @property
     def state(self) -> tuple[Any, ...]:
         """Differs when what is to be described does."""
-        return tuple((name, x.undoes) for name, x in self._heads.items())
+        undone = tuple((name, x.undoes) for name, x in self._heads.items())
+        return undone, self._is_whole
 
     def read(
         self, model: Any, given: Supervision | None, trained: float | None
@@ -91,6 +92,19 @@ class HeadReader:
         """What regularizers add now, where there is a guess to compare with."""
         value = _penalty(model) if self._is_whole else 0.0
         return [Penalty("", value=value)] if value else []
+
+    def why_no_guess(self, model: Any) -> str | None:
+        """Why it is not known what guessing would give; None: it is, or may be."""
+        if not _is_compiled(model):
+            return "the model has a train_step or a compute_loss of its own"
+        if self._is_whole is False:
+            return "the step's loss is not that of the compiled losses alone"
+        losses = private.compiled_losses(model) or []
+        heads = [_Head(one.name, one) for one in losses]
+        unknown = [head.title for head in heads if not head.has_guess]
+        if not unknown:
+            return None
+        return f"no closed form is known of {', '.join(map(str, unknown))}"
 
     def describe(
         self, model: Any, inventory: Inventory, final: Collection[str]
@@ -188,6 +202,16 @@ class _Head:
         self._guessed_of = 0
         self._batch: tuple[Any, Any, Array] | None = None
         self._met: set[int] = set()  # hashes of targets that were counted
+
+    @property
+    def has_guess(self) -> bool:
+        """Whether the best constant prediction has a closed form."""
+        return bool(self._known.constants)
+
+    @property
+    def title(self) -> str:
+        """The loss for a user to read."""
+        return self.loss_name or str(attribute(self.loss, "name", "a loss"))
 
     @property
     def takes_logits(self) -> bool:
