@@ -115,10 +115,11 @@ class Forgetful(keras.Sequential):
         """Train on a batch."""
         x, y = data
         with tf.GradientTape() as tape:
-            loss = self.compute_loss(x, y, self(x))
+            y_pred = self(x)
+            loss = self.compute_loss(x, y, y_pred)
         weights = self.trainable_variables
         self.optimizer.apply(tape.gradient(loss, weights), weights)
-        return {"loss": loss}
+        return {"loss": loss, **self.compute_metrics(x, y, y_pred)}
 
 
 def classifier(
