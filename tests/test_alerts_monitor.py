@@ -131,7 +131,8 @@ def test_raise_raises_and_leaves_the_model_unwrapped(tmp_path):
 
 def test_function_gets_each_alert_and_may_raise(tmp_path, said):
     met = []
-    monitor = TrainingMonitor(tmp_path, log_freq=1, on_alert=met.append)
+    dead = [rules.DeadRelu(patience=3)]
+    monitor = TrainingMonitor(tmp_path, log_freq=1, rules=dead, on_alert=met.append)
     fit(network(bias=-9.0), data(), monitor)
     assert [alert.rule for alert in met] == [alert.rule for alert in monitor.alerts]
     assert met[0].rule == "dead_relu"
@@ -143,7 +144,8 @@ def test_function_gets_each_alert_and_may_raise(tmp_path, said):
 
     model = network(bias=-9.0)
     with pytest.raises(KeyError, match="dead_relu"):
-        fit(model, data(), TrainingMonitor(tmp_path / "b", 1, on_alert=fail))
+        monitor = TrainingMonitor(tmp_path / "b", 1, rules=dead, on_alert=fail)
+        fit(model, data(), monitor)
     assert not isinstance(model.train_function, WatchedFunction)
 
 
@@ -191,7 +193,7 @@ def test_rule_that_raises_is_left_out_and_the_training_goes_on(tmp_path, caplog)
 
 def test_second_fit_goes_on_with_the_alert(tmp_path, said):
     model = network(bias=-9.0)
-    monitor = TrainingMonitor(tmp_path, log_freq=1, rules=[rules.DeadRelu()])
+    monitor = TrainingMonitor(tmp_path, log_freq=1, rules=[rules.DeadRelu(patience=3)])
     fit(model, data(), monitor, epochs=1)
     (alert,) = monitor.alerts
     assert alert.step == 3
@@ -207,16 +209,16 @@ def test_second_fit_goes_on_with_the_alert(tmp_path, said):
 
 def test_resumed_training_is_judged_anew(tmp_path):
     model = network(bias=-9.0)
-    first = TrainingMonitor(tmp_path, log_freq=1, rules=[rules.DeadRelu()])
+    first = TrainingMonitor(tmp_path, log_freq=1, rules=[rules.DeadRelu(patience=3)])
     fit(model, data(), first, epochs=1)
-    second = TrainingMonitor(tmp_path, log_freq=1, rules=[rules.DeadRelu()])
+    second = TrainingMonitor(tmp_path, log_freq=1, rules=[rules.DeadRelu(patience=3)])
     fit(model, data(), second, epochs=1)
     assert [alert.step for alert in first.alerts] == [3]
     assert [alert.step for alert in second.alerts] == [STEPS + 3]
 
 
 def test_short_training_is_told_of_at_its_end(tmp_path, said):
-    monitor = TrainingMonitor(tmp_path, rules=[rules.DeadRelu()])
+    monitor = TrainingMonitor(tmp_path, "epoch", rules=[rules.DeadRelu()])
     fit(network(bias=-9.0), data(), monitor, epochs=2)  # two looks, at steps 1 and 5
     (alert,) = monitor.alerts
     assert alert.step == 2 * STEPS
@@ -229,9 +231,10 @@ def test_short_training_is_told_of_at_its_end(tmp_path, said):
 def test_log_has_the_alerts_and_gives_them_again(tmp_path):
     monitor = TrainingMonitor(tmp_path, log_freq=1)
     model = network(bias=-9.0)
-    fit(model, data(), monitor)
+    fit(model, data(), monitor, epochs=6)
     hidden = model.get_layer("hidden")
     hidden.bias.assign(hidden.bias * 0)
+    fit(model, data(), monitor, epochs=6)
     fit(model, data(nan_in=3), monitor)
     values = [value for event in events(tmp_path) for value in event.summary.value]
     logged = [alert for value in values for alert in alerts_in(value)]

@@ -13,12 +13,12 @@ from .loss import train_loss
 from .registry import Chart, signal
 from .rule import Reading, Rule
 from .subjects import Array, Input, Moments
+from .targets import guess
 from .view import View
 from .weights import update_ratio
 
 # A last axis of more columns is none of features; of more elements, a part is read.
 COLUMNS, ELEMENTS = 4096, 2**20
-GUESS = "loss/guess"  # what the best constant prediction would cost
 
 
 class Columns(NamedTuple):
@@ -184,7 +184,7 @@ class InputScale(Rule):
             for one in (dead_units, saturated, activation_std)
         )
         offset = view.get(input_offset.tag_of(name)) or 0.0
-        loss, guess = view.get(train_loss), view.get(GUESS)
+        loss, guessed = view.get(train_loss), view.get(guess)
         if small > 0.5:
             return f"{small:.0%} of its columns are below 1% of the largest"
         if offset > self.offset:
@@ -196,8 +196,8 @@ class InputScale(Rule):
             return f"{max(dead, flat):.0%} of the {what} in {layer}"
         if spread > self.outputs:
             return f"the outputs of {layer} have standard deviation {spread:.2g}"
-        if loss and guess and view.step >= 100 and loss > self.guesses * guess:
-            return f"the loss is {loss / guess:.2g} times that of guessing"
+        if loss and guessed and view.step >= 100 and loss > self.guesses * guessed:
+            return f"the loss is {loss / guessed:.2g} times that of guessing"
         return ""
 
     def explain(self, reading: Reading, view: View) -> str:
