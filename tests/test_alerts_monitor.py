@@ -143,8 +143,8 @@ def test_function_gets_each_alert_and_may_raise(tmp_path, said):
         raise KeyError(alert.rule)
 
     model = network(bias=-9.0)
+    monitor = TrainingMonitor(tmp_path / "b", 1, rules=dead, on_alert=fail)
     with pytest.raises(KeyError, match="dead_relu"):
-        monitor = TrainingMonitor(tmp_path / "b", 1, rules=dead, on_alert=fail)
         fit(model, data(), monitor)
     assert not isinstance(model.train_function, WatchedFunction)
 

@@ -278,7 +278,11 @@ NONSENSE = [
     ("weight_distributions", ["--out", "file"], "--out: 'file' is a file"),
     ("weight_distributions", ["--out", "."], "'.' does not name a new directory"),
     ("convert_resnet", ["--steps", "1"], "--steps: '1' is not a whole number from 2"),
-    ("sick_networks", ["--only", "cold"], "--only: 'cold' is in none of non_finite, "),
+    (
+        "sick_networks",
+        ["--only", "frozen"],
+        "--only: 'frozen' is in none of non_finite, ",
+    ),
     ("sick_networks", ["--gallery", "closed"], "'closed' cannot be written to"),
     ("distributed", ["--workers", "3"], "unrecognized arguments: --workers 3"),
 ]

@@ -290,7 +290,7 @@ def test_a_vanished_directory_loses_no_training(tmp_path, caplog):
 
     logs_dir = tmp_path / "logs"
     model, x, y = watched_models.sequential(run_eagerly=True)
-    monitor = TrainingMonitor(logs_dir)
+    monitor = TrainingMonitor(logs_dir, log_freq="epoch")
     model.fit(x, y, epochs=3, callbacks=[monitor, Vanish()], **FIT)
     assert int(model.optimizer.iterations) == 3 * STEPS
     assert [r.getMessage() for r in caplog.records if "cannot write" in r.getMessage()]

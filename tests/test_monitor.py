@@ -34,7 +34,7 @@ def train(kind, callbacks=(), epochs=2, fit=None, **options):
 
 @pytest.fixture
 def monitor(tmp_path):
-    return TrainingMonitor(tmp_path)
+    return TrainingMonitor(tmp_path, log_freq="epoch")
 
 
 @pytest.fixture
@@ -94,6 +94,8 @@ def test_tags_and_steps_of_a_training(monitor, tmp_path, said):
         "activation_std",
         "gradient_rms",
         "inputs",
+        "outputs",
+        "targets",
         "weight_drift",
         "update_from_init",
         "weight_growth",
@@ -167,7 +169,7 @@ def test_numbers_equal_an_independent_forward_and_backward(monitor, tmp_path):
 def test_gradients_are_unscaled_and_unclipped(optimizer, tmp_path):
     logs = {}
     for name, make in (("plain", lambda: keras.optimizers.SGD(0.1)), ("it", optimizer)):
-        monitor = TrainingMonitor(tmp_path / name)
+        monitor = TrainingMonitor(tmp_path / name, log_freq="epoch")
         mode = EAGER if name == "plain" else {}
         train("sequential", [monitor], epochs=1, optimizer=make(), **mode)
         logs[name] = read_log(tmp_path / name)
@@ -217,7 +219,7 @@ def test_an_embeddings_gradient_is_the_whole_one(monitor, tmp_path):
 def test_non_finite_values_are_counted_apart(tmp_path):
     model, x, y = watched_models.sequential(**EAGER)
     x[3, 2] = np.nan
-    monitor = TrainingMonitor(tmp_path)
+    monitor = TrainingMonitor(tmp_path, log_freq="epoch")
     model.fit(x, y, batch_size=ROWS, verbose=0, callbacks=[monitor])
     log = read_log(tmp_path)
     # One row of the batch before the batch norm, all of it after.
@@ -231,7 +233,7 @@ def test_non_finite_values_are_counted_apart(tmp_path):
 @needs_tensorflow
 def test_sample_size_bounds_the_histogram_only(tmp_path):
     model, x, y = watched_models.convolution(**EAGER)
-    monitor = TrainingMonitor(tmp_path, sample_size=64)
+    monitor = TrainingMonitor(tmp_path, log_freq="epoch", sample_size=64)
     model.fit(x, y, batch_size=ROWS, verbose=0, callbacks=[monitor])
     rows = read_log(tmp_path)["activations/conv"][0][1]
     size = ROWS * 6 * 6 * 4
@@ -243,7 +245,11 @@ def test_sample_size_bounds_the_histogram_only(tmp_path):
 
 @needs_tensorflow
 def test_layers_selects_activations_weights_and_batch_norm(tmp_path):
-    train("sequential", [TrainingMonitor(tmp_path, layers="norm|head")], **EAGER)
+    train(
+        "sequential",
+        [TrainingMonitor(tmp_path, log_freq="epoch", layers="norm|head")],
+        **EAGER,
+    )
     log = read_log(tmp_path)
     tags = {tag for tag in log if not tag.startswith(("quantiles", "epoch"))}
     mentioned = {tag.split("/")[-2] for tag in tags if tag.startswith(("weig", "grad"))}
@@ -267,19 +273,22 @@ def test_layers_selects_activations_weights_and_batch_norm(tmp_path):
     ],
 )
 def test_watch_selects(watch, tmp_path, said):
-    train("sequential", [TrainingMonitor(tmp_path, watch=watch)], epochs=1, **EAGER)
+    train(
+        "sequential",
+        [TrainingMonitor(tmp_path, log_freq="epoch", watch=watch)],
+        epochs=1,
+        **EAGER,
+    )
     kinds = {tag.split("/")[0] for tag in read_log(tmp_path)}
     of = {
         "weights": {
             "update_ratio",
             "distance_from_init",
-            *(
-                f"weight_{x}"
-                for x in ("drift", "drift_epoch", "growth", "spread", "std")
-            ),
+            "update_from_init",
+            *(f"weight_{x}" for x in ("drift", "growth", "spread", "std")),
         },
         "gradients": {"gradient_norm", "gradient_rms", "loss"},
-        "activations": {"activation_std", "health", "inputs", "loss"},
+        "activations": {"activation_std", "health", "inputs", "outputs", "targets"},
         "quantiles": set(),
         "batch_norm": {
             "batch_norm_elements",
@@ -291,7 +300,7 @@ def test_watch_selects(watch, tmp_path, said):
             "loss_gap",
         },
     }
-    expected = set(watch).union(*(of[what] for what in watch))
+    expected = {"loss"}.union(watch, *(of[what] for what in watch))
     assert kinds - OVER_LAYERS == expected | {"epoch", "learning_rate"}
     assert ("median" in kinds) == bool(watch)
     assert said() == []
@@ -717,7 +726,7 @@ def test_a_metric_of_one_value_a_class_is_logged_by_class(tmp_path):
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
     f1 = keras.metrics.F1Score(average=None, name="f1")
     model.compile("sgd", "mse", metrics=[f1])
-    monitor = TrainingMonitor(tmp_path)
+    monitor = TrainingMonitor(tmp_path, log_freq="epoch")
     x, y = np.ones((12, 4)), np.eye(3)[np.arange(12) % 3]
     model.fit(x, y, validation_data=(x, y), verbose=0, callbacks=[monitor])
     tags = {f"epoch/{name}/{i}" for name in ("f1", "val_f1") for i in range(3)}

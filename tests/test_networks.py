@@ -229,7 +229,7 @@ class Diffusion(keras.Model):
 
 
 class Adversarial(keras.Model):
-    """Two networks, two optimizers, the norms of both as metrics."""
+    """Two networks, two optimizers, the larger norm as a metric."""
 
     def __init__(self):
         super().__init__()
@@ -252,7 +252,7 @@ class Adversarial(keras.Model):
             gradients = tape.gradient(loss, net.trainable_variables)
             self.ways[way].apply(gradients, net.trainable_variables)
             norms.append(tf.linalg.global_norm(gradients))
-        return {"loss": loss, "norm": tf.linalg.norm(norms)}
+        return {"loss": loss, "norm": tf.reduce_max(norms)}
 
 
 @pytest.mark.parametrize("kind", [Diffusion, Adversarial])

@@ -182,7 +182,7 @@ def batch(size=64):
 
 
 def fit(model, log_dir, x, y, epochs=1, **options):
-    monitor = TrainingMonitor(log_dir, **options)
+    monitor = TrainingMonitor(log_dir, **{"log_freq": "epoch", **options})
     model.fit(x, y, batch_size=len(x), epochs=epochs, verbose=0, callbacks=[monitor])
     return monitor, read_log(log_dir)
 
@@ -270,7 +270,7 @@ def array(weight):
 def test_updates_and_distances_over_two_fits(sample_size, tmp_path):
     model = network()
     x, y = batch()
-    monitor = TrainingMonitor(tmp_path, sample_size=sample_size)
+    monitor = TrainingMonitor(tmp_path, log_freq="epoch", sample_size=sample_size)
     kernels = [w for w in model.trainable_weights if len(w.shape) > 1]
     states = [[array(w) for w in kernels]]
     for _ in range(3):
@@ -321,7 +321,7 @@ def test_accumulated_gradients_update_nothing(tmp_path):
     x, y = batch(32)
     model = network(optimizer=optimizer, run_eagerly=True)
     always = {"log_freq": lambda step: True}
-    monitor = TrainingMonitor(tmp_path, **always)
+    monitor = TrainingMonitor(tmp_path, **{"log_freq": "epoch", **always})
     model.fit(x, y, batch_size=8, epochs=1, verbose=0, callbacks=[monitor])
     _, updates = monitor.history["update_ratio/network/hidden/kernel"]
     assert min(updates) == 0
@@ -608,7 +608,7 @@ def test_every_tag_is_written_and_no_other(tmp_path):
     watch = (*arguments.USUAL, "quantiles")
     model, monitor = (
         network(optimizer=scaled),
-        TrainingMonitor(tmp_path / "a", watch=watch),
+        TrainingMonitor(tmp_path / "a", log_freq="epoch", watch=watch),
     )
     validation = {"validation_data": batch(4)}
     model.fit(*batch(), verbose=0, callbacks=[monitor], **validation)

@@ -102,7 +102,7 @@ def test_an_own_loss_of_another_signature(form, tmp_path):
         model.fit(x, y, callbacks=callbacks, **FIT)
         return model
 
-    same_weights(train, TrainingMonitor(tmp_path))
+    same_weights(train, TrainingMonitor(tmp_path, log_freq="epoch"))
     log = read_log(tmp_path)
     assert steps(log, "activations/hidden") == [1]
     assert any(tag.startswith("gradients/") for tag in log)
@@ -163,7 +163,7 @@ def test_a_train_step_set_on_the_instance_trains_and_stays(eager, tmp_path, said
         assert model.train_step is own
         return model
 
-    same_weights(train, TrainingMonitor(tmp_path))
+    same_weights(train, TrainingMonitor(tmp_path, log_freq="epoch"))
     assert not said()
     assert "activations/head" in read_log(tmp_path)
 
@@ -278,7 +278,7 @@ def test_each_model_has_a_log_of_its_own(tmp_path, said):
 
 
 def test_models_in_turn_keep_their_logs(tmp_path):
-    monitor = TrainingMonitor(tmp_path)
+    monitor = TrainingMonitor(tmp_path, log_freq="epoch")
     pair = [watched_models.sequential(run_eagerly=True)[0] for _ in range(2)]
     x, y = watched_models.rows(6), watched_models.classes()
     for _ in range(2):
@@ -290,7 +290,7 @@ def test_models_in_turn_keep_their_logs(tmp_path):
 
 
 def test_a_tuners_copies_are_one_monitor(tmp_path):
-    monitor = TrainingMonitor(tmp_path)
+    monitor = TrainingMonitor(tmp_path, log_freq="epoch")
     for _ in range(2):
         model, x, y = watched_models.sequential(run_eagerly=True)
         model.name = "trial"
@@ -394,7 +394,7 @@ def test_gradients_of_two_dtypes_are_unscaled(dtype, tmp_path):
              seen.gradients.values()]  # fmt: skip
     assert len(norms) == 2
     model.set_weights([w * 0 for w in model.get_weights()])
-    model.fit(x, y, verbose=0, callbacks=[TrainingMonitor(tmp_path)])
+    model.fit(x, y, verbose=0, callbacks=[TrainingMonitor(tmp_path, log_freq="epoch")])
     # Of mean((0 - 1)^2) over 4 x 2: -1 for each element of kernel and bias.
     norm = values(read_log(tmp_path), "gradient_norm/global")
     np.testing.assert_allclose(norm, [np.sqrt(8)], rtol=2e-3)
@@ -420,7 +420,7 @@ def test_a_layer_with_odd_attributes_loses_nothing_of_others(kind, tmp_path, sai
         hidden = layers.Dense(4, activation="relu", name="hidden")
         return trained_around([hidden, odd(kind, name="odd")], callbacks)
 
-    same_weights(train, TrainingMonitor(tmp_path))
+    same_weights(train, TrainingMonitor(tmp_path, log_freq="epoch"))
     log = read_log(tmp_path)
     for tag in ("activations/odd", "health/dead_units/hidden", "batch_norm/norm/gamma"):
         assert len(log[tag]) >= 2
@@ -444,7 +444,7 @@ def test_a_batch_norm_that_is_none_loses_only_its_own(tmp_path, said):
     def train(callbacks):
         return trained_around([OddNorm(name="odd")], callbacks)
 
-    same_weights(train, TrainingMonitor(tmp_path))
+    same_weights(train, TrainingMonitor(tmp_path, log_freq="epoch"))
     log = read_log(tmp_path)
     assert len(log["batch_norm_gap/norm/mean"]) == 2
     assert len(log["batch_norm/odd/moving_mean"]) == 3
@@ -460,7 +460,7 @@ def test_a_selection_that_raises_leaves_out_that_layer(tmp_path, said):
         model.fit(x, y, epochs=2, callbacks=callbacks, **FIT)
         return model
 
-    same_weights(train, TrainingMonitor(tmp_path, layers=select))
+    same_weights(train, TrainingMonitor(tmp_path, log_freq="epoch", layers=select))
     log = read_log(tmp_path)
     assert {tag for tag in log if tag.startswith("activations")} == {
         "activations/hidden",
@@ -472,7 +472,7 @@ def test_a_selection_that_raises_leaves_out_that_layer(tmp_path, said):
 
 def test_a_selection_of_nothing_says_so(tmp_path, said):
     model, x, y = watched_models.sequential(run_eagerly=True)
-    monitor = TrainingMonitor(tmp_path, layers="conv")
+    monitor = TrainingMonitor(tmp_path, log_freq="epoch", layers="conv")
     model.fit(x, y, epochs=2, callbacks=[monitor], **FIT)
     (message,) = said()
     assert "layers='conv'" in message
@@ -493,7 +493,7 @@ def test_what_fails_in_a_look_is_left_out(culprit, tmp_path, monkeypatch):
         return model
 
     monkeypatch.setattr(f"kbn.callbacks.{culprit}", fail)
-    same_weights(train, TrainingMonitor(tmp_path))
+    same_weights(train, TrainingMonitor(tmp_path, log_freq="epoch"))
     assert steps(read_log(tmp_path), "activations/head") == [1, STEPS + 1]
 
 
@@ -519,7 +519,7 @@ def test_a_look_that_fails_leaves_the_step_to_keras(
         return model
 
     monkeypatch.setattr(f"kbn.callbacks.watch.{culprit}", fail)
-    same_weights(train, TrainingMonitor(tmp_path))
+    same_weights(train, TrainingMonitor(tmp_path, log_freq="epoch"))
     (message,) = said()
     assert "no look today" in message or "sees no gradients" in message
     log = read_log(tmp_path)
@@ -589,7 +589,7 @@ def test_a_callback_that_compiles_again_is_followed(place, makes, tmp_path):
         model.fit(x, y, epochs=3, callbacks=callbacks, **FIT)
         return model
 
-    model = same_weights(train, TrainingMonitor(tmp_path))
+    model = same_weights(train, TrainingMonitor(tmp_path, log_freq="epoch"))
     log = read_log(tmp_path)
     assert steps(log, "activations/head") == [1, STEPS + 1, 2 * STEPS + 1]
     assert steps(log, "epoch/loss") == [STEPS, 2 * STEPS, 3 * STEPS]
@@ -638,7 +638,9 @@ def test_a_frozen_batch_norm_has_no_gap(make, tmp_path):
     model.get_layer("frozen").trainable = False
     model.compile("sgd", "mse", run_eagerly=True)
     x = watched_models.rows(6) * 9
-    model.fit(x, x[:, :1], callbacks=[TrainingMonitor(tmp_path)], **FIT)
+    model.fit(
+        x, x[:, :1], callbacks=[TrainingMonitor(tmp_path, log_freq="epoch")], **FIT
+    )
     log = read_log(tmp_path)
     assert {t.split("/")[1] for t in log if t.startswith("batch_norm_gap")} == {"free"}
     assert "batch_norm/frozen/moving_mean" in log
@@ -682,7 +684,7 @@ def test_words_do_not_switch_the_loss_gap_off(tmp_path):
     model = watched_models.compiled(keras.Model(inputs, watched_models.head(x)))
     words = tf.constant([["a"], ["b"], ["c"], ["a"]])
     data = tf.data.Dataset.from_tensor_slices((words, [0, 1, 2, 0])).batch(4)
-    monitor = TrainingMonitor(tmp_path)
+    monitor = TrainingMonitor(tmp_path, log_freq="epoch")
     model.fit(data, shuffle=False, verbose=0, callbacks=[monitor])
     assert len(read_log(tmp_path)["loss_gap/train_eval"]) == 1
 

@@ -55,7 +55,7 @@ SLIPS = {
     "TrainingMonitor(rules='dead_relu')": "Did you mean rules=[DeadRelu()]?",
     "TrainingMonitor(rules=rules.DeadRelu)": "Did you mean rules=[DeadRelu()]?",
     "TrainingMonitor(rules=rules.DeadRelu(share=0.5))": (
-        "Did you mean rules=[DeadRelu(share=0.5, patience=3)]?"
+        "Did you mean rules=[DeadRelu(share=0.5, dropout=0.5, patience=20)]?"
     ),
     "TrainingMonitor(rules=rules.default_rules)": "mean rules=default_rules()?",
     "TrainingMonitor(rules=[rules.DeadRelu])": (

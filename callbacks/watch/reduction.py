@@ -8,12 +8,13 @@ import numpy as np
 
 from ..signals import registry, rows, statistics
 from ..signals.statistics import Summary
-from ..signals.subjects import MOMENTS, SUMMARY, Subject
+from ..signals.subjects import MOMENTS, SUMMARY, Prediction, Subject
 
 Key = tuple[str, str]  # (key of a subject, what is read of it)
 # Up to so many elements, a tensor is given as it is: it takes less time to reduce it
 # than to trace how.
 SMALL = 2**17
+WHOLE = 2**20  # of outputs, beside which targets are laid: 4 MiB
 
 
 class Reduced(NamedTuple):
@@ -47,10 +48,11 @@ class Reduction:
 
         So a look does not keep all the outputs and gradients of a large model.
         """
-        size = tensor.shape.num_elements()
-        if size is None or size <= SMALL:
+        size, subject = tensor.shape.num_elements(), self.subjects[key]
+        if size is None or size <= (
+            WHOLE if isinstance(subject, Prediction) else SMALL
+        ):
             return tensor
-        subject = self.subjects[key]
         moments = sample = ()
         found = {}
         for what in readings(subject):
