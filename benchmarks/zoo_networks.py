@@ -78,7 +78,7 @@ def sick(
     rules: str,
     make: Any,
     bar: float | None = None,
-    log_freq: Any = 7,
+    log_freq: Any = "auto",
     of: Any = data.digits,
     **fit: Any,
 ) -> None:
@@ -136,7 +136,7 @@ def classifier(
         [
             layers.Input(shape),
             *inner,
-            layers.Dense(classes, activation="softmax", **head or {}),
+            layers.Dense(classes, **{"activation": "softmax", **(head or {})}),
         ]
     )
     model.compile(optimizer, CLASSES, metrics=["accuracy"], **options)
