@@ -9,7 +9,6 @@ import re
 import keras
 import numpy as np
 import pytest
-from sklearn import datasets
 
 from kbn.callbacks import TrainingMonitor
 from kbn.callbacks.signals import targets as signals
@@ -18,6 +17,8 @@ from kbn.callbacks.watch.targets import HeadReader, Supervision
 
 if keras.backend.backend() != "tensorflow":
     pytest.skip("targets are seen on TensorFlow only", allow_module_level=True)
+
+from sklearn import datasets
 
 layers, losses = keras.layers, keras.losses
 SPARSE, ONE_HOT = "sparse_categorical_crossentropy", "categorical_crossentropy"
