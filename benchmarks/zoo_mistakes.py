@@ -204,9 +204,6 @@ mistake(
     data=then(data.first_rows, 60),
     fit={"epochs": 40},
 )
-mistake(
-    ["digits CNN"], "batches of 1", "bn_small_batch", fit={"batch_size": 1, "epochs": 1}
-)
 for _size in (1, 2):
     mistake(
         ["digits", "breast cancer", "made classes"],

@@ -405,10 +405,12 @@ class TrainingMonitor(keras.callbacks.Callback):
 
     def _asks_for(self, steps: range) -> bool:
         """Whether to look in a call of these steps."""
-        search = self._here.search
         is_due = self._is_due_in(steps)
-        search.is_alone = search.is_on and not is_due
-        return is_due or search.is_on
+        search = self._here.search
+        if search.is_on:
+            search.is_alone = not is_due
+            return True
+        return is_due
 
     def _is_due_in(self, steps: range) -> bool:
         """Whether one of these steps is due."""

@@ -22,17 +22,13 @@ from .signals.reading import read
 from .signals.rule import Rule
 from .signals.subjects import (
     BrokenLoss,
-    Gradient,
-    Input,
     Loss,
     Metric,
     NormInput,
     OpenAlerts,
-    Output,
     Own,
     Progress,
     Subject,
-    Target,
 )
 from .telling import Voice
 from .watch.activations import Activity
@@ -40,6 +36,7 @@ from .watch.description import describe
 from .watch.evidence import Evidence, non_finite
 from .watch.inputs import first_of_each
 from .watch.inventory import Contents, Inventory, Selection
+from .watch.met import Met
 from .watch.optimizers import OptimizerReader
 from .watch.probe import Asked, Seen
 from .watch.search import Search
@@ -94,11 +91,8 @@ class Run:
         self.contents = Contents()
         self._selection: Selection | None = None
         self._inventory: Inventory  # see `take`
-        self._order: dict[str, None] = {}  # layers as they were first seen called
-        self._final: set[str] = set()
+        self._met = Met()
         self._knows_applied = False  # of all optimizers, to what
-        self._tables: set[str] = set()  # weights of which rows are taken by indices
-        self._inputs: dict[str, bool] = {}  # whether they are whole numbers
         self._first_look: int | None = None  # steps of the optimizer before it
         self._iterations: int | None = None  # when the weights were noted last
         self._described: tuple[Any, ...] = ()
@@ -361,14 +355,7 @@ class Run:
             self.optimizers.of_weight if self._knows_applied else None,
             is_one_step=is_one_step,
         )
-        for subject in subjects:
-            if isinstance(subject, Output):
-                self._order.setdefault(subject.layer)
-                self._final |= {subject.layer} if subject.is_final else set()
-            elif isinstance(subject, Gradient) and subject.is_of_rows:
-                self._tables.add(subject.path)
-            elif isinstance(subject, Input) and not isinstance(subject, Target):
-                self._inputs.setdefault(subject.name, subject.is_whole)
+        self._met.see(subjects)
         found = read([*own, *subjects], {**rows, **own_rows})
         self._weights.saw(selection, found)
         return self._activity.over_looks(found, self.batch_size)
@@ -397,7 +384,7 @@ class Run:
         step = self._step()
         self._voice.try_to(lambda: self._describe(model, step), "describe the run")
         # Where the probe shows no inputs, there is nothing to search.
-        if self._inputs and self.search.is_needed(seen.scalars):
+        if self._met.inputs and self.search.is_needed(seen.scalars):
             self.search.begin(self._fit.get("steps"))
         found = self.follower.look(step, seen.scalars)
         for rule, error in self.follower.failures.items():
@@ -428,11 +415,10 @@ class Run:
         """Describe the run where it begins, and where its model has changed."""
         applied = [*self.optimizers.applied(self._inventory.optimizers)]
         fresh = self._weights.fresh
-        met = self._order, self._final, self._tables, self._inputs
-        trained = self.optimizers.of_weight
         state = (
             self._inventory,
-            *map(len, (*met, trained)),
+            self._met.state,
+            len(self.optimizers.of_weight),
             applied,
             fresh,
             self._heads.state,
@@ -445,19 +431,11 @@ class Run:
 
     def _record(self, model: Any, step: int) -> dict[str, Any]:
         known = self._inventory
-        told = describe(
-            model,
-            known,
-            [*self._order],
-            self._final,
-            self._tables,
-            self._weights.fresh,
-            self.optimizers,
-        )
+        told = describe(model, known, self._met, self._weights.fresh, self.optimizers)
         layers = {x["name"]: known.layers[x["name"]] for x in told["layers"]}
         inputs: dict[str, Any] = {}
         self._voice.try_to(
-            lambda: inputs.update(first_of_each(model, self._inputs, layers)),
+            lambda: inputs.update(first_of_each(model, self._met.inputs, layers)),
             "follow the inputs",
         )
         return {
@@ -465,15 +443,15 @@ class Run:
             **told,
             "inputs": inputs,
             "first_look": self._first_look,
-            "heads": self._heads.describe(model, known, self._final),
+            "heads": self._heads.describe(model, known, self._met.final),
             "no_guess": self._heads.why_no_guess(model),
-            "fit": {**self._fit, **self._met()},
+            "fit": {**self._fit, **self._found_out()},
             "hparams": dict(self.settings.hparams),
             "versions": {"backend": keras.backend.backend(), **versions()},
             "options": dict(self.settings.described),
         }
 
-    def _met(self) -> dict[str, int]:
+    def _found_out(self) -> dict[str, int]:
         known = {"batch_size": self.batch_size, "seed": random_seed()}
         return {name: value for name, value in known.items() if value is not None}
 

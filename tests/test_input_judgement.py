@@ -24,6 +24,7 @@ from kbn.callbacks.watch.description import describe
 from kbn.callbacks.watch.inputs import first_of_each
 from kbn.callbacks.watch.inventory import Inventory
 from kbn.callbacks.watch.layers import kinds_of
+from kbn.callbacks.watch.met import Met
 
 RANDOM = np.random.default_rng(0)
 
@@ -79,7 +80,7 @@ def test_tables_stand_in_the_record():
 
     model = keras.Sequential([keras.Input((2,), dtype="int32"), Tables(name="tables")])
     path = model.layers[0].table.path
-    record = Record(describe(model, Inventory(model), tables=[path]))
+    record = Record(describe(model, Inventory(model), Met(tables={path})))
     assert record.is_table(path)
     assert not record.is_kernel(path)
     assert record.is_kernel(model.layers[0].kernel.path)

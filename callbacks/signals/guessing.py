@@ -1,5 +1,6 @@
 """Rules that compare what was learned with what guessing would give."""
 
+import copy
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from .loss import (
     epoch_loss,
     epoch_metric,
     epoch_validation_loss,
+    is_rising,
     train_eval_gap,
 )
 from .optimizers import learning_rate
@@ -41,6 +43,7 @@ ACCURACIES = (
     "categorical_accuracy",
     "sparse_categorical_accuracy",
 )
+FAR_BELOW = 0.9  # of the guess: something was learned, or learned by heart
 SAME = 0.1  # spread of the outputs, below which all examples get one answer
 USUAL = {"SGD": 0.05, "Adagrad": 0.05, "Ftrl": 0.05, "Adadelta": 1.0}  # rates
 USUAL_RATE = 2e-3  # of all the others, which go by the gradient's sign
@@ -56,7 +59,7 @@ _KEEPS: dict[Tag, int] = {
 }
 
 
-class Course:
+class LossCourse:
     """The losses of one output, an epoch each, beside what guessing would give.
 
     `name`: "" of the whole model. `validation`: None where an epoch has none. `error`:
@@ -107,10 +110,9 @@ class Course:
         known = [x for x in self.validation[-last:] if x is not None]
         return all(x >= (NO_BETTER - 0.02) * (self.guess or math.inf) for x in known)
 
-    def since(self, epoch: int) -> "Course":
+    def until(self, epoch: int) -> "LossCourse":
         """The course as it was after so many epochs."""
-        other = object.__new__(Course)
-        other.__dict__.update(self.__dict__)
+        other = copy.copy(self)
         other.steps, other.train = self.steps[:epoch], self.train[:epoch]
         other.validation = self.validation[:epoch]
         return other
@@ -148,7 +150,7 @@ class NotLearning(Rule):
 
     def readings(self, view: View) -> Iterable[Reading]:
         """Of each output that has a loss."""
-        if _is_rising(view):
+        if is_rising(view):
             return
         for course in courses(view):
             if course.guess is None or course.guess <= 0 or not course.train:
@@ -159,10 +161,10 @@ class NotLearning(Rule):
             value = max(ratio, NO_BETTER) + 1e-6 if is_ill else min(ratio, NO_BETTER)
             yield Reading(course.name, value, NO_BETTER)
 
-    def _is_stuck(self, course: Course) -> bool:
+    def _is_stuck(self, course: LossCourse) -> bool:
         is_ill, lowest = False, math.inf
         for epoch in range(2, len(course.train) + 1):
-            now = course.since(epoch)
+            now = course.until(epoch)
             last = now.train[-3:]
             is_guessing = all(map(now.is_guessing, last))
             if not is_guessing or not now.is_guessing_in_validation(3):
@@ -173,7 +175,7 @@ class NotLearning(Rule):
                 is_ill, lowest = True, last[-1]
         return is_ill
 
-    def _is_inaccurate(self, course: Course) -> bool:
+    def _is_inaccurate(self, course: LossCourse) -> bool:
         view = course.view
         if course.name or course.steps[-1] < self.steps or len(course.train) < 3:
             return False
@@ -236,7 +238,7 @@ class TargetScale(Rule):
             is_harmed = len(course.train) > 1 and self._is_late(course)
             yield Reading(name, value if is_harmed else 0.0, self.scale)
 
-    def _is_late(self, course: Course) -> bool:
+    def _is_late(self, course: LossCourse) -> bool:
         """Whether guessing is out of reach of the epochs that are left."""
         planned = (course.view.record.known.get("fit") or {}).get("epochs") or 0
         assert course.guess is not None, "see readings"
@@ -285,12 +287,12 @@ class ClassImbalance(Rule):
                 newest(view, one, name) for one in (share_of_largest, target_count)
             )
             if share is not None and count is not None and count >= 100:
-                is_harmed = epoch_loss in view and self._harms(Course(view, head))
+                is_harmed = epoch_loss in view and self._harms(LossCourse(view, head))
                 yield Reading(
                     name, share, self.share, "warning" if is_harmed else "info"
                 )
 
-    def _harms(self, course: Course) -> bool:
+    def _harms(self, course: LossCourse) -> bool:
         if len(course.train) < 2 or course.steps[-1] < 100 or not course.guess:
             return False
         if any(x is not None for x in course.validation):
@@ -315,9 +317,6 @@ class ClassImbalance(Rule):
             "fit(class_weight=...), the rare ones by up to "
             f"{reading.value / max(small, 1e-3):.0f}, or draw them more often."
         )
-
-
-FAR_BELOW = 0.9  # of the guess: something was learned, or learned by heart
 
 
 @dataclass(frozen=True)
@@ -345,7 +344,7 @@ class Overfit(Rule):
         """Of the model."""
         if epoch_loss not in view or _lags(view):
             return
-        course = Course(view)
+        course = LossCourse(view)
         pairs = [
             (a, b)
             for a, b in zip(course.train, course.validation, strict=True)
@@ -377,7 +376,7 @@ class Overfit(Rule):
                 is_ill = is_long and is_high and is_apart and train < pairs[since][0]
         return is_ill
 
-    def _is_worse_than_guessing(self, course: Course) -> bool:
+    def _is_worse_than_guessing(self, course: LossCourse) -> bool:
         view, known = course.view, course.guess
         if not known or known <= 0 or len(course.train) < 2 or course.steps[-1] < 100:
             return False
@@ -395,7 +394,7 @@ class Overfit(Rule):
     def explain(self, reading: Reading, view: View) -> str:
         """Say what is usual against it."""
         if reading.level == "warning":
-            course = Course(view)
+            course = LossCourse(view)
             return (
                 f"The training loss is {course.train[-1]:.3g}, but that of validation "
                 f"was never below {course.guess:.3g}, which guessing gives: the "
@@ -412,22 +411,16 @@ class Overfit(Rule):
         )
 
 
-def courses(view: View) -> Iterator[Course]:
+def courses(view: View) -> Iterator[LossCourse]:
     """Of each output that has a loss of Keras."""
     for head in view.record.heads:
-        yield Course(view, head)
+        yield LossCourse(view, head)
 
 
 def _by_step(view: View, tag: str) -> dict[int, float]:
     """{step: value} of a tag, this entry's with them."""
     found = {point.step: point.value for point in view.points(tag)}
     return found | ({view.step: view[tag]} if tag in view else {})
-
-
-def _is_rising(view: View) -> bool:
-    """Whether the learning rate is above the one before: it warms up."""
-    past, now = view.past(learning_rate, last=1), view.get(learning_rate)
-    return now is not None and bool(past) and now > 1.001 * past[0]
 
 
 def _lags(view: View) -> bool:

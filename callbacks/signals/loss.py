@@ -126,18 +126,22 @@ def is_slowed(view: View) -> bool:
 
     Below a tenth of the largest so far, or above the one before.
     """
-    rate, tag = view.learning_rate, learning_rate
-    if rate is None or tag not in view:
+    rate = view.get(learning_rate)
+    if rate is None:
         return False
-    past = view.past(tag, last=1)
-    return rate < 0.1 * (view.largest(tag) or 0) or bool(past and rate > past[0])
+    return rate < 0.1 * (view.largest(learning_rate) or 0) or is_rising(view)
+
+
+def is_rising(view: View) -> bool:
+    """Whether the learning rate is above the one before: it warms up."""
+    past, now = view.past(learning_rate, last=1), view.get(learning_rate)
+    return now is not None and bool(past) and now > past[0]
 
 
 def has_learned(view: View) -> bool:
     """Whether the loss has fallen to less than half of the first."""
     for tag in (train_loss, epoch_loss):
-        first, past = view.first(tag), view.past(tag, last=1)
-        loss = view.get(tag) if tag in view else next(iter(past), None)
+        first, loss = view.first(tag), view.newest(tag)
         if loss is not None and first is not None and first > 0:
             return loss < 0.5 * first
     return False

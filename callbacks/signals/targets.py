@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from .registry import Chart, Guide, signal
+from .registry import Chart, Guide, Signal, signal
 from .rule import Reading, Rule
 from .subjects import Array, Guess, Head, Penalty
 from .view import View
@@ -406,14 +406,12 @@ class NotShuffled(Rule):
         )
 
 
-def newest(view: View, one: Any, name: str) -> float | None:
+def newest(view: View, one: Signal, name: str) -> float | None:
     """The newest value of a signal there; of an earlier entry if the rule keeps it."""
-    tag = one.tag_of(name) if "<" in one.tag else one.tag
-    now = view.get(tag)
-    return now if now is not None else next(iter(view.past(tag, last=1)), None)
+    return view.newest(one.tag_of(name))
 
 
-def parts(view: View, one: Any) -> dict[str, float]:
+def parts(view: View, one: Signal) -> dict[str, float]:
     """{name: value} of a signal `<prefix>/<name>/<part>` at this entry."""
     found = view.scalars.items()
     return {one.name_in(tag): x for tag, x in found if one.regex.fullmatch(tag)}

@@ -121,6 +121,11 @@ class View:
         values = [point.value for point in self._memory.series(key(tag)).last]
         return values if last is None else values[-last:]
 
+    def newest(self, tag: Tag) -> float | None:
+        """The value of this entry, else the last of those that are kept."""
+        now = self.get(tag)
+        return now if now is not None else next(iter(self.past(tag, last=1)), None)
+
     def points(self, tag: Tag) -> list[Point]:
         """As `past`, with their steps."""
         return [*self._memory.series(key(tag)).last]

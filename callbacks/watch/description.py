@@ -12,6 +12,7 @@ from kbn.private import keras as private
 from . import activations
 from .inventory import BatchNorm, Inventory
 from .layers import DROPOUT, Layer, attribute, children, kinds_of, weights_of
+from .met import Met
 from .optimizers import OptimizerReader, inner_of, parts_of
 from .tensors import to_numpy
 
@@ -21,20 +22,17 @@ Paths: TypeAlias = Mapping[int, dict[str, Any]]  # of variables, by identity
 def describe(
     model: Any,
     inventory: Inventory,
-    order: Sequence[str] = (),
-    final: Collection[str] = (),
-    tables: Collection[str] = (),
+    met: Met | None = None,
     fresh: Mapping[str, bool] | None = None,
     optimizers: OptimizerReader | None = None,
 ) -> dict[str, Any]:
     """`model`, `layers` in forward order, `optimizers`: as JSON has it.
 
-    `order`: names of layers as they were seen called, where that was seen. `final`:
-    names of layers whose output is the model's, beside those that tell. `tables`: paths
-    of weights of which rows were seen taken by indices. `fresh`: of batch
-    norms by name, whether their statistics began as 0 and 1. `optimizers` says which of
-    the model's are applied, and to what.
+    `met`: what looks have seen, beside what the model tells. `fresh`: of batch norms by
+    name, whether their statistics began as 0 and 1. `optimizers` says which of the
+    model's are applied, and to what.
     """
+    met = met or Met()
     optimizers = optimizers or OptimizerReader()
     applied = optimizers.applied(inventory.optimizers)
     owners = _owners(inventory, applied, optimizers.of_weight)
@@ -53,12 +51,15 @@ def describe(
             ),
             "loss": _name_of_loss(attribute(model, "loss")),
             "dtype_policy": _name_of_policy(attribute(model, "dtype_policy")),
-            "weights": _weights(model, paths, tables),
+            "weights": _weights(model, paths, met.tables),
         },
         "layers": [
-            _layer(name, inventory, paths, tables, fresh or {})
-            | {"is_output": name in final or _gives(inventory.layers[name], outputs)}
-            for name in _in_forward_order(inventory.layers, order)
+            _layer(name, inventory, paths, met.tables, fresh or {})
+            | {
+                "is_output": name in met.final
+                or _gives(inventory.layers[name], outputs)
+            }
+            for name in _in_forward_order(inventory.layers, [*met.order])
         ],
         "optimizers": [
             _optimizer(name, part, scaling=optimizer)

@@ -8,7 +8,7 @@ import keras
 from kbn.private import keras as private
 
 from .activations import activation_of
-from .layers import Layer, attribute, kinds_of, weights_of
+from .layers import Layer, attribute, graph_of, kinds_of, weights_of
 
 KERNEL, SCALED, INDEX, UNKNOWN = "kernel", "scaled", "index", "unknown"
 # Kinds of Keras' layers, and the operations of a functional model that are none.
@@ -46,7 +46,7 @@ def first_of_each(
     if type(model).train_step is not keras.Model.train_step:
         return {name: {"fate": UNKNOWN, "layer": ""} for name in given}
     names = {id(layer): name for name, layer in layers.items()}
-    graph = _graph(model)
+    graph = graph_of(model)
     found = {}
     for place, (name, is_whole) in enumerate(given.items()):
         tensor = _tensor(graph, name, place)
@@ -58,13 +58,6 @@ def first_of_each(
             first = First(UNKNOWN)
         found[name] = {"fate": first.fate, "layer": first.layer}
     return found
-
-
-def _graph(model: Any) -> Any:
-    """The functional model that it is, or that a sequential one runs."""
-    is_sequential = isinstance(model, keras.Sequential)
-    graph = private.functional(model) if is_sequential else model
-    return graph if isinstance(graph, keras.Function) else None
 
 
 def _tensor(graph: Any, name: str, place: int) -> Any:
@@ -93,7 +86,7 @@ def _followed(
         yield None
     for node in _consumers(graph, tensor):
         layer, fate = node.operation, _fate(node, tensor)
-        inner = _graph(layer)
+        inner = graph_of(layer)
         if inner is not None:
             place = [*map(id, node.arguments.keras_tensors)].index(id(tensor))
             found = [*_followed(inner, inner.inputs[place], names)]

@@ -100,6 +100,13 @@ def is_selected(select: Select, name: str, layer: Layer) -> bool:
     return bool(select(layer))
 
 
+def graph_of(model: Any) -> keras.Function | None:
+    """The functional model that it is, or that a sequential one runs."""
+    is_sequential = isinstance(model, keras.Sequential)
+    graph = private.functional(model) if is_sequential else model
+    return graph if isinstance(graph, keras.Function) else None
+
+
 def weights_of(layer: Layer) -> list[Variable]:
     """The Keras variables of a layer or model."""
     return [x for x in _items(layer, "weights") if isinstance(x, keras.Variable)]

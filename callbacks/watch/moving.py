@@ -15,7 +15,7 @@ Read: TypeAlias = Callable[[Any], Array]  # a variable
 
 
 @dataclass
-class Course:
+class NormCourse:
     """The statistics of one layer, (2, C), from the moment that they were first met."""
 
     variable: Any
@@ -37,7 +37,7 @@ class MovingStatistics:
     """
 
     def __init__(self) -> None:
-        self._courses: dict[str, Course] = {}
+        self._courses: dict[str, NormCourse] = {}
         self._began = 0
 
     @property
@@ -104,14 +104,14 @@ class MovingStatistics:
             )
         return found
 
-    def _known(self, name: str, norm: BatchNorm) -> Course | None:
+    def _known(self, name: str, norm: BatchNorm) -> NormCourse | None:
         course = self._courses.get(name)
         is_its = course is not None and course.variable is norm.parts["moving_mean"]
         return course if is_its else None
 
     def _meet(
         self, name: str, norm: BatchNorm, read: Read, start: Array | None
-    ) -> Course:
+    ) -> NormCourse:
         """A layer with its start; None: one that a step has built, at 0 and 1."""
         batches = _batches(norm, read)
         if start is None:
@@ -119,7 +119,7 @@ class MovingStatistics:
             start = np.stack([np.zeros(size), np.ones(size)])
             batches = None if batches is None else 0
         variable = norm.parts["moving_mean"]
-        course = Course(variable, start, start, self._began, batches)
+        course = NormCourse(variable, start, start, self._began, batches)
         self._courses[name] = course
         return course
 
@@ -148,7 +148,7 @@ def _batches(norm: BatchNorm, read: Read) -> int | None:
 
 
 def _kept(
-    norm: BatchNorm, course: Course, updates: int, batches: int | None
+    norm: BatchNorm, course: NormCourse, updates: int, batches: int | None
 ) -> float | None:
     """What so many updates leave of the statistics before; None: nobody knows."""
     momentum = attribute(norm.layer, "momentum")
@@ -161,7 +161,7 @@ def _kept(
     return float(momentum) ** max(updates, 0) if is_number else None
 
 
-def _updates(course: Course, now: Array, affine: Array | None) -> int | None:
+def _updates(course: NormCourse, now: Array, affine: Array | None) -> int | None:
     """How often the call moved them; None where it did not train the layer either."""
     if course.before is None:
         return None

@@ -28,13 +28,14 @@ from ..signals.targets import (
 )
 from . import activations
 from .inventory import Inventory
-from .layers import attribute
+from .layers import attribute, graph_of
 from .tensors import to_numpy
 
 Path: TypeAlias = tuple[Any, ...]
 KEPT = 2**18  # numbers of targets, or of outputs, to ask a loss about
 MANY = 1000  # classes, or numbers of an example, that are counted one by one
 FEW = 30  # labels a class: with fewer, their shares are taken to be equal
+LOOKS = 4096  # of which targets are counted: more say nothing new
 SEVERAL = 4  # looks: of fewer, the batches may be those of sorted data
 SORTED = 0.1  # batch_effect above which the labels that were seen stand for no others
 TINY = 1e-7  # Keras' epsilon: probabilities below it are cut
@@ -247,7 +248,7 @@ class _Head:
         self._batch = y, weights, output
         # The first batch of each epoch, where nothing is shuffled, is one batch.
         known = hash(y.tobytes())
-        if known in self._met:
+        if known in self._met or len(self._met) >= LOOKS:
             return
         self._met.add(known)
         self.count += len(y)
@@ -321,7 +322,8 @@ class _Head:
         is_bounded = is_known and not self.takes_logits and not np.isinf(takes).all()
         has_logits = attribute(self.loss, "from_logits", False)
         if has_logits and not self.gives_probabilities and is_known:
-            output = _softmax(output) if kind == CLASSES else _sigmoid(output)
+            given = keras.ops.softmax if kind == CLASSES else keras.ops.sigmoid
+            output = to_numpy(given(output))
             is_bounded = False
         mean = variance = None
         if self._sums is not None and is_known:
@@ -465,17 +467,6 @@ def _merged(
     return total, mean, squares
 
 
-def _softmax(x: Array) -> Array:
-    e = np.exp(x - x.max(axis=-1, keepdims=True))
-    found: Array = e / e.sum(axis=-1, keepdims=True)
-    return found
-
-
-def _sigmoid(x: Array) -> Array:
-    found: Array = 0.5 + 0.5 * np.tanh(0.5 * x)
-    return found
-
-
 def _is_compiled(model: Any) -> bool:
     """Whether its steps are Keras' own: the loss is what was compiled."""
     own = type(model)
@@ -530,14 +521,14 @@ def _end(
     `place` among so many heads. `final`: layers that were seen to give an output, for a
     model without a graph.
     """
-    graph = _graph(model)
+    graph = graph_of(model)
     if graph is None:
         layer = final[0] if of == len(final) == 1 else None
         return _activation(layer), layer
     output = graph.outputs[place] if len(graph.outputs) == of else None
     while (node := _node(graph, output)) is not None:
         layer = node.operation
-        inner = _graph(layer) if isinstance(layer, keras.Model) else None
+        inner = graph_of(layer) if isinstance(layer, keras.Model) else None
         inputs = node.arguments.keras_tensors
         if inner is not None and len(layer.outputs) == 1:
             graph, output = inner, layer.outputs[0]
@@ -546,13 +537,6 @@ def _end(
         else:
             return _activation(layer), layer
     return None, None
-
-
-def _graph(model: Any) -> Any:
-    """The functional model that it is or runs; None: it is of another kind."""
-    if isinstance(model, keras.Sequential):
-        model = private.functional(model)
-    return model if isinstance(model, keras.Function) else None
 
 
 def _node(graph: Any, output: Any) -> Any:
