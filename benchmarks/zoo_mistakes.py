@@ -274,7 +274,7 @@ mistake(
     options={"dropout": 0.99},
 )
 mistake(
-    ["digits CNN", "digits", "wine", "made classes"],
+    ["digits CNN", "digits", "made classes"],
     "no softmax",
     "output_mismatch",
     options={"last": None},
