@@ -128,7 +128,7 @@ RECIPES = {
     ),
     "breast cancer": Recipe(
         data.breast_cancer,
-        functools.partial(mlp, 30, 1, "sigmoid"),
+        functools.partial(mlp, 30, 1, last="sigmoid"),
         "binary_crossentropy",
         ("accuracy", 0.92),
     ),
@@ -142,7 +142,7 @@ RECIPES = {
     ),
     "moons": Recipe(
         data.moons,
-        functools.partial(mlp, 2, 1, "sigmoid"),
+        functools.partial(mlp, 2, 1, last="sigmoid"),
         "binary_crossentropy",
         ("accuracy", 0.93),
         optimizer=adam(1e-2),
@@ -152,7 +152,7 @@ RECIPES = {
     ),
     "diabetes": Recipe(
         data.diabetes,
-        functools.partial(mlp, 10, 1, None, hidden=(16,)),
+        functools.partial(mlp, 10, 1, last=None, hidden=(16,)),
         "mse",
         ("loss", 0.75),
     ),
@@ -279,9 +279,14 @@ mistake(
     "output_mismatch",
     options={"last": None},
 )
-mistake(CLASSIFIERS, "relu as output", "output_mismatch", options={"last": "relu"})
 mistake(
-    ["digits CNN", "digits", "made classes"],
+    ["digits CNN", "digits", "wine", "made classes"],
+    "relu as output",
+    "output_mismatch",
+    options={"last": "relu"},
+)
+mistake(
+    ["digits CNN", "digits"],
     "sorted and not shuffled",
     "not_shuffled",
     data=then(data.sorted_by_label),
@@ -301,7 +306,7 @@ mistake(
     options={"last": "tanh"},
     data=then(data.targets_of, 75.0, 150.0),
 )
-for _name, _activation, _gain in [("relu", "relu", 1.3), ("tanh", "tanh", 2.0)]:
+for _name, _activation, _gain in [("relu", "relu", 1.6), ("tanh", "tanh", 4.0)]:
     SICK.append(
         Recipe(
             data.long_sequences,

@@ -795,7 +795,7 @@ sick(
     "overfit",
     lambda: classifier(*dense(2, 128), optimizer=adam()),
     of=data.noisy_labels,
-    epochs=25,
+    epochs=50,
     batch_size=32,
     log_freq="epoch",
 )

@@ -651,3 +651,20 @@ def test_spread_of_outputs_is_of_examples():
     assert (
         signals.output_spread.of_subject(head(outputs=images, variance=variance)) == 0
     )
+
+
+def test_batches_of_the_same_labels_are_counted_each(tmp_path):
+    """Of a rare class most batches have none: they are batches all the same."""
+    x = RNG.normal(size=(256, 3)).astype("float32")
+    y = np.zeros((256, 1), "float32")
+    y[5] = 1
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(1, "sigmoid")])
+    model.compile("sgd", "binary_crossentropy")
+    monitor = TrainingMonitor(tmp_path, log_freq=1)
+    fit = {"batch_size": 32, "shuffle": False, "verbose": 0, "callbacks": [monitor]}
+    model.fit(x, y, epochs=2, **fit)
+    _, counts = monitor.history["targets/y/count"]
+    assert counts == [*range(32, 257, 32), *[256] * 8]
+    assert monitor.history["targets/y/share_of_largest"][1][-1] == pytest.approx(
+        255 / 256
+    )

@@ -22,6 +22,8 @@ from .targets import Supervision
 from .tensors import is_readable, kind_of
 from .wishes import Wishes
 
+HASHED = 2**16  # numbers of an input that tell its batch from others
+
 
 class StepReader:
     """Reads steps of one model, into a `Seen` of each."""
@@ -110,16 +112,23 @@ class StepReader:
             if isinstance(one, Prediction)
             and all(isinstance(x, np.ndarray) and x.ndim for x in given[key])
         }
-        _, y, weights = keras.utils.unpack_x_y_sample_weight(without_optionals(batch))
+        x, y, weights = keras.utils.unpack_x_y_sample_weight(without_optionals(batch))
         leaves = [part for x in tree.flatten((y, weights)) for part in parts(x)]
         if outputs and all(is_readable(_tensor(x)) for x in leaves if x is not None):
             y, weights = tree.map_structure(_whole_array, (y, weights))
-            seen.supervision = Supervision(y, weights, outputs)
+            seen.supervision = Supervision(y, weights, outputs, _hash_of(x))
 
 
 def _dense(tensor: Any) -> Any:
     kind = kind_of(tensor)
     return tensor if kind is None else kind.dense(kind.parts(tensor))
+
+
+def _hash_of(x: Any) -> int:
+    """Of the first numbers of each input; an unreadable one counts for nothing."""
+    leaves = [parts(leaf)[0] for leaf in tree.flatten(x) if leaf is not None]
+    readable = [host.array(leaf) for leaf in leaves if is_readable(_tensor(leaf))]
+    return hash(tuple(array.reshape(-1)[:HASHED].tobytes() for array in readable))
 
 
 def _whole_array(x: Any) -> Any:

@@ -44,11 +44,16 @@ CLOSE = 0.01  # of two losses that are one, in 16 bits
 
 @dataclass(frozen=True)
 class Supervision:
-    """What the loss of one step was given: arrays. `outputs`: by place in y_pred."""
+    """What the loss of one step was given: arrays.
+
+    `outputs`: by place in y_pred. `inputs`: a hash of what the model was given, which
+    tells batches of the same labels apart.
+    """
 
     y: Any
     weights: Any
     outputs: Mapping[Path, Array]
+    inputs: int = 0
 
 
 class HeadReader:
@@ -80,7 +85,7 @@ class HeadReader:
             head = self._heads.get(name)
             if head is None:
                 head = self._heads[name] = _Head(name, one)
-            head.add(y, weights, output)
+            head.add(y, weights, output, given.inputs)
         if self._is_whole is None and trained is not None:
             self._is_whole = self._compare(trained, _penalty(model))
         found: list[Subject] = [
@@ -202,7 +207,7 @@ class _Head:
         self._guess: tuple[float, float] | None = None
         self._guessed_of = 0
         self._batch: tuple[Any, Any, Array] | None = None
-        self._met: set[int] = set()  # hashes of targets that were counted
+        self._met: set[int] = set()  # hashes of batches that were counted
 
     @property
     def has_guess(self) -> bool:
@@ -239,7 +244,9 @@ class _Head:
         output = self._batch[2]
         return bool((output < 2 * TINY).any() or (output > 1 - 2 * TINY).any())
 
-    def add(self, y: Array, weights: Array | None, output: Array) -> None:
+    def add(
+        self, y: Array, weights: Array | None, output: Array, inputs: int = 0
+    ) -> None:
         """What one look has seen, all examples on the first axis."""
         output = np.asarray(output)
         if output.dtype.name not in ("float32", "float64"):
@@ -247,7 +254,7 @@ class _Head:
         self.units = output.shape[-1]
         self._batch = y, weights, output
         # The first batch of each epoch, where nothing is shuffled, is one batch.
-        known = hash(y.tobytes())
+        known = hash((inputs, y.tobytes()))
         if known in self._met or len(self._met) >= LOOKS:
             return
         self._met.add(known)
