@@ -1,5 +1,6 @@
 """What a rule sees: what is logged now, what was logged before, and the record."""
 
+import functools
 import math
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -88,7 +89,7 @@ class View:
         self._grouped = grouped
         self._memory = memory
 
-    @property
+    @functools.cached_property
     def is_of_epoch(self) -> bool:
         """Whether it is what `fit` reports at the end of an epoch, and not a look."""
         return any(tag.startswith("epoch/") for tag in self.scalars)

@@ -1,6 +1,6 @@
 """The weights and the batch norms of a model at a look, and how far they moved."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -216,7 +216,7 @@ class WeightReader:
             subject = self._weight(path, judged)  # also a batch norm's, if it moves
             subjects.setdefault(subject.key, subject)
             rows[subject.key, what] = row
-        ages = self._moving.read(norms, probe.backend().as_array, steps, calls)
+        ages = self._moving.read(norms, _reader(arrays), steps, calls)
         return [*subjects.values(), *ages], rows
 
     def _subjects(
@@ -266,6 +266,17 @@ class WeightReader:
 def _moving(named: Mapping[str, Any]) -> dict[str, Any]:
     """Trainable weights of two and more dimensions."""
     return {k: w for k, w in named.items() if w.trainable and len(w.shape) > 1}
+
+
+def _reader(arrays: Mapping[int, Any]) -> Callable[[Any], Any]:
+    """Reads a variable, unless it is among these arrays."""
+    array = probe.backend().as_array
+
+    def read_one(variable: Any) -> Any:
+        known = arrays.get(id(variable))
+        return array(variable) if known is None else known
+
+    return read_one
 
 
 def _arrays(variables: Iterable[Any]) -> dict[int, Any]:
