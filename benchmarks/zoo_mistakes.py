@@ -164,12 +164,30 @@ for _name, _recipe in RECIPES.items():
     HEALTHY.append(_recipe.named(f"{_name}, as it should be", ""))
 
 
-def mistake(of, name, rules, **changes):
-    """Make it in each of these recipes."""
+# {name of the row: (the recipe with its mistake, its healthy sibling)}
+MISTAKES: dict[str, tuple[Recipe, Recipe]] = {}
+
+
+def mistake(of, name, rules, sibling=None, **changes):
+    """Make it in each of these recipes.
+
+    sibling: what the healthy one differs in from the recipe, beside the epochs.
+    """
     for one in of:
         recipe = RECIPES[one]
-        made = {k: x(recipe) if k == "data" else x for k, x in changes.items()}
-        SICK.append(recipe.but(**made).named(f"{one}, {name}", rules))
+        sick, well = (
+            {k: x(recipe) if k == "data" else x for k, x in known.items()}
+            for known in (changes, sibling or {})
+        )
+        epochs = changes.get("fit", {}).get("epochs")
+        well.setdefault("fit", {"epochs": epochs} if epochs else {})
+        add(f"{one}, {name}", rules, recipe.but(**sick), recipe.but(**well))
+
+
+def add(name, rules, sick, healthy):
+    """A row of the zoo, and the recipe without the mistake."""
+    MISTAKES[name] = sick, healthy
+    SICK.append(sick.named(name, rules))
 
 
 def then(change, *given):
@@ -200,22 +218,26 @@ mistake(
     ["digits CNN"],
     "60 examples, batch norm at 0.99",
     "bn_stats_cold",
+    sibling={"options": {"momentum": None}, "data": then(data.first_rows, 60)},
     options={"momentum": 0.99},
     data=then(data.first_rows, 60),
     fit={"epochs": 40},
 )
+_norm = functools.partial(layers.BatchNormalization, momentum=0.9)
 for _size in (1, 2):
     mistake(
         ["digits", "breast cancer", "made classes"],
         f"batch norm, batches of {_size}",
         "bn_small_batch",
-        options={"norm": functools.partial(layers.BatchNormalization, momentum=0.9)},
+        sibling={"options": {"norm": _norm}},
+        options={"norm": _norm},
         fit={"batch_size": _size, "epochs": 1},
     )
 mistake(
     ["breast cancer", "wine"],
     "raw features",
     "input_scale",
+    sibling={"optimizer": sgd(0.05, 0.9)},
     data=then(data.raw),
     optimizer=sgd(0.05, 0.9),
 )
@@ -229,6 +251,7 @@ mistake(
     ["digits CNN"],
     "pixels to 255 and SGD",
     "input_scale",
+    sibling={"options": {"momentum": None}, "optimizer": sgd(0.05)},
     options={"momentum": None},
     data=then(data.times, 255.0),
     optimizer=sgd(0.05),
@@ -238,6 +261,7 @@ for _name, _end in [("relu6", 30), ("hard_tanh", 30), ("hard_silu", -30)]:
         ["digits", "made classes"],
         f"{_name} on its flat end",
         "saturated dead_relu",
+        sibling={"options": {"activation": _name}, "optimizer": sgd(0.01)},
         options={
             "activation": _name,
             "bias_initializer": initializers.Constant(_end),
@@ -263,10 +287,12 @@ mistake(
 mistake(
     ["digits CNN", "digits", "breast cancer", "made classes"],
     "a NaN in an input",
-    "non_finite",
+    "non_finite_data",
     data=then(data.nan_input),
 )
-mistake(["diabetes"], "a NaN in a target", "non_finite", data=then(data.nan_target))
+mistake(
+    ["diabetes"], "a NaN in a target", "non_finite_data", data=then(data.nan_target)
+)
 mistake(
     ["digits CNN", "digits", "made classes"],
     "dropout of 0.99",
@@ -307,16 +333,17 @@ mistake(
     data=then(data.targets_of, 75.0, 150.0),
 )
 for _name, _activation, _gain in [("relu", "relu", 1.6), ("tanh", "tanh", 4.0)]:
-    SICK.append(
-        Recipe(
-            data.long_sequences,
-            rnn,
-            CLASSES,
-            ("accuracy", 0.9),
-            options={"activation": _activation, "gain": _gain},
-            optimizer=sgd(0.1),
-        ).named(
-            f"{_name} RNN, recurrent gain {_gain}",
-            "exploding_gradient non_finite learning_rate_too_high",
-        )
+    _healthy = Recipe(
+        data.long_sequences,
+        rnn,
+        CLASSES,
+        ("accuracy", 0.9),
+        options={"activation": _activation},
+        optimizer=sgd(0.1),
+    )
+    add(
+        f"{_name} RNN, recurrent gain {_gain}",
+        "exploding_gradient non_finite learning_rate_too_high",
+        _healthy.but(options={"gain": _gain}),
+        _healthy,
     )

@@ -10,10 +10,12 @@ if TYPE_CHECKING:
     from .alerts.alert import Alert as Alert
     from .monitor import TrainingMonitor as TrainingMonitor
     from .report.report import Report as Report
+    from .signals.remedy import Remedy as Remedy
     from .update_bn_stats import UpdateBatchNormStats as UpdateBatchNormStats
 
 HOMES = {
     "Alert": ".alerts.alert",
+    "Remedy": ".signals.remedy",
     "Report": ".report.report",
     "TrainingAlert": ".alerts.action",
     "TrainingMonitor": ".monitor",
@@ -28,6 +30,7 @@ if __name__ == "callbacks":
 
 __all__ = [
     "Alert",
+    "Remedy",
     "Report",
     "TrainingAlert",
     "TrainingMonitor",

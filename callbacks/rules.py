@@ -9,18 +9,22 @@ Example:
     >>> monitor = kbn.callbacks.TrainingMonitor("logs", rules=strict)
 """
 
+import sys
+import typing
+
 from .signals.activations import DeadRelu as DeadRelu
 from .signals.activations import PoorInit as PoorInit
 from .signals.activations import Saturated as Saturated
 from .signals.batch_norm import BnCollapsed as BnCollapsed
-from .signals.batch_norm import BnMomentGap as BnMomentGap
 from .signals.batch_norm import BnNotUpdated as BnNotUpdated
 from .signals.batch_norm import BnSmallBatch as BnSmallBatch
 from .signals.batch_norm import BnStatsCold as BnStatsCold
 from .signals.batch_norm import BnTrainEvalGap as BnTrainEvalGap
 from .signals.data import InputScale as InputScale
 from .signals.default import default_rules as default_rules
+from .signals.default import gone
 from .signals.finiteness import NonFinite as NonFinite
+from .signals.finiteness import NonFiniteData as NonFiniteData
 from .signals.gradients import ExplodingGradient as ExplodingGradient
 from .signals.gradients import GradientImbalance as GradientImbalance
 from .signals.gradients import VanishingGradient as VanishingGradient
@@ -30,16 +34,21 @@ from .signals.guessing import Overfit as Overfit
 from .signals.guessing import TargetScale as TargetScale
 from .signals.learning_rate import LearningRateTooHigh as LearningRateTooHigh
 from .signals.learning_rate import LearningRateTooLow as LearningRateTooLow
-from .signals.loss import LossNotDecreasing as LossNotDecreasing
 from .signals.loss import LossSpike as LossSpike
+from .signals.movement import UnchangedWeight as UnchangedWeight
+from .signals.movement import UpdateRatioHigh as UpdateRatioHigh
+from .signals.movement import WeightDrift as WeightDrift
+from .signals.movement import WeightExplosion as WeightExplosion
 from .signals.optimizers import LossScaleCollapse as LossScaleCollapse
+from .signals.remedy import Remedy as Remedy
 from .signals.rule import Reading as Reading
 from .signals.rule import Rule as Rule
 from .signals.targets import NotShuffled as NotShuffled
 from .signals.targets import OutputMismatch as OutputMismatch
 from .signals.view import View as View
-from .signals.weights import UnchangedWeight as UnchangedWeight
-from .signals.weights import UpdateRatioHigh as UpdateRatioHigh
-from .signals.weights import UpdateRatioLow as UpdateRatioLow
-from .signals.weights import WeightDrift as WeightDrift
-from .signals.weights import WeightExplosion as WeightExplosion
+
+
+def __getattr__(name: str) -> typing.NoReturn:
+    """Say what has taken the place of a rule that is gone."""
+    text = gone(name) or f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(text, name=name, obj=sys.modules[__name__])

@@ -97,6 +97,7 @@ class Run:
         self._iterations: int | None = None  # when the weights were noted last
         self._described: tuple[Any, ...] = ()
         self._has_hyperparameters = False
+        self._is_running = False
         self._fit: dict[str, Any] = {}
         self._model = weakref.ref(model)
 
@@ -117,7 +118,7 @@ class Run:
         """Start an event file for a fit with these parameters; may be an OSError."""
         self.log.open()
         self._fit = {k: v for k, v in fit.items() if isinstance(v, int)}
-        self._described = ()
+        self._described, self._is_running = (), True
 
     def take(self, model: Any) -> None:
         """See what there is in the model now: what follows goes by that."""
@@ -313,8 +314,13 @@ class Run:
     def end_training(self, model: Any) -> list[Alert]:
         """The alerts that only the end of a training raises."""
         self.take(model)
-        found = self.follower.end()
-        self.log.write_alerts(self._step(), found, self.follower.alerts)
+        found, step = self.follower.end(), self._step()
+        self.log.write_alerts(step, found, self.follower.alerts)
+        self._is_running = False
+        self._voice.try_to(
+            lambda: self.log.write_record(step, self._record(model, step)),
+            "describe the run",
+        )
         return found
 
     # --- reading ---
@@ -440,6 +446,7 @@ class Run:
         )
         return {
             "step": step,
+            "is_running": self._is_running,
             **told,
             "inputs": inputs,
             "first_look": self._first_look,

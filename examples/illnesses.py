@@ -86,7 +86,7 @@ def with_a_nan(x):
 ILLNESSES = (
     Illness(
         "a NaN in the data",
-        "non_finite",
+        "non_finite_data",
         Network(digits=with_a_nan, look_every=1),
         "fill in or drop what is missing",
         Network(digits=lambda x: np.nan_to_num(with_a_nan(x))),
@@ -126,13 +126,13 @@ ILLNESSES = (
     ),
     Illness(
         "a learning rate of 0.3",
-        "weight_explosion",
+        "learning_rate_too_high",
         Network(optimizer=adam(0.3)),
         "a hundredth of it",
     ),
     Illness(
         "a learning rate of 1e-7",
-        "update_ratio_low",
+        "learning_rate_too_low",
         Network(optimizer=adam(1e-7)),
         "a rate at which weights move",
     ),

@@ -97,7 +97,7 @@ def test_graver_alert_takes_over():
     told, follower = follow(*[{"a": 1}] * 3, *[{"a": 2}] * 3, *[{"a": 1}] * 3)
     assert told == [
         (2, "a", "warning", ""),
-        (5, "a", "warning", "worse from step 5"),
+        (5, "a", "warning", "replaced at step 5"),
         (5, "a", "critical", ""),
     ]
     assert [alert.is_superseded for alert in follower.alerts] == [True, False]
@@ -137,12 +137,12 @@ def test_short_training_is_told_of_at_its_end():
 
 
 def test_ends_of_epochs_are_no_looks_of_a_rule_that_measures_nothing_there():
-    follower = Follower([rules.UpdateRatioLow()])
+    follower = Follower([rules.UpdateRatioHigh()])
     for step in (20, 30):
-        follower.look(step, {"update_ratio/net/a/kernel": 1e-7, "loss/train": 2.0})
+        follower.look(step, {"update_ratio/net/a/kernel": 0.5, "loss/train": 2.0})
         follower.look(step + 5, {"epoch/loss": 2.0, "epoch": 1})
     (alert,) = follower.end()
-    assert alert.rule == "update_ratio_low"
+    assert alert.rule == "update_ratio_high"
 
 
 def test_alert_of_the_end_stays_open_in_another_fit():

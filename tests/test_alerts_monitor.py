@@ -100,14 +100,14 @@ def test_log_says_it_once_and_again_at_the_end(tmp_path, said):
     fit(network(), data(nan_in=1), monitor, epochs=3)
     (alert,) = monitor.alerts
     assert (alert.rule, alert.where, alert.step, alert.epoch) == (
-        "non_finite",
+        "non_finite_data",
         "x",
         2,
         1,
     )
     assert said() == [
         str(alert),
-        "open at the end: non_finite in x, since step 2 (critical).",
+        "open at the end: non_finite_data in x, since step 2 (critical).",
     ]
 
 
@@ -116,13 +116,13 @@ def test_stop_stops_after_the_step(tmp_path, said):
     history = fit(network(), data(nan_in=1), monitor, epochs=3)
     assert history.epoch == [0]
     assert max(monitor.history["learning_rate"][0]) == 2
-    assert "Training stops after step 2, because of non_finite" in said()[1]
+    assert "Training stops after step 2, because of non_finite_data" in said()[1]
 
 
 def test_raise_raises_and_leaves_the_model_unwrapped(tmp_path):
     model = network()
     monitor = TrainingMonitor(tmp_path, log_freq=1, on_alert="raise")
-    with pytest.raises(TrainingAlert, match="non_finite in x at step 2") as error:
+    with pytest.raises(TrainingAlert, match="non_finite_data in x at step 2") as error:
         fit(model, data(nan_in=1), monitor)
     assert error.value.alert == monitor.alerts[0]
     assert not isinstance(model.train_function, WatchedFunction)
@@ -253,7 +253,7 @@ def test_text_tab_and_counts(tmp_path):
     (*_, newest) = accumulator.Tensors(ALERTS)
     text = tensor_util.make_ndarray(newest.tensor_proto).item().decode()
     assert text == alert_table(monitor.alerts)
-    assert "| **critical** | non_finite | `x` | step 2, epoch 1 | " in text
+    assert "| **critical** | non_finite_data | `x` | step 2, epoch 1 | " in text
     assert monitor.history["alerts/critical"] == ([2, 3, 4], [1.0, 1.0, 1.0])
     assert set(monitor.history["alerts/warning"][1]) == {0.0}
 

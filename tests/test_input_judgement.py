@@ -518,8 +518,8 @@ def test_a_nan_in_the_data_is_found_when_it_comes_again(
     )
     fit = {"batch_size": 16, "epochs": 3, "verbose": 0, "shuffle": False}
     model.fit(x, y, callbacks=[nan, monitor], **fit)
-    (alert,) = [one for one in monitor.alerts if one.rule == "non_finite"]
-    assert alert.message.startswith("Check the data first")
+    (alert,) = [one for one in monitor.alerts if one.rule == "non_finite_data"]
+    assert (alert.where, alert.is_open) == (part[-1], True)
     said = [r.getMessage() for r in caplog.records if "finds" in r.getMessage()]
     assert len(said) == 1
     assert f"finds 1 NaN or Inf in {part} of the batch of step 10" in said[0]

@@ -115,8 +115,7 @@ VERDICTS = {
     "warning": (
         [dead("second")],
         "warning",
-        "Unhealthy: dead_relu in second since step 3, epoch 1, after 5 steps, 5 "
-        "epochs.",
+        "Unhealthy since epoch 1: dead_relu in second.",
     ),
     "critical-first": (
         [
@@ -124,13 +123,12 @@ VERDICTS = {
             dataclasses.replace(dead("second", "critical"), rule="non_finite"),
         ],
         "critical",
-        "Critical: non_finite in second since step 3, epoch 1, and 1 more open, after "
-        "5 steps, 5 epochs.",
+        "Critical since epoch 1: non_finite in second. 1 more open.",
     ),
     "info": (
         [dead("first", "info")],
         "info",
-        "Note: dead_relu in first since step 3, epoch 1, after 5 steps, 5 epochs.",
+        "Healthy at the end of 5 steps, 5 epochs; to note: dead_relu in first.",
     ),
     "resolved": (
         [dead("first", resolved_step=4)],
@@ -548,7 +546,7 @@ def test_a_log_of_0_1_0_is_read_with_its_alerts(tmp_path):
     assert run.batch_norms[0].settings["momentum"] == 0.99
     check_page(report.to_html())
     assert strict(report.to_json())["not_finite"] == 0
-    assert "bn_collapsed in norm since step 6" in report.verdict
+    assert report.verdict.startswith("Unhealthy since epoch 2: bn_collapsed in norm.")
 
 
 def train(directory, **options):

@@ -6,6 +6,7 @@ import math
 import pytest
 
 from kbn.callbacks import rules
+from kbn.callbacks.alerts.alert import rank
 from kbn.callbacks.alerts.follow import alerts_of
 from kbn.callbacks.signals.batch_norm import fitting_momentum
 from kbn.callbacks.signals.default import DEFAULT, listed
@@ -205,7 +206,7 @@ ILL = [
         "exploding_gradient",
         DENSE,
         series("gradient_norm/global", *[1.5] * 5, 20, **LEARNS),
-        ("net", "warning", 200, "suggested_clip"),
+        ("net", "warning", 200, "Set global_clipnorm=1.5 in"),
     ),
     (
         "vanishing_gradient",
@@ -226,28 +227,37 @@ ILL = [
         ("net/dense_0/kernel", "warning", 120, "5e+03 times that of the last layer"),
     ),
     (
-        "update_ratio_low",
-        DENSE,
-        looks(*[{**ratio(1e-7), "learning_rate": 1e-7, "loss/train": 2.3}] * 3),
-        ("net/dense_0/kernel", "warning", 120, "Raise Adam's learning rate of 1e-07"),
-    ),
-    (
         "update_ratio_high",
         DENSE,
         looks(*[{**ratio(0.5), "learning_rate": 2.0}] * 3),
-        ("net/dense_0/kernel", "warning", 120, "Lower Adam's learning rate of 2 "),
+        (
+            "net/dense_0/kernel",
+            "warning",
+            120,
+            "Lower Adam's learning rate from 2 to about 0.04.",
+        ),
     ),
     (
         "learning_rate_too_high",
         DENSE,
         first_steps([3.1, 0.69, 0.28, 0.1], [2.3, 42, 9, 2.4]),
-        ("net", "warning", 8, "Adam's learning rate of 0.5 to about 0.01."),
+        (
+            "net",
+            "warning",
+            8,
+            "Adam's learning rate from 0.5 to about 0.01, and start anew.",
+        ),
     ),
     (
         "learning_rate_too_high",
         {**DENSE, "optimizers": [{"type": "keras.SGD"}]},
         first_steps([0.3, 1.2, 7, 0, 0], [2.3, 2.4, 8, 2.5, 2.3], rate=5.0),
-        ("net", "warning", 8, "SGD's learning rate of 5 to about 0.2."),
+        (
+            "net",
+            "warning",
+            8,
+            "SGD's learning rate from 5 to about 0.2, and start anew.",
+        ),
     ),
     (
         "learning_rate_too_high",
@@ -262,7 +272,7 @@ ILL = [
         "learning_rate_too_low",
         DENSE,
         with_epochs(first_steps([5e-6] * 5, [2.3] * 5, rate=1e-6), [2.31, 2.31, 2.30]),
-        ("net", "warning", 120, "Raise Adam's learning rate of 1e-06 to about 0.002."),
+        ("net", "warning", 120, "learning rate from 1e-06 to about 0.002."),
     ),
     (
         "unchanged_weight",
@@ -316,7 +326,7 @@ ILL = [
         "poor_init",
         DENSE,
         [(1, OF_ZEROS)],
-        ("net/dense_0/kernel", "warning", 1, "random initializer"),
+        ("net/dense_0/kernel", "warning", 1, "Start with random weights"),
     ),
     (
         "poor_init",
@@ -341,23 +351,6 @@ ILL = [
         DENSE,
         series(f"weight_growth/{KERNELS[0]}", 2, 12),
         ("net/dense_0/kernel", "warning", 120, "12 times as large as it started"),
-    ),
-    (
-        "loss_not_decreasing",
-        DENSE,
-        epochs(loss=[2.3] * 6),
-        (
-            "net",
-            "info",
-            168,
-            "Over the last 5 epochs the training loss changed by 0.00%",
-        ),
-    ),
-    (
-        "loss_not_decreasing",
-        DENSE,
-        [(50 * i, {"loss/train": 2.3}) for i in range(1, 41)],
-        ("net", "info", 1500, "Over the last 1000 steps"),
     ),
     (
         "loss_spike",
@@ -539,7 +532,7 @@ ILL = [
         ("norm", "warning", 120, "In your train_step call self(x, training=True)"),
     ),
     (
-        "bn_moment_gap",
+        "bn_train_eval_gap",
         NORM,
         looks(*[moments(mean=0.9, variance=0.7)] * 3),
         ("norm", "warning", 120, "0.9 standard deviations from the batch's"),
@@ -752,28 +745,6 @@ GOOD = {
         DENSE,
         looks(*[gradients(1, 1, 0, 0)] * 5),
     ),
-    "accumulation": ("update_ratio_low", DENSE, looks(*[ratio(0.0)] * 5)),
-    "warm-up": (
-        "update_ratio_low",
-        DENSE,
-        looks(*({**ratio(1e-6), "learning_rate": 1e-6 * i} for i in range(1, 6))),
-    ),
-    "a schedule's end": (
-        "update_ratio_low",
-        DENSE,
-        looks(
-            {**ratio(1e-3), "learning_rate": 1e-3},
-            *[{**ratio(1e-6), "learning_rate": 1e-6}] * 4,
-        ),
-    ),
-    "converged": (
-        "update_ratio_low",
-        DENSE,
-        looks(
-            {**ratio(1e-3), "loss/train": 2.3},
-            *[{**ratio(1e-6), "loss/train": 0.1}] * 4,
-        ),
-    ),
     "first steps": (
         "update_ratio_high",
         DENSE,
@@ -860,16 +831,6 @@ GOOD = {
         "weight_explosion",
         record(layer("dense_0", "Embedding")),
         series(f"weight_growth/{KERNELS[0]}", 20, 20),
-    ),
-    "a falling loss": (
-        "loss_not_decreasing",
-        DENSE,
-        epochs(loss=[1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4]),
-    ),
-    "a falling negative loss": (
-        "loss_not_decreasing",
-        DENSE,
-        epochs(loss=[-1, -2, -3, -4, -5, -6, -7]),
     ),
     "a hard batch": ("loss_spike", DENSE, series("loss/train", 2.3, *[0.1] * 9, 1.0)),
     "validation falls": (
@@ -1055,17 +1016,17 @@ GOOD = {
         looks(*[{**gap(4.0), **young()}] * 4),
     ),
     "young moments, which is said": (
-        "bn_moment_gap",
+        "bn_train_eval_gap",
         COLD,
         looks(*[moments(0.9, 2.0, **young())] * 4),
     ),
     "moments that do no harm": (
-        "bn_moment_gap",
+        "bn_train_eval_gap",
         NORM,
         looks(*[{**gap(0.1), **moments(0.9, 2.0)}] * 4),
     ),
     "moments of few elements": (
-        "bn_moment_gap",
+        "bn_train_eval_gap",
         NORM,
         looks(*[moments(0.7, 1.4, **{"batch_norm_elements/norm": 8})] * 5),
     ),
@@ -1134,7 +1095,7 @@ def test_rule_is_silent_on_what_is_healthy(case):
 
 
 def test_every_rule_has_both_kinds_of_cases():
-    names = {one.name for one in DEFAULT} - {"non_finite"}
+    names = {one.name for one in DEFAULT} - {"non_finite", "non_finite_data"}
     assert {name for name, *_ in ILL} == names
     quiet = {name for name, *_ in GOOD.values()}
     # A share or a growth below its limit: the property test of constant series.
@@ -1146,13 +1107,21 @@ def test_every_rule_has_both_kinds_of_cases():
     ILL,
     ids=[f"{name}-{i}" for i, (name, *_) in enumerate(ILL)],
 )
-def test_other_rules_are_silent_about_it_or_have_their_own_reason(
-    name, known, entries, said
-):
-    together = alerts_of([known, *entries])
+def test_an_illness_is_one_diagnosis_among_all_rules(name, known, entries, said):
     (alone,) = alerts_of([known, *entries], [rule(name)])
-    assert alone in together
-    assert len({alert.rule for alert in together}) == len(together)
+    together = alerts_of([known, *entries])
+    causes = [x for x in together if name in (x.rule, *x.symptoms)]
+    assert causes
+    assert rank(max(causes, key=lambda x: rank(x.level)).level) >= rank(alone.level)
+    told = [name for x in together if x.is_open for name in (x.rule, *x.symptoms)]
+    assert len({*told}) == len(told)
+
+
+def test_rule_that_is_gone_names_its_heir():
+    with pytest.raises(AttributeError, match="BnMomentGap is gone: use BnTrainEvalGap"):
+        _ = rules.BnMomentGap
+    with pytest.raises(ValueError, match=r"Did you mean LearningRateTooLow\(\)"):
+        listed(["update_ratio_low"])
 
 
 # --- NaN and Inf ---
@@ -1168,10 +1137,6 @@ WEIGHTS = [f"weights/{path}" for path in KERNELS]
 GRADIENTS = [f"gradients/{path}" for path in KERNELS]
 BROKEN = {"loss/train": NAN, f"update_ratio/{KERNELS[0]}": NAN}
 ORIGINS = {
-    "the data": (
-        [(7, non_finite("inputs/x", "activations/dense_0", *WEIGHTS, **BROKEN))],
-        ("x", "5 elements of the input x are NaN or Inf, before any layer"),
-    ),
     "a layer": (
         [
             (
@@ -1214,10 +1179,6 @@ ORIGINS = {
         ],
         ("net", "it happened between steps 20 and 40, in a step of which there is no"),
     ),
-    "a target": (
-        [(7, non_finite("targets/y", *GRADIENTS, *WEIGHTS, **BROKEN))],
-        ("y", "5 elements of the target y are NaN or Inf, and so are the loss"),
-    ),
     "a step without a look": (
         [(20, FINE), (23, {BAD + x: 5 for x in WEIGHTS} | {BAD + "loss": 1})],
         ("net", "in this step, of which there is no snapshot; NaN or Inf are in the"),
@@ -1247,10 +1208,31 @@ def test_non_finite_names_its_origin(origin):
 
 
 def test_epoch_of_one_bad_batch_is_told_of_once():
-    entries = [(7, non_finite("inputs/x", **{"loss/train": NAN})), (8, FINE)]
+    entries = [(7, non_finite("activations/dense_1", **{"loss/train": NAN})), (8, FINE)]
     entries += [(28, {"epoch/loss": NAN, "epoch": 1})]
     (alert,) = alerts_of([DENSE, *entries], [rules.NonFinite()])
-    assert (alert.where, alert.ending) == ("x", "resolved at step 8")
+    assert (alert.where, alert.ending) == ("dense_1", "resolved at step 8")
+
+
+@pytest.mark.parametrize(
+    ("tag", "part"),
+    [
+        ("inputs/x", "5 elements of the input x are NaN or Inf, before any layer"),
+        ("targets/x", "5 elements of the target x are NaN or Inf, and so is the loss"),
+    ],
+)
+def test_bad_data_explain_the_rest_and_are_never_over(tag, part):
+    bad = non_finite(tag, "activations/dense_0", *GRADIENTS, *WEIGHTS, **BROKEN)
+    alert, *others = alerts_of([DENSE, (7, bad), (8, FINE), (9, FINE)])
+    assert (alert.rule, alert.where, alert.level) == (
+        "non_finite_data",
+        "x",
+        "critical",
+    )
+    assert alert.is_open
+    assert part in alert.message
+    assert (alert.remedy.kind, alert.remedy.what) == ("data", "drop_rows")
+    assert others == []
 
 
 def test_network_that_broke_is_one_alert_to_the_end():
@@ -1341,6 +1323,7 @@ def test_rules_are_public_and_documented():
     assert public == {type(one).__name__ for one in DEFAULT} | {
         "Rule",
         "Reading",
+        "Remedy",
         "View",
     }
     for one in DEFAULT:
@@ -1368,11 +1351,11 @@ def test_own_rule_needs_a_name_tags_and_readings():
 
 
 NAMES = """
-non_finite loss_scale_collapse exploding_gradient vanishing_gradient gradient_imbalance
-update_ratio_low update_ratio_high unchanged_weight dead_relu saturated poor_init
+non_finite_data non_finite loss_scale_collapse
+exploding_gradient vanishing_gradient gradient_imbalance update_ratio_high unchanged_weight dead_relu saturated poor_init
 weight_drift weight_explosion learning_rate_too_high learning_rate_too_low
-loss_not_decreasing loss_spike overfit bn_train_eval_gap
-bn_stats_cold bn_moment_gap bn_not_updated bn_collapsed
+loss_spike overfit bn_train_eval_gap
+bn_stats_cold bn_not_updated bn_collapsed
 bn_small_batch input_scale output_mismatch
 not_shuffled not_learning target_scale class_imbalance
 """

@@ -6,27 +6,33 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..signals.remedy import Remedy
+
 LEVELS = ("info", "warning", "critical")  # from mild to grave
 
 
 @dataclass(frozen=True)
 class Alert:
-    """One illness of one training, from the step on at which it was certain.
+    """A diagnosis: one cause, what it explains, and what to try first.
 
     Args:
-        rule: Name of the rule, such as "dead_relu".
+        rule: The diagnosis: the name of the rule that finds it, such as "dead_relu".
         level: "info", "warning" or "critical".
         where: Layer (`dense`; its second call `dense#1`) or path of a variable; the
             model's name where it is the model as a whole. Of several, the first in
             forward order.
-        step: Optimizer step of the look at which the alert was raised.
+        step: Optimizer step of the look at which it was certain.
         epoch: Number of the epoch, from 1; None if it was not logged.
         value: What the rule measured, in the unit that its docstring gives.
         limit: The value beyond which the rule calls it ill.
         message: What it means for this layer, then what to try first.
         others: How many more layers or variables have the same illness.
         resolved_step: Step at which it was over; None while it is not.
-        is_superseded: It was over because a graver alert of the same rule took over.
+        is_superseded: It was over because another alert took over: one that is graver,
+            or a cause of which this is a symptom.
+        title: The illness in a few words.
+        symptoms: Rules that find what follows from it; they raise no alert.
+        remedy: What to try first, as data; None if nothing is known that helps.
 
     Example:
         >>> from kbn.callbacks import Alert
@@ -46,6 +52,9 @@ class Alert:
     others: int = 0
     resolved_step: int | None = None
     is_superseded: bool = False
+    title: str = ""
+    symptoms: tuple[str, ...] = ()
+    remedy: Remedy | None = None
 
     @property
     def is_open(self) -> bool:
@@ -59,7 +68,7 @@ class Alert:
         return self.resolved_step is None
 
     def __str__(self) -> str:
-        """One line: what, where, since when, how much, and the message."""
+        """One line: what, where, when, how much, the message, what it explains."""
         epoch = "" if self.epoch is None else f" (epoch {self.epoch})"
         sign = "<" if self.value < self.limit else ">"
         line = (
@@ -67,6 +76,8 @@ class Alert:
             f"at step {self.step}{epoch}, {self.value:.3g} {sign} {self.limit:.3g}. "
             f"{self.message}"
         )
+        if self.symptoms:
+            line += f" It explains {', '.join(self.symptoms)}."
         return line if self.is_open else f"{line} [{self.ending}]"
 
     @property
@@ -82,7 +93,7 @@ class Alert:
         """
         if self.is_open:
             return ""
-        how = "worse from" if self.is_superseded else "resolved at"
+        how = "replaced at" if self.is_superseded else "resolved at"
         return f"{how} step {self.resolved_step}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -109,7 +120,11 @@ class Alert:
         """
         names = [field.name for field in dataclasses.fields(cls)]
         fields = {name: known[name] for name in names if name in known}
-        return cls(**fields | {k: float(fields[k]) for k in ("value", "limit")})
+        fields |= {k: float(fields[k]) for k in ("value", "limit")}
+        fields["symptoms"] = tuple(fields.get("symptoms", ()))
+        if remedy := fields.get("remedy"):
+            fields["remedy"] = Remedy.from_dict(remedy)
+        return cls(**fields)
 
 
 def _to_json(value: float) -> float | str:

@@ -1,141 +1,25 @@
-"""Follows a training, raises alerts once on entry, and says when they are over."""
+"""Follows a training, tells each diagnosis once, and says when it is over."""
 
 import dataclasses
-import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 from ..signals.default import DEFAULT
 from ..signals.record import Record
-from ..signals.rule import Reading, Rule
+from ..signals.rule import Rule
 from ..signals.view import Memory, View, has_any, key
-from .alert import LEVELS, Alert, rank
+from .alert import Alert, rank
+from .diagnosis import explained
+from .symptoms import Course, Symptom
 
 # Counts of weights that are NaN or Inf: only written where there are any.
 BROKEN = "health/non_finite/weights/"
 
 
-class Streak:
-    """Looks in a row that were alike; several entries of one step are one look."""
-
-    def __init__(self) -> None:
-        self.looks = 0
-        self._began = self._last = 0  # steps
-
-    def add(self, step: int) -> None:
-        """One more."""
-        if not self.looks or step != self._last:
-            self._began = self._began if self.looks else step
-            self.looks, self._last = self.looks + 1, step
-
-    def lasts(self, steps: int) -> bool:
-        """Whether it spans so many steps; two and more take two looks."""
-        return self.looks > 0 and self._last - self._began + 1 >= steps
-
-
-class Place:
-    """How one layer or variable fares under one rule."""
-
-    def __init__(self) -> None:
-        self.streaks = [Streak() for _ in LEVELS]  # in which it was so grave, or graver
-        self.good = Streak()
-        self.rank: int | None = None  # how ill it is, once it was so for long enough
-        self.step: int | None = None  # of its last look
-
-    def worsen(self, reading: Reading, step: int, patience: int) -> None:
-        """Note a look at which it is ill."""
-        grave = rank(reading.level)
-        if step == self.step and self.streaks[0].looks:
-            return
-        self.step, self.good = step, Streak()
-        for i, streak in enumerate(self.streaks):
-            if i > grave:
-                self.streaks[i] = Streak()
-                continue
-            streak.add(step)
-            if streak.lasts(patience):
-                self.rank = max(i, self.rank or 0)
-
-    def mend(self, step: int, patience: int) -> bool:
-        """Note a look at which it is good; whether it is well again."""
-        if step != self.step:
-            self.step = step
-            self.good.add(step)
-            self.streaks = [Streak() for _ in LEVELS]
-        return not self.streaks[0].looks and (
-            self.rank is None or self.good.lasts(patience)
-        )
-
-
-Key: TypeAlias = tuple[str, str]  # the kind of entries, the place
-
-
-class Course:
-    """One rule, and the places that are or were ill under it."""
-
-    def __init__(self, rule: Rule) -> None:
-        self.rule = rule
-        self.places: dict[Key, Place] = {}
-        self.latest: dict[Key, Reading] = {}  # of the places that are ill
-        self.looks: Counter[str] = Counter()  # by their kind
-        self.view: View | None = None  # of the last look
-        self.open: int | None = None  # index of its alert
-
-    def look(self, readings: Iterable[Reading], view: View) -> None:
-        """Note what the rule measured at one entry."""
-        readings = [*readings]
-        if not readings:
-            return
-        # What only the ends of epochs show is ended by none of the looks between.
-        kind = "epoch" if view.is_of_epoch else "look"
-        if self.view is None or self.view.step != view.step:
-            self.looks[kind] += 1
-        self.view = view
-        for reading in readings:
-            where = kind, "" if self.rule.is_of_model else reading.where
-            if math.isnan(reading.value):  # not a measure
-                continue
-            if reading.is_ill:
-                place = self.places.setdefault(where, Place())
-                place.worsen(reading, view.step, self.rule.patience)
-                self.latest[where] = reading
-            else:
-                self._good(where, view.step)
-
-    def _good(self, where: Key, step: int) -> None:
-        place = self.places.get(where)
-        if place is not None and place.mend(step, self.rule.patience):
-            del self.places[where], self.latest[where]
-
-    def ill(self) -> dict[Key, int]:
-        """{place: how ill} of those that were so for long enough."""
-        ranks = {where: place.rank for where, place in self.places.items()}
-        return {where: grave for where, grave in ranks.items() if grave is not None}
-
-    def has_recovered(self) -> bool:
-        """Whether every ill place was good when it was looked at last."""
-        places = self.places.values()
-        return all(place.good.looks for place in places if place.rank is not None)
-
-    def end(self) -> dict[Key, Reading]:
-        """What was true at every look of a short training.
-
-        They count as ill from here on: another `fit` may go on.
-        """
-        found = {
-            where: self.latest[where]
-            for where, place in self.places.items()
-            if place.streaks[0].looks == self.looks[where[0]] >= 2
-        }
-        for where, reading in found.items():
-            self.places[where].rank = rank(reading.level)
-        return found
-
-
 class Follower:
     """The alerts of one training, from what is logged of it.
 
+    Rules find symptoms; an alert is a diagnosis, which explains what follows from it.
     The same entries give the same alerts, live and from a log that is read back.
 
     A rule that raises an exception is left out from then on: see `failures`, and say
@@ -157,6 +41,7 @@ class Follower:
         self.alerts: list[Alert] = []  # all, the oldest first, with how they ended
         self.failures: dict[str, Exception] = {}
         self._courses = [Course(rule) for rule in rules]
+        self._told: dict[str, int] = {}  # by rule, which of the alerts is open
         keeps: dict[str, int] = {BROKEN: 0}
         for rule in rules:
             for tag in rule.reads:
@@ -165,6 +50,7 @@ class Follower:
                 keeps[key(tag)] = max(keeps.get(key(tag), 0), count)
         self._memory = Memory(keeps)
         self._record = Record()
+        self._first: int | None = None  # step of the first entry
         self._last: View | None = None
 
     def record(self, known: Mapping[str, Any]) -> None:
@@ -174,7 +60,6 @@ class Follower:
     def look(self, step: int, scalars: Mapping[str, float]) -> list[Alert]:
         """The alerts that an entry raises or ends: those that ended are not open."""
         view = self._memory.view(step, scalars, self._record)
-        found: list[Alert] = []
         is_broken = bool(view.under(BROKEN))
         for course in self._courses:
             rule = course.rule
@@ -184,32 +69,24 @@ class Follower:
                 continue
             try:
                 course.look(rule.readings(view), view)
-                found += self._changes(course, view)
             except Exception as error:  # a user's rule: no reason to lose a training
                 self.failures[rule.name] = error
         self._memory.keep(view)
+        self._first = step if self._first is None else self._first
         self._last = view
-        return found
+        return self._changes(view)
 
     def end(self) -> list[Alert]:
         """The alerts that only the end of the training raises or ends."""
-        found: list[Alert] = []
         if self._last is None:
-            return found
+            return []
         for course in self._courses:
-            if course.rule.name in self.failures:
-                continue
-            if course.open is not None:
-                if course.has_recovered():
-                    found.append(self._resolve(course, self._last))
-                continue
-            try:
-                readings = course.end()
-                if readings:
-                    found.append(self._raise(course, readings, self._last))
-            except Exception as error:  # as above
-                self.failures[course.rule.name] = error
-        return found
+            if course.rule.name not in self.failures:
+                try:
+                    course.end(self._last)
+                except Exception as error:  # as above
+                    self.failures[course.rule.name] = error
+        return self._changes(self._last)
 
     @property
     def open(self) -> list[Alert]:
@@ -217,60 +94,48 @@ class Follower:
         found = [alert for alert in self.alerts if alert.is_open]
         return sorted(found, key=lambda alert: -rank(alert.level))
 
-    def _changes(self, course: Course, view: View) -> list[Alert]:
-        """Raise, supersede or resolve the alert of a rule."""
-        ill = course.ill()
+    def _changes(self, view: View) -> list[Alert]:
+        """Raise, supersede and end alerts, so that those open are the diagnoses."""
+        symptoms = {
+            course.rule.name: course.symptom
+            for course in self._courses
+            if course.symptom is not None
+        }
+        causes = explained([*symptoms.values()], self._is_from_start)
+        due: dict[str, Alert] = {}
+        for name, effects in causes.items():
+            alert = symptoms[name].alert
+            level = max([alert.level, *(x.alert.level for x in effects)], key=rank)
+            if level != alert.level:  # from now on
+                alert = dataclasses.replace(
+                    alert, level=level, step=view.step, epoch=view.epoch
+                )
+            names = tuple(x.alert.rule for x in effects)
+            due[name] = dataclasses.replace(alert, symptoms=names)
         found = []
-        grave = max(ill.values(), default=None)
-        if course.open is not None:
-            alert = self.alerts[course.open]
-            is_worse = grave is not None and grave > rank(alert.level)
-            if grave is not None and not is_worse:
-                return []
-            found.append(self._resolve(course, view, is_worse))
-        if grave is not None:
-            readings = {k: course.latest[k] for k, v in ill.items() if v == grave}
-            found.append(self._raise(course, readings, view, len(ill)))
+        for name, i in [*self._told.items()]:
+            told, now = self.alerts[i], due.get(name)
+            if now is not None and rank(now.level) <= rank(told.level):
+                self.alerts[i] = dataclasses.replace(told, symptoms=now.symptoms)
+                continue
+            del self._told[name]
+            self.alerts[i] = dataclasses.replace(
+                told, resolved_step=view.step, is_superseded=name in symptoms
+            )
+            found.append(self.alerts[i])
+        for name, alert in due.items():
+            if name not in self._told:
+                self._told[name] = len(self.alerts)
+                self.alerts.append(alert)
+                found.append(alert)
         return found
 
-    def _resolve(self, course: Course, view: View, is_worse: bool = False) -> Alert:
-        """End the open alert of a rule."""
-        assert course.open is not None, "there is one"
-        if not is_worse:
-            course.places.clear()
-            course.latest.clear()
-        ended = dataclasses.replace(
-            self.alerts[course.open], resolved_step=view.step, is_superseded=is_worse
-        )
-        self.alerts[course.open] = ended
-        course.open = None
-        return ended
-
-    def _raise(
-        self,
-        course: Course,
-        readings: Mapping[Key, Reading],
-        view: View,
-        places: int | None = None,
-    ) -> Alert:
-        """Add the alert of the first of these places in forward order."""
-        position = view.record.position
-        where = min(readings, key=lambda x: (position(readings[x].where), x))
-        reading = readings[where]
-        alert = Alert(
-            rule=course.rule.name,
-            level=reading.level,
-            where=reading.where or view.record.model_name,
-            step=view.step,
-            epoch=view.epoch,
-            value=reading.value,
-            limit=reading.limit,
-            message=course.rule.explain(reading, course.view or view),
-            others=(len(readings) if places is None else places) - 1,
-        )
-        course.open = len(self.alerts)
-        self.alerts.append(alert)
-        return alert
+    def _is_from_start(self, symptom: Symptom) -> bool:
+        """Whether it was there before any step that the rules have seen."""
+        is_untrained = self._record.begins_untrained
+        if is_untrained is None:
+            is_untrained = self._first == 1
+        return is_untrained and symptom.began == self._first
 
 
 def alerts_of(

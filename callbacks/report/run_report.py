@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..alerts.alert import Alert, and_more, rank, since
+from ..alerts.alert import Alert, and_more, rank
 from ..log.logged import Histograms, LoggedRun
 from ..signals.guide import worst_of
 from ..signals.record import Record
@@ -156,14 +156,25 @@ def verdict(run: LoggedRun, courses: Mapping[str, Course]) -> str:
     level = level_of(run)
     if level == UNKNOWN:
         return f"No rules were applied to {extent}."
+    goes_on = " The training has not ended." * bool(run.record.get("is_running"))
     found = open_of(run.alerts)
-    if not found:
+    if level in (HEALTHY, "info"):
         over = sum(not x.is_open and not x.is_superseded for x in run.alerts)
         past = f"; {over} {'alert was' if over == 1 else 'alerts were'} over by then"
-        return f"Healthy at the end of {extent}{past * bool(over)}."
-    word = {"critical": "Critical", "warning": "Unhealthy", "info": "Note"}[level]
-    rest = f",{more} open" if (more := and_more(len(found) - 1)) else ""
-    return f"{word}: {named(found[0])} since {since(found[0])}{rest}, after {extent}."
+        notes = f"; to note: {', '.join(map(named, found))}" if found else ""
+        so_far = "so far, after" if goes_on else "at the end of"
+        return f"Healthy {so_far} {extent}{past * bool(over)}{notes}.{goes_on}"
+    first, *others = (x for x in found if x.level != "info")
+    names = {name for x in (first, *others) for name in (x.rule, *x.symptoms)}
+    word = "Critical" if level == "critical" else "Unhealthy"
+    word = "Not learning" if "not_learning" in names else word
+    title = first.title or first.rule  # of an older log
+    is_whole = first.where == Record(run.record).model_name
+    place = "" if is_whole else f" in {first.where}{and_more(first.others)}"
+    when = f"step {first.step}" if first.epoch is None else f"epoch {first.epoch}"
+    cure = f" {first.remedy}" if first.remedy else ""
+    rest = f" {len(others)} more open." * bool(others)
+    return f"{word} since {when}: {title}{place}.{cure}{rest}{goes_on}"
 
 
 def named(alert: Alert) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 
 from . import rows
 from .registry import Chart, Guide, signal
+from .remedy import Remedy, insert_batch_norm
 from .rule import LASTING, Reading, Rule
 from .statistics import Summary
 from .subjects import Array, Input, Output, Target
@@ -194,6 +195,8 @@ class DeadRelu(Rule):
     rate 2 1.0.
     """
 
+    title: ClassVar = "units are dead"
+
     share: float = 0.7
     dropout: float = 0.5
     patience: int = LASTING
@@ -215,14 +218,16 @@ class DeadRelu(Rule):
                 yield Reading(call, share, self.share)
 
     def explain(self, reading: Reading, view: View) -> str:
-        """Name the layer and the learning rate."""
+        """Name the layer."""
         return (
             f"{reading.value:.0%} of the units of "
             f"{view.record.describe(reading.where)} are 0 for all examples, pass "
-            "no gradient and do not come back by themselves. Lower "
-            f"{view.named_rate} and train anew, or use batch norm before the "
-            "activation, or a leaky ReLU."
+            "no gradient and do not come back by themselves."
         )
+
+    def remedy(self, reading: Reading, view: View) -> Remedy:
+        """Batch norm before the activations."""
+        return insert_batch_norm(view)
 
 
 @dataclass(frozen=True)
@@ -237,6 +242,8 @@ class Saturated(Rule):
     here; measured on digits: healthy up to 0.01, in the code of an autoencoder 0.42,
     faulty 0.85 to 1.0.
     """
+
+    title: ClassVar = "units are saturated"
 
     share: float = 0.6
     patience: int = LASTING
@@ -255,11 +262,15 @@ class Saturated(Rule):
         return (
             f"{reading.value:.0%} of the outputs of "
             f"{view.record.describe(reading.where)} lie where {activation} is flat, so "
-            "next to no gradient passes. Scale its inputs (batch norm before the "
-            f"activation), use smaller initial weights, or lower {view.named_rate}."
+            "next to no gradient passes."
         )
 
+    def remedy(self, reading: Reading, view: View) -> Remedy:
+        """Batch norm before the activations."""
+        return insert_batch_norm(view)
 
+
+RELUS = {"relu", "relu6", "leaky_relu", "elu", "gelu", "silu"}
 NORMS = {"BatchNormalization", "LayerNormalization", "GroupNormalization"}
 NORMS |= {"RMSNormalization", "UnitNormalization"}
 
@@ -267,6 +278,11 @@ NORMS |= {"RMSNormalization", "UnitNormalization"}
 def _rescales(layer: Mapping[str, Any]) -> bool:
     """Whether it gives its outputs another scale: the weights before say no more."""
     return bool(NORMS & {*layer.get("is", ())}) or (layer.get("dropout") or 0.0) > 0.5
+
+
+def _multiplies(layer: Mapping[str, Any]) -> bool:
+    weights = layer.get("weights") or ()
+    return any(len(weight.get("shape") or ()) > 1 for weight in weights)
 
 
 @dataclass(frozen=True)
@@ -284,6 +300,8 @@ class PoorInit(Rule):
     No unit. Sources: SageMaker Debugger's PoorWeightInitialization (variance ratio 10),
     DLCheck (sigma below 1e-6).
     """
+
+    title: ClassVar = "the initial weights are poor"
 
     growth: float = 10.0
     spread: float = 1e-6
@@ -337,13 +355,12 @@ class PoorInit(Rule):
 
     def _has_kernel(self, call: str, view: View) -> bool:
         layer = view.record.layer(call)
-        weights = layer.get("weights") or ()
         return (
             not layer.get("is_output")
             and layer.get("trainable", True)
             and "#" not in call
             and not view.record.is_a("Embedding", call)
-            and any(len(weight.get("shape") or ()) > 1 for weight in weights)
+            and _multiplies(layer)
         )
 
     def explain(self, reading: Reading, view: View) -> str:
@@ -351,13 +368,28 @@ class PoorInit(Rule):
         if reading.below:
             return (
                 f"All elements of {reading.where} are equal, so all units of its layer "
-                "compute the same and stay the same. Use a random initializer, such as "
-                "the default glorot_uniform."
+                "compute the same and stay the same."
             )
         std = view.get(activation_std.tag_of(reading.where)) or 0.0
         return (
             f"From layer to layer the variance of the outputs changes "
             f"{reading.value:.2g} times; that of {view.record.describe(reading.where)} "
-            f"has standard deviation {std:.1g}. Use he_normal before relu and "
-            "glorot_uniform or lecun_normal before others, or batch norm."
+            f"has standard deviation {std:.1g}."
+        )
+
+    def remedy(self, reading: Reading, view: View) -> Remedy:
+        """A random initializer, by the activations that follow."""
+        layers = [x for x in view.record.layers if x.get("name")]
+        if reading.below:
+            layers = [view.record.layer(reading.where)]
+        kinds = {str(x.get("activation")) for x in view.record.layers}
+        new = "he_normal" if RELUS & kinds else "glorot_uniform"
+        names = tuple(str(x["name"]) for x in layers if _multiplies(x))
+        return Remedy(
+            "layer",
+            "kernel_initializer",
+            names,
+            new=new,
+            words=f'Start with random weights: kernel_initializer="{new}"'
+            + (f" in {names[0]}." if reading.below and names else " in all layers."),
         )

@@ -12,6 +12,7 @@ import numpy as np
 
 from .loss import epoch_loss, epoch_validation_loss, train_eval_gap, train_loss
 from .registry import Chart, Guide, signal
+from .remedy import Remedy, ask
 from .rule import LASTING, Reading, Rule
 from .statistics import Summary
 from .subjects import Array, Moments, NormInput, NormStatistics, NormWeight
@@ -328,8 +329,8 @@ def _limit(view: View, loss: float | None, gap: float, share: float) -> float:
     return max(gap, share * abs(first) / abs(loss)) if loss and first else gap
 
 
-def _advice(view: View, where: str) -> str:
-    """What a user must do: momentum by name and value, beside the steps of an epoch."""
+def _renew(view: View, where: str) -> Remedy:
+    """What renews the statistics in an epoch: momentum by name, beside its steps."""
     momentum = view.record.batch_norm(where).get("momentum")
     steps = view.record.steps_per_epoch
     recompute = (
@@ -337,25 +338,43 @@ def _advice(view: View, where: str) -> str:
         "kbn.callbacks.UpdateBatchNormStats before validation"
     )
     if momentum is None or (not steps and momentum <= 0.9):
-        return f"To mend it, {recompute}, or use larger batches."
-    if not steps:
-        return f"Lower momentum={momentum:g} to 0.9, or {recompute}."
-    renewed = f"{steps} steps, an epoch, renew {1 - float(momentum) ** steps:.0%}"
-    fitting = fitting_momentum(steps)
+        return ask(f"To mend it, {recompute}, or use larger batches.")
+    momentum = float(momentum)
+    fitting = fitting_momentum(steps) if steps else 0.9
+    names = tuple(_trained(view))
     if fitting is None:
-        return (
-            f"An epoch of {steps} steps is too short for any momentum: {recompute}, or "
-            "use smaller batches."
+        return Remedy(
+            "replace",
+            "BatchNorm",
+            names,
+            old=momentum,
+            words=f"An epoch of {steps} steps is too short for any momentum: use "
+            f"kbn.BatchNorm(warmup=True), or {recompute}.",
         )
     if fitting >= momentum:
-        return (
-            f"momentum={momentum:g} is not the cause ({renewed} of the statistics): "
-            f"{recompute}, shuffle the data, or use larger batches."
+        return ask(
+            f"momentum={momentum:g} is not the cause ({_renewed(steps, momentum)} of "
+            f"the statistics): {recompute}, shuffle the data, or use larger batches."
         )
-    return (
-        f"Lower momentum={momentum:g} to {fitting:g} ({renewed} of the statistics; "
-        f"then {1 - fitting**steps:.0%}), or {recompute}."
+    why = ""
+    if steps:
+        why = (
+            f" ({_renewed(steps, momentum)} of the statistics; then "
+            f"{1 - fitting**steps:.0%})"
+        )
+    return Remedy(
+        "layer",
+        "momentum",
+        names,
+        old=momentum,
+        new=fitting,
+        words=f"Lower momentum={momentum:g} to {fitting:g}{why}, or {recompute}.",
     )
+
+
+def _renewed(steps: int | None, momentum: float) -> str:
+    share = 1 - momentum ** (steps or 0)
+    return f"{steps} steps, an epoch, renew {share:.0%}"
 
 
 @dataclass(frozen=True)
@@ -364,93 +383,76 @@ class BnTrainEvalGap(Rule):
 
     (L_eval - L_train) / |L_train| above `gap`, both of the same batch and weights, and
     L_eval - L_train above `share` of the first loss: near a loss of 0 any difference is
-    many times the loss. Of models with batch norm whose moving statistics are not
-    young, see `BnStatsCold`, and of 8 elements a channel or more, see `BnSmallBatch`.
+    many times the loss. Where the loss in evaluation mode is not logged, the statistics
+    themselves: mean |mu_B - mu_moving| / sigma_B above `mean`, or
+    mean |ln(var_moving / var_B)| above `variance` (0.7 is a factor of 2), over the
+    channels of a layer, to which 1 / sqrt(n) and sqrt(2 / n) are added, by which the
+    moments of a batch of n elements a channel scatter.
 
-    No unit. Source: TheDeepChecker (loss change of 50 % between the modes); measured on
-    digits: +0.1 at momentum 0.9, +0.9 at 0.99 after 224 steps.
+    Of models with batch norm whose moving statistics are not young, see `BnStatsCold`,
+    and of 8 elements a channel or more, see `BnSmallBatch`.
+
+    No unit; standard deviations of the batch; natural logarithm. Sources:
+    TheDeepChecker (loss change of 50 % between the modes); measured on digits: +0.1 at
+    momentum 0.9, +0.9 at 0.99 after 224 steps; of the statistics 0.12 to 0.19 and 0.10
+    to 0.69 in health, 0.8 to 1.06 and 1.4 to 3.7 of young ones.
     """
+
+    title: ClassVar = "evaluation is worse than training"
 
     gap: float = 0.5
     share: float = 0.15
+    mean: float = 0.5
+    variance: float = 1.0
     patience: int = LASTING
 
     reads: ClassVar = (train_eval_gap, mean_gap, channel_elements, train_loss)
-    keeps: ClassVar = {train_loss: 1, start_share: 1}
+    keeps: ClassVar = {train_loss: 1, start_share: 1, train_eval_gap: 1}
     is_of_model: ClassVar = True
 
     def readings(self, view: View) -> Iterable[Reading]:
         """Of the model, named by the layer with the largest gap of its own."""
         gap, gaps, norms = view.get(train_eval_gap), _gaps(view), _trained(view)
         has_norms = bool(norms or (view.record.is_empty and gaps))
-        has_few = min(view.under(channel_elements).values(), default=FEW) < FEW
-        if gap is None or not has_norms or has_few or youngest(view).is_young:
-            return
-        where = max(
-            sorted(gaps), key=lambda x: max(gaps[x]), default=next(iter(norms), "")
-        )
-        limit = _limit(view, view.get(train_loss), self.gap, self.share)
-        yield Reading(where, gap, limit)
-
-    def explain(self, reading: Reading, view: View) -> str:
-        """Name the layer, its momentum and the steps of an epoch."""
-        return (
-            f"With the moving statistics the loss is {reading.value:.0%} higher than "
-            "with the batch's own, on the same batch, so validation and inference are "
-            f"worse than training; {view.record.describe(reading.where)} is the "
-            f"farthest off. {_advice(view, reading.where)}"
-        )
-
-
-@dataclass(frozen=True)
-class BnMomentGap(Rule):
-    """Moving statistics are not those of the batches.
-
-    mean |mu_B - mu_moving| / sigma_B above `mean`, or mean |ln(var_moving / var_B)|
-    above `variance` (0.7 is a factor of 2), over the channels of a layer. Of few
-    elements per channel, n, a batch's own moments scatter: 1 / sqrt(n) and
-    sqrt(2 / n) are added to the limits where n is logged. Not of young statistics, see
-    `BnStatsCold`, nor where the loss in evaluation mode is logged, which tells whether
-    it harms: see `BnTrainEvalGap`.
-
-    Units: standard deviations of the batch; natural logarithm. The limits are kbn's
-    own, measured on digits: healthy 0.12 to 0.19 and 0.10 to 0.69; young statistics
-    0.8 to 1.06 and 1.4 to 3.7.
-    """
-
-    mean: float = 0.5
-    variance: float = 1.0
-    patience: int = LASTING
-
-    reads: ClassVar = (mean_gap, channel_elements, start_share, train_eval_gap)
-    keeps: ClassVar = {start_share: 1, train_eval_gap: 1}
-
-    def readings(self, view: View) -> Iterable[Reading]:
-        """Of each call of a batch norm that is not frozen."""
-        if train_eval_gap in view or view.points(train_eval_gap):
-            return
         elements = view.under(channel_elements)
-        for call, (mean, variance) in _gaps(view).items():
-            if age(view, call).is_young:
-                continue
-            n = elements.get(call, 0.0)
-            scatter = n**-0.5 if n > 0 else 0.0
-            pairs = [
-                (mean, self.mean + scatter),
-                (variance, self.variance + 2**0.5 * scatter),
-            ]
-            yield Reading(call, *max(pairs, key=lambda pair: pair[0] / pair[1]))
+        has_few = min(elements.values(), default=FEW) < FEW
+        if not has_norms or has_few or youngest(view).is_young:
+            return
+        if gap is not None:
+            where = max(
+                sorted(gaps), key=lambda x: max(gaps[x]), default=next(iter(norms), "")
+            )
+            limit = _limit(view, view.get(train_loss), self.gap, self.share)
+            yield Reading(where, gap, limit)
+        elif gaps and not view.points(train_eval_gap):
+            found = [self._of_moments(x, elements.get(x, 0.0), gaps[x]) for x in gaps]
+            yield max(found, key=lambda x: x.value / x.limit)
+
+    def _of_moments(self, call: str, n: float, gaps: tuple[float, float]) -> Reading:
+        scatter = n**-0.5 if n > 0 else 0.0
+        limits = self.mean + scatter, self.variance + 2**0.5 * scatter
+        pairs = zip(gaps, limits, strict=True)
+        return Reading(call, *max(pairs, key=lambda pair: pair[0] / pair[1]))
 
     def explain(self, reading: Reading, view: View) -> str:
-        """Name the layer, its momentum and the steps of an epoch."""
+        """Name the layer and how far it is off."""
+        named = view.record.describe(reading.where)
+        if train_eval_gap in view:
+            return (
+                f"With the moving statistics the loss is {reading.value:.0%} higher "
+                "than with the batch's own, on the same batch, so validation and "
+                f"inference are worse than training; {named} is the farthest off."
+            )
         mean, variance = _gaps(view).get(reading.where, (reading.value, reading.value))
-        times = math.exp(min(variance, 99.0))
         return (
-            f"{view.record.describe(reading.where)} normalizes in inference with a "
-            f"mean that lies {mean:.2g} standard deviations from the batch's, and a "
-            f"variance off by {times:.2g} times. "
-            f"{_advice(view, reading.where)}"
+            f"{named} normalizes in inference with a mean that lies {mean:.2g} "
+            "standard deviations from the batch's, and a variance off by "
+            f"{math.exp(min(variance, 99.0)):.2g} times."
         )
+
+    def remedy(self, reading: Reading, view: View) -> Remedy:
+        """A momentum that fits the epoch."""
+        return _renew(view, reading.where)
 
 
 @dataclass(frozen=True)
@@ -467,6 +469,8 @@ class BnStatsCold(Rule):
     or the statistics are renewed: at momentum 0.99 that takes 259 steps of training
     for 7.5 %.
     """
+
+    title: ClassVar = "batch norm's moving statistics lag behind"
 
     gap: float = 0.5
     share: float = 0.15
@@ -515,7 +519,7 @@ class BnStatsCold(Rule):
         return train, worse if worse <= self.gap else None  # the cause is not known
 
     def explain(self, reading: Reading, view: View) -> str:
-        """Name the layer, its momentum, and one that fits the steps of an epoch."""
+        """Name the layer, and how much of its start is left."""
         _, share, _ = age(view, reading.where)
         is_fresh = view.record.batch_norm(reading.where).get("is_fresh")
         start = "its initial 0 and 1" if is_fresh else "those that it began with"
@@ -523,9 +527,12 @@ class BnStatsCold(Rule):
             f"{100 * share:.2g}% of the moving statistics of "
             f"{view.record.describe(reading.where)} are still {start}, so evaluation's "
             f"loss is {reading.value:.0%} above that of training: validation and "
-            "inference judge another network, until they are renewed. "
-            f"{_advice(view, reading.where)}"
+            "inference judge another network, until they are renewed."
         )
+
+    def remedy(self, reading: Reading, view: View) -> Remedy:
+        """A momentum that fits the epoch."""
+        return _renew(view, reading.where)
 
 
 @dataclass(frozen=True)
@@ -539,6 +546,8 @@ class BnNotUpdated(Rule):
 
     Unit: updates in a step, below 1. A fact, no limit of kbn's own.
     """
+
+    title: ClassVar = "batch norm gets no batch"
 
     patience: int = 2
 
@@ -554,13 +563,18 @@ class BnNotUpdated(Rule):
                 yield Reading(layer, updates, 1, below=True)
 
     def explain(self, reading: Reading, view: View) -> str:
-        """Name the layer and the call that is missing."""
+        """Name the layer."""
         return (
             f"{view.record.describe(reading.where)} is trained and its moving "
             "statistics are still its initial 0 and 1: the step calls it in inference "
-            "mode, so that it normalizes nothing. In your train_step call "
-            "self(x, training=True); if it is meant so, freeze the layer with "
-            "trainable=False."
+            "mode, so that it normalizes nothing."
+        )
+
+    def remedy(self, reading: Reading, view: View) -> Remedy:
+        """The call that is missing."""
+        return ask(
+            "In your train_step call self(x, training=True); if it is meant so, freeze "
+            "the layer with trainable=False."
         )
 
 
@@ -574,6 +588,8 @@ class BnCollapsed(Rule):
 
     No unit, 0 to 1. The limits are kbn's own.
     """
+
+    title: ClassVar = "channels of batch norm are constant"
 
     share: float = 0.25
     patience: int = LASTING
@@ -594,9 +610,14 @@ class BnCollapsed(Rule):
         return (
             f"{reading.value:.0%} of the channels of "
             f"{view.record.describe(reading.where)}{known} are constant over the batch "
-            "or have a gamma of 0, and pass no signal. Look for dead units before it "
-            "and for weight decay on gamma; if its inputs are that small by design, "
-            "lower epsilon."
+            "or have a gamma of 0, and pass no signal."
+        )
+
+    def remedy(self, reading: Reading, view: View) -> Remedy:
+        """Look for what makes them so."""
+        return ask(
+            "Look for dead units before it and for weight decay on gamma; if its "
+            "inputs are that small by design, lower epsilon."
         )
 
 
@@ -611,6 +632,8 @@ class BnSmallBatch(Rule):
     Unit: elements. The limits are kbn's own: the standard error of a mean of 16
     elements is a quarter of their standard deviation; of one element nothing is left.
     """
+
+    title: ClassVar = "batch norm gets too few elements"
 
     elements: int = 16
     patience: int = 2
@@ -631,15 +654,28 @@ class BnSmallBatch(Rule):
     def explain(self, reading: Reading, view: View) -> str:
         """Name the layer, and say what one element does."""
         name = view.record.describe(reading.where)
-        instead = "group or layer normalization (keras.layers.GroupNormalization)"
         if reading.value <= 1:
             return (
                 f"{name} normalizes batches of 1 element a channel: that minus its own "
                 "mean is 0, so its output is beta whatever the input, and nothing is "
-                f"learned through it. Use batches of 16 or more, or {instead}."
+                "learned through it."
             )
         return (
             f"{name} takes mean and variance of {reading.value:.0f} elements a "
-            "channel, which adds noise to training and to what inference uses. Use "
-            f"batches of 16 or more, synchronized=True over replicas, or {instead}."
+            "channel, which adds noise to training and to what inference uses."
+        )
+
+    def remedy(self, reading: Reading, view: View) -> Remedy:
+        """Larger batches."""
+        size = view.record.batch_size
+        times = math.ceil(2 * self.elements / max(reading.value, 1.0))
+        new = size * times if size else None
+        given = f" of {new}" if new else f" {times} times as large"
+        return Remedy(
+            "fit",
+            "batch_size",
+            old=size,
+            new=new,
+            words=f"Use batches{given}, synchronized=True over replicas, or group or "
+            "layer normalization (keras.layers.GroupNormalization).",
         )

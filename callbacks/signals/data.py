@@ -11,6 +11,7 @@ from .activations import activation_std, dead_units, input_mean, input_std, satu
 from .batch_norm import merge_moments
 from .loss import train_loss
 from .registry import Chart, signal
+from .remedy import Remedy
 from .rule import Reading, Rule
 from .subjects import Array, Input, Moments
 from .targets import guess
@@ -142,6 +143,8 @@ class InputScale(Rule):
     to 10; columns of unequal size 0.81 to 0.86 in the place of 0.96.
     """
 
+    title: ClassVar = "the inputs are badly scaled"
+
     mean: float = 10.0
     std: float = 100.0
     offset: float = 10.0
@@ -201,26 +204,35 @@ class InputScale(Rule):
         return ""
 
     def explain(self, reading: Reading, view: View) -> str:
-        """Give mean and spread, the largest column, the harm, and how to scale."""
+        """Give mean and spread, the largest column, and the harm."""
         values = view.under(input_mean)
         name = reading.where
         shown = _shown(values, f"{name}/mean", f"{name}/std")
         harm = self._harm(name, str(view.record.input(name).get("layer")), view)
-        number, drop, which = values.get(f"{name}/column"), "", ""
+        number, which = values.get(f"{name}/column"), ""
         if number is not None:
-            mean, std = values[f"{name}/column_mean"], values[f"{name}/column_std"]
             largest = _shown(values, f"{name}/column_mean", f"{name}/column_std")
             which = f"; its largest column, {number:.0f}, {largest}"
-            if std <= 1e-4 * abs(mean):
-                drop = f"Drop column {number:.0f}, which is constant. "
         means = harm or (
             "the gradients of the first layer are as large, and one learning rate does "
             "not fit all layers"
         )
-        return (
-            f"The input {name} {shown}{which}: {means}. {drop}Adapt a "
-            "keras.layers.Normalization to the training data and put it first, or for "
-            "images Rescaling(1 / 255)."
+        return f"The input {name} {shown}{which}: {means}."
+
+    def remedy(self, reading: Reading, view: View) -> Remedy:
+        """Inputs that are normalized first."""
+        name, values, drop = reading.where, view.under(input_mean), ""
+        number = values.get(f"{name}/column")
+        if number is not None:
+            mean, std = values[f"{name}/column_mean"], values[f"{name}/column_std"]
+            if std <= 1e-4 * abs(mean):
+                drop = f"Drop column {number:.0f}, which is constant. "
+        return Remedy(
+            "insert",
+            "Normalization",
+            (name,),
+            words=f"{drop}Adapt a keras.layers.Normalization to the training data and "
+            "put it first, or for images Rescaling(1 / 255).",
         )
 
 

@@ -14,9 +14,9 @@ from . import (
     guessing,
     learning_rate,
     loss,
+    movement,
     optimizers,
     targets,
-    weights,
 )
 from .rule import Rule
 
@@ -24,7 +24,7 @@ FAMILIES = (
     finiteness,
     optimizers,
     gradients,
-    weights,
+    movement,
     learning_rate,
     activations,
     targets,
@@ -93,6 +93,21 @@ def listed(rules: Any) -> list[Rule]:
     return found
 
 
+# {the name of a rule that is gone, of its class or its alerts: that of its heir}.
+HEIRS = {
+    "BnMomentGap": "BnTrainEvalGap",
+    "LossNotDecreasing": "NotLearning",
+    "UpdateRatioLow": "LearningRateTooLow",
+}
+
+
+def gone(name: str) -> str:
+    """What to say of the class of a rule that is gone; empty of any other name."""
+    if name not in HEIRS:
+        return ""
+    return f"kbn.callbacks.rules.{name} is gone: use {HEIRS[name]}"
+
+
 def _meant(rules: Any) -> str:
     """What was meant by what is neither a list of rules nor "default"."""
     call = repr(rules) if isinstance(rules, Rule) else _call_of(rules)
@@ -112,4 +127,5 @@ def _call_of(rule: Any) -> str:
         return f"{rule.__name__}()" if issubclass(rule, Rule) else ""
     named = {one.name: type(one).__name__ for one in DEFAULT}
     name = named.get(rule, rule) if isinstance(rule, str) else ""
+    name = HEIRS.get("".join(map(str.title, name.split("_"))), HEIRS.get(name, name))
     return f"{name}()" if name in named.values() else ""

@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
-from .activations import input_mean
+from .activations import input_mean, non_finite_inputs, non_finite_targets
 from .gradients import global_norm
 from .loss import epoch, epoch_loss, epoch_validation_loss, non_finite_loss, train_loss
+from .remedy import Remedy, ask
 from .rule import Reading, Rule
 from .tensors import non_finite
 from .view import View
@@ -27,16 +28,58 @@ class Origin(NamedTuple):
 
 
 @dataclass(frozen=True)
+class NonFiniteData(Rule):
+    """An input or a target has NaN or Inf.
+
+    count(~isfinite(x)) > 0 in what the model was given, at a look. Critical, and never
+    over: one such example is enough to make all weights NaN.
+
+    Unit: elements. Source: SageMaker Debugger's ExplodingTensor.
+    """
+
+    title: ClassVar = "the data have NaN or Inf"
+
+    reads: ClassVar = (epoch, non_finite_inputs, non_finite_targets)
+    keeps: ClassVar = {non_finite_inputs: 1, non_finite_targets: 1}
+    reads_broken: ClassVar = True
+
+    def readings(self, view: View) -> Iterable[Reading]:
+        """Of each input and target that ever had some."""
+        for one in (non_finite_inputs, non_finite_targets):
+            for name, count in view.under(one).items():
+                yield Reading(name, count, 0.0, "critical")
+
+    def explain(self, reading: Reading, view: View) -> str:
+        """Say how many."""
+        is_input = reading.where in view.under(non_finite_inputs)
+        kind = "input" if is_input else "target"
+        be = "is" if reading.value == 1 else "are"
+        what = "before any layer saw them" if is_input else "and so is the loss"
+        return (
+            f"{_elements(reading.value)} of the {kind} {reading.where} {be} NaN or "
+            f"Inf, {what}."
+        )
+
+    def remedy(self, reading: Reading, view: View) -> Remedy:
+        """Clean data."""
+        return Remedy(
+            "data",
+            "drop_rows",
+            (reading.where,),
+            words="Mend the data: drop or fill those examples, and train anew.",
+        )
+
+
+@dataclass(frozen=True)
 class NonFinite(Rule):
     """Something is NaN or Inf.
 
-    count(~isfinite(x)) > 0 in an input, a target, a layer's output, the loss, a
-    gradient, a weight, or the loss that `fit` reports, which is checked at every step.
-    Critical. It names the first input or target; else the first layer in forward order
-    whose output is not finite; else the variable whose gradient is not, the nearest to
-    the loss, for gradients come from there; else the first weight. Gradients alone are
-    no alert where the loss is scaled: such a step is skipped, and it is how the scale
-    finds its limit.
+    count(~isfinite(x)) > 0 in a layer's output, the loss, a gradient, a weight, or the
+    loss that `fit` reports, which is checked at every step; of inputs and targets see
+    `NonFiniteData`. Critical. It names the first layer in forward order whose output is
+    not finite; else the variable whose gradient is not, the nearest to the loss, for
+    gradients come from there; else the first weight. Gradients alone are no alert where
+    the loss is scaled: such a step is skipped, and it is how the scale finds its limit.
 
     It names no layer where weights were NaN before the looked-at step, or where the
     loss became NaN in a step of which there is no snapshot: by then every layer gives
@@ -46,6 +89,8 @@ class NonFinite(Rule):
     Unit: elements. Sources: SageMaker Debugger's ExplodingTensor,
     keras.callbacks.TerminateOnNaN.
     """
+
+    title: ClassVar = "something is NaN or Inf"
 
     patience: int = 1
 
@@ -74,7 +119,15 @@ class NonFinite(Rule):
             yield Reading(origin.where, origin.elements, 0.0, "critical")
 
     def explain(self, reading: Reading, view: View) -> str:
-        """Name the layer, the variable, the learning rate and a `log_freq`."""
+        """Name the layer and the variable."""
+        return self._told(view)[0]
+
+    def remedy(self, reading: Reading, view: View) -> Remedy:
+        """Where to look, and what to lower."""
+        return ask(self._told(view)[1])
+
+    def _told(self, view: View) -> tuple[str, str]:
+        """What it means, and what to try."""
         origin = _origin(view)
         assert origin is not None, "a reading above 0 has an origin"
         since, until = _last_finite_step(view), view.step
@@ -90,59 +143,56 @@ class NonFinite(Rule):
             "log_freq": "log_freq=1"
             + (f", or log_freq=lambda step: step > {since}" if since else ""),
         }
-        return MEANINGS[origin.kind].format(**known)
+        meaning, cure = MEANINGS[origin.kind]
+        return meaning.format(**known), cure.format(**known)
 
 
+CHECK = (
+    "Check the data first: one NaN or Inf in an input or a target is enough, even "
+    "where the loss stays finite."
+)
+LOWER = "lower {rate} or set global_clipnorm"
+# {kind of origin: (what it means, what to try)}
 MEANINGS = {
-    "input": (
-        "{count} of the input {where} {be} NaN or Inf, before any layer saw them. Mend "
-        "the data: drop or fill those examples."
-    ),
-    "target": (
-        "{count} of the target {where} {be} NaN or Inf, and so are the loss and all "
-        "gradients. Mend the data: drop or fill those examples."
-    ),
     "step": (
         "The loss became NaN or Inf in this step, of which there is no snapshot; "
-        "{weights}. Check the data first: one NaN or Inf in an input or a target is "
-        "enough. If they are clean, lower {rate} or set global_clipnorm."
+        "{weights}.",
+        f"{CHECK} If they are clean, {LOWER}.",
     ),
     "activation": (
-        "The output of {where} has {count} that {be} NaN or Inf, {inputs}{variable}. "
-        "Lower {rate} or set global_clipnorm; if it is the first step, look "
-        "for a division, log or sqrt of 0 in this layer."
+        "The output of {where} has {count} that {be} NaN or Inf, {inputs}{variable}.",
+        "Lower {rate} or set global_clipnorm; if it is the first step, look for a "
+        "division, log or sqrt of 0 in this layer.",
     ),
     "loss": (
-        "The loss is NaN or Inf while every layer's output is finite. Look for log, "
-        "sqrt or division by 0 in the loss, for targets that are NaN, and for a "
-        "softmax whose loss could be computed from_logits=True."
+        "The loss is NaN or Inf while every layer's output is finite.",
+        "Look for log, sqrt or division by 0 in the loss, and for a softmax whose loss "
+        "could be computed from_logits=True.",
     ),
     "gradient": (
         "The gradient of {where} has {count} that {be} NaN or Inf while the forward "
-        "pass is finite. Look for sqrt or a norm at 0, or a where() that hides a NaN, "
-        "between this variable and the loss."
+        "pass is finite.",
+        "Look for sqrt or a norm at 0, or a where() that hides a NaN, between this "
+        "variable and the loss.",
     ),
     "weight": (
         "{where} has {count} that {be} NaN or Inf after this step, while outputs and "
-        "gradients were finite or not logged. Lower {rate} or set "
-        "global_clipnorm."
+        "gradients were finite or not logged.",
+        "Lower {rate} or set global_clipnorm.",
     ),
     "before": (
-        "Check the data first: one NaN or Inf in an input or a target is enough, even "
-        "where the loss stays finite. {weights}; it happened {when}, in a step of "
-        "which there is no snapshot. On TensorFlow the data are searched from here to "
-        "the end of the next epoch; train again with {log_freq} to see the first bad "
-        "step."
+        "{weights}; it happened {when}, in a step of which there is no snapshot.",
+        f"{CHECK} On TensorFlow the data are searched from here to the end of the next "
+        "epoch; train again with {log_freq} to see the first bad step.",
     ),
     "epoch": (
-        "Check the data first: one NaN or Inf in an input or a target is enough. The "
-        "loss became NaN or Inf {when}, in a step of which there is no snapshot. If "
-        "the data are clean, lower {rate} or set global_clipnorm; train again with "
-        "{log_freq} to see the first bad step."
+        "The loss became NaN or Inf {when}, in a step of which there is no snapshot.",
+        f"{CHECK} If they are clean, {LOWER}; train again with {{log_freq}} to see the "
+        "first bad step.",
     ),
     "validation": (
-        "The validation loss is NaN or Inf while that of training is finite. Look for "
-        "NaN in the validation data and in moving statistics of batch norm."
+        "The validation loss is NaN or Inf while that of training is finite.",
+        "Look for NaN in the validation data and in moving statistics of batch norm.",
     ),
 }
 
@@ -162,10 +212,6 @@ def _origin(view: View) -> Origin | None:
     order = view.record.position
     weights = by_kind.get("weights", {})
     broken = weights or by_kind.get("batch_norm", {})
-    for kind in ("input", "target"):
-        if given := by_kind.get(f"{kind}s"):
-            where = min(given)
-            return Origin(kind, where, given[where])
     if "loss" in by_kind:
         return Origin("step", "", 1.0)
     # A weight that was NaN before the step has no update ratio; one that became NaN in

@@ -11,11 +11,12 @@ import numpy as np
 from .loss import epoch_loss, has_learned, train_loss
 from .record import kind_of
 from .registry import Chart, Guide, signal
+from .remedy import Remedy, ask, clip, insert_batch_norm
 from .rule import LASTING, Reading, Rule
 from .statistics import Summary
 from .subjects import Gradient, Whole
 from .view import View
-from .weights import update_ratio
+from .weights import update_ratio, weight_std
 
 _NORM = Chart("Training", "gradient norm, before clipping")
 PAST = 9_999  # looks that the suggested clip remembers, beside the latest
@@ -132,6 +133,8 @@ class ExplodingGradient(Rule):
     healthy networks have 0.3 to 10.
     """
 
+    title: ClassVar = "the gradient explodes"
+
     norm: float = 1e3
     spike: float = 10.0
     floor: float = 10.0
@@ -159,15 +162,32 @@ class ExplodingGradient(Rule):
         yield Reading(where, norm, limit, level)
 
     def explain(self, reading: Reading, view: View) -> str:
-        """Name the kernel and the learning rate."""
+        """Name the kernel."""
         at = f", the largest in {reading.where}" if reading.where else ""
-        rate = view.rate_of(reading.where)
         return (
             f"The gradient of all weights has norm {reading.value:.3g}{at}: the next "
-            f"steps throw the weights far away. Lower {rate}, or set "
-            "global_clipnorm to the norm of healthy steps (gradient_norm/"
-            "suggested_clip); batch norm before the activations helps deep networks."
+            "steps throw the weights far away."
         )
+
+    def remedy(self, reading: Reading, view: View) -> Remedy:
+        """Another start of a recurrent kernel that multiplies; else clip."""
+        path, past = reading.where, view.past(global_norm)
+        shape, std = view.record.shape(path) or (), view.get(weight_std.tag_of(path))
+        if path.endswith("recurrent_kernel") and std and len(shape) == 2:
+            gain = std * math.sqrt(shape[0])  # of an orthogonal one, its factor
+            if gain > 1.1:
+                layer = str(view.record.layer(path).get("name"))
+                return Remedy(
+                    "layer",
+                    "recurrent_initializer",
+                    (layer,),
+                    new="orthogonal",
+                    words=f"The recurrent kernel of {layer} multiplies by about "
+                    f"{gain:.2g} at each step of a sequence: start it with "
+                    'recurrent_initializer="orthogonal" and a gain of 1.',
+                )
+        # Of a spike, the norm of the looks before it was healthy.
+        return clip(view, median(past) if reading.level == "warning" else 1.0)
 
 
 @dataclass(frozen=True)
@@ -185,6 +205,8 @@ class VanishingGradient(Rule):
     7e-3, of 6 4e-4. An absolute bound, as SageMaker Debugger's mean|g| < 1e-7, finds
     only networks of 8 layers and more, and every network that has fitted its data.
     """
+
+    title: ClassVar = "the gradient vanishes"
 
     ratio: float = 1e-2
     critical: float = 1e-4
@@ -224,13 +246,14 @@ class VanishingGradient(Rule):
                 f"{optimizer or 'the optimizer'} rescales what is left, "
                 "noise included)"
             )
-        first = f"relu in the place of {activation}" if flat else "a He initializer"
         return (
             f"The gradient of {reading.where}{kind} is {reading.value:.1g} of the "
-            f"largest in the network, so the first layers do not learn{still}. "
-            f"Put batch norm before the activations, or try {first} or residual "
-            "connections."
+            f"largest in the network, so the first layers do not learn{still}."
         )
+
+    def remedy(self, reading: Reading, view: View) -> Remedy:
+        """Batch norm before the activations."""
+        return insert_batch_norm(view)
 
 
 @dataclass(frozen=True)
@@ -247,6 +270,8 @@ class GradientImbalance(Rule):
     which do not.
     """
 
+    title: ClassVar = "the first layers get too much gradient"
+
     ratio: float = 300.0
     patience: int = LASTING
 
@@ -260,12 +285,18 @@ class GradientImbalance(Rule):
                 yield Reading(path, rms / reached[-1][1], self.ratio)
 
     def explain(self, reading: Reading, view: View) -> str:
-        """Name the layer and the learning rate."""
+        """Name the layer."""
         return (
             f"The gradient of {reading.where} is {reading.value:.2g} times that of "
             "the last layer, so no learning rate fits both: it grows from layer to "
             "layer on its way back, as in deep networks of batch norm without "
-            "shortcuts. Add residual connections or make it shallower; meanwhile lower "
+            "shortcuts."
+        )
+
+    def remedy(self, reading: Reading, view: View) -> Remedy:
+        """Another architecture."""
+        return ask(
+            "Add residual connections or make it shallower; meanwhile lower "
             f"{view.rate_of(reading.where)}."
         )
 

@@ -16,6 +16,7 @@ from .loss import (
     train_eval_gap,
 )
 from .optimizers import learning_rate
+from .remedy import USUAL, USUAL_RATE, Remedy, ask, scale_targets, set_rate
 from .rule import Reading, Rule
 from .targets import (
     ALL,
@@ -44,9 +45,8 @@ ACCURACIES = (
     "sparse_categorical_accuracy",
 )
 FAR_BELOW = 0.9  # of the guess: something was learned, or learned by heart
+MUCH, HALF = 0.8, 0.5  # rates of dropout: too much, and one to go to
 SAME = 0.1  # spread of the outputs, below which all examples get one answer
-USUAL = {"SGD": 0.05, "Adagrad": 0.05, "Ftrl": 0.05, "Adadelta": 1.0}  # rates
-USUAL_RATE = 2e-3  # of all the others, which go by the gradient's sign
 
 _KEEPS: dict[Tag, int] = {
     epoch_metric: EPOCHS,
@@ -142,6 +142,8 @@ class NotLearning(Rule):
     measured on healthy networks that start slowly.
     """
 
+    title: ClassVar = "nothing is learned from the inputs"
+
     brought: float = 0.015
     steps: int = 100
 
@@ -194,14 +196,36 @@ class NotLearning(Rule):
         return bool(found) and is_low and is_high
 
     def explain(self, reading: Reading, view: View) -> str:
-        """Name the learning rate if it is unusual, else other causes."""
+        """Give the loss beside that of guessing."""
         course = next(x for x in courses(view) if x.name == reading.where)
         of = f" of the output {course.name}" if course.name else ""
         answer = ", and every example gets one answer" if course.is_constant else ""
         return (
             f"After {len(course.train)} epochs the loss{of}, {course.train[-1]:.3g}, "
             f"is no better than {course.guess:.3g}, that of always giving one answer"
-            f"{answer}: nothing is learned from the inputs. {_advice(view)}"
+            f"{answer}: nothing is learned from the inputs."
+        )
+
+    def remedy(self, reading: Reading, view: View) -> Remedy:
+        """Less dropout or a usual learning rate, if one is unusual."""
+        for layer in view.record.layers:
+            if (rate := layer.get("dropout") or 0.0) > MUCH:
+                name = str(layer["name"])
+                return Remedy(
+                    "layer",
+                    "rate",
+                    (name,),
+                    old=rate,
+                    new=HALF,
+                    words=f"Lower the rate of {name} from {rate:g} to {HALF:g}.",
+                )
+        rate, kind = view.learning_rate, view.record.optimizer
+        usual = USUAL.get(kind, USUAL_RATE)
+        if rate is not None and kind and not usual / 50 <= rate <= 10 * usual:
+            return set_rate(view, "", usual)
+        return ask(
+            f"Try {view.named_rate} ten times lower, then ten times higher; inputs "
+            "scaled to unit spread; and see that labels belong to their inputs."
         )
 
 
@@ -217,6 +241,8 @@ class TargetScale(Rule):
 
     In units of the target. Limit: kbn's own; a last layer of unit scale reaches tens.
     """
+
+    title: ClassVar = "the targets are far from unit scale"
 
     scale: float = 20.0
 
@@ -250,14 +276,25 @@ class TargetScale(Rule):
         return is_stuck or (is_far and (fall <= 0 or above / fall > left))
 
     def explain(self, reading: Reading, view: View) -> str:
-        """Give mean and standard deviation to standardize with."""
+        """Give mean and standard deviation."""
         mean, std = (newest(view, x, reading.where) for x in (target_mean, target_std))
         return (
             f"The targets {reading.where} have mean {mean:.3g} and standard deviation "
             f"{std:.3g}, far from what a network gives at first, and the loss is still "
-            "no better than that of guessing. Train on "
-            f"(targets - {mean:.4g}) / {std:.4g}, or let the model end with "
-            f"keras.layers.Rescaling({std:.4g}, {mean:.4g})."
+            "no better than that of guessing."
+        )
+
+    def remedy(self, reading: Reading, view: View) -> Remedy:
+        """Standardized targets."""
+        mean, std = (newest(view, x, reading.where) for x in (target_mean, target_std))
+        assert mean is not None, "see readings"
+        assert std, "see readings"
+        return scale_targets(
+            reading.where,
+            mean,
+            std,
+            f", or let the model end with keras.layers.Rescaling({std:.4g}, "
+            f"{mean:.4g})",
         )
 
 
@@ -273,6 +310,8 @@ class ClassImbalance(Rule):
 
     No unit, 0 to 1. Limit: kbn's own.
     """
+
+    title: ClassVar = "one class has nearly all labels"
 
     share: float = 0.9
 
@@ -308,14 +347,24 @@ class ClassImbalance(Rule):
         return is_guessing and course.brought < NotLearning.brought
 
     def explain(self, reading: Reading, view: View) -> str:
-        """Say how to weigh the classes."""
-        small = 1 - reading.value
+        """Say what the accuracy is worth."""
         return (
             f"{reading.value:.1%} of the labels {reading.where} are of one class: an "
             "accuracy below that is worse than always giving it, and one above says "
-            "little. Look at recall and precision, weigh the classes with "
-            "fit(class_weight=...), the rare ones by up to "
-            f"{reading.value / max(small, 1e-3):.0f}, or draw them more often."
+            "little."
+        )
+
+    def remedy(self, reading: Reading, view: View) -> Remedy:
+        """Weights of the classes."""
+        times = reading.value / max(1 - reading.value, 1e-3)
+        return Remedy(
+            "fit",
+            "class_weight",
+            (reading.where,),
+            new="balanced",
+            words="Look at recall and precision, and weigh the classes with "
+            f"fit(class_weight=...), the rare ones by up to {times:.0f}, or draw them "
+            "more often.",
         )
 
 
@@ -332,6 +381,8 @@ class Overfit(Rule):
 
     No unit. Sources: SageMaker Debugger's Overfit (0.1), UMLAUT (rising validation).
     """
+
+    title: ClassVar = "examples are learned by heart"
 
     gap: float = 0.1
     epochs: int = 3
@@ -392,22 +443,31 @@ class Overfit(Rule):
         )
 
     def explain(self, reading: Reading, view: View) -> str:
-        """Say what is usual against it."""
+        """Give the loss of both."""
         if reading.level == "warning":
             course = LossCourse(view)
             return (
                 f"The training loss is {course.train[-1]:.3g}, but that of validation "
                 f"was never below {course.guess:.3g}, which guessing gives: the "
-                "network learns its examples by heart, and nothing general. "
-                "Check that labels belong to their inputs (one shuffled without the "
-                "other?), and that both data sets are prepared alike."
+                "network learns its examples by heart, and nothing general."
             )
         return (
             "The validation loss has been above its lowest for "
             f"{self.epochs} epochs and lies {reading.value:.0%} above training's: "
-            "the network learns its examples by heart. Stop at the best epoch "
-            "(keras.callbacks.EarlyStopping with restore_best_weights=True), or add "
-            "data, augmentation, dropout or weight decay."
+            "the network learns its examples by heart."
+        )
+
+    def remedy(self, reading: Reading, view: View) -> Remedy:
+        """What is usual against it."""
+        if reading.level == "warning":
+            return ask(
+                "Check that labels belong to their inputs (one shuffled without the "
+                "other?), and that both data sets are prepared alike."
+            )
+        return ask(
+            "Stop at the best epoch (keras.callbacks.EarlyStopping with "
+            "restore_best_weights=True), or add data, augmentation, dropout or weight "
+            "decay."
         )
 
 
@@ -431,17 +491,3 @@ def _lags(view: View) -> bool:
     gap = view.past(train_eval_gap, last=1)
     has_norm = any(True for _ in view.record.batch_norms())
     return gap[0] > 0.5 if gap else has_norm
-
-
-def _advice(view: View) -> str:
-    """What to try first."""
-    rate, kind = view.learning_rate, view.record.optimizer
-    usual = USUAL.get(kind, USUAL_RATE)
-    if rate is not None and kind and rate > 10 * usual:
-        return f"Lower {view.named_rate}: to {usual:.0e} or so first."
-    if rate is not None and kind and rate < usual / 50:
-        return f"Raise {view.named_rate}: to {usual:.0e} or so first."
-    return (
-        f"Try {view.named_rate} ten times lower, then ten times higher; less dropout; "
-        "inputs scaled to unit spread; and see that labels belong to their inputs."
-    )

@@ -1,15 +1,15 @@
 """Rules on the learning rate: by how far the first steps move the weights."""
 
-import abc
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import median
 from typing import ClassVar
 
-from .loss import epoch_loss, is_slowed, train_loss
+from .loss import NO_BETTER, epoch_loss, is_slowed, train_loss
 from .optimizers import learning_rate, learning_rates
 from .record import kind_of
+from .remedy import Remedy, set_rate
 from .rule import Reading, Rule
 from .targets import guess
 from .view import View
@@ -46,24 +46,11 @@ class _OfRate(Rule):
         guess: 1,
     }
 
-    def explain(self, reading: Reading, view: View) -> str:
-        """Name the optimizer, its rate and one to go to."""
-        (optimizer, *_) = view.record.optimizers_of(reading.where) or [{}]
-        first = _early(view).get(reading.where, {})
-        aims = [
-            AIM * rate / first[step]
-            for step, rate in _early_rates(reading.where, view).items()
-            if first.get(step)
-        ]
-        is_plain = kind_of(optimizer) in PLAIN
-        aim = median(aims[:1] if is_plain else aims[:4]) if aims else math.nan
-        # SGD at a start near 0 has next to no gradient at first, which says little.
-        to = f" to about {aim:.1g}" if aim <= LARGEST else ""
-        return self.told(reading, view.rate_of(reading.where), to)
-
-    @abc.abstractmethod
-    def told(self, reading: Reading, rate: str, to: str) -> str:
-        """The message: `rate` is the one to change, `to` what to, if that is known."""
+    def remedy(self, reading: Reading, view: View) -> Remedy:
+        """A rate whose first step would move the weights by 1e-2 of their size."""
+        to = fitting_rate(view, reading.where)
+        more = "" if reading.below else ", and start anew"
+        return set_rate(view, reading.where, to, reading.below, more)
 
 
 @dataclass(frozen=True)
@@ -71,15 +58,18 @@ class LearningRateTooHigh(_OfRate):
     """The first steps throw the weights far, and the loss has not fallen since.
 
     The largest u of the looks in the first 32 steps above `update`, while the loss is
-    above 90 % of the first that was logged. u = ||w_after - w_before|| / ||w_0||, the
-    median over the kernels that an optimizer trains, ||w_0|| at least that of weights
-    of deviation 1 / sqrt(inputs of a unit). Beside the weights as they are, the illness
-    hides itself: Adam at 0.5 has 3.1, 0.69, 0.28, 0.10 in steps 1, 2, 4, 8.
+    above 90 % of the first that was logged, or of that of guessing.
+    u = ||w_after - w_before|| / ||w_0||, the median over the kernels that an optimizer
+    trains, ||w_0|| at least that of weights of deviation 1 / sqrt(inputs of a unit).
+    Beside the weights as they are, the illness hides itself: Adam at 0.5 has 3.1, 0.69,
+    0.28, 0.10 in steps 1, 2, 4, 8.
 
     No unit. Source: kbn's own measurements, on 18 networks: healthy up to 0.27, Adam at
     0.1 0.5, at 0.5 2.6, SGD at 5 0.6 to 1.5. Batch norm may learn at 1.7: its loss
     falls.
     """
+
+    title: ClassVar = "the learning rate is too high"
 
     update: float = 0.3
     patience: int = 4
@@ -89,17 +79,18 @@ class LearningRateTooHigh(_OfRate):
         loss, first = view.get(train_loss), view.first(train_loss)
         if loss is None or first is None or view.step == 1:
             return
+        known = view.newest(guess)
         is_down = loss < first - 0.1 * abs(first)
+        is_down &= known is None or loss < 0.9 * known
         for name, updates in _early(view).items():
             worst = max(updates.values())
             yield Reading(name, 0.0 if is_down else worst, self.update)
 
-    def told(self, reading: Reading, rate: str, to: str) -> str:
-        """Of a rate that is too high."""
+    def explain(self, reading: Reading, view: View) -> str:
+        """Say by how much a step moved the weights."""
         return (
             f"One of the first steps moved the weights by {reading.value:.2g} of their "
-            "size at the start, and the loss has not fallen since: the learning rate "
-            f"is too high. Start anew with a lower one: {rate}{to}."
+            "size at the start, and the loss has not fallen since."
         )
 
 
@@ -109,13 +100,16 @@ class LearningRateTooLow(_OfRate):
 
     u of the first looks and of the last, as in `LearningRateTooHigh`, below `update`
     and above 0, while the loss of an epoch, after two epochs and 100 steps, is within
-    3 % of the first one. Left out while a schedule warms up, or has lowered the rate to
-    less than a tenth, where the monitor did not see the first steps of the optimizer,
-    and below 90 % of what guessing gives: fine tuning moves little.
+    3 % of the first one, or no better than guessing. Left out while a schedule warms
+    up, or has lowered the rate to less than a tenth, where the monitor did not see the
+    first steps of the optimizer, and below 90 % of what guessing gives: fine tuning
+    moves little.
 
     No unit. Source: kbn's own measurements: Adam at 1e-6 has 5e-6, SGD at 1e-4 6e-6;
     networks that learn in eight epochs have 4e-4 and more.
     """
+
+    title: ClassVar = "the learning rate is too low"
 
     update: float = 3e-5
     steps: int = 100
@@ -127,9 +121,10 @@ class LearningRateTooLow(_OfRate):
             return
         if view.step < self.steps or is_slowed(view):
             return
+        known = view.newest(guess)
         is_flat = abs(first - loss) < 0.03 * abs(first)
-        known = view.past(guess, last=1)
-        is_trained = bool(known) and loss < 0.9 * known[0]
+        is_flat |= known is not None and loss >= NO_BETTER * known
+        is_trained = known is not None and loss < 0.9 * known
         if is_trained or view.record.begins_untrained is False:
             return
         early = _early(view)
@@ -141,12 +136,11 @@ class LearningRateTooLow(_OfRate):
                     name, largest if is_flat else 1.0, self.update, below=True
                 )
 
-    def told(self, reading: Reading, rate: str, to: str) -> str:
-        """Of a rate that is too low."""
+    def explain(self, reading: Reading, view: View) -> str:
+        """Say by how much a step moves the weights."""
         return (
             f"A step moves the weights by {reading.value:.1g} of their size at the "
-            "start, and the loss stays where it was: the learning rate is too low. "
-            f"Raise {rate}{to}."
+            "start, and the loss stays where it was."
         )
 
 
@@ -155,6 +149,28 @@ def _name(path: str, view: View) -> str:
     several = view.record.optimizers
     (one, *others) = view.record.optimizers_of(path) or [{}]
     return str(one.get("name")) if len(several) > 1 and not others else ""
+
+
+def fitting_rate(view: View, where: str) -> float | None:
+    """A rate whose first step would have moved the weights by 1e-2 of their size.
+
+    Of the optimizer of that name, or of the one that trains a layer or variable. None
+    where that is not known: SGD at a start near 0 has next to no gradient at first,
+    which says little.
+    """
+    optimizers = view.record.optimizers_of(where)
+    (optimizer, *_) = optimizers or [{}]
+    is_one_of_several = len(view.record.optimizers) > 1 and len(optimizers) == 1
+    name = str(optimizer.get("name")) if is_one_of_several else ""
+    first = _early(view).get(name, {})
+    aims = [
+        AIM * rate / first[step]
+        for step, rate in _early_rates(name, view).items()
+        if first.get(step)
+    ]
+    is_plain = kind_of(optimizer) in PLAIN
+    aim = median(aims[:1] if is_plain else aims[:4]) if aims else math.inf
+    return aim if aim <= LARGEST else None
 
 
 def _early(view: View) -> Mapping[str, Mapping[int, float]]:

@@ -8,9 +8,9 @@ from typing import ClassVar
 
 from .optimizers import learning_rate
 from .registry import Chart, Guide, signal
+from .remedy import Remedy, change_rate
 from .rule import Reading, Rule
 from .subjects import BrokenLoss, Loss, Metric, Progress
-from .targets import guess
 from .view import View
 
 NO_BETTER = 0.99  # of the loss of guessing: nothing was learned
@@ -148,72 +148,6 @@ def has_learned(view: View) -> bool:
 
 
 @dataclass(frozen=True)
-class LossNotDecreasing(Rule):
-    """The training loss has not improved for a while.
-
-    1 - min(last `epochs`) / min(before) of `epoch/loss` below `improvement`. Within
-    a long epoch the same of `loss/train`, with the means of the last `steps` and of the
-    `steps` before, if at least 10 looks fell in each, until there are epochs to go by.
-    For negative losses the change is taken relative to the absolute value. It is over
-    when the loss improves by ten times as much: what lies between is noise. Not while
-    the loss is no better than guessing, of which `not_learning` speaks.
-
-    No unit. Source: SageMaker Debugger's LossNotDecreasing (0.1 %). Level "info": a
-    finished training looks the same.
-    """
-
-    improvement: float = 1e-3
-    epochs: int = 5
-    steps: int = 1000
-
-    reads: ClassVar = (epoch_loss, train_loss)
-    keeps: ClassVar = {epoch_loss: 100, train_loss: 1, guess: 1}
-    is_of_model: ClassVar = True
-
-    def readings(self, view: View) -> Iterable[Reading]:
-        """Of the model."""
-        pair = self._epochs(view) if epoch_loss in view else self._steps(view)
-        if pair is None:
-            return
-        before, now = pair
-        value = (before - now) / abs(before) if before else 0.0
-        guessed = view.past(guess, last=1)
-        if guessed and now >= NO_BETTER * guessed[0] > 0:
-            value = math.inf
-        is_noise = self.improvement <= value < 10 * self.improvement
-        value = math.nan if is_noise else value
-        yield Reading("", value, self.improvement, "info", below=True)
-
-    def _epochs(self, view: View) -> tuple[float, float] | None:
-        losses = _finite([*view.past(epoch_loss), view[epoch_loss]])
-        if len(losses) <= self.epochs:
-            return None
-        return min(losses[: -self.epochs]), min(losses[-self.epochs :])
-
-    def _steps(self, view: View) -> tuple[float, float] | None:
-        if len(view.past(epoch_loss)) > self.epochs:
-            return None
-        parts: tuple[list[float], list[float]] = [], []
-        for step, loss in view.course(train_loss):
-            age = (view.step - step) // self.steps
-            if age < 2 and math.isfinite(loss):
-                parts[age].append(loss)
-        if min(map(len, parts)) < 10:
-            return None
-        now, before = map(fmean, parts)
-        return before, now
-
-    def explain(self, reading: Reading, view: View) -> str:
-        """Name the learning rate."""
-        over = f"{self.epochs} epochs" if epoch_loss in view else f"{self.steps} steps"
-        return (
-            f"Over the last {over} the training loss changed by {reading.value:.2%}. "
-            f"If it is low enough, training is done; if not, change {view.named_rate} "
-            "tenfold in either direction, or look for a layer that does not learn."
-        )
-
-
-@dataclass(frozen=True)
 class LossSpike(Rule):
     """The loss jumped.
 
@@ -224,6 +158,8 @@ class LossSpike(Rule):
     No unit. Source: Lightning's SpikeDetection (|L - mean_10| >= 2 mean_10, and not
     an improvement).
     """
+
+    title: ClassVar = "the loss jumped"
 
     jump: float = 2.0
     floor: float = 1.0
@@ -246,13 +182,16 @@ class LossSpike(Rule):
                 yield Reading("", view[tag], usual)
 
     def explain(self, reading: Reading, view: View) -> str:
-        """Name the learning rate."""
+        """Say how far it jumped."""
         return (
             f"The loss jumped to {reading.value:.3g}, more than {1 + self.jump:.2g} "
-            "times its mean before and more than at the start. Lower "
-            f"{view.named_rate} or set global_clipnorm; if it was one batch, look at "
-            "its data."
+            "times its mean before and more than at the start. If it was one batch, "
+            "look at its data."
         )
+
+    def remedy(self, reading: Reading, view: View) -> Remedy:
+        """A tenth of the learning rate."""
+        return change_rate(view)
 
 
 def _finite(values: Sequence[float]) -> list[float]:

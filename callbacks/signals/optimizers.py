@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from .registry import Chart, signal
+from .remedy import Remedy, ask
 from .rule import Reading, Rule
 from .subjects import Optimizer
 from .view import View
@@ -102,6 +103,8 @@ class LossScaleCollapse(Rule):
     scale at each gradient that is not finite; in health one step in 2000 is skipped.
     """
 
+    title: ClassVar = "the loss scale collapses"
+
     scale: float = 1.0
     skipped: int = 10
 
@@ -139,6 +142,12 @@ class LossScaleCollapse(Rule):
         )
         return (
             f"{what}: the gradients are not finite whatever the scale, so the cause is "
-            "in the model, not in the scale. Train a few steps with the policy float32 "
-            "and look where NaN or Inf appears first."
+            "in the model, not in the scale."
+        )
+
+    def remedy(self, reading: Reading, view: View) -> Remedy:
+        """Look in float32."""
+        return ask(
+            "Train a few steps with the policy float32 and look where NaN or Inf "
+            "appears first."
         )

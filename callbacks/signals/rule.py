@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import ClassVar, NamedTuple
 
+from .remedy import Remedy
 from .view import Tag, View
 
 LASTING = 20  # steps after which an illness has lasted
@@ -47,7 +48,8 @@ class Rule(abc.ABC):
     them: how many earlier values `view.past` is to have}. `is_of_model`: a look has one
     reading, whose `where` may change. `reads_broken`: it is asked even where weights
     are NaN or Inf, when other measures mean nothing. `patience`: an attribute or
-    argument. The name is that of the class, in lower case with underscores.
+    argument. The name is that of the class, in lower case with underscores. `title`:
+    the illness in a few words, for the verdict of a report.
 
     Example:
         >>> from kbn.callbacks import rules
@@ -60,12 +62,16 @@ class Rule(abc.ABC):
         ...         yield rules.Reading("", view["loss/train"], limit=10.0)
         ...
         ...     def explain(self, reading, view):
-        ...         return f"Is the target scaled? Lower {view.named_rate}."
+        ...         return "A step's loss is above 10."
+        ...
+        ...     def remedy(self, reading, view):
+        ...         return rules.Remedy("ask", words="Is the target scaled?")
         >>> HighLoss.name
         'high_loss'
     """
 
     name: ClassVar[str]
+    title: ClassVar[str] = ""
     reads: ClassVar[tuple[Tag, ...]]
     keeps: ClassVar[Mapping[Tag, int]] = {}
     is_of_model: ClassVar[bool] = False
@@ -76,6 +82,8 @@ class Rule(abc.ABC):
         """Name the rule after its class."""
         if "name" not in cls.__dict__:
             cls.name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", cls.__name__).lower()
+        if not cls.title:
+            cls.title = cls.name.replace("_", " ")
 
     def __post_init__(self) -> None:
         """Check the arguments: numbers above 0; `patience` counts steps.
@@ -103,5 +111,9 @@ class Rule(abc.ABC):
         """What the rule measures at this entry, good places too."""
 
     def explain(self, reading: Reading, view: View) -> str:
-        """One sentence on what it means for this place, one on what to try first."""
+        """What it means for this place, in a sentence or two."""
         return (type(self).__doc__ or self.name).strip().splitlines()[0]
+
+    def remedy(self, reading: Reading, view: View) -> Remedy | None:
+        """What to try first; None if nothing is known that helps."""
+        return None

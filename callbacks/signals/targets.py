@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from .registry import Chart, Guide, Signal, signal
+from .remedy import Remedy, ask, scale_targets
 from .rule import Reading, Rule
 from .subjects import Array, Guess, Head, Penalty
 from .view import View
@@ -59,6 +60,7 @@ RANGES = {
     **dict.fromkeys(("linear", "elu", "gelu", "leaky_relu", "selu", "silu"), ALL),
 }
 PROBABILITIES = ("softmax", "sigmoid", "hard_sigmoid")
+FAR = 20.0  # mean or deviation of targets that an output of unit scale hardly reaches
 ROUNDING = 1e-3  # of probabilities in 16 bits
 
 _CHARTS = {
@@ -282,10 +284,11 @@ def penalty(value: float) -> float:
 
 
 class Fault(NamedTuple):
-    """What does not fit at an output: a share, or 1 for a fact; and what to say."""
+    """What does not fit at an output: a share, or 1 for a fact; and what helps."""
 
     share: float
     message: str
+    remedy: Remedy
 
 
 @dataclass(frozen=True)
@@ -301,10 +304,17 @@ class OutputMismatch(Rule):
     No unit, 0 to 1; 1 for a fact of the architecture. Limit: kbn's own.
     """
 
+    title: ClassVar = "the output does not fit its loss or its targets"
+
     share: float = 0.05
 
     reads: ClassVar = ("epoch", out_of_range, out_of_reach)
-    keeps: ClassVar = {out_of_range: 1, out_of_reach: 1}
+    keeps: ClassVar = {
+        out_of_range: 1,
+        out_of_reach: 1,
+        target_mean: 1,
+        target_std: 1,
+    }
 
     def readings(self, view: View) -> Iterable[Reading]:
         """Of each output that has a loss of Keras."""
@@ -320,27 +330,27 @@ class OutputMismatch(Rule):
         activation = str(head.get("activation"))
         named, name = f"The loss {head['loss']}", str(head["name"])
         ends = f"the output {where(head)} ends with {activation}"
-        last = "softmax" if loss.kind == CLASSES else "sigmoid"
-        cure = f'End the model with activation="{last}" and leave from_logits at False'
         is_classifier = loss.kind != NUMBERS
+        last = "softmax" if loss.kind == CLASSES else "sigmoid"
+        end = _end_with(head, last if is_classifier else "softplus")
         if activation == "softmax" and head.get("units") == 1:
             yield Fault(
                 1.0,
-                f"A softmax over one unit is always 1, and {ends} of one unit. Use "
-                'activation="sigmoid" with binary_crossentropy, or a unit a class.',
+                f"A softmax over one unit is always 1, and {ends} of one unit.",
+                _end_with(head, "sigmoid", "and binary_crossentropy"),
             )
         elif is_classifier and head.get("takes_logits"):
             if activation in (*PROBABILITIES, "tanh", "relu", "softplus"):
                 yield Fault(
                     1.0,
-                    f"{named} takes logits (from_logits=True), but {ends}. {cure}, or "
-                    "take the activation away.",
+                    f"{named} takes logits (from_logits=True), but {ends}.",
+                    _end_with(head, "linear"),
                 )
         elif is_classifier and activation in RANGES.keys() - {*PROBABILITIES}:
             yield Fault(
                 1.0,
-                f"{named} takes probabilities, but {ends}, which gives others too. "
-                f"{cure}, or compile the loss with from_logits=True and no activation.",
+                f"{named} takes probabilities, but {ends}, which gives others too.",
+                end,
             )
         outside = newest(view, out_of_range, name)
         if outside is not None:
@@ -348,8 +358,8 @@ class OutputMismatch(Rule):
             yield Fault(
                 outside,
                 f"{named} takes numbers from {low:g} to {high:g}, but {outside:.0%} of "
-                f"those of the output {where(head)} are outside. "
-                + (f"{cure}." if is_classifier else 'End it with "softplus".'),
+                f"those of the output {where(head)} are outside.",
+                end,
             )
         beyond = newest(view, out_of_reach, name)
         if beyond is not None:
@@ -357,22 +367,49 @@ class OutputMismatch(Rule):
             yield Fault(
                 beyond,
                 f"{beyond:.0%} of the targets {name} are out of reach: {ends}, which "
-                f"gives {low:g} to {high:g}. "
-                + (
-                    "Labels have to be 0 to 1: write the classes as one-hot rows, or "
-                    "use sparse_categorical_crossentropy."
-                    if is_classifier
-                    else "Take a linear output, or scale the targets into that range."
-                ),
+                f"gives {low:g} to {high:g}.",
+                self._reach(head, view),
             )
 
+    def _reach(self, head: Mapping[str, Any], view: View) -> Remedy:
+        """What brings the targets within reach of the output."""
+        name = str(head["name"])
+        if LOSSES[str(head["loss"])].kind != NUMBERS:
+            return ask(
+                "Labels have to be 0 to 1: write the classes as one-hot rows, or use "
+                "sparse_categorical_crossentropy."
+            )
+        mean, std = newest(view, target_mean, name), newest(view, target_std, name)
+        is_far = mean is not None and std and max(abs(mean), std) > FAR
+        if not is_far or mean is None or not std:
+            return _end_with(head, "linear")
+        return scale_targets(name, mean, 3 * std, ", and give the output no activation")
+
+    def _worst(self, reading: Reading, view: View) -> Fault:
+        (head,) = (x for x in view.record.heads if x["name"] == reading.where)
+        return max(self._faults(head, view), key=lambda fault: fault.share)
+
     def explain(self, reading: Reading, view: View) -> str:
-        """What does not fit, and the cure."""
-        for head in view.record.heads:
-            if head["name"] == reading.where:
-                found = [*self._faults(head, view)]
-                return max(found, key=lambda fault: fault.share).message
-        return super().explain(reading, view)
+        """What does not fit."""
+        return self._worst(reading, view).message
+
+    def remedy(self, reading: Reading, view: View) -> Remedy:
+        """Another activation at the end, or scaled targets."""
+        return self._worst(reading, view).remedy
+
+
+def _end_with(head: Mapping[str, Any], activation: str, more: str = "") -> Remedy:
+    """Another activation at an output; more: the end of the sentence."""
+    means = "no activation" if activation == "linear" else f'activation="{activation}"'
+    logits = " and leave from_logits at False" if activation in PROBABILITIES else ""
+    return Remedy(
+        "layer",
+        "activation",
+        (str(head.get("layer") or head["name"]),),
+        old=str(head.get("activation")),
+        new=activation,
+        words=f"End the model with {means}{f' {more}' if more else logits}.",
+    )
 
 
 @dataclass(frozen=True)
@@ -386,6 +423,8 @@ class NotShuffled(Rule):
     No unit, 0 to 1. Limit: kbn's own.
     """
 
+    title: ClassVar = "the data are not shuffled"
+
     share: float = 0.25
 
     reads: ClassVar = (batch_effect,)
@@ -396,13 +435,21 @@ class NotShuffled(Rule):
             yield Reading(name, value, self.share)
 
     def explain(self, reading: Reading, view: View) -> str:
-        """Say how to shuffle."""
+        """Say how much batches differ."""
         return (
             f"Batches differ in their labels {reading.where}: {reading.value:.0%} of "
             "the labels' variance lies between them. The data are sorted, and each "
-            "step forgets the classes that its batch does not have. Shuffle: "
-            "fit(shuffle=True) for arrays, dataset.shuffle(number of examples) "
-            "before .batch() for tf.data."
+            "step forgets the classes that its batch does not have."
+        )
+
+    def remedy(self, reading: Reading, view: View) -> Remedy:
+        """Shuffled data."""
+        return Remedy(
+            "fit",
+            "shuffle",
+            new=True,
+            words="Shuffle: fit(shuffle=True) for arrays, dataset.shuffle(number of "
+            "examples) before .batch() for tf.data.",
         )
 
 

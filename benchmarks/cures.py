@@ -1,0 +1,300 @@
+"""Does the cure that an alert names work?
+
+Each of the zoo's mistakes is a healthy training with one thing changed. It is trained
+under a monitor; the remedy of its gravest diagnosis is applied, and it is trained again
+from new weights, for as many epochs. Its bar: nine tenths of the way from guessing to
+what its healthy sibling reaches in validation. "ask" is a remedy that no program can
+apply.
+
+`--only TEXT` takes the mistakes with TEXT in their name.
+"""
+
+import contextlib
+import dataclasses
+import logging
+import multiprocessing
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import numpy as np
+import reporting
+from zoo import AT_ONCE, PROCESSES, _one_thread
+
+WAY, NOISE = 0.9, 0.03  # of the way to the bar; of it, what two trainings differ by
+
+
+def treated(recipe, remedy, data):
+    """The recipe and its data with the remedy applied; None where no program can."""
+    change = CHANGES.get(remedy.kind)
+    return None if change is None else change(recipe, remedy, data)
+
+
+def _set_in_optimizer(recipe, remedy, data):
+    name = "learning_rate" if remedy.kind == "learning_rate" else remedy.what
+
+    def make():
+        made = recipe.optimizer()
+        return type(made).from_config({**made.get_config(), name: remedy.new})
+
+    return recipe.but(optimizer=make), data
+
+
+def _set_in_fit(recipe, remedy, data):
+    value = remedy.new
+    if remedy.what == "class_weight":
+        classes, counts = np.unique(data.y, return_counts=True)
+        weights = len(data.y) / (len(classes) * counts)
+        value = dict(zip(classes.tolist(), weights.tolist(), strict=True))
+    return recipe.but(fit={remedy.what: value}), data
+
+
+def _change_data(recipe, remedy, data):
+    if remedy.what == "scale_targets":
+        mean, scale = remedy.new
+        y, y_val = ((y - mean) / scale for y in (data.y, data.y_val))
+        data = data._replace(y=y, y_val=y_val)
+        if recipe.options.get("last") == "tanh":  # "and give the output no activation"
+            recipe = recipe.but(options={"last": None})
+        return recipe, data
+    axes = tuple(range(1, data.x.ndim))
+    kept = np.isfinite(data.x).all(axis=axes) & np.isfinite(data.y)
+    return recipe, data._replace(x=data.x[kept], y=data.y[kept])
+
+
+def _rebuilt(recipe, change):
+    """The recipe whose model goes through a function."""
+    build = recipe.build
+    return recipe.but(build=lambda **options: change(build(**options)))
+
+
+def _set_in_layer(recipe, remedy, data):
+    import keras
+
+    def clone(layer):
+        config = layer.get_config()
+        if layer.name in remedy.where or not remedy.where:
+            config[remedy.what] = remedy.new
+        return type(layer).from_config(config)
+
+    def change(model):
+        return keras.models.clone_model(model, clone_function=clone)
+
+    return _rebuilt(recipe, change), data
+
+
+def _replace_layers(recipe, remedy, data):
+    import keras
+
+    import kbn
+
+    def clone(layer):
+        if layer.name not in remedy.where:
+            return type(layer).from_config(layer.get_config())
+        return kbn.BatchNorm(momentum=layer.momentum, warmup=True, name=layer.name)
+
+    def change(model):
+        return keras.models.clone_model(model, clone_function=clone)
+
+    return _rebuilt(recipe, change), data
+
+
+def _insert(recipe, remedy, data):
+    import keras
+
+    import kbn
+
+    size = recipe.fit.get("batch_size", 32)
+
+    def with_batch_norm(model):
+        return kbn.insert_batch_norm(model, steps_per_epoch=-(-len(data.x) // size))
+
+    def normalized(model):
+        first = keras.layers.Normalization()
+        first.adapt(data.x)
+        given = keras.Input(data.x.shape[1:])
+        return keras.Sequential([given, first, *model.layers])
+
+    known = {"BatchNorm": with_batch_norm, "Normalization": normalized}
+    return _rebuilt(recipe, known[remedy.what]), data
+
+
+CHANGES = {
+    "learning_rate": _set_in_optimizer,
+    "optimizer": _set_in_optimizer,
+    "fit": _set_in_fit,
+    "data": _change_data,
+    "layer": _set_in_layer,
+    "replace": _replace_layers,
+    "insert": _insert,
+}
+
+
+def trained(recipe, data, seed, log_dir):
+    """(score in validation, the monitor) of a training from new weights."""
+    import keras
+
+    import kbn
+
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(seed)
+    model = recipe.model()
+    monitor = kbn.callbacks.TrainingMonitor(log_dir)
+    validation = data.x_val, data.y_val
+    fit = {"epochs": 12, "batch_size": 32, "verbose": 0, **recipe.fit}
+    with quiet():
+        model.fit(
+            data.x, data.y, callbacks=[monitor], validation_data=validation, **fit
+        )
+    reached = model.evaluate(*validation, verbose=0, return_dict=True)
+    return score(reached[recipe.bar[0]], recipe, data), monitor
+
+
+def score(reached, recipe, data):
+    """0 for guessing, 1 for a perfect one: of the accuracy, or of the loss."""
+    if recipe.bar[0] == "accuracy":
+        _, counts = np.unique(data.y_val, return_counts=True)
+        guess = counts.max() / counts.sum()
+        return (reached - guess) / (1 - guess)
+    guess = np.mean((data.y_val - data.y.mean()) ** 2)
+    return 1 - reached / guess if np.isfinite(reached) else -np.inf
+
+
+@contextlib.contextmanager
+def quiet():
+    """Nothing of kbn's on the console: the table has it."""
+    log = logging.getLogger("kbn")
+    level = log.level
+    log.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cure:
+    """What became of one mistake."""
+
+    name: str
+    diagnosis: str = "none"
+    others: int = 0  # more diagnoses that were open
+    remedy: str = ""
+    kind: str = ""
+    healthy: float = 0.0
+    sick: float = 0.0
+    cured: float | None = None  # None where no program can
+    verdict: str = ""
+
+    @property
+    def bar(self):
+        """The score by which it is cured."""
+        return WAY * self.healthy
+
+    @property
+    def works(self):
+        """Whether the cured one reaches its bar."""
+        return self.cured is not None and self.cured >= self.bar
+
+    @property
+    def is_worse(self):
+        """Whether it is worse than untreated, by more than two trainings differ."""
+        return self.cured is not None and self.cured < max(self.sick, 0) - NOISE
+
+
+def cure(job):
+    """Of (name, seed)."""
+    from zoo_mistakes import MISTAKES
+
+    name, seed = job
+    recipe, sibling = MISTAKES[name]
+    with tempfile.TemporaryDirectory() as place:
+        healthy, _ = trained(sibling, sibling.data(seed), seed, f"{place}/healthy")
+        data = recipe.data(seed)
+        sick, monitor = trained(recipe, data, seed, f"{place}/sick")
+        diagnoses = [x for x in monitor.report().open_alerts if x.level != "info"]
+        if not diagnoses:
+            return Cure(name, healthy=healthy, sick=sick)
+        first, *others = diagnoses
+        found = Cure(
+            name,
+            first.rule,
+            len(others),
+            str(first.remedy),
+            first.remedy.kind if first.remedy else "ask",
+            healthy,
+            sick,
+        )
+        made = treated(recipe, first.remedy, data) if first.remedy else None
+        if made is None:
+            return found
+        cured, monitor = trained(*made, seed, f"{place}/cured")
+        verdict = monitor.report().verdict
+        return dataclasses.replace(found, cured=cured, verdict=verdict)
+
+
+def main(arguments=None):
+    parser = reporting.parser(__doc__)
+    from zoo_mistakes import MISTAKES
+
+    parser.add_argument("--only", type=reporting.part_of(MISTAKES), metavar="TEXT")
+    whole = reporting.whole(1)
+    parser.add_argument("--seeds", type=whole, default=1, metavar="N")
+    parser.add_argument("--processes", type=whole, default=PROCESSES, metavar="N")
+    chosen = parser.parse_args(arguments)
+    names = [name for name in MISTAKES if (chosen.only or "") in name]
+    names = names[:1] if chosen.quick else names
+    jobs = [(name, seed) for name in names for seed in range(chosen.seeds)]
+    begun = time.perf_counter()
+    reporting.setting("tensorflow")
+    table = reporting.Table(
+        "mistake", "diagnosis", "remedy", "healthy", "sick", "cured", "verdict after it"
+    )
+    found = []
+    for one in _cures(jobs, chosen.processes):
+        found.append(one)
+        table.row(
+            one.name,
+            one.diagnosis + (f" and {one.others} more" if one.others else ""),
+            one.remedy,
+            f"{one.healthy:.2f}",
+            f"{one.sick:.2f}",
+            one.kind
+            if one.cured is None
+            else f"{one.cured:.2f}{'' if one.works else ' (below its bar)'}",
+            one.verdict.partition(" ")[0],
+        )
+    return summary(found, time.perf_counter() - begun)
+
+
+def _cures(jobs, processes):
+    if processes == 1:
+        yield from map(cure, jobs)
+        return
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(processes, _one_thread, maxtasksperchild=AT_ONCE // 3) as pool:
+        yield from pool.imap(cure, jobs)
+
+
+def summary(found, seconds):
+    """Print the counts; whether one got worse, or fewer than 80 % are cured."""
+    tried = [one for one in found if one.cured is not None]
+    works = sum(one.works for one in tried)
+    worse = [one.name for one in tried if one.is_worse]
+    asked = sum(one.kind == "ask" for one in found)
+    healthy = sum(one.verdict.startswith("Healthy") for one in tried)
+    more = sum(one.others > 0 for one in found)
+    print(
+        f"\n{len(found)} mistakes: {works} of {len(tried)} that a program can treat "
+        f"reach their bar, {healthy} are called healthy then, {len(worse)} are worse "
+        f"than untreated ({', '.join(worse) or 'none'}); {asked} ask for a person, "
+        f"{more} have a second diagnosis. {seconds:.0f} s."
+    )
+    return bool(worse) or works < 0.8 * len(tried)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,170 @@
+"""What to try first against an illness: in words, and as data for a program."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeAlias
+
+from .record import kind_of
+from .view import View
+
+Value: TypeAlias = bool | float | str | Sequence[float] | None
+
+# Rates to begin with, where nothing else is known.
+USUAL = {"SGD": 0.05, "Adagrad": 0.05, "Ftrl": 0.05, "Adadelta": 1.0}
+USUAL_RATE = 2e-3  # of all the others, whose steps are as large as the rate
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """One change that is worth trying first.
+
+    Args:
+        kind: What is changed, in the table below.
+        what: The argument, the layer or the way; see there.
+        where: Layers, inputs, outputs or optimizers; empty for the only one, or all.
+        old: The value that it has; None where there is none, or it is not known.
+        new: The value to go to.
+        words: The same as a sentence.
+
+    | `kind` | `what` | `new` |
+    |---|---|---|
+    | learning_rate | class of the optimizer | the rate |
+    | optimizer | an argument of it: global_clipnorm | its value |
+    | layer | an argument of the layers `where`: momentum, rate, activation, \
+kernel_initializer, recurrent_initializer | its value |
+    | loss | from_logits | its value |
+    | fit | batch_size, shuffle, class_weight | its value; "balanced" for weights by \
+1 / frequency |
+    | data | drop_rows: with NaN or Inf; scale_targets: (y - new[0]) / new[1] | |
+    | insert | Normalization, adapted, before the inputs `where`; BatchNorm before the \
+activations, as `kbn.insert_batch_norm` | |
+    | replace | BatchNorm: the layers `where` by kbn's with warm-up | |
+    | ask | no program can do it: see `words` | |
+
+    Example:
+        >>> from kbn.callbacks import Remedy
+        >>> Remedy("fit", "batch_size", old=1, new=32, words="Use batches of 32.")
+        Remedy(kind='fit', what='batch_size', where=(), old=1, new=32, \
+words='Use batches of 32.')
+    """
+
+    kind: str
+    what: str = ""
+    where: tuple[str, ...] = ()
+    old: Value = None
+    new: Value = None
+    words: str = ""
+
+    def __str__(self) -> str:
+        return self.words
+
+    @classmethod
+    def from_dict(cls, known: Mapping[str, Any]) -> "Remedy":
+        """The remedy of a `dataclasses.asdict`; other keys are passed over.
+
+        Example:
+            >>> import dataclasses
+            >>> from kbn.callbacks import Remedy
+            >>> first = Remedy("fit", "shuffle", new=True)
+            >>> Remedy.from_dict(dataclasses.asdict(first)) == first
+            True
+        """
+        found = {x.name: known[x.name] for x in fields(cls) if x.name in known}
+        for name, value in found.items():
+            if isinstance(value, list):
+                found[name] = tuple(value)
+        return cls(**found)
+
+
+def ask(words: str) -> Remedy:
+    """What only a person can do."""
+    return Remedy("ask", words=words)
+
+
+def together(remedies: Sequence[Remedy]) -> Remedy | None:
+    """The first of them, at the places of all that are like it; None of none."""
+    if not remedies:
+        return None
+    first, *_ = remedies
+    alike = [x for x in remedies if (x.what, x.new) == (first.what, first.new)]
+    where = dict.fromkeys(place for x in alike for place in x.where)
+    return replace(first, where=tuple(where))
+
+
+def clip(view: View, to: float = 1.0) -> Remedy:
+    """Clip the gradient's global norm."""
+    return Remedy(
+        "optimizer",
+        "global_clipnorm",
+        _optimizers(view, ""),
+        new=to,
+        words=f"Set global_clipnorm={to:.2g} in the optimizer.",
+    )
+
+
+def change_rate(view: View, where: str = "", by: float = 0.1) -> Remedy:
+    """Multiply a learning rate: of the optimizer that trains a layer or variable."""
+    rate = rate_at(view, where)
+    return set_rate(view, where, None if rate is None else by * rate, by > 1)
+
+
+def set_rate(
+    view: View, where: str, to: float | None, is_raised: bool = False, more: str = ""
+) -> Remedy:
+    """Go to another learning rate; `ask` where the old or the new one is not known.
+
+    more: the end of the sentence.
+    """
+    rate = rate_at(view, where)
+    if rate is None or to is None:
+        return ask(f"{'Raise' if is_raised else 'Lower'} {view.rate_of(where)}{more}.")
+    (optimizer, *_) = view.record.optimizers_of(where) or [{}]
+    kind = kind_of(optimizer)
+    whose = f"{kind}'s" if kind else "the"
+    verb = "Lower" if to < rate else "Raise"
+    new = float(f"{to:.1g}")
+    return Remedy(
+        "learning_rate",
+        kind,
+        _optimizers(view, where),
+        old=float(f"{rate:.4g}"),
+        new=new,
+        words=f"{verb} {whose} learning rate from {rate:.3g} to about {new:.6g}{more}.",
+    )
+
+
+def rate_at(view: View, where: str) -> float | None:
+    """The learning rate of the optimizer that trains a layer or variable."""
+    (optimizer, *_) = view.record.optimizers_of(where) or [{}]
+    rates = view.learning_rates
+    return rates.get("", rates.get(str(optimizer.get("name"))))
+
+
+def _optimizers(view: View, where: str) -> tuple[str, ...]:
+    """The name of the one that is meant; empty where there is only one."""
+    found = view.record.optimizers_of(where)
+    is_one = len(found) == 1 and len(view.record.optimizers) > 1
+    return (str(found[0].get("name")),) if is_one else ()
+
+
+def insert_batch_norm(view: View) -> Remedy:
+    """Batch norm before the activations."""
+    steps = view.record.steps_per_epoch
+    given = f", steps_per_epoch={steps}" if steps else ""
+    return Remedy(
+        "insert",
+        "BatchNorm",
+        words="Put batch norm before the activations: "
+        f"kbn.insert_batch_norm(model{given}).",
+    )
+
+
+def scale_targets(name: str, mean: float, scale: float, more: str = "") -> Remedy:
+    """Train on targets less their mean, over a scale; more: the end of the sentence."""
+    return Remedy(
+        "data",
+        "scale_targets",
+        (name,),
+        new=(float(f"{mean:.4g}"), float(f"{scale:.4g}")),
+        words=f"Train on (targets - {mean:.4g}) / {scale:.4g}{more}.",
+    )
