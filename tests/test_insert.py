@@ -142,7 +142,9 @@ def test_activation_moves_with_all_that_it_is(layer):
     randomized(model)
     new = kbn.insert_batch_norm(model, like_before=x)
     assert_close(arrays(new(x)), arrays(model(x)), 2e-6)
-    assert_close(arrays(new.losses), arrays(model.losses), 2e-6) if model.losses else 0
+    losses, before = (arrays(sum(one.losses, 0.0)) for one in (new, model))
+    assert_close(losses, before, 2e-6)
+    assert (before[0] > 0) == (model.layers[0].activity_regularizer is not None)
     assert model.layers[0].activation is not keras.activations.linear
 
 
@@ -166,10 +168,8 @@ def test_masked_steps_do_not_count():
     model = randomized(keras.Model(x, L.Dense(2)(y)))
     data = np.random.default_rng(0).integers(0, 9, (30, 6)).astype("int32")
     new = like_before(model, data)
-    table, (kernel, bias) = (
-        model.layers[1].get_weights()[0],
-        model.layers[-3].get_weights(),
-    )
+    kernel, bias = model.get_layer("it").get_weights()
+    (table,) = model.layers[1].get_weights()
     z = table[data[data > 0]] @ kernel + bias
     assert_close(new.get_layer("it_bn").get_weights()[2:], [z.mean(0), z.var(0)], 1e-5)
 
@@ -203,7 +203,7 @@ def net_of_all():
     y = L.BatchNormalization()(L.ReLU()(L.Dense(4, name="normed")(y)))
     y = L.LayerNormalization()(L.Add()([L.Dropout(0.1)(L.Dense(4, name="ln")(y)), y]))
     y = tower(tower(y))
-    y = L.Dense(4, name="fit")(keras.ops.relu(L.Dense(4, name="op")(y)))
+    y = keras.ops.relu(L.Dense(4, name="fit")(y))
     last = L.Reshape((2, 1))(L.Softmax()(L.Dense(2, name="out")(L.ReLU()(y))))
     model = keras.Model(x, {"last": last, "side": L.Dense(1, name="side")(y)})
     reasons = dict.fromkeys(["normed", "ln"], "is normalized already")
@@ -218,18 +218,18 @@ def inserted(model, **arguments):
 
 def test_layers_that_are_left_alone():
     reasons, model = net_of_all()
-    assert inserted(model) == {"in", "op", "fit"}
+    assert inserted(model) == {"in", "fit"}
     with pytest.raises(ValueError, match="there is no place") as error:
         kbn.insert_batch_norm(model, where="^no")
     for name, reason in {**reasons, "fit": "is not picked"}.items():
-        assert f"'{name}' {reason}" in str(error.value) or "1 more" in str(error.value)
+        assert f"'{name}' {reason}" in str(error.value)
 
 
 @pytest.mark.parametrize(
     ("where", "found"),
     [
         ("^(tower/|fit|out)", {"in", "fit"}),
-        (lambda layer: layer.name in ("op", "out"), {"op"}),
+        (lambda layer: layer.name in ("fit", "out"), {"fit"}),
         (["out", "frozen", "tower/end"], {"out", "frozen", "end"}),
         (("normed",), {"normed"}),
     ],
@@ -292,9 +292,11 @@ def test_compiled_trained_saved_and_inserted_once(tmp_path):
     assert names(new) == ["a", "a_bn_1", "a_activation", "a_bn"]
     theirs, ours = (one.evaluate(x, y, verbose=0) for one in (model, new))
     np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+    before = new.get_layer("a_bn_1").get_weights()
     losses = new.fit(x, y, epochs=5, verbose=0).history["loss"]
     assert losses[-1] < losses[0]
-    assert np.any(new.get_layer("a_bn_1").gamma != np.float32(1))
+    for old, now in zip(before, new.get_layer("a_bn_1").get_weights(), strict=True):
+        assert np.all(old != now)
     new.save(tmp_path / "new.keras")
     loaded = keras.saving.load_model(tmp_path / "new.keras")
     assert_same(arrays(loaded(x)), arrays(new(x)))
@@ -306,18 +308,15 @@ def test_a_deep_sigmoid_network_learns_with_it():
     digits = pytest.importorskip("sklearn.datasets").load_digits()
     x, y = np.float32(digits.data / 16), digits.target
     keras.utils.set_random_seed(0)
-    stack = [L.Dense(64, "sigmoid") for _ in range(10)]
+    stack = [L.Dense(32, "sigmoid") for _ in range(10)]
     model = sequential((64,), [*stack, L.Dense(10, "softmax")])
-    model.compile(
-        keras.optimizers.Adam(3e-3),
-        "sparse_categorical_crossentropy",
-        metrics=["accuracy"],
-    )
-    new = kbn.insert_batch_norm(model, steps_per_epoch=28)
+    adam, loss = keras.optimizers.Adam(1e-2), "sparse_categorical_crossentropy"
+    model.compile(adam, loss, metrics=["accuracy"])
+    new = kbn.insert_batch_norm(model, steps_per_epoch=14)
 
     def accuracy(one):
-        one.fit(x[:1400], y[:1400], batch_size=50, epochs=8, verbose=0)
+        one.fit(x[:1400], y[:1400], batch_size=100, epochs=4, verbose=0)
         return one.evaluate(x[1400:], y[1400:], verbose=0)[1]
 
     assert accuracy(model) < 0.2
-    assert accuracy(new) > 0.8
+    assert accuracy(new) > 0.7

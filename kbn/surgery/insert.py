@@ -163,7 +163,7 @@ def _set_identity(model: Any, norms: list[Layer], data: Any) -> None:
     def undo() -> None:
         for norm in norms:
             norm.gamma.assign(ops.sqrt(norm.moving_variance + norm.epsilon))
-            norm.beta.assign(norm.moving_mean)
+            norm.beta.assign(graph.value(norm.moving_mean))
 
     undo()  # so that all see what they would without the others
     for norm, seen in zip(
