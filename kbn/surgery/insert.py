@@ -6,8 +6,8 @@ from typing import Any
 import keras
 from keras import layers, ops
 
-from kbn import momentum
 from kbn.layer import BatchNormalization
+from kbn.momentum import fitting_momentum
 from kbn.surgery import batches, compiling, copying, graph, places, statistics
 from kbn.surgery.graph import Layer
 from kbn.surgery.remaking import from_config
@@ -127,7 +127,7 @@ def insert_batch_norm(
 def _momentum(steps_per_epoch: int) -> float:
     """The momentum that renews the statistics within an epoch."""
     steps = batches.whole("steps_per_epoch", steps_per_epoch)
-    fitting = momentum.fitting_momentum(steps)
+    fitting = fitting_momentum(steps)
     if fitting is None:
         raise ValueError(
             f"An epoch of {steps} steps is too short for any momentum: use smaller "

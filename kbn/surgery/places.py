@@ -33,9 +33,10 @@ def chosen(model: Any, where: Any) -> list[Layer]:
     named = {wiring.names[layer]: layer for layer in reasons}
     if isinstance(where, list | tuple | set):
         if unknown := [name for name in where if name not in named]:
+            known = _listed([*named]) or "none"
             raise ValueError(
                 f"insert_batch_norm(where={where!r}): {unknown[0]!r} is no Dense layer "
-                f"or convolution of '{model.name}', which has {_listed([*named])}."
+                f"or convolution of '{model.name}', which has {known}."
             )
         picked = [layer for name, layer in named.items() if name in where]
     else:
@@ -52,7 +53,7 @@ def chosen(model: Any, where: Any) -> list[Layer]:
         ]
         raise ValueError(
             f"insert_batch_norm(where={where!r}): there is no place for a batch norm "
-            f"in '{model.name}': {_listed(left)}."
+            f"in '{model.name}': {_listed(left) or 'it has no such layer'}."
         )
     return picked
 
@@ -95,4 +96,4 @@ def _reason(wiring: Wiring, call: Call) -> str:
 
 def _listed(parts: list[str]) -> str:
     rest = f" and {len(parts) - 8} more" if len(parts) > 8 else ""
-    return ", ".join(parts[:8]) + rest if parts else "none"
+    return ", ".join(parts[:8]) + rest
