@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from kbn.surgery.fold import fold_batch_norm as fold_batch_norm
     from kbn.surgery.freeze import freeze_batch_norm as freeze_batch_norm
     from kbn.surgery.freeze import unfreeze_batch_norm as unfreeze_batch_norm
+    from kbn.surgery.insert import insert_batch_norm as insert_batch_norm
     from kbn.surgery.statistics import update_bn_stats as update_bn_stats
     from kbn.surgery.torch_batch_norm import (
         from_torch_batch_norm as from_torch_batch_norm,
@@ -33,6 +34,7 @@ __all__ = [
     "fold_batch_norm",
     "freeze_batch_norm",
     "from_torch_batch_norm",
+    "insert_batch_norm",
     "to_torch_batch_norm",
     "unfreeze_batch_norm",
     "update_bn_stats",
@@ -45,6 +47,7 @@ _HOMES = {
     "fold_batch_norm": "surgery.fold",
     "freeze_batch_norm": "surgery.freeze",
     "from_torch_batch_norm": "surgery.torch_batch_norm",
+    "insert_batch_norm": "surgery.insert",
     "to_torch_batch_norm": "surgery.torch_batch_norm",
     "unfreeze_batch_norm": "surgery.freeze",
     "update_bn_stats": "surgery.statistics",

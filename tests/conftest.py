@@ -29,6 +29,7 @@ EVERY_BACKEND = {
     "test_fuzz.py",
     "test_guide.py",
     "test_hyperparameters.py",
+    "test_insert.py",
     "test_inventory.py",
     "test_layer.py",
     "test_layout.py",
@@ -93,6 +94,7 @@ ONE_ROW_IN = {
     "test_transparency.py": 8,
     "test_update_bn_stats.py": 3,
     "test_update_bn_stats_callback.py": 3,
+    "test_batch_norm_is_undone_by_gamma_and_beta": 6,
     "test_watching_changes_no_bit": 1,  # transparency.py says which
 }
 if BACKEND == "jax":

@@ -16,7 +16,7 @@ import kbn
 
 ROOT = Path(__file__).parents[1]
 SURGERY = {"convert_batch_norm", "fold_batch_norm", "update_bn_stats"}
-SURGERY |= {"freeze_batch_norm", "unfreeze_batch_norm"}
+SURGERY |= {"insert_batch_norm", "freeze_batch_norm", "unfreeze_batch_norm"}
 SURGERY |= {"from_torch_batch_norm", "to_torch_batch_norm"}
 PUBLIC = {"BatchNorm", "BatchNormalization", "__version__", "callbacks", "capture"}
 PUBLIC |= SURGERY
@@ -37,7 +37,7 @@ LAYERS = [
     "layer",
     "folding moving_average renorm",
     "kernels",
-    "arguments private",
+    "arguments momentum private",
 ]
 LEVELS = {room: i for i, line in enumerate(LAYERS) for room in line.split()}
 # A log is read, judged and shown without Keras.

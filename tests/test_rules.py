@@ -8,8 +8,8 @@ import pytest
 from kbn.callbacks import rules
 from kbn.callbacks.alerts.alert import rank
 from kbn.callbacks.alerts.follow import alerts_of
-from kbn.callbacks.signals.batch_norm import fitting_momentum
 from kbn.callbacks.signals.default import DEFAULT, listed
+from kbn.momentum import fitting_momentum
 
 KERNELS = [f"net/dense_{i}/kernel" for i in range(4)]
 

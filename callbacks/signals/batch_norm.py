@@ -10,6 +10,8 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
+from kbn.momentum import fitting_momentum
+
 from .loss import epoch_loss, epoch_validation_loss, train_eval_gap, train_loss
 from .registry import Chart, Guide, signal
 from .remedy import Remedy, ask
@@ -258,15 +260,7 @@ def statistics_updates(updates: int) -> float:
 
 
 YOUNG = 0.3  # the gap that the start alone must make to be called the cause
-# In one epoch the statistics are to be renewed but for this share: 25 steps at 0.9.
-LEFT = 0.075
 FEW = 8  # elements a channel, of which moments are noise
-MOMENTA = (0.99, 0.98, 0.95, 0.9, 0.8, 0.7, 0.5)
-
-
-def fitting_momentum(steps: int) -> float | None:
-    """The highest momentum that renews the statistics in so many steps."""
-    return next((x for x in MOMENTA if x**steps <= LEFT), None)
 
 
 class Age(NamedTuple):

@@ -1,4 +1,4 @@
-"""Models in, models out: batch norms converted, folded, frozen, their statistics anew.
+"""Models in, models out: batch norms converted, inserted, folded, frozen, recomputed.
 
 The public functions are in `kbn`, which imports these modules at their first use.
 """

@@ -5,7 +5,7 @@ called twice stays one layer; each layer in them is copied by its config.
 """
 
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -23,32 +23,39 @@ def copy(
     changes: Mapping[Layer, dict[str, Any]] | None = None,
     gone: Collection[Layer] = (),
     plain: bool = False,
+    behind: Mapping[Layer, Sequence[Layer]] | None = None,
 ) -> tuple[keras.Model, Twins]:
     """A copy of a model that has a graph, and {layer of it: layer of the copy}.
 
     changes: other entries of the configs of some layers, whose weights the caller sets.
     gone: layers of one input that the copy goes around. plain: whether a model whose
     class has a constructor of its own becomes one of Keras', so that its graph can be
-    run again.
+    run again. behind: new layers, one after the other, that are called on what each
+    call of a layer gives; that layer keeps none in it.
 
     Raises:
         ValueError: A layer cannot be copied; it is named.
     """
-    copier = _Copier(changes or {}, frozenset(gone), plain)
+    copier = _Copier(changes or {}, frozenset(gone), plain, behind or {})
     twin = copier.twin(model)
     twins = copier.pairs()
     for layer, made in twins.items():
         if layer not in copier.changes:
-            _take_state(layer, made)
+            take_state(layer, made)
     _take_flags(twins)
     return twin, twins
 
 
 class _Copier:
     def __init__(
-        self, changes: Mapping[Layer, Any], gone: frozenset[Layer], plain: bool
+        self,
+        changes: Mapping[Layer, Any],
+        gone: frozenset[Layer],
+        plain: bool,
+        behind: Mapping[Layer, Sequence[Layer]],
     ) -> None:
         self.changes, self._gone, self._plain = changes, gone, plain
+        self._behind = behind
         self._twins: Twins = {}
         self._run: list[keras.Model] = []  # those whose graph was run again
 
@@ -71,7 +78,8 @@ class _Copier:
         if not set(kept) & set(model.layers):
             kept += model.layers[:1]  # as an identity: a model has a layer
         cls: Any = type(model) if graph.is_plain(model) else keras.Sequential
-        return cls([self.twin(one) for one in kept], name=model.name)
+        made = [x for one in kept for x in (self.twin(one), *self._behind.get(one, ()))]
+        return cls(made, name=model.name)
 
     def _functional(self, model: keras.Model) -> keras.Model:
         given = {
@@ -89,7 +97,12 @@ class _Copier:
     def _call(self, twin: Layer, *args: Any, **keywords: Any) -> Any:
         if any(self._twins.get(one) is twin for one in self._gone):
             return args[0] if args else keywords["inputs"]
-        return twin(*args, **keywords)
+        outputs = twin(*args, **keywords)
+        for layer, others in self._behind.items():
+            if self._twins.get(layer) is twin:
+                for one in others:
+                    outputs = one(outputs)
+        return outputs
 
     def pairs(self) -> Twins:
         """{layer: its twin}, with those inside of layers that have no graph."""
@@ -101,7 +114,10 @@ class _Copier:
                     if child not in self._twins and child not in self._gone:
                         raise uncopied(child, f"'{layer.name}' does not call it")
             elif isinstance(layer, keras.layers.Layer) and layer not in self._gone:
-                for one, made in _inside(layer, twin):
+                inside = (
+                    [(layer, twin)] if layer in self._behind else _inside(layer, twin)
+                )
+                for one, made in inside:
                     if pairs.setdefault(one, made) is not made:
                         raise uncopied(
                             layer,
@@ -129,7 +145,7 @@ def _listed(layers: list[Layer]) -> str:
     return inside or "no layer"
 
 
-def _take_state(layer: Layer, twin: Layer) -> None:
+def take_state(layer: Layer, twin: Layer) -> None:
     """Give `twin` the variables, seeds, assets and names of `layer`."""
     if twin.dtype_policy.name != layer.dtype_policy.name:  # the global one has changed
         twin.dtype_policy = layer.dtype_policy

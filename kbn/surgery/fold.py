@@ -96,18 +96,7 @@ def fold_batch_norm(model: Any, verbose: bool = False, probe: Any = None) -> Any
         >>> folded.folding.difference < 1e-5
         True
     """
-    graph.require_layer(model, "fold_batch_norm")
-    if not graph.has_graph(model):
-        raise ValueError(
-            f"fold_batch_norm cannot rewire '{model.name}' ({type(model).__name__}): "
-            "its calls are in code of its own. It takes sequential and functional "
-            "models."
-        )
-    if graph.function(model) is None:
-        raise ValueError(
-            f"fold_batch_norm needs the shapes of '{model.name}': give it a "
-            "keras.Input, or build it or call it first."
-        )
+    graph.require_graph(model, "fold_batch_norm")
     planned = plan.plan(model)
     changes = {layer: taken.changes for layer, taken in planned.taken.items()}
     folded, twins = copying.copy(model, changes, planned.gone, plain=True)

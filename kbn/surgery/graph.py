@@ -50,6 +50,26 @@ def require_layer(model: Any, function: str, hint: str = "") -> None:
     )
 
 
+def require_graph(model: Any, name: str, instead: str = "") -> None:
+    """Refuse what has no graph to rewire, in the name of a public function.
+
+    Raises:
+        ValueError: It is no model, or subclassed, or has no inputs yet.
+    """
+    require_layer(model, name)
+    if not has_graph(model):
+        raise ValueError(
+            f"{name} cannot rewire '{model.name}' ({type(model).__name__}): its calls "
+            "are in code of its own. It takes sequential and functional models."
+            f"{instead}"
+        )
+    if function(model) is None:
+        raise ValueError(
+            f"{name} needs the shapes of '{model.name}': give it a keras.Input, or "
+            "build it or call it first."
+        )
+
+
 def has_graph(layer: Layer) -> bool:
     """Whether `layer` is a model whose calls are known, and all that it does."""
     model = isinstance(layer, keras.Model) and isinstance(

@@ -30,7 +30,8 @@ def from_config(layer: Layer, **changes: Any) -> Layer:
             functions = {
                 name: value
                 for name, value in vars(layer).items()
-                if isinstance(value, types.FunctionType) and name in config
+                if isinstance(value, types.FunctionType)
+                and name in config.keys() - changes.keys()
             }
             # Constructors take functions as such, and no config gives a lambda back.
             if cls.from_config.__func__ is keras.Operation.from_config.__func__:

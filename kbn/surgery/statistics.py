@@ -110,6 +110,15 @@ def update_bn_stats(
     Update(model, data, steps, exact, batch_size=batch_size, verbose=verbose)()
 
 
+def seen_in_inference(model: Model, norms: list[Layer], data: Any) -> list[Population]:
+    """What `norms` are given over `data` while all batch norms use what they have."""
+    batches = Batches(data, 32, None)
+    with _kept(model):
+        found = Pass(model, norms, True)(iter(batches), batches.size, 0)
+    _warn_of_non_finite(norms, found)
+    return found
+
+
 class Update:
     """`update_bn_stats` to be called again and again: what it traced, it keeps."""
 
@@ -183,9 +192,6 @@ class Update:
         if fixed not in kept:
             kept[fixed] = Pass(self._model, norms, fixed)
         found = kept[fixed](batches, self._batches.size, self._verbose)
-        if not any(population.enters().any() for population in found):
-            why = kept[fixed].why_nothing()
-            raise ValueError(f"No element of `data` reached a batch norm: {why}")
         for layer, population in zip(norms, found, strict=True):
             population.assign(layer)
         return found
@@ -225,11 +231,16 @@ class Pass:
             for which, *moments in notes:
                 found[int(which)].add(*map(ops.convert_to_numpy, moments))
             bar.update(number)
+        if not number:
+            raise ValueError("There is no batch in `data`.")
         bar.target = number  # which may have been unknown
         bar.update(number, finalize=True)
+        if not any(population.enters().any() for population in found):
+            why = self._why_nothing()
+            raise ValueError(f"No element of `data` reached a batch norm: {why}")
         return found
 
-    def why_nothing(self) -> str:
+    def _why_nothing(self) -> str:
         """The reason why no batch norm has got an element."""
         model, insisted = describe(self._model), [*self._called.values()]
         if insisted and all(insisted):
