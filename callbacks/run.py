@@ -206,18 +206,12 @@ class Run:
         return self._write(model, seen)
 
     def _found_in_data(self, step: Seen) -> dict[str, int]:
-        """What of its batch is not finite, if that is searched for: said at once."""
+        """What of its batch is not finite, if that is searched for."""
         found: dict[str, int] = {}
         if self.search.is_on:
             self._voice.try_to(
                 lambda: found.update(self.search.saw(read(step.subjects, step.rows))),
                 "search the data for NaN",
-            )
-        for name, count in found.items():
-            self._voice.say(
-                f"finds {count} NaN or Inf in {name} of the batch of step "
-                f"{self._step()}. Mend the data: drop or fill those examples, and "
-                "train anew."
             )
         return found
 

@@ -16,7 +16,6 @@ FACTS = (
     "input_scale",
     "target_scale",
     "not_shuffled",
-    "class_imbalance",
 )
 # What the initial weights do, if it is there from the first look on. The first of
 # several explains the others.
@@ -31,6 +30,7 @@ START = (
 RATE = ("learning_rate_too_high", "learning_rate_too_low")
 # What follows in training: the first of several explains the others.
 COURSE = (
+    "class_imbalance",
     "bn_stats_cold",
     "weight_explosion",
     "update_ratio_high",
