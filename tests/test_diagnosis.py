@@ -94,14 +94,7 @@ def test_one_cause_explains_what_follows_from_it(case):
 
 
 def test_every_rule_has_a_place_and_every_place_a_rule():
-    stages = (
-        diagnosis.DATA,
-        diagnosis.FACTS,
-        diagnosis.START,
-        diagnosis.RATE,
-        diagnosis.COURSE,
-    )
-    named = {rule for stage in stages for rule in stage}
+    named = {rule for stage in diagnosis.STAGES for rule in stage}
     assert named == {rule.name for rule in DEFAULT}
     assert diagnosis.ONLY.keys() <= named
 
