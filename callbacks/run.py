@@ -93,7 +93,8 @@ class Run:
         self._inventory: Inventory  # see `take`
         self._met = Met()
         self._knows_applied = False  # of all optimizers, to what
-        self._first_look: int | None = None  # steps of the optimizer before it
+        self._began: int | None = None  # steps of the optimizer before the first fit
+        self._first_look: int | None = None  # and before the first look
         self._iterations: int | None = None  # when the weights were noted last
         self._described: tuple[Any, ...] = ()
         self._has_hyperparameters = False
@@ -143,6 +144,8 @@ class Run:
         found = self._inventory.optimizers
         starts_again = self.steps.begin_fit(self.optimizers.begin_fit(found, steps))
         self._weights.begin_fit(self.steps.count)
+        if self._began is None:
+            self._began = self.iterations()
         return starts_again
 
     def iterations(self) -> int | None:
@@ -443,6 +446,7 @@ class Run:
             "is_running": self._is_running,
             **told,
             "inputs": inputs,
+            "began": self._began,
             "first_look": self._first_look,
             "heads": self._heads.describe(model, known, self._met.final),
             "no_guess": self._heads.why_no_guess(model),

@@ -126,7 +126,7 @@ class LearningRateTooLow(_OfRate):
         is_flat = abs(first - loss) < 0.03 * abs(first)
         is_flat |= known is not None and loss >= NO_BETTER * known
         is_trained = known is not None and loss < 0.9 * known
-        if is_trained or view.record.begins_untrained is False:
+        if is_trained or view.record.is_from_scratch is False:
             return
         early = _early(view)
         for name, last in _last(view).items():
