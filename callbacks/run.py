@@ -22,6 +22,7 @@ from .signals.reading import read
 from .signals.rule import Rule
 from .signals.subjects import (
     BrokenLoss,
+    Input,
     Loss,
     Metric,
     NormInput,
@@ -212,8 +213,9 @@ class Run:
         """What of its batch is not finite, if that is searched for."""
         found: dict[str, int] = {}
         if self.search.is_on:
+            given = [x for x in step.subjects if isinstance(x, Input)]  # and targets
             self._voice.try_to(
-                lambda: found.update(self.search.saw(read(step.subjects, step.rows))),
+                lambda: found.update(self.search.saw(read(given, step.rows))),
                 "search the data for NaN",
             )
         return found
