@@ -70,33 +70,63 @@ KERNELS = {f"test_{backend}_kernel.py" for backend in ("tensorflow", "jax", "tor
 
 
 # Families that are broad: of every test in these files, or of this name, about one row
-# in so many is in `make test`, the others are `long`. JAX compiles a model for seconds.
+# in so many is in `make test`, the others are `long`; the first always is.
 ONE_ROW_IN = {
-    "test_alerts_zoo.py": 5,
-    "test_convert.py": 5,
-    "test_fold.py": 3,
-    "test_folding.py": 3,
-    "test_freeze.py": 3,
-    "test_gallery.py": 6,
-    "test_gpu.py": 3,
+    "test_alerts_zoo.py": 9,
+    "test_convert.py": 8,
+    "test_fold.py": 5,
+    "test_folding.py": 6,
+    "test_freeze.py": 6,
+    "test_gallery.py": 20,
+    "test_gpu.py": 6,
     "test_jax_kernel.py": 3,
-    "test_lifetime.py": 2,
-    "test_multi_optimizer.py": 2,
-    "test_parity.py": 4,
-    "test_probe.py": 4,
+    "test_lifetime.py": 8,
+    "test_multi_optimizer.py": 4,
+    "test_networks.py": 2,
+    "test_output_facts.py": 3,
+    "test_own_signals.py": 4,
+    "test_parity.py": 8,
+    "test_probe.py": 6,
     "test_pruned.py": 2,
     "test_released.py": 5,
-    "test_situations.py": 2,
-    "test_step.py": 3,
-    "test_torch_batch_norm.py": 3,
-    "test_tensorflow_kernel.py": 3,
-    "test_transparency.py": 8,
-    "test_update_bn_stats.py": 3,
-    "test_update_bn_stats_callback.py": 3,
+    "test_situations.py": 9,
+    "test_step.py": 9,
+    "test_tensorflow_kernel.py": 5,
+    "test_torch_batch_norm.py": 5,
+    "test_transparency.py": 12,
+    "test_update_bn_stats.py": 5,
+    "test_update_bn_stats_callback.py": 5,
+    "test_a_console_of_any_encoding_is_printed_to": 3,
+    "test_a_made_up_signal_is_everywhere": 5,
+    "test_a_nan_in_the_data_is_found_when_it_comes_again": 4,
+    "test_a_scale_is_a_warning_where_it_harms": 5,
+    "test_a_step_that_makes_a_nan_is_named": 3,
+    "test_a_tensor_in_a_graph_is_what_numpy_reads": 4,
+    "test_defect_is_mended": 3,
+    "test_each_of_several_outputs_has_its_guess": 2,
+    "test_gradients_are_unscaled_and_unclipped": 3,
+    "test_guess_is_the_loss_of_the_best_constant": 4,
+    "test_guess_without_a_closed_form_is_not_below_the_best": 2,
+    "test_help_and_report_start_without_keras": 2,
+    "test_layers_that_can_be_dead_or_saturated": 4,
+    "test_loss_gap_is_of_models_that_tell_modes_apart": 4,
+    "test_mask_lies_on_the_leading_axes_of_the_inputs": 5,
+    "test_mixed_precision": 2,
+    "test_output_that_does_not_fit_is_told_at_step_one": 6,
+    "test_picture_shows_whatever_happens": 3,
+    "test_rate_is_judged_by_the_first_steps_and_the_loss": 5,
+    "test_replicas_count_the_batches_that_entered_together": 4,
+    "test_rules_on_where_statistics_come_from": 3,
+    "test_share_is_that_of_the_layer_itself": 3,
+    "test_small_batches_are_named_at_once": 3,
+    "test_summed_loss_of_an_own_step_is_no_explosion": 3,
+    "test_synchronized_replicas_equal_one": 3,
+    "test_training_is_told_what_is_wrong_and_nothing_else": 5,
     "test_watching_changes_no_bit": 1,  # transparency.py says which
 }
-if BACKEND == "jax":
-    ONE_ROW_IN |= dict.fromkeys(ONE_ROW_IN, 5) | {"test_transformations.py": 2}
+if BACKEND == "jax":  # which compiles a model for seconds
+    ONE_ROW_IN |= {name: max(n, 5) for name, n in ONE_ROW_IN.items()}
+    ONE_ROW_IN |= {"test_transformations.py": 2}
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest leaves out what is marked `long`

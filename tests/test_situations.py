@@ -277,6 +277,7 @@ def test_each_model_has_a_log_of_its_own(tmp_path, said):
     assert monitor.history["fold_1/epoch/loss"][0] == [STEPS, 2 * STEPS]
 
 
+@pytest.mark.long
 def test_models_in_turn_keep_their_logs(tmp_path):
     monitor = TrainingMonitor(tmp_path, log_freq="epoch")
     pair = [watched_models.sequential(run_eagerly=True)[0] for _ in range(2)]
@@ -289,6 +290,7 @@ def test_models_in_turn_keep_their_logs(tmp_path):
         assert steps(log, "epoch/loss") == [STEPS, 2 * STEPS]
 
 
+@pytest.mark.long
 def test_a_tuners_copies_are_one_monitor(tmp_path):
     monitor = TrainingMonitor(tmp_path, log_freq="epoch")
     for _ in range(2):
