@@ -930,7 +930,7 @@ def random_graph(seed):
 GRAPHS = 10 if BACKEND == "jax" else 40
 
 
-@pytest.mark.parametrize("seeds", [range(k, k + 10) for k in range(0, GRAPHS, 10)])
+@pytest.mark.parametrize("seeds", [range(k, k + 5) for k in range(0, GRAPHS, 5)])
 def test_random_graphs_give_what_they_gave(seeds):
     folds = []
     for seed in seeds:

@@ -591,9 +591,9 @@ def test_statistics_that_fail_lose_no_training(monitor, tmp_path, said, monkeypa
     def fail(*args):
         raise RuntimeError("no statistics today")
 
-    expected, _ = train("dropout")
+    expected, _ = train("dropout", **EAGER)
     monkeypatch.setattr("kbn.callbacks.signals.statistics._moments", fail)
-    model, _ = train("dropout", [monitor])
+    model, _ = train("dropout", [monitor], **EAGER)
     for weight, other in zip(model.get_weights(), expected.get_weights(), strict=True):
         np.testing.assert_array_equal(weight, other)
     assert any("no statistics today" in message for message in said())
@@ -638,30 +638,25 @@ def test_a_log_dir_that_cannot_be_written_is_refused_before_training(tmp_path):
         np.testing.assert_array_equal(weight, other)
 
 
-@pytest.mark.parametrize("failure", ["vanished", "full-disk"])
-def test_a_log_that_cannot_be_written_later_loses_no_training(
-    failure, monitor, tmp_path, said, monkeypatch
+def test_a_disk_that_is_full_later_loses_no_training(
+    monitor, tmp_path, said, monkeypatch
 ):
-    class Break(keras.callbacks.Callback):
+    class Fill(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
-            if epoch == 1 and failure == "vanished":
-                for path in tmp_path.iterdir():
-                    path.unlink()
-            elif epoch == 1:
+            if epoch == 1:
                 monkeypatch.setattr(Path, "open", full)
 
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    model, history = train("sequential", [monitor, Break()], epochs=3, **EAGER)
+    model, history = train("sequential", [monitor, Fill()], epochs=3, **EAGER)
     assert len(history["loss"]) == 3
     assert int(model.optimizer.iterations) == 3 * STEPS
     (message,) = [message for message in said() if "cannot write" in message]
     assert "Training goes on" in message
     assert str(tmp_path) in message
     monkeypatch.undo()
-    if failure == "full-disk":
-        assert steps(read_log(tmp_path), "epoch/loss") == [STEPS]
+    assert steps(read_log(tmp_path), "epoch/loss") == [STEPS]
 
 
 # --- other backends ---
@@ -725,7 +720,7 @@ def test_slip_in_an_argument_names_the_one_that_was_meant(slip, says):
 def test_a_metric_of_one_value_a_class_is_logged_by_class(tmp_path):
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
     f1 = keras.metrics.F1Score(average=None, name="f1")
-    model.compile("sgd", "mse", metrics=[f1])
+    model.compile("sgd", "mse", metrics=[f1], **EAGER)
     monitor = TrainingMonitor(tmp_path, log_freq="epoch")
     x, y = np.ones((12, 4)), np.eye(3)[np.arange(12) % 3]
     model.fit(x, y, validation_data=(x, y), verbose=0, callbacks=[monitor])
