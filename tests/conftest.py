@@ -202,3 +202,9 @@ def pytest_configure(config):
     # With what is marked `long`, more random examples too.
     is_short = config.option.markexpr == "not long"
     hypothesis.settings.load_profile("ci" if is_short else "long")
+    if BACKEND == "jax":
+        # Compiling takes most of the time: once, for all processes and the next run.
+        programs = str(config.cache.mkdir("jax"))
+        jax.config.update("jax_compilation_cache_dir", programs)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
