@@ -133,12 +133,17 @@ ONE_ROW_IN = {
     "test_summed_loss_of_an_own_step_is_no_explosion": ONLY_THE_FIRST,
     "test_synchronized_replicas_equal_one": ONLY_THE_FIRST,
     "test_training_is_told_what_is_wrong_and_nothing_else": 5,
+    "test_updates_and_distances_over_two_fits": ONLY_THE_FIRST,
     "test_watch_selects": 3,
     "test_watching_changes_no_bit": 1,  # transparency.py says which
 }
 if BACKEND == "jax":  # which compiles a model for seconds
-    ONE_ROW_IN |= {name: max(n, 5) for name, n in ONE_ROW_IN.items()}
-    ONE_ROW_IN |= {"test_transformations.py": 3}
+    ONE_ROW_IN = {name: n if n == 1 else max(n, 10) for name, n in ONE_ROW_IN.items()}
+    ONE_ROW_IN |= {
+        "test_transformations.py": 4,
+        "test_code_runs_in_the_order_of_the_page": 3,
+        "test_docstring_example_runs": 4,
+    }
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest leaves out what is marked `long`
