@@ -8,7 +8,6 @@ import copy
 import functools
 import logging
 import os
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -689,23 +688,6 @@ def test_words_do_not_switch_the_loss_gap_off(tmp_path):
     monitor = TrainingMonitor(tmp_path, log_freq="epoch")
     model.fit(data, shuffle=False, verbose=0, callbacks=[monitor])
     assert len(read_log(tmp_path)["loss_gap/train_eval"]) == 1
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"log_dir": Path("gs://b")}, "local directory, not a URL"),
-        ({"log_dir": Path("s3://b/c")}, "local directory, not a URL"),
-        ({"watch": "weights"}, r"a tuple of some of \('weights', 'gradients'"),
-        ({"watch": ("gradient",)}, r"a tuple of some of \('weights', 'gradients'"),
-        ({"log_freq": np.float64(3)}, "integer from 1"),
-        ({"log_freq": np.array([1, 2])}, "integer from 1"),
-    ],
-    ids=str,
-)
-def test_what_is_taken_is_said(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        TrainingMonitor(**arguments)
 
 
 @pytest.mark.parametrize("log_freq", [np.int64(3), np.uint8(3)])
