@@ -69,17 +69,14 @@ def row(
     """
 
     def add(run):
-        for training in (True, False)[: 1 + inference]:
+        def judged(layer_class, training):
+            x = draw(shape, dtype="float64" if x64 else "float32")
+            own = {**arguments, "dtype": "float64"} if x64 else arguments
+            with jax.enable_x64(x64):
+                f = Pure(layer_class, shape[stack:], training, **own)
+                return run(f, jnp.asarray(x))
 
-            def judged(layer_class, training=training):
-                x = draw(shape, dtype="float64" if x64 else "float32")
-                own = {**arguments, "dtype": "float64"} if x64 else arguments
-                with jax.enable_x64(x64):
-                    f = Pure(layer_class, shape[stack:], training, **own)
-                    return run(f, jnp.asarray(x))
-
-            kind = "training" if training else "inference"
-            TABLE.row(f"{name}, {kind}", within)(judged)
+        TABLE.modes(name, within, inference)(judged)
         return run
 
     return add

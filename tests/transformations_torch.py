@@ -19,29 +19,8 @@ from torch.utils import checkpoint
 from tests.transformations import Table, draw
 
 TABLE = Table()
+row = TABLE.modes
 SHAPE = (6, 3)
-
-
-def row(name, within=2e-5, inference=False, **options):
-    """A row of a function of the layer's class and of whether it trains.
-
-    With `inference` one of inference too.
-    """
-
-    def add(function):
-        for training in (True, False)[: 1 + inference]:
-
-            def run(layer_class, training=training):
-                with warnings.catch_warnings():
-                    # Some of torch's own transformations script their parts.
-                    warnings.filterwarnings("ignore", ".torch.jit", DeprecationWarning)
-                    return function(layer_class, training)
-
-            mode = "training" if training else "inference"
-            TABLE.row(f"{name}, {mode}", within, **options)(run)
-        return function
-
-    return add
 
 
 def tensor(shape=SHAPE, seed=0, grad=False):
