@@ -12,6 +12,7 @@ from watched_models import BATCH, ROWS
 
 import kbn
 from kbn.callbacks import TrainingMonitor
+from tests import trainings
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 needs_tensorflow = pytest.mark.skipif(not ON_TENSORFLOW, reason="needs TensorFlow")
@@ -554,14 +555,8 @@ def test_a_train_step_in_a_tf_function_falls_back(monitor, tmp_path, said):
 
 @needs_tensorflow
 def test_a_step_that_applies_no_optimizer_says_so(monitor, tmp_path, said):
-    class ByHand(keras.Model):
-        def train_step(self, data):
-            for weight in self.trainable_variables:
-                weight.assign(weight * 0.9)
-            return {"loss": self.compute_loss(*data, self(data[0]))}
-
     inputs = keras.Input((6,))
-    model = ByHand(inputs, watched_models.head(inputs))
+    model = trainings.ByHand(inputs, watched_models.head(inputs))
     watched_models.compiled(model)
     x, y = watched_models.rows(6), watched_models.classes()
     model.fit(x, y, batch_size=BATCH, verbose=0, callbacks=[monitor])

@@ -21,7 +21,7 @@ from keras import layers
 
 import kbn
 from kbn.callbacks import TrainingMonitor
-from tests import watched_models
+from tests import trainings, watched_models
 from tests.event_files import read_log, steps, values
 from tests.trainings import ODD, odd
 from tests.watched_models import BATCH, ROWS
@@ -222,14 +222,8 @@ def test_an_unused_default_optimizer_counts_no_steps(place, log_freq, tmp_path):
 
 
 def test_steps_go_on_when_nothing_tells_them(tmp_path):
-    class ByHand(keras.Model):
-        def train_step(self, data):
-            for weight in self.trainable_variables:
-                weight.assign(weight * 0.9)
-            return {"loss": tf.reduce_mean(self(data[0]))}
-
     inputs = keras.Input((6,))
-    model = ByHand(inputs, watched_models.head(inputs))
+    model = trainings.ByHand(inputs, watched_models.head(inputs))
     model.compile(run_eagerly=True)
     x, y = watched_models.rows(6), watched_models.classes()
     monitor = TrainingMonitor(tmp_path, log_freq=3)

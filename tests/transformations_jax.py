@@ -287,12 +287,6 @@ def _(f, xs):
     return jax.vmap(f.step)(many, xs), jax.jit(jax.vmap(f.gradient))(many, xs)
 
 
-@row("vmap over the last axis, and twice", shape=(5, 2, 2, 2))
-def _(f, xs):
-    one = partial(f.y, f.weights)
-    return jax.vmap(jax.vmap(one, -1, -1), -1, -1)(xs)
-
-
 @row("per-example gradients", shape=(4, 3))
 def _(f, x):
     return jax.jit(jax.vmap(f.gradient, (None, 0)))(f.weights, x[:, None])
