@@ -343,7 +343,7 @@ for _name, _activation, _gain in [("relu", "relu", 1.6), ("tanh", "tanh", 4.0)]:
     )
     add(
         f"{_name} RNN, recurrent gain {_gain}",
-        "exploding_gradient non_finite learning_rate_too_high",
+        "poor_init exploding_gradient",
         _healthy.but(options={"gain": _gain}),
         _healthy,
     )

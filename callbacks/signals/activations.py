@@ -8,7 +8,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from . import rows
+from .gradients import global_norm
 from .learning_rate import is_high, lower
+from .loss import train_loss
 from .registry import Chart, Guide, signal
 from .remedy import Remedy, insert_batch_norm
 from .rule import LASTING, Reading, Rule
@@ -299,7 +301,10 @@ class PoorInit(Rule):
     that train, in forward order, without the model's outputs, the variance changes by a
     factor above `growth` a layer: (var_n / var_1)^(1 / (n - 1)), or its inverse, of at
     least 3 layers with no normalization and no dropout above a half between them. Or: a
-    kernel of several units has no spread, sigma below `spread`, and is not one of zeros
+    square recurrent kernel multiplies by more than `gain` at each step of a sequence
+    (sigma_0 sqrt(units), which of an orthogonal one is its factor), and the first
+    gradient's norm is above `norm` * max(1, L), L the first loss. Or: a kernel of
+    several units has no spread, sigma below `spread`, and is not one of zeros
     that has moved since; then all its units compute the same and learn the same.
 
     No unit. Sources: SageMaker Debugger's PoorWeightInitialization (variance ratio 10),
@@ -310,12 +315,16 @@ class PoorInit(Rule):
 
     growth: float = 10.0
     spread: float = 1e-6
+    gain: float = 1.25
+    norm: float = 10.0
 
     reads: ClassVar = (
         activation_std,
         weight_std,
         weight_spread,
         distance_from_init,
+        global_norm,
+        train_loss,
     )
 
     def readings(self, view: View) -> Iterable[Reading]:
@@ -326,6 +335,7 @@ class PoorInit(Rule):
                 yield from self._layers(view)
             if view.is_first(weight_std):
                 yield from self._kernels(view)
+                yield from self._recurrent(view)
 
     def _layers(self, view: View) -> Iterable[Reading]:
         record, stds = view.record, view.under(activation_std)
@@ -358,6 +368,17 @@ class PoorInit(Rule):
             )
             yield Reading(path, 0.0 if is_equal else std, self.spread, below=True)
 
+    def _recurrent(self, view: View) -> Iterable[Reading]:
+        stds, spreads = view.under(weight_std), view.under(weight_spread)
+        loss, norm = view.get(train_loss) or 0.0, view.get(global_norm) or 0.0
+        for path, std in stds.items():
+            shape, spread = view.record.shape(path) or (), spreads.get(path)
+            is_square = len(shape) == 2 and shape[0] == shape[1]
+            if path.endswith("recurrent_kernel") and is_square and spread:
+                gain = std / spread * math.sqrt(shape[0])  # before the step
+                explodes = not norm <= self.norm * max(1.0, abs(loss))
+                yield Reading(path, gain if explodes else 0.0, self.gain)
+
     def _has_kernel(self, call: str, view: View) -> bool:
         layer = view.record.layer(call)
         return (
@@ -375,6 +396,11 @@ class PoorInit(Rule):
                 f"All elements of {reading.where} are equal, so all units of its layer "
                 "compute the same and stay the same."
             )
+        if reading.where.endswith("recurrent_kernel"):
+            return (
+                f"{reading.where} multiplies by about {reading.value:.2g} at each step "
+                "of a sequence, and its gradient by as much on the way back."
+            )
         std = view.get(activation_std.tag_of(reading.where)) or 0.0
         return (
             f"From layer to layer the variance of the outputs changes "
@@ -384,6 +410,18 @@ class PoorInit(Rule):
 
     def remedy(self, reading: Reading, view: View) -> Remedy:
         """A random initializer, by the activations that follow."""
+        if reading.where.endswith("recurrent_kernel"):
+            names = {x["name"] for x in view.record.layers}
+            # A cell's argument is given to the layer around it.
+            layer = next((x for x in reading.where.split("/") if x in names), "")
+            return Remedy(
+                "layer",
+                "recurrent_initializer",
+                (layer,),
+                new="orthogonal",
+                words=f'Start {layer} with recurrent_initializer="orthogonal", whose '
+                "gain is 1.",
+            )
         layers = [x for x in view.record.layers if x.get("name")]
         if reading.below:
             layers = [view.record.layer(reading.where)]

@@ -16,7 +16,7 @@ from .rule import LASTING, Reading, Rule
 from .statistics import Summary
 from .subjects import Gradient, Whole
 from .view import View
-from .weights import update_ratio, weight_std
+from .weights import update_ratio
 
 _NORM = Chart("Training", "gradient norm, before clipping")
 PAST = 9_999  # looks that the suggested clip remembers, beside the latest
@@ -170,22 +170,8 @@ class ExplodingGradient(Rule):
         )
 
     def remedy(self, reading: Reading, view: View) -> Remedy:
-        """Another start of a recurrent kernel that multiplies; else clip."""
-        path, past = reading.where, view.past(global_norm)
-        shape, std = view.record.shape(path) or (), view.get(weight_std.tag_of(path))
-        if path.endswith("recurrent_kernel") and std and len(shape) == 2:
-            gain = std * math.sqrt(shape[0])  # of an orthogonal one, its factor
-            if gain > 1.1:
-                layer = str(view.record.layer(path).get("name"))
-                return Remedy(
-                    "layer",
-                    "recurrent_initializer",
-                    (layer,),
-                    new="orthogonal",
-                    words=f"The recurrent kernel of {layer} multiplies by about "
-                    f"{gain:.2g} at each step of a sequence: start it with "
-                    'recurrent_initializer="orthogonal" and a gain of 1.',
-                )
+        """Clip it."""
+        past = view.past(global_norm)
         # Of a spike, the norm of the looks before it was healthy.
         return clip(view, median(past) if reading.level == "warning" else 1.0)
 

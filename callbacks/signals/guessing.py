@@ -45,7 +45,7 @@ ACCURACIES = (
     "sparse_categorical_accuracy",
 )
 FAR_BELOW = 0.9  # of the guess: something was learned, or learned by heart
-MUCH, HALF = 0.8, 0.5  # rates of dropout: too much, and one to go to
+MUCH, LITTLE = 0.8, 0.2  # rates of dropout: too much, and one to go to
 SAME = 0.1  # spread of the outputs, below which all examples get one answer
 
 _KEEPS: dict[Tag, int] = {
@@ -208,17 +208,18 @@ class NotLearning(Rule):
 
     def remedy(self, reading: Reading, view: View) -> Remedy:
         """Less dropout or a usual learning rate, if one is unusual."""
-        for layer in view.record.layers:
-            if (rate := layer.get("dropout") or 0.0) > MUCH:
-                name = str(layer["name"])
-                return Remedy(
-                    "layer",
-                    "rate",
-                    (name,),
-                    old=rate,
-                    new=HALF,
-                    words=f"Lower the rate of {name} from {rate:g} to {HALF:g}.",
-                )
+        rates = {x["name"]: x.get("dropout") or 0.0 for x in view.record.layers}
+        if much := {name: rate for name, rate in rates.items() if rate > MUCH}:
+            highest = max(much.values())
+            return Remedy(
+                "layer",
+                "rate",
+                tuple(much),
+                old=highest,
+                new=LITTLE,
+                words=f"Lower the rate of {', '.join(much)} from {highest:g} to "
+                f"{LITTLE:g}.",
+            )
         rate, kind = view.learning_rate, view.record.optimizer
         usual = USUAL.get(kind, USUAL_RATE)
         if rate is not None and kind and not usual / 50 <= rate <= 10 * usual:
@@ -303,10 +304,10 @@ class ClassImbalance(Rule):
     """One class has nearly all labels.
 
     `targets/<name>/share_of_largest` above `share`, of at least 100 labels. Level
-    "info"; "warning" where it harms: after 100 steps and two epochs no validation loss
-    was below that of guessing by the shares, while training is far below it, or no
-    longer falls. Not where evaluation of the training batches is as bad, which batch
-    norm's lag does.
+    "info"; "warning" where it harms: after five epochs, or two and 100 steps, no
+    validation loss was below that of guessing by the shares, while training is far
+    below it, or no longer falls. Not where evaluation of the training batches is as
+    bad, which batch norm's lag does.
 
     No unit, 0 to 1. Limit: kbn's own.
     """
@@ -332,7 +333,8 @@ class ClassImbalance(Rule):
                 )
 
     def _harms(self, course: LossCourse) -> bool:
-        if len(course.train) < 2 or course.steps[-1] < 100 or not course.guess:
+        is_young = course.steps[-1] < 100 and len(course.train) < 5
+        if len(course.train) < 2 or is_young or not course.guess:
             return False
         if any(x is not None for x in course.validation):
             return (

@@ -20,28 +20,28 @@ USUAL_RATE = 2e-3  # of all the others, whose steps are as large as the rate
 class Remedy:
     """One change that is worth trying first.
 
+    By its `kind`:
+
+    - "learning_rate": the rate of the optimizer `where`, of class `what`;
+    - "optimizer": its argument `what`, which is global_clipnorm;
+    - "layer": the argument `what` of the layers `where`: momentum, rate, activation,
+      kernel_initializer or recurrent_initializer;
+    - "fit": its argument `what`: batch_size, shuffle, or class_weight, where "balanced"
+      means weights in proportion to 1 / frequency;
+    - "data": "drop_rows" that have NaN or Inf; "scale_targets" to (y - mean) / std,
+      `new` is (mean, std), with no activation at the end;
+    - "insert": "Normalization", adapted, before the inputs `where`; "BatchNorm" before
+      the activations, as `kbn.insert_batch_norm` does;
+    - "replace": the batch norms `where` by "BatchNorm" with warm-up;
+    - "ask": what no program can do.
+
     Args:
-        kind: What is changed, in the table below.
-        what: The argument, the layer or the way; see there.
+        kind: One of those.
+        what: What is changed.
         where: Layers, inputs, outputs or optimizers; empty for the only one, or all.
         old: The value that it has; None where there is none, or it is not known.
         new: The value to go to.
         words: The same as a sentence.
-
-    | `kind` | `what` | `new` |
-    |---|---|---|
-    | learning_rate | class of the optimizer | the rate |
-    | optimizer | an argument of it: global_clipnorm | its value |
-    | layer | an argument of the layers `where`: momentum, rate, activation, \
-kernel_initializer, recurrent_initializer | its value |
-    | loss | from_logits | its value |
-    | fit | batch_size, shuffle, class_weight | its value; "balanced" for weights by \
-1 / frequency |
-    | data | drop_rows: with NaN or Inf; scale_targets: (y - new[0]) / new[1] | |
-    | insert | Normalization, adapted, before the inputs `where`; BatchNorm before the \
-activations, as `kbn.insert_batch_norm` | |
-    | replace | BatchNorm: the layers `where` by kbn's with warm-up | |
-    | ask | no program can do it: see `words` | |
 
     Example:
         >>> from kbn.callbacks import Remedy

@@ -383,7 +383,7 @@ class OutputMismatch(Rule):
         is_far = mean is not None and std and max(abs(mean), std) > FAR
         if not is_far or mean is None or not std:
             return _end_with(head, "linear")
-        return scale_targets(name, mean, 3 * std, ", and give the output no activation")
+        return scale_targets(name, mean, std, ", and give the output no activation")
 
     def _worst(self, reading: Reading, view: View) -> Fault:
         (head,) = (x for x in view.record.heads if x["name"] == reading.where)
