@@ -107,10 +107,11 @@ def _insert(recipe, remedy, data):
 
     import kbn
 
-    size = recipe.fit.get("batch_size", 32)
+    steps = -(-len(data.x) // recipe.fit.get("batch_size", 32))
+    momentum = {"steps_per_epoch": steps} if steps > 3 else {"warmup": True}
 
     def with_batch_norm(model):
-        return kbn.insert_batch_norm(model, steps_per_epoch=-(-len(data.x) // size))
+        return kbn.insert_batch_norm(model, **momentum)
 
     def normalized(model):
         first = keras.layers.Normalization()

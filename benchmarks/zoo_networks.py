@@ -580,14 +580,14 @@ def explosive(std):
 
 sick(
     "NaN in the data",
-    "non_finite",
+    "non_finite_data",
     lambda: classifier(*dense(2)),
     of=data.with_nan,
     bar=0.9,
 )
 sick(
     "NaN between looks",
-    "non_finite",
+    "non_finite_data",
     lambda: classifier(*dense(2)),
     log_freq="epoch",
     of=data.with_nan,

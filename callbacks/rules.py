@@ -9,9 +9,6 @@ Example:
     >>> monitor = kbn.callbacks.TrainingMonitor("logs", rules=strict)
 """
 
-import sys
-import typing
-
 from .signals.activations import DeadRelu as DeadRelu
 from .signals.activations import PoorInit as PoorInit
 from .signals.activations import Saturated as Saturated
@@ -22,7 +19,7 @@ from .signals.batch_norm import BnStatsCold as BnStatsCold
 from .signals.batch_norm import BnTrainEvalGap as BnTrainEvalGap
 from .signals.data import InputScale as InputScale
 from .signals.default import default_rules as default_rules
-from .signals.default import gone
+from .signals.default import gone as __getattr__  # noqa: F401
 from .signals.finiteness import NonFinite as NonFinite
 from .signals.finiteness import NonFiniteData as NonFiniteData
 from .signals.gradients import ExplodingGradient as ExplodingGradient
@@ -46,9 +43,3 @@ from .signals.rule import Rule as Rule
 from .signals.targets import NotShuffled as NotShuffled
 from .signals.targets import OutputMismatch as OutputMismatch
 from .signals.view import View as View
-
-
-def __getattr__(name: str) -> typing.NoReturn:
-    """Say what has taken the place of a rule that is gone."""
-    text = gone(name) or f"module {__name__!r} has no attribute {name!r}"
-    raise AttributeError(text, name=name, obj=sys.modules[__name__])

@@ -22,6 +22,7 @@ from .signals.reading import read
 from .signals.rule import Rule
 from .signals.subjects import (
     BrokenLoss,
+    Input,
     Loss,
     Metric,
     NormInput,
@@ -93,7 +94,8 @@ class Run:
         self._inventory: Inventory  # see `take`
         self._met = Met()
         self._knows_applied = False  # of all optimizers, to what
-        self._first_look: int | None = None  # steps of the optimizer before it
+        self._began: int | None = None  # steps of the optimizer before the first fit
+        self._first_look: int | None = None  # and before the first look
         self._iterations: int | None = None  # when the weights were noted last
         self._described: tuple[Any, ...] = ()
         self._has_hyperparameters = False
@@ -143,6 +145,8 @@ class Run:
         found = self._inventory.optimizers
         starts_again = self.steps.begin_fit(self.optimizers.begin_fit(found, steps))
         self._weights.begin_fit(self.steps.count)
+        if self._began is None:
+            self._began = self.iterations()
         return starts_again
 
     def iterations(self) -> int | None:
@@ -206,18 +210,13 @@ class Run:
         return self._write(model, seen)
 
     def _found_in_data(self, step: Seen) -> dict[str, int]:
-        """What of its batch is not finite, if that is searched for: said at once."""
+        """What of its batch is not finite, if that is searched for."""
         found: dict[str, int] = {}
         if self.search.is_on:
+            given = [x for x in step.subjects if isinstance(x, Input)]  # and targets
             self._voice.try_to(
-                lambda: found.update(self.search.saw(read(step.subjects, step.rows))),
+                lambda: found.update(self.search.saw(read(given, step.rows))),
                 "search the data for NaN",
-            )
-        for name, count in found.items():
-            self._voice.say(
-                f"finds {count} NaN or Inf in {name} of the batch of step "
-                f"{self._step()}. Mend the data: drop or fill those examples, and "
-                "train anew."
             )
         return found
 
@@ -449,6 +448,7 @@ class Run:
             "is_running": self._is_running,
             **told,
             "inputs": inputs,
+            "began": self._began,
             "first_look": self._first_look,
             "heads": self._heads.describe(model, known, self._met.final),
             "no_guess": self._heads.why_no_guess(model),

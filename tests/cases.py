@@ -226,4 +226,16 @@ REFUSED = [
     ({}, (None, None), r"\(None, None\).*not known"),
     ({"axis": 1}, (2, None, 3), r"\(2, None, 3\).*not known"),
     ({"fuse": True}, None, r"fuse"),
+    ({"virtual_batch_size": 0}, None, r"virtual_batch_size=0.*at least 1"),
+    ({"virtual_batch_size": 2.5}, None, r"virtual_batch_size=2\.5.*integer"),
+    ({"virtual_batch_size": 2, "axis": 0}, (4, 3), r"axis 0.*channels"),
+    (
+        {"virtual_batch_size": 2, "synchronized": True},
+        None,
+        r"synchronized=True, virtual_batch_size=2",
+    ),
+    ({"axis": []}, None, r"axis=\[\].*must name"),
+    ({"axis": [1, -1]}, (2, 3), r"axis=\[1, -1\].*\(2, 3\).*twice"),
+    ({"axis": [1, 4]}, (2, 3, 4), r"axis=\[1, 4\].*\(2, 3, 4\).*-3 to 2"),
+    ({"axis": [1, 2]}, (2, None, 4), r"axis=\[1, 2\].*not known"),
 ]

@@ -71,34 +71,83 @@ KERNELS = {f"test_{backend}_kernel.py" for backend in ("tensorflow", "jax", "tor
 
 
 # Families that are broad: of every test in these files, or of this name, about one row
-# in so many is in `make test`, the others are `long`. JAX compiles a model for seconds.
+# in so many is in `make test`, the others are `long`; the first always is.
+ONLY_THE_FIRST = 10**6
 ONE_ROW_IN = {
-    "test_alerts_zoo.py": 5,
-    "test_convert.py": 5,
-    "test_fold.py": 3,
-    "test_folding.py": 3,
-    "test_freeze.py": 3,
-    "test_gallery.py": 6,
-    "test_gpu.py": 3,
+    "test_convert.py": 8,
+    "test_fold.py": 5,
+    "test_folding.py": 6,
+    "test_freeze.py": 6,
+    "test_gallery.py": ONLY_THE_FIRST,
+    "test_gpu.py": 6,
     "test_jax_kernel.py": 3,
-    "test_lifetime.py": 2,
-    "test_multi_optimizer.py": 2,
-    "test_parity.py": 4,
-    "test_probe.py": 4,
+    "test_lifetime.py": 8,
+    "test_multi_optimizer.py": 9,
+    "test_networks.py": 2,
+    "test_output_facts.py": 3,
+    "test_own_signals.py": 4,
+    "test_parity.py": 8,
+    "test_probe.py": 6,
     "test_pruned.py": 2,
-    "test_released.py": 5,
-    "test_situations.py": 2,
-    "test_step.py": 3,
-    "test_torch_batch_norm.py": 3,
-    "test_tensorflow_kernel.py": 3,
-    "test_transparency.py": 8,
-    "test_update_bn_stats.py": 3,
-    "test_update_bn_stats_callback.py": 3,
+    "test_released.py": ONLY_THE_FIRST,
+    "test_situations.py": ONLY_THE_FIRST,
+    "test_step.py": ONLY_THE_FIRST,
+    "test_tensorflow_kernel.py": 5,
+    "test_torch_batch_norm.py": 5,
+    "test_transformations.py": 2,
+    "test_transparency.py": 12,
+    "test_update_bn_stats.py": 5,
+    "test_update_bn_stats_callback.py": 5,
+    "test_a_console_of_any_encoding_is_printed_to": ONLY_THE_FIRST,
+    "test_a_made_up_signal_is_everywhere": 5,
+    "test_a_model_that_changes_in_a_fit_is_described_again": ONLY_THE_FIRST,
+    "test_a_nan_in_the_data_is_found_when_it_comes_again": 4,
+    "test_a_scale_is_a_warning_where_it_harms": 5,
+    "test_a_step_that_makes_a_nan_is_named": 3,
+    "test_a_tensor_in_a_graph_is_what_numpy_reads": 4,
+    "test_batch_norm_of_either_make": ONLY_THE_FIRST,
     "test_batch_norm_is_undone_by_gamma_and_beta": 6,
+    "test_defect_is_mended": 3,
+    "test_each_of_several_outputs_has_its_guess": ONLY_THE_FIRST,
+    "test_first_remedy_cures_and_the_verdict_is_healthy_then": 5,
+    "test_gradients_are_unscaled_and_unclipped": ONLY_THE_FIRST,
+    "test_graph_of_fifty_layers_is_not_much_larger_than_keras_own": ONLY_THE_FIRST,
+    "test_guess_is_the_loss_of_the_best_constant": 4,
+    "test_guess_without_a_closed_form_is_not_below_the_best": ONLY_THE_FIRST,
+    "test_help_and_report_start_without_keras": ONLY_THE_FIRST,
+    "test_histograms_are_drawn": ONLY_THE_FIRST,
+    "test_layers_that_can_be_dead_or_saturated": 4,
+    "test_log_freq": 3,
+    "test_loss_gap_is_of_models_that_tell_modes_apart": ONLY_THE_FIRST,
+    "test_mask_lies_on_the_leading_axes_of_the_inputs": 5,
+    "test_mixed_precision": ONLY_THE_FIRST,
+    "test_model_learns_as_it_does_with_keras_layer": ONLY_THE_FIRST,
+    "test_output_that_does_not_fit_is_told_at_step_one": 6,
+    "test_picture_shows_whatever_happens": ONLY_THE_FIRST,
+    "test_random_graphs_give_what_they_gave": ONLY_THE_FIRST,
+    "test_rate_is_judged_by_the_first_steps_and_the_loss": 5,
+    "test_replicas_count_the_batches_that_entered_together": ONLY_THE_FIRST,
+    "test_rules_name_the_illness_and_nothing_else": ONLY_THE_FIRST,
+    "test_rules_on_where_statistics_come_from": 3,
+    "test_saved_model_serves_the_same": ONLY_THE_FIRST,
+    "test_share_is_that_of_the_layer_itself": ONLY_THE_FIRST,
+    "test_small_batches_are_named_at_once": ONLY_THE_FIRST,
+    "test_softmax_for_logits_is_told_where_keras_does_not_undo_it": ONLY_THE_FIRST,
+    "test_summed_loss_of_an_own_step_is_no_explosion": ONLY_THE_FIRST,
+    "test_synchronized_replicas_equal_one": ONLY_THE_FIRST,
+    "test_training_is_told_what_is_wrong_and_nothing_else": 5,
+    "test_training_is_judged_alike_at_every_frequency": ONLY_THE_FIRST,
+    "test_updates_and_distances_over_two_fits": ONLY_THE_FIRST,
+    "test_watch_selects": 3,
     "test_watching_changes_no_bit": 1,  # transparency.py says which
 }
-if BACKEND == "jax":
-    ONE_ROW_IN |= dict.fromkeys(ONE_ROW_IN, 5) | {"test_transformations.py": 2}
+if BACKEND == "jax":  # which compiles a model for seconds
+    ONE_ROW_IN = {name: n if n == 1 else max(n, 10) for name, n in ONE_ROW_IN.items()}
+    ONE_ROW_IN |= {
+        "test_transformations.py": 4,
+        "test_code_runs_in_the_order_of_the_page": 3,
+        "test_docstring_example_runs": 4,
+    }
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest leaves out what is marked `long`
@@ -148,7 +197,7 @@ def _fresh_keras():
 
 hypothesis.settings.register_profile(
     "ci",
-    max_examples=40,
+    max_examples=20,
     deadline=None,  # the first call of every op is slow
     derandomize=True,
     suppress_health_check=list(hypothesis.HealthCheck),
@@ -162,3 +211,9 @@ def pytest_configure(config):
     # With what is marked `long`, more random examples too.
     is_short = config.option.markexpr == "not long"
     hypothesis.settings.load_profile("ci" if is_short else "long")
+    if BACKEND == "jax":
+        # Compiling takes most of the time: once, for all processes and the next run.
+        programs = str(config.cache.mkdir("jax"))
+        jax.config.update("jax_compilation_cache_dir", programs)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -3,6 +3,7 @@
 `make zoo` has all of them, with three seeds each.
 """
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -14,8 +15,11 @@ if keras.backend.backend() != "tensorflow":
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
+import cures
 import zoo
 from zoo_rows import HEALTHY, NETWORKS, SICK
+
+from kbn.callbacks.alerts.follow import alerts_of
 
 NAMES = [
     "dense relu, Adam",
@@ -33,6 +37,57 @@ NAMES = [
 ]
 
 
+# Each with one thing changed that a program can change back.
+CURED = [
+    "made classes, Adam at 0.3",
+    "wine, weights of 0",
+    "digits, SGD at 1e-5",
+    "breast cancer, a constant feature of 1e6",
+    "digits CNN, batch norm at 0.99",
+    "made classes, no softmax",
+    "diabetes, targets of 1e5",
+    "diabetes, a NaN in a target",
+    "digits, sorted and not shuffled",
+    "tanh RNN, recurrent gain 4.0",
+]
+# Healthy ones, and ones that are ill to the end.
+AT_ANY_FREQUENCY = [
+    "digits, as it should be",
+    "digits, Adam at 0.3",
+    "digits, Adam at 1e-6",
+    "moons, ten sigmoids",
+    "digits, relu as output",
+    "digits CNN, 60 examples, batch norm at 0.99",
+]
+
+
+@pytest.mark.parametrize("name", CURED)
+def test_first_remedy_cures_and_the_verdict_is_healthy_then(name):
+    found = cures.cure((name, 0))
+    assert found.sick < found.bar
+    assert found.works, found
+    assert not found.is_worse
+    assert found.verdict.startswith("Healthy"), found
+
+
+@pytest.mark.parametrize("name", AT_ANY_FREQUENCY)
+def test_training_is_judged_alike_at_every_frequency(name, tmp_path):
+    (network,) = [one for one in NETWORKS if one.name == name]
+    names, remedies = {}, {}
+    for log_freq in (1, 5, 20, "auto", "epoch"):
+        directory = tmp_path / str(log_freq)
+        zoo.train(dataclasses.replace(network, log_freq=log_freq), 0, directory)
+        alerts = alerts_of(zoo.entries_of(directory))
+        ill = [x for x in alerts if x.is_open and x.level != "info"]
+        names[log_freq] = [x.rule for x in ill]
+        remedies[log_freq] = [x.remedy.kind for x in ill]
+    assert all(one == remedies["auto"] for one in remedies.values()), remedies
+    # Every 20 steps, none of those is seen that move the weights most: the rate is
+    # blamed for what the weights have become.
+    names.pop(20)
+    assert all(one == names["auto"] for one in names.values()), names
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_rules_name_the_illness_and_nothing_else(name, tmp_path):
     found = zoo.judge((name, 1, tmp_path))
@@ -47,7 +102,12 @@ def test_zoo_is_large_and_has_every_rule():
     assert all(one.bar is not None for one in HEALTHY if "GAN" not in one.name)
     fitting = [rule for one in SICK for rule in one.rules]
     assert {*fitting} == {rule.name for rule in zoo.DEFAULT}
-    common = {"non_finite", "exploding_gradient", "vanishing_gradient", "dead_relu"}
+    common = {
+        "non_finite_data",
+        "exploding_gradient",
+        "vanishing_gradient",
+        "dead_relu",
+    }
     common |= {"update_ratio_high", "saturated", "poor_init"}
     common |= {"bn_stats_cold", "weight_drift", "unchanged_weight", "loss_spike"}
     assert all(fitting.count(rule) >= 2 for rule in common)

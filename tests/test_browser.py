@@ -123,6 +123,7 @@ def drawn(page, chart, part):
     return page.locator(chart).filter(has=page.locator(part))
 
 
+@pytest.mark.long
 def test_time_series_has_a_card_for_every_histogram(page, address):
     show(page, address, "timeseries", "activations/relu", "activations/batch_norm")
     expect(drawn(page, "tb-histogram", "path").nth(6)).to_be_visible()
@@ -154,6 +155,7 @@ def test_histograms_are_drawn(tab, page, address):
     expect(drawn(page, chart, "svg path").nth(6)).to_be_visible()
 
 
+@pytest.mark.long
 def test_custom_scalars_are_a_dashboard_without_an_empty_chart(page, address):
     charts = (
         *("Training", "loss", "metrics"),

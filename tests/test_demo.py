@@ -4,6 +4,7 @@ import contextlib
 import io
 import math
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -345,14 +346,11 @@ def test_no_command_prints_help(capsys):
     assert "demo" in capsys.readouterr().out
 
 
-def test_version_of_the_module_run_as_a_command():
-    run = subprocess.run(
-        [sys.executable, "-m", "kbn", "--version"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert run.stdout == f"kbn {kbn.__version__}\n"
+def test_version_of_the_module_run_as_a_command(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["kbn", "--version"])
+    with pytest.raises(SystemExit, match=r"^0$"):
+        runpy.run_module("kbn", run_name="__main__")
+    assert capsys.readouterr().out == f"kbn {kbn.__version__}\n"
 
 
 # `import kbn` imports Keras, which takes seconds.

@@ -242,7 +242,7 @@ def run(tmp_path, monkeypatch, capsys):
 
 
 # Each of the others trains for half a minute.
-SHORT = {"from_pytorch", "gradient_penalty", "quickstart"}
+SHORT = {"from_pytorch", "gradient_penalty", "quickstart"} if BACKEND != "jax" else {}
 ROWS = [
     pytest.param(path.stem, marks=[] if path.stem in SHORT else pytest.mark.long)
     for path in EXAMPLES

@@ -1,6 +1,7 @@
 """fold_batch_norm: the same outputs in inference, from fewer layers."""
 
 import re
+from itertools import pairwise
 
 import keras
 import numpy as np
@@ -927,10 +928,10 @@ def random_graph(seed):
 
 
 # Every shape is compiled anew on JAX.
-GRAPHS = 10 if BACKEND == "jax" else 40
+ENDS = [0, 5, 20] if BACKEND == "jax" else [0, 5, 20, 40]
 
 
-@pytest.mark.parametrize("seeds", [range(k, k + 10) for k in range(0, GRAPHS, 10)])
+@pytest.mark.parametrize("seeds", [range(*pair) for pair in pairwise(ENDS)])
 def test_random_graphs_give_what_they_gave(seeds):
     folds = []
     for seed in seeds:

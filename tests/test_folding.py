@@ -97,28 +97,6 @@ def test_virtual_batches_renormalize_each():
         np.testing.assert_allclose(y[start : start + 4], part, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "shape", "message"),
-    [
-        ({"virtual_batch_size": 0}, None, r"virtual_batch_size=0.*at least 1"),
-        ({"virtual_batch_size": 2.5}, None, r"virtual_batch_size=2\.5.*integer"),
-        ({"virtual_batch_size": 2, "axis": 0}, (4, 3), r"axis 0.*channels"),
-        (
-            {"virtual_batch_size": 2, "synchronized": True},
-            None,
-            r"synchronized=True, virtual_batch_size=2",
-        ),
-        ({"axis": []}, None, r"axis=\[\].*must name"),
-        ({"axis": [1, -1]}, (2, 3), r"axis=\[1, -1\].*\(2, 3\).*twice"),
-        ({"axis": [1, 4]}, (2, 3, 4), r"axis=\[1, 4\].*\(2, 3, 4\).*-3 to 2"),
-        ({"axis": [1, 2]}, (2, None, 4), r"axis=\[1, 2\].*not known"),
-    ],
-)
-def test_what_cannot_be_is_refused(arguments, shape, message):
-    with pytest.raises(ValueError, match=message):
-        kbn.BatchNorm(**arguments).build(shape)
-
-
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("axes", [[1, 3], [-1, 1], [0, 2], [2, 3], [1, 2, 3]])
 def test_several_axes_are_one_of_their_product(axes, mode):

@@ -218,9 +218,12 @@ import keras
 before = set(sys.modules)
 import kbn
 added = sorted(set(sys.modules) - before)
+kbn.capture
+captured = sorted(set(sys.modules) - before)
 model = keras.saving.load_model(sys.argv[1])
 json.dump({
     "added": added,
+    "captured": captured,
     "layer": type(model.layers[-1]) is kbn.BatchNorm is kbn.BatchNormalization,
     "output": keras.ops.convert_to_numpy(model(keras.ops.ones((2, 3)))).tolist(),
     "monitor": importlib.util.find_spec("tensorboard")
@@ -256,6 +259,10 @@ def test_import_adds_nothing_that_is_heavy(fresh):
     assert "kbn.layer" in fresh["added"]
     # Surgery too is imported at its first use.
     assert not {"kbn.callbacks", "kbn.surgery"} & set(fresh["added"])
+    # A capture needs no TensorBoard.
+    assert "kbn.callbacks.capture" in fresh["captured"]
+    of_logs = {"kbn.callbacks.monitor", "kbn.callbacks.log.writer"}
+    assert not of_logs & set(fresh["captured"])
 
 
 def test_public_names_resolve_after_plain_import(fresh):
@@ -310,10 +317,10 @@ def test_dir_shows_what_is_public_and_nothing_else():
     assert set(dir(kbn)) == PUBLIC
     assert kbn.layer  # imported, but not for users
     callbacks = {"Alert", "TrainingAlert", "TrainingMonitor", "UpdateBatchNormStats"}
-    assert set(dir(kbn.callbacks)) == callbacks | {"Report", "rules"}
+    assert set(dir(kbn.callbacks)) == callbacks | {"Remedy", "Report", "rules"}
     assert all(getattr(kbn.callbacks, name) for name in dir(kbn.callbacks))
     rules = [name for name in dir(kbn.callbacks.rules) if name[0] != "_"]
-    others = ["Reading", "Rule", "View", "default_rules"]
+    others = ["Reading", "Remedy", "Rule", "View", "default_rules"]
     assert len(rules) == len(kbn.callbacks.rules.default_rules()) + len(others)
     assert all(
         getattr(kbn.callbacks.rules, name).__module__.startswith(

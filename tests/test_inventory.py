@@ -222,7 +222,7 @@ def trained(model):
 
 @pytest.mark.parametrize("change", [frozen, grown, compiled_again, trained])
 def test_an_inventory_is_taken_anew_when_the_model_has_changed(change):
-    model, x, y = watched_models.sequential()
+    model, x, y = watched_models.sequential(run_eagerly=BACKEND == "tensorflow")
     model.fit(x, y, verbose=0)
     contents = Contents()
     before = contents.of(model)

@@ -90,30 +90,12 @@ def test_what_cannot_be_is_refused(arguments, shape, message):
 MISFITS = [(4,), (3, 7), (3, 4, 2), (3, 4, 5, 1), (4, 3), (0,), (3, 1, 4)]
 
 
-@pytest.mark.parametrize(
-    ("slip", "says"),
-    [
-        ({"eps": 1e-3}, "eps=0.001): there is no argument eps. Did you mean epsilon=0"),
-        ({"affine": False}, "Did you mean center=False, scale=False?"),
-    ],
-    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
-)
-def test_slip_in_an_argument_names_the_one_that_was_meant(slip, says):
-    with pytest.raises(TypeError, match=f"^BatchNorm.*{re.escape(says)}"):
-        kbn.BatchNorm(**slip)
-
-
 def test_other_arguments_are_those_of_keras():
     layer = kbn.BatchNorm(name="a", dtype="float32", trainable=False, autocast=True)
     assert layer.name == "a"
     kbn.BatchNorm(activity_regularizer="l2")
     with pytest.raises(ValueError, match=r"Unrecognized keyword arguments.*colour"):
         kbn.BatchNorm(colour="blue")
-
-
-def test_momentum_out_of_range_says_what_pytorch_means_by_it():
-    with pytest.raises(ValueError, match=r"for PyTorch's 0\.1 give 0\.9\."):
-        kbn.BatchNorm(momentum=1.5)
 
 
 @pytest.mark.parametrize("mask", MISFITS)

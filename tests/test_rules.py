@@ -1352,7 +1352,8 @@ def test_own_rule_needs_a_name_tags_and_readings():
 
 NAMES = """
 non_finite_data non_finite loss_scale_collapse
-exploding_gradient vanishing_gradient gradient_imbalance update_ratio_high unchanged_weight dead_relu saturated poor_init
+exploding_gradient vanishing_gradient gradient_imbalance update_ratio_high
+unchanged_weight dead_relu saturated poor_init
 weight_drift weight_explosion learning_rate_too_high learning_rate_too_low
 loss_spike overfit bn_train_eval_gap
 bn_stats_cold bn_not_updated bn_collapsed

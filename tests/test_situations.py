@@ -8,7 +8,6 @@ import copy
 import functools
 import logging
 import os
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -22,7 +21,7 @@ from keras import layers
 
 import kbn
 from kbn.callbacks import TrainingMonitor
-from tests import watched_models
+from tests import trainings, watched_models
 from tests.event_files import read_log, steps, values
 from tests.trainings import ODD, odd
 from tests.watched_models import BATCH, ROWS
@@ -223,14 +222,8 @@ def test_an_unused_default_optimizer_counts_no_steps(place, log_freq, tmp_path):
 
 
 def test_steps_go_on_when_nothing_tells_them(tmp_path):
-    class ByHand(keras.Model):
-        def train_step(self, data):
-            for weight in self.trainable_variables:
-                weight.assign(weight * 0.9)
-            return {"loss": tf.reduce_mean(self(data[0]))}
-
     inputs = keras.Input((6,))
-    model = ByHand(inputs, watched_models.head(inputs))
+    model = trainings.ByHand(inputs, watched_models.head(inputs))
     model.compile(run_eagerly=True)
     x, y = watched_models.rows(6), watched_models.classes()
     monitor = TrainingMonitor(tmp_path, log_freq=3)
@@ -277,6 +270,7 @@ def test_each_model_has_a_log_of_its_own(tmp_path, said):
     assert monitor.history["fold_1/epoch/loss"][0] == [STEPS, 2 * STEPS]
 
 
+@pytest.mark.long
 def test_models_in_turn_keep_their_logs(tmp_path):
     monitor = TrainingMonitor(tmp_path, log_freq="epoch")
     pair = [watched_models.sequential(run_eagerly=True)[0] for _ in range(2)]
@@ -289,6 +283,7 @@ def test_models_in_turn_keep_their_logs(tmp_path):
         assert steps(log, "epoch/loss") == [STEPS, 2 * STEPS]
 
 
+@pytest.mark.long
 def test_a_tuners_copies_are_one_monitor(tmp_path):
     monitor = TrainingMonitor(tmp_path, log_freq="epoch")
     for _ in range(2):
@@ -687,23 +682,6 @@ def test_words_do_not_switch_the_loss_gap_off(tmp_path):
     monitor = TrainingMonitor(tmp_path, log_freq="epoch")
     model.fit(data, shuffle=False, verbose=0, callbacks=[monitor])
     assert len(read_log(tmp_path)["loss_gap/train_eval"]) == 1
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"log_dir": Path("gs://b")}, "local directory, not a URL"),
-        ({"log_dir": Path("s3://b/c")}, "local directory, not a URL"),
-        ({"watch": "weights"}, r"a tuple of some of \('weights', 'gradients'"),
-        ({"watch": ("gradient",)}, r"a tuple of some of \('weights', 'gradients'"),
-        ({"log_freq": np.float64(3)}, "integer from 1"),
-        ({"log_freq": np.array([1, 2])}, "integer from 1"),
-    ],
-    ids=str,
-)
-def test_what_is_taken_is_said(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        TrainingMonitor(**arguments)
 
 
 @pytest.mark.parametrize("log_freq", [np.int64(3), np.uint8(3)])

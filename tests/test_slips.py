@@ -1,5 +1,7 @@
 """Slips that are often made, and what each error says was meant."""
 
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ def model():
 
 
 NAMES = {
+    "Path": Path,
     "TrainingMonitor": TrainingMonitor,
     "X": np.ones((8, 4), "float32"),
     "kbn": kbn,
@@ -26,7 +29,9 @@ NAMES = {
 # {what is written: what the error says}.
 SLIPS = {
     # The layer, as it is written for PyTorch, TensorFlow 1, or from memory.
-    "kbn.BatchNorm(eps=1e-5)": "Did you mean epsilon=1e-05?",
+    "kbn.BatchNorm(eps=1e-5)": (
+        "BatchNorm(eps=1e-05): there is no argument eps. Did you mean epsilon=1e-05?"
+    ),
     "kbn.BatchNorm(64)(np.ones((2, 64)))": (
         "Did you mean axis=-1? The layer counts the channels itself."
     ),
@@ -36,9 +41,24 @@ SLIPS = {
     "kbn.BatchNorm(momentum=99)": "for PyTorch's 0.1 give 0.9.",
     # The monitor.
     "TrainingMonitor(model())": "log_dir must be the path of a directory.",
-    "TrainingMonitor(log_freq=0)": "an integer from 1 (steps)",
-    "TrainingMonitor(watch='weights')": "watch must be a tuple of some of ('weights',",
-    "TrainingMonitor(watch=['weight'])": "watch must be a tuple of some of ('weights',",
+    "TrainingMonitor('')": "TrainingMonitor(log_dir=''): log_dir must be the path of a",
+    "TrainingMonitor(3)": "TrainingMonitor(log_dir=3): log_dir must be the path of a",
+    "TrainingMonitor('gs://a')": "log_dir='gs://a'): log_dir must be a local directory",
+    "TrainingMonitor(Path('s3://b/c'))": "log_dir must be a local directory, not a URL",
+    "TrainingMonitor(logdir='a')": "TrainingMonitor(logdir='a'): there is no argument "
+    "logdir. Did you mean log_dir='a'?",
+    "TrainingMonitor(colour=1)": "There are: log_dir, log_freq, watch, layers, rules, ",
+    "TrainingMonitor(log_frequency='epoch')": "Did you mean log_freq='epoch'?",
+    **{
+        f"TrainingMonitor(log_freq={freq})": 'log_freq must be "auto", "epoch", an '
+        "integer from 1 (steps), or a function step -> bool."
+        for freq in ("0", "True", "'batch'", "np.float64(3)", "np.array([1, 2])")
+    },
+    **{
+        f"TrainingMonitor(watch={watch})": "watch must be a tuple of some of "
+        "('weights', 'gradients', 'activations', 'batch_norm', 'quantiles')."
+        for watch in ("'weights'", "['weight']", "('gradient',)", "3")
+    },
     "TrainingMonitor(layers=['first'])": 'Did you mean layers="^(first)$"?',
     "TrainingMonitor(layers=model().layers[0])": 'Did you mean layers="^(first)$"?',
     "TrainingMonitor(layers=model().layers)": 'mean layers="^(first|norm)$"?',
@@ -63,6 +83,14 @@ SLIPS = {
     ),
     "TrainingMonitor(rules=['dead_relu'])": "Did you mean DeadRelu()?",
     "TrainingMonitor(samples=10)": "Did you mean sample_size=10?",
+    "TrainingMonitor(sample_size=0)": "(sample_size=0): sample_size must be an integer",
+    "TrainingMonitor(sample_size=1.5)": "sample_size must be an integer from 1.",
+    "TrainingMonitor(on_look='mlflow')": "on_look must be a function of (step, {tag: ",
+    "TrainingMonitor(hparams=[1])": "hparams must be a dictionary of names to booleans",
+    "TrainingMonitor(hparams={'a': [1]})": "numbers and strings, not 'a': [1].",
+    "TrainingMonitor(hparams={1: 2})": "numbers and strings, not 1: 2.",
+    "TrainingMonitor(hparams={'': 2})": "numbers and strings, not '': 2.",
+    "TrainingMonitor(hparams={'a': float('nan')})": "; 'a' is not finite.",
     # Functions.
     "kbn.update_bn_stats(X, model())": "Did you mean update_bn_stats(model, data)?",
     "kbn.update_bn_stats(model(), 'train')": "to be arrays, or to give batches",

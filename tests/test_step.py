@@ -76,6 +76,7 @@ def test_a_second_monitor_is_refused(tmp_path):
     watched_models.assert_unwatched(model)
 
 
+@pytest.mark.long
 def test_no_warning_of_retracing_names_our_functions(tmp_path, caplog):
     caplog.set_level(logging.WARNING)
     for width in range(5, 13):

@@ -52,6 +52,7 @@ def survives(training):
     TRIED["errors"] += error is not None
 
 
+@pytest.mark.long
 def test_what_ends_unwatched_ends_watched():
     survives()
     # Most of many are trainings that end well.

@@ -15,6 +15,8 @@ ROWS = [
 ]
 
 
+# Some of torch's own transformations script their parts.
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 @pytest.mark.parametrize("row", ROWS)
 def test_transformation_works_where_keras_works(row):
     verdict = transformations.judge(row, kbn.BatchNorm)

@@ -30,7 +30,7 @@ class Row(NamedTuple):
 
 
 class Table(list[Row]):
-    """Rows in their order; `row` adds the function that it decorates."""
+    """Rows in their order; `row` and `modes` add the function that they decorate."""
 
     def row(
         self, name: str, within: float = 2e-5, exempt: str = "", is_long: bool = False
@@ -39,6 +39,31 @@ class Table(list[Row]):
 
         def add(run):
             self.append(Row(name, run, within, exempt, is_long))
+            return run
+
+        return add
+
+    def modes(
+        self,
+        name: str,
+        within: float = 2e-5,
+        inference: bool = False,
+        exempt: str = "",
+        is_long: bool = False,
+    ) -> Callable[[Any], Any]:
+        """A row of a function that takes `training` last; two with `inference`.
+
+        `exempt`: of training.
+        """
+
+        def add(run):
+            self.row(f"{name}, training", within, exempt, is_long)(
+                lambda layer_class: run(layer_class, True)
+            )
+            if inference:
+                self.row(f"{name}, inference", within, "", is_long)(
+                    lambda layer_class: run(layer_class, False)
+                )
             return run
 
         return add

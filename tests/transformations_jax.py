@@ -69,17 +69,14 @@ def row(
     """
 
     def add(run):
-        for training in (True, False)[: 1 + inference]:
+        def judged(layer_class, training):
+            x = draw(shape, dtype="float64" if x64 else "float32")
+            own = {**arguments, "dtype": "float64"} if x64 else arguments
+            with jax.enable_x64(x64):
+                f = Pure(layer_class, shape[stack:], training, **own)
+                return run(f, jnp.asarray(x))
 
-            def judged(layer_class, training=training):
-                x = draw(shape, dtype="float64" if x64 else "float32")
-                own = {**arguments, "dtype": "float64"} if x64 else arguments
-                with jax.enable_x64(x64):
-                    f = Pure(layer_class, shape[stack:], training, **own)
-                    return run(f, jnp.asarray(x))
-
-            kind = "training" if training else "inference"
-            TABLE.row(f"{name}, {kind}", within)(judged)
+        TABLE.modes(name, within, inference)(judged)
         return run
 
     return add
@@ -288,12 +285,6 @@ def _(f, xs):
 def _(f, xs):
     many = [jnp.stack([w, w * 0.5, w + 1, w - 1]) for w in f.weights]
     return jax.vmap(f.step)(many, xs), jax.jit(jax.vmap(f.gradient))(many, xs)
-
-
-@row("vmap over the last axis, and twice", shape=(5, 2, 2, 2))
-def _(f, xs):
-    one = partial(f.y, f.weights)
-    return jax.vmap(jax.vmap(one, -1, -1), -1, -1)(xs)
 
 
 @row("per-example gradients", shape=(4, 3))

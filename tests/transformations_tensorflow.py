@@ -13,6 +13,7 @@ import tensorflow as tf
 from tests.transformations import Table, draw
 
 TABLE = Table()
+row = TABLE.modes
 SHAPE = (6, 3)
 
 
@@ -44,25 +45,6 @@ def gradients(layer, training, x, **options):
         tape.watch(x)
         loss = cubed(layer, training, x, **options)
     return tape.gradient(loss, [x, *weights(layer)])
-
-
-def row(name, inference=False, exempt="", is_long=False, **options):
-    """A row of a function that takes `training` last; two with `inference`.
-
-    `exempt`: of training.
-    """
-
-    def add(run):
-        for training in (True, False)[: 1 + inference]:
-            mode = "training" if training else "inference"
-            why = exempt if training else ""
-            rest = {"exempt": why, "is_long": is_long, **options}
-            TABLE.row(f"{name}, {mode}", **rest)(
-                lambda layer_class, training=training: run(layer_class, training)
-            )
-        return run
-
-    return add
 
 
 # --- graphs ---

@@ -19,29 +19,8 @@ from torch.utils import checkpoint
 from tests.transformations import Table, draw
 
 TABLE = Table()
+row = TABLE.modes
 SHAPE = (6, 3)
-
-
-def row(name, within=2e-5, inference=False, **options):
-    """A row of a function of the layer's class and of whether it trains.
-
-    With `inference` one of inference too.
-    """
-
-    def add(function):
-        for training in (True, False)[: 1 + inference]:
-
-            def run(layer_class, training=training):
-                with warnings.catch_warnings():
-                    # Some of torch's own transformations script their parts.
-                    warnings.filterwarnings("ignore", ".torch.jit", DeprecationWarning)
-                    return function(layer_class, training)
-
-            mode = "training" if training else "inference"
-            TABLE.row(f"{name}, {mode}", within, **options)(run)
-        return function
-
-    return add
 
 
 def tensor(shape=SHAPE, seed=0, grad=False):
@@ -140,19 +119,6 @@ def _(layer_class, training):
     (dx,) = torch.autograd.grad(loss, x, create_graph=True)
     ((dx.norm(dim=1) - 1) ** 2).sum().backward()
     return [dx, x.grad, together(v.value.grad for v in layer.trainable_variables)]
-
-
-@row("gradgradcheck of the layer without state")
-def _(layer_class, training):
-    function, weights = pure(layer_class, training, dtype="float64")
-    inputs = [v.double().requires_grad_() for v in (tensor(), *weights)]
-
-    def call(x, *weights):
-        return function(x, list(weights))[0]
-
-    torch.autograd.gradcheck(call, inputs)
-    torch.autograd.gradgradcheck(call, inputs)
-    return call(*inputs)
 
 
 @row("batched gradients (is_grads_batched)")
@@ -391,12 +357,6 @@ def _(layer_class, training):
     return loss(tensor(), weights)
 
 
-@row("torch.func.grad of the layer with state")
-def _(layer_class, training):
-    layer = built(layer_class)
-    return torch.func.grad(lambda x: (layer(x, training=training) ** 3).sum())(tensor())
-
-
 @row("torch.func.jvp")
 def _(layer_class, training):
     function, weights = pure(layer_class, training)
@@ -505,15 +465,6 @@ def _(layer_class, training):
         return [traced(tensor(seed=1)), traced(tensor((9, 3)))]
 
 
-@row("make_fx of a gradient, any sizes")
-def _(layer_class, training):
-    function, weights = pure(layer_class, training)
-    make_fx = torch.fx.experimental.proxy_tensor.make_fx
-    grad = torch.func.grad(lambda x: (function(x, weights)[0] ** 3).sum())
-    traced = make_fx(grad, tracing_mode="symbolic")(tensor())
-    return [traced(tensor(seed=1)), traced(tensor((9, 3)))]
-
-
 @row("fake tensors")
 def _(layer_class, training):
     layer = built(layer_class)
@@ -549,25 +500,13 @@ def compiler():
     torch._dynamo.reset()
 
 
-def compiled(backend, **options):
-    def run(layer_class, training):
-        layer, x = built(layer_class), tensor(grad=True)
-        with compiler():
-            module = Call(layer, training)
-            call = torch.compile(module, backend=backend, **options)
-            return outcome(layer, x, training, lambda x, training: call(x))
-
-    return run
-
-
-row("torch.compile(fullgraph), aot_eager")(compiled("aot_eager", fullgraph=True))
-row("torch.compile, aot_eager, dynamic", is_long=True)(
-    compiled("aot_eager", dynamic=True)
-)
-# It calls a C++ compiler for half a minute.
-row("torch.compile(fullgraph), inductor", is_long=True)(
-    compiled("inductor", fullgraph=True)
-)
+@row("torch.compile, aot_eager, dynamic", is_long=True)
+def _(layer_class, training):
+    layer, x = built(layer_class), tensor(grad=True)
+    with compiler():
+        module = Call(layer, training)
+        call = torch.compile(module, backend="aot_eager", dynamic=True)
+        return outcome(layer, x, training, lambda x, training: call(x))
 
 
 @row("torch.compile of images, several batch sizes", is_long=True)
@@ -590,30 +529,24 @@ def _(layer_class, training):
         return grad(tensor(), weights)
 
 
-def exported(strict):
-    def run(layer_class, training):
-        batch = torch.export.Dim("batch")
-        with compiler():
-            program = torch.export.export(
-                Call(built(layer_class), training),
-                (tensor(),),
-                dynamic_shapes=({0: batch},),
-                strict=strict,
-            )
-            module = program.module()
-            return [module(tensor((n, 3))) for n in (6, 9, 2)]
-
-    return run
-
-
-row("torch.export, strict, any batch size")(exported(True))
-row("torch.export, not strict, any batch size", inference=True)(exported(False))
-
-
-@row("torch.export, decomposed", inference=True)
+@row("torch.export, not strict, any batch size", inference=True)
 def _(layer_class, training):
+    batch = torch.export.Dim("batch")
     with compiler():
-        module = Call(built(layer_class), training)
+        program = torch.export.export(
+            Call(built(layer_class), training),
+            (tensor(),),
+            dynamic_shapes=({0: batch},),
+            strict=False,
+        )
+        module = program.module()
+        return [module(tensor((n, 3))) for n in (6, 9, 2)]
+
+
+@TABLE.row("torch.export, decomposed, inference")
+def _(layer_class):
+    with compiler():
+        module = Call(built(layer_class), False)
         program = torch.export.export(module, (tensor(),), strict=False)
         return program.run_decompositions().module()(tensor())
 

@@ -195,13 +195,18 @@ def further_cases() -> list[Case]:
     return [x for x in further if x not in chosen and (is_repeatable(x) or refusal(x))]
 
 
+# Our layer, Python of the user's own, several optimizers.
+OWN_WAYS = ("kbn_layers", "subclassed", "gan")
+
+
 def short_cases() -> set[Case]:
-    """Those that are not `long`: the first of each kind and of each execution."""
+    """Those that are not `long`: the first of each execution and of a few kinds."""
     first: dict[str, Case] = {}
     for case in cases():
         if not refusal(case) and case.kind != "recurrent":  # loops are traced long
             first.setdefault(case.execution, case)
             # XLA compiles for seconds, a replica is a model more.
-            if not case.execution.startswith(("xla", "mirrored")):
+            is_slow = case.execution.startswith(("xla", "mirrored"))
+            if case.kind in OWN_WAYS and not is_slow:
                 first.setdefault(case.kind, case)
     return {*first.values()}

@@ -74,11 +74,23 @@ class Alert:
         line = (
             f"{self.level}: {self.rule} in {self.where}{and_more(self.others)} "
             f"at step {self.step}{epoch}, {self.value:.3g} {sign} {self.limit:.3g}. "
-            f"{self.message}"
+            f"{self.said}"
         )
-        if self.symptoms:
-            line += f" It explains {', '.join(self.symptoms)}."
         return line if self.is_open else f"{line} [{self.ending}]"
+
+    @property
+    def said(self) -> str:
+        """The message, and what the diagnosis explains.
+
+        Example:
+            >>> from kbn.callbacks import Alert
+            >>> known = {"message": "Dead.", "symptoms": ("unchanged_weight",)}
+            >>> Alert("dead_relu", "info", "a", 40, 2, 0.7, 0.5, **known).said
+            'Dead. It explains unchanged_weight.'
+        """
+        if not self.symptoms:
+            return self.message
+        return f"{self.message} It explains {', '.join(self.symptoms)}."
 
     @property
     def ending(self) -> str:

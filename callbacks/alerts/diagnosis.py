@@ -1,6 +1,7 @@
 """Which symptoms follow from which cause: several that are open are one diagnosis."""
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from .alert import rank
 from .symptoms import Symptom
@@ -16,10 +17,8 @@ FACTS = (
     "input_scale",
     "target_scale",
     "not_shuffled",
-    "class_imbalance",
 )
-# What the initial weights do, if it is there from the first look on. The first of
-# several explains the others.
+# What the initial weights do: only if it is there at the first look, before any step.
 START = (
     "exploding_gradient",
     "gradient_imbalance",
@@ -29,26 +28,29 @@ START = (
     "bn_collapsed",
 )
 RATE = ("learning_rate_too_high", "learning_rate_too_low")
-# What follows in training: the first of several explains the others.
+# What follows in training.
 COURSE = (
+    "class_imbalance",
     "bn_stats_cold",
     "weight_explosion",
     "update_ratio_high",
-    "exploding_gradient",
-    "loss_spike",
     "non_finite",
     "loss_scale_collapse",
-    "weight_drift",
-    "saturated",
-    "dead_relu",
     "bn_collapsed",
     "gradient_imbalance",
     "vanishing_gradient",
+    "not_learning",  # units that die of it are no cause
+    "exploding_gradient",
+    "loss_spike",
+    "weight_drift",
+    "saturated",
+    "dead_relu",
     "unchanged_weight",
-    "not_learning",
     "bn_train_eval_gap",
     "overfit",
 )
+STAGES = (DATA, FACTS, START, RATE, COURSE)
+IN_ORDER = (START, COURSE)  # of these, the first that is there explains the others
 # Causes that explain no more than these.
 ONLY = {
     "bn_stats_cold": ("bn_train_eval_gap", "overfit", "class_imbalance"),
@@ -58,47 +60,51 @@ ONLY = {
 }
 
 
+class Placed(NamedTuple):
+    """A symptom with its stage, and its place in that."""
+
+    stage: int
+    place: int
+    symptom: Symptom
+
+
 def explained(
     symptoms: Sequence[Symptom], is_from_start: Callable[[Symptom], bool]
 ) -> dict[str, list[Symptom]]:
     """{rule of each cause: the symptoms that it explains}, the first cause first.
 
-    Rules that are not in the table, as those of a user, are causes of their own.
+    Rules that are in no stage, as those of a user, are causes that explain nothing.
     """
-    placed = [(_place(x.alert.rule, is_from_start(x)), x) for x in symptoms]
-    placed.sort(key=lambda one: one[0])
     causes: dict[str, list[Symptom]] = {}
-    known: list[tuple[tuple[int, int], Symptom]] = []
-    for place, symptom in placed:
-        cause = next(
-            (one for at, one in known if _explains(at, one, place, symptom)), None
-        )
-        if cause is None:
-            known.append((place, symptom))
-            causes[symptom.alert.rule] = []
+    known: list[Placed] = []
+    placed = [_place(one, is_from_start(one)) for one in symptoms]
+    for one in sorted(placed, key=lambda x: x[:2]):
+        for cause in known:
+            if _explains(cause, one):
+                causes[cause.symptom.alert.rule].append(one.symptom)
+                break
         else:
-            causes[cause.alert.rule].append(symptom)
+            known.append(one)
+            causes[one.symptom.alert.rule] = []
     return causes
 
 
-def _place(rule: str, is_from_start: bool) -> tuple[int, int]:
-    """(stage, place in it); those of no stage come last."""
-    for i, stage in enumerate((DATA, FACTS, START, RATE, COURSE)):
+def _place(symptom: Symptom, is_from_start: bool) -> Placed:
+    rule = symptom.alert.rule
+    for i, stage in enumerate(STAGES):
         if rule in stage and (stage is not START or is_from_start):
-            return i, stage.index(rule)
-    return OTHERS, 0
+            return Placed(i, stage.index(rule), symptom)
+    return Placed(len(STAGES), 0, symptom)
 
 
-OTHERS = 5  # the stage of rules that are in none
-IN_ORDER = (2, 4)  # stages of which the first explains the others
-
-
-def _explains(
-    at: tuple[int, int], cause: Symptom, place: tuple[int, int], effect: Symptom
-) -> bool:
-    name, other = cause.alert.rule, effect.alert.rule
-    if place[0] == OTHERS or other not in ONLY.get(name, (other,)):
+def _explains(cause: Placed, effect: Placed) -> bool:
+    one, other = cause.symptom.alert, effect.symptom.alert
+    if effect.stage == len(STAGES) or other.rule not in ONLY.get(
+        one.rule, (other.rule,)
+    ):
         return False
-    if rank(cause.alert.level) < min(rank(effect.alert.level), rank("warning")):
+    # A note explains notes alone.
+    if rank(one.level) < min(rank(other.level), rank("warning")):
         return False
-    return at[0] < place[0] or (at[0] == place[0] and at[0] in IN_ORDER)
+    is_in_order = STAGES[cause.stage] in IN_ORDER
+    return cause.stage < effect.stage or is_in_order

@@ -33,7 +33,7 @@ def alert_table(alerts: Sequence[Alert]) -> str:
                 alert.rule,
                 f"`{alert.where}`{and_more(alert.others)}",
                 f"{since(alert)}{ending}",
-                alert.message,
+                alert.said,
             )
         )
     header = ("level", "alert", "where", "since", "what it means, what to try")

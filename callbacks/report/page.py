@@ -125,7 +125,7 @@ def _alert(alert: Alert) -> str:
         f'<div class="alert {alert.level}"><b>{LEVELS[alert.level]} {alert.level}: '
         f"{escaped(named(alert))}</b> since {escaped(since(alert))} "
         f'<span class="dim">measured {escaped(measure(alert))}</span>'
-        f"<p>{escaped(alert.message)}</p></div>"
+        f"<p>{escaped(alert.said)}</p></div>"
     )
 
 

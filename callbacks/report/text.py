@@ -104,7 +104,7 @@ def _part(part: Part) -> Iterator[str | Table]:
             for alert in part.alerts:
                 yield (
                     f"{LEVELS[alert.level]} {alert.level}: {named(alert)} since "
-                    f"{since(alert)}, measured {measure(alert)}. {alert.message}"
+                    f"{since(alert)}, measured {measure(alert)}. {alert.said}"
                 )
         case Settings():
             for group, values in part.groups.items():

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from . import rows
+from .learning_rate import is_high, lower
 from .registry import Chart, Guide, signal
 from .remedy import Remedy, insert_batch_norm
 from .rule import LASTING, Reading, Rule
@@ -226,7 +227,11 @@ class DeadRelu(Rule):
         )
 
     def remedy(self, reading: Reading, view: View) -> Remedy:
-        """Batch norm before the activations."""
+        """A lower rate if it is high and the units have died of it, else batch norm."""
+        where = reading.where
+        was_alive = (view.first(dead_units.tag_of(where)) or 0.0) <= self.share
+        if was_alive and is_high(view, where):
+            return lower(view, where)
         return insert_batch_norm(view)
 
 

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Iterable, Iterator
 from types import ModuleType
-from typing import Any
+from typing import Any, Never
 
 from . import (
     activations,
@@ -101,11 +101,12 @@ HEIRS = {
 }
 
 
-def gone(name: str) -> str:
-    """What to say of the class of a rule that is gone; empty of any other name."""
-    if name not in HEIRS:
-        return ""
-    return f"kbn.callbacks.rules.{name} is gone: use {HEIRS[name]}"
+def gone(name: str) -> Never:
+    """Raise an AttributeError; of a rule that is gone, it names the heir."""
+    place = "kbn.callbacks.rules"
+    if name in HEIRS:
+        raise AttributeError(f"{place}.{name} is gone: use {HEIRS[name]}")
+    raise AttributeError(f"module {place!r} has no attribute {name!r}")
 
 
 def _meant(rules: Any) -> str:

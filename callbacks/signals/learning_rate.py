@@ -9,7 +9,7 @@ from typing import ClassVar
 from .loss import NO_BETTER, epoch_loss, is_slowed, train_loss
 from .optimizers import learning_rate, learning_rates
 from .record import kind_of
-from .remedy import Remedy, set_rate
+from .remedy import Remedy, change_rate, rate_at, set_rate
 from .rule import Reading, Rule
 from .targets import guess
 from .view import View
@@ -17,6 +17,7 @@ from .weights import update_from_init
 
 STEPS = 32  # of the beginning, which show what the rate does to the initial weights
 AIM = 0.01  # the update of the first step that a rate to go to would make
+FAR_ABOVE = 5.0  # times
 LARGEST = 1.0  # rate to go to
 # Their first steps are in proportion to the gradient; those of others are as large as
 # the rate, whatever the gradient, and settle in a few steps.
@@ -125,7 +126,7 @@ class LearningRateTooLow(_OfRate):
         is_flat = abs(first - loss) < 0.03 * abs(first)
         is_flat |= known is not None and loss >= NO_BETTER * known
         is_trained = known is not None and loss < 0.9 * known
-        if is_trained or view.record.begins_untrained is False:
+        if is_trained or view.record.is_from_scratch is False:
             return
         early = _early(view)
         for name, last in _last(view).items():
@@ -171,6 +172,20 @@ def fitting_rate(view: View, where: str) -> float | None:
     is_plain = kind_of(optimizer) in PLAIN
     aim = median(aims[:1] if is_plain else aims[:4]) if aims else math.inf
     return aim if aim <= LARGEST else None
+
+
+def lower(view: View, where: str) -> Remedy:
+    """A rate that fits the first steps, at most a tenth of the one that trains this."""
+    rate, fitting = rate_at(view, where), fitting_rate(view, where)
+    if rate is None or fitting is None:
+        return change_rate(view, where)
+    return set_rate(view, where, min(fitting, 0.1 * rate))
+
+
+def is_high(view: View, where: str) -> bool:
+    """Whether the rate is far above one that fits the first steps."""
+    rate, fitting = rate_at(view, where), fitting_rate(view, where)
+    return rate is not None and fitting is not None and rate > FAR_ABOVE * fitting
 
 
 def _early(view: View) -> Mapping[str, Mapping[int, float]]:

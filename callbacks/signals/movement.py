@@ -5,10 +5,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from .learning_rate import fitting_rate
+from .learning_rate import lower
 from .loss import epoch_loss, has_learned, is_slowed, train_loss
 from .optimizers import learning_rate, learning_rates
-from .remedy import Remedy, ask, change_rate, rate_at, set_rate
+from .remedy import Remedy, ask, change_rate
 from .rule import LASTING, Reading, Rule
 from .view import View
 from .weights import (
@@ -177,7 +177,7 @@ class WeightDrift(Rule):
 
     def remedy(self, reading: Reading, view: View) -> Remedy:
         """A learning rate that fits the first steps, at most a tenth of this one."""
-        return _lower(view, reading.where)
+        return lower(view, reading.where)
 
 
 @dataclass(frozen=True)
@@ -214,11 +214,4 @@ class WeightExplosion(Rule):
 
     def remedy(self, reading: Reading, view: View) -> Remedy:
         """A learning rate that fits the first steps, at most a tenth of this one."""
-        return _lower(view, reading.where)
-
-
-def _lower(view: View, where: str) -> Remedy:
-    rate, fitting = rate_at(view, where), fitting_rate(view, where)
-    if rate is None or fitting is None:
-        return change_rate(view, where)
-    return set_rate(view, where, min(fitting, 0.1 * rate))
+        return lower(view, reading.where)

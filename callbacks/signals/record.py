@@ -68,6 +68,12 @@ class Record:
         return (self.known.get("inputs") or {}).get(name) or {}
 
     @property
+    def is_from_scratch(self) -> bool | None:
+        """Whether the optimizer had taken no step when the monitor came to it."""
+        began = self.known.get("began", self.known.get("first_look"))
+        return None if began is None else began == 0
+
+    @property
     def begins_untrained(self) -> bool | None:
         """Whether the first look was at the first step; None if that is not known."""
         before = self.known.get("first_look")

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeAlias
 
+from kbn.momentum import fitting_momentum
+
 from .record import kind_of
 from .view import View
 
@@ -151,6 +153,8 @@ def insert_batch_norm(view: View) -> Remedy:
     """Batch norm before the activations."""
     steps = view.record.steps_per_epoch
     given = f", steps_per_epoch={steps}" if steps else ""
+    if steps and fitting_momentum(steps) is None:
+        given = ", warmup=True"
     return Remedy(
         "insert",
         "BatchNorm",

@@ -161,12 +161,17 @@ class View:
 
     @property
     def learning_rates(self) -> Mapping[str, float]:
-        """{name of the optimizer: rate}; the name of an only one is empty."""
-        only, tag = self.get("learning_rate"), "learning_rate/"
+        """{name of the optimizer: rate}; the name of an only one is empty.
+
+        The newest that is known: at the end of a training none is logged.
+        """
+        only, tag = self.newest("learning_rate"), "learning_rate/"
         if only is not None:
             return {"": only}
-        several = {k: x for k, x in self.scalars.items() if k.startswith(tag)}
-        return {k.removeprefix(tag): x for k, x in several.items()}
+        names = [str(one.get("name")) for one in self.record.optimizers]
+        names += [x.removeprefix(tag) for x in self.scalars if x.startswith(tag)]
+        rates = {name: self.newest(f"{tag}{name}") for name in names}
+        return {name: rate for name, rate in rates.items() if rate is not None}
 
     @property
     def named_rate(self) -> str:
