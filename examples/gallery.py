@@ -72,6 +72,9 @@ def draw_losses(axes, run, colour):
     for kind, style in (("training", "-"), ("validation", ":")):
         course = known[kind]
         axes.plot(course.steps, course.values, style, color=colour, lw=2.5)
+    if not any(len(course.finite) for course in known.values()):
+        middle = {"ha": "center", "va": "center", "transform": axes.transAxes}
+        axes.text(0.5, 0.5, "NaN", color=colour, size=15, **middle)
     axes.axhline(GUESSING, color="0.6", linestyle="--", lw=1, zorder=0)
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

@@ -13,6 +13,9 @@ from sklearn.model_selection import train_test_split
 
 import kbn
 
+BATCH = 64
+STEPS = 20  # of an epoch
+
 
 def unchanged(x):
     """The digits as they are."""
@@ -26,6 +29,7 @@ class Network(NamedTuple):
     activation: str = "relu"
     initializer: Any = "glorot_uniform"
     momentum: float | None = None  # of batch norm before each activation; None: without
+    inserts: bool = False  # whether kbn.insert_batch_norm is applied to it
     stops: bool = False  # whether a layer lets no gradient through
     optimizer: Callable = lambda: keras.optimizers.Adam(3e-3)
     digits: Callable = unchanged  # from 0 to 1, (N, 64)
@@ -46,13 +50,15 @@ class Network(NamedTuple):
             if self.stops and i == 1:
                 model.add(keras.layers.Lambda(keras.ops.stop_gradient, name="stop"))
         model.add(keras.layers.Dense(10, activation="softmax", name="classes"))
+        if self.inserts:
+            model = kbn.insert_batch_norm(model, steps_per_epoch=STEPS)
         loss = "sparse_categorical_crossentropy"
         model.compile(self.optimizer(), loss, metrics=["accuracy"])
         return model
 
 
 class Illness(NamedTuple):
-    """What is wrong, the rule that is to say so, and what helps."""
+    """What is wrong, the rule that is to say so, and what it says to try."""
 
     name: str
     rule: str
@@ -71,11 +77,6 @@ def adam(rate):
     return lambda: keras.optimizers.Adam(rate)
 
 
-def sgd(rate):
-    """Stochastic gradient descent with momentum 0.9."""
-    return lambda: keras.optimizers.SGD(rate, momentum=0.9)
-
-
 def with_a_nan(x):
     """One pixel of one digit is missing."""
     x = x.copy()
@@ -88,65 +89,72 @@ ILLNESSES = (
         "a NaN in the data",
         "non_finite_data",
         Network(digits=with_a_nan, look_every=1),
-        "fill in or drop what is missing",
+        "drop or fill those examples",
         Network(digits=lambda x: np.nan_to_num(with_a_nan(x))),
     ),
     Illness(
         "pixels from 0 to 255",
         "input_scale",
         Network(digits=lambda x: 255 * x),
-        "scale the inputs to 0 to 1",
+        "Rescaling(1 / 255)",
     ),
     Illness(
         "eight layers of sigmoids",
         "vanishing_gradient",
-        Network(hidden=8, activation="sigmoid", optimizer=adam(1e-3)),
-        "ReLUs, and batch norm before each",
-        Network(hidden=8, momentum=0.9),
+        Network(hidden=8, activation="sigmoid"),
+        "kbn.insert_batch_norm",
+        Network(hidden=8, activation="sigmoid", inserts=True),
     ),
     Illness(
-        "ReLUs that have died",
+        "ReLUs that are dead from the start",
         "dead_relu",
-        Network(hidden=3, optimizer=sgd(2.0)),
-        "a lower learning rate",
-        Network(hidden=3, optimizer=sgd(0.05)),
+        Network(initializer=keras.initializers.RandomUniform(-0.05, 0)),
+        "kbn.insert_batch_norm",
+        Network(initializer=keras.initializers.RandomUniform(-0.05, 0), inserts=True),
     ),
     Illness(
         "tanh far out on its flat ends",
         "saturated",
         Network(activation="tanh", initializer=keras.initializers.RandomNormal(0, 3.0)),
-        "start as Glorot did",
-        Network(activation="tanh"),
+        "kbn.insert_batch_norm",
+        Network(
+            activation="tanh",
+            initializer=keras.initializers.RandomNormal(0, 3.0),
+            inserts=True,
+        ),
     ),
     Illness(
         "weights that are all the same",
         "poor_init",
         Network(initializer=keras.initializers.Constant(0.05)),
-        "start at random",
+        'kernel_initializer="he_normal"',
+        Network(initializer="he_normal"),
     ),
     Illness(
         "a learning rate of 0.3",
         "learning_rate_too_high",
-        Network(optimizer=adam(0.3)),
-        "a hundredth of it",
+        Network(hidden=3, optimizer=adam(0.3)),
+        "a learning rate of 0.007",
+        Network(hidden=3, optimizer=adam(0.007)),
     ),
     Illness(
         "a learning rate of 1e-7",
         "learning_rate_too_low",
         Network(optimizer=adam(1e-7)),
-        "a rate at which weights move",
+        "a learning rate of 0.003",
+        Network(optimizer=adam(0.003)),
     ),
     Illness(
         "a gradient that is stopped",
         "unchanged_weight",
         Network(stops=True),
-        "let it through",
+        "no stop_gradient",
     ),
     Illness(
         "batch norm that remembers too long",
         "bn_stats_cold",
         Network(hidden=3, momentum=0.999),
-        "momentum 0.8: an epoch has 20 steps",
+        "momentum=0.8",
         Network(hidden=3, momentum=0.8),
     ),
 )
@@ -174,7 +182,7 @@ def train(network, log_dir):
     x, y = load_digits(return_X_y=True)
     x = network.digits((x / 16).astype("float32"))
     x, x_test, y, y_test = train_test_split(
-        x, y, train_size=1280, stratify=y, random_state=0
+        x, y, train_size=STEPS * BATCH, stratify=y, random_state=0
     )
     monitor = kbn.callbacks.TrainingMonitor(
         log_dir,
@@ -185,7 +193,7 @@ def train(network, log_dir):
     model.fit(
         x,
         y,
-        batch_size=64,
+        batch_size=BATCH,
         epochs=network.epochs,
         validation_data=(x_test, y_test),
         callbacks=[monitor],

@@ -43,6 +43,16 @@ def without_numbers(text):
     return NUMBER.sub("#", text)
 
 
+def is_followed(remedy, block):
+    """Whether code does what an alert says, with its number."""
+    if remedy.kind == "insert":
+        return remedy.words.endswith(f"{block.partition(' = ')[2].strip()}.")
+    if remedy.kind == "data":
+        return "drop or fill" in remedy.words and "nan_to_num(" in block
+    before_comment = block.partition("#")[0]
+    return re.search(rf"\W{re.escape(str(remedy.new))}\W", before_comment) is not None
+
+
 @pytest.fixture
 def illnesses(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "examples"))
@@ -60,9 +70,9 @@ def test_alert_on_the_page_is_what_the_monitor_says(section, illnesses, tmp_path
     known, train = illnesses
     illness = known[section.rule]
     sick = train(illness.sick, tmp_path / "sick")
-    assert without_numbers(section.alert) == without_numbers(
-        str(sick.named(section.rule))
-    )
+    alert = sick.named(section.rule)
+    assert without_numbers(section.alert) == without_numbers(str(alert))
+    assert is_followed(alert.remedy, section.code)
     cured = train(illness.cured, tmp_path / "cured")
     assert cured.others() == "none"
     assert cured.accuracy > sick.accuracy + 0.1
