@@ -206,7 +206,7 @@ class TrainingMonitor(keras.callbacks.Callback):
             >>> x, y = np.full((32, 4), np.nan), np.zeros((32, 1))
             >>> _ = model.fit(x, y, callbacks=[monitor], verbose=0)
             >>> [alert.rule for alert in monitor.alerts]
-            ['non_finite']
+            ['non_finite_data']
         """
         return self._runs.alerts
 

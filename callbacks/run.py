@@ -314,7 +314,7 @@ class Run:
         """The alerts that only the end of a training raises."""
         self.take(model)
         found, step = self.follower.end(), self._step()
-        self.log.write_alerts(step, found, self.follower.alerts)
+        self._write_alerts(step, found)
         self._is_running = False
         self._voice.try_to(
             lambda: self.log.write_record(step, self._record(model, step)),
@@ -402,9 +402,14 @@ class Run:
             seen.scalars |= look(levels).scalars
         self.log.write(step, seen.scalars, seen.histograms)
         self.log.write_worst(step, seen.layers)
-        self.log.write_alerts(step, found, self.follower.alerts)
+        self._write_alerts(step, found)
         self._tell(step, seen.scalars)
         return found
+
+    def _write_alerts(self, step: int, found: Sequence[Alert]) -> None:
+        """Write those that were raised or ended, and those that explain others now."""
+        changed = [*found, *self.follower.grown]
+        self.log.write_alerts(step, changed, self.follower.alerts)
 
     def _tell(self, step: int, scalars: Mapping[str, float]) -> None:
         """Hand on what is logged to the user's function."""

@@ -326,7 +326,7 @@ ILL = [
         "poor_init",
         DENSE,
         [(1, OF_ZEROS)],
-        ("net/dense_0/kernel", "warning", 1, "Start with random weights"),
+        ("net/dense_0/kernel", "warning", 1, "Start dense_0 with random weights"),
     ),
     (
         "poor_init",
@@ -476,7 +476,12 @@ ILL = [
         "bn_train_eval_gap",
         NORM,
         looks(*[gap(1.0)] * 3),
-        ("norm", "warning", 120, "momentum=0.9 is not the cause (28 steps, an epoch, "),
+        (
+            "norm",
+            "warning",
+            120,
+            "At momentum=0.9 28 steps, an epoch, renew 95% of them. ",
+        ),
     ),
     (
         "bn_train_eval_gap",
@@ -486,7 +491,7 @@ ILL = [
             "norm",
             "warning",
             9020,
-            "momentum=0.999 to 0.9 (28 steps, an epoch, renew 3%",
+            "28 steps, an epoch, renew 3% of them; 0.9 would renew 95%",
         ),
     ),
     (
@@ -505,7 +510,7 @@ ILL = [
         "bn_stats_cold",
         COLD,
         [(16, {**gap(2.0), **young()}), *epochs(loss=[1.0], val_loss=[4.0])],
-        ("norm", "warning", 28, "Lower momentum=0.99 to 0.9 (28 steps, an epoch"),
+        ("norm", "warning", 28, "Lower momentum=0.99 to 0.9, or recompute"),
     ),
     (
         "bn_stats_cold",  # the epoch's loss is a mean, over which it has fallen

@@ -39,6 +39,7 @@ class Follower:
 
     def __init__(self, rules: Sequence[Rule] = DEFAULT) -> None:
         self.alerts: list[Alert] = []  # all, the oldest first, with how they ended
+        self.grown: list[Alert] = []  # that the last entry gave other symptoms
         self.failures: dict[str, Exception] = {}
         self._courses = [Course(rule) for rule in rules]
         self._told: dict[str, int] = {}  # by rule, which of the alerts is open
@@ -106,17 +107,17 @@ class Follower:
         for name, effects in causes.items():
             alert = symptoms[name].alert
             level = max([alert.level, *(x.alert.level for x in effects)], key=rank)
-            if level != alert.level:  # from now on
-                alert = dataclasses.replace(
-                    alert, level=level, step=view.step, epoch=view.epoch
-                )
+            if level != alert.level:
+                alert = dataclasses.replace(_now(alert, view), level=level)
             names = tuple(x.alert.rule for x in effects)
             due[name] = dataclasses.replace(alert, symptoms=names)
-        found = []
+        found, self.grown = [], []
         for name, i in [*self._told.items()]:
             told, now = self.alerts[i], due.get(name)
             if now is not None and rank(now.level) <= rank(told.level):
-                self.alerts[i] = dataclasses.replace(told, symptoms=now.symptoms)
+                if now.symptoms != told.symptoms:
+                    self.alerts[i] = dataclasses.replace(told, symptoms=now.symptoms)
+                    self.grown.append(self.alerts[i])
                 continue
             del self._told[name]
             self.alerts[i] = dataclasses.replace(
@@ -125,6 +126,8 @@ class Follower:
             found.append(self.alerts[i])
         for name, alert in due.items():
             if name not in self._told:
+                if any(x.rule == name and x.step == alert.step for x in self.alerts):
+                    alert = _now(alert, view)  # it was told before, and is again
                 self._told[name] = len(self.alerts)
                 self.alerts.append(alert)
                 found.append(alert)
@@ -136,6 +139,10 @@ class Follower:
         if is_untrained is None:
             is_untrained = self._first == 1
         return is_untrained and symptom.began == self._first
+
+
+def _now(alert: Alert, view: View) -> Alert:
+    return dataclasses.replace(alert, step=view.step, epoch=view.epoch)
 
 
 def alerts_of(

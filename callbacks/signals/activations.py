@@ -402,6 +402,11 @@ class PoorInit(Rule):
                 "of a sequence, and its gradient by as much on the way back."
             )
         std = view.get(activation_std.tag_of(reading.where)) or 0.0
+        if reading.value == math.inf:
+            return (
+                f"{view.record.describe(reading.where)} gives one number for every "
+                "example: nothing of the inputs is left."
+            )
         return (
             f"From layer to layer the variance of the outputs changes "
             f"{reading.value:.2g} times; that of {view.record.describe(reading.where)} "
@@ -411,9 +416,9 @@ class PoorInit(Rule):
     def remedy(self, reading: Reading, view: View) -> Remedy:
         """A random initializer, by the activations that follow."""
         if reading.where.endswith("recurrent_kernel"):
-            names = {x["name"] for x in view.record.layers}
             # A cell's argument is given to the layer around it.
-            layer = next((x for x in reading.where.split("/") if x in names), "")
+            known = {str(x["name"]) for x in view.record.layers}
+            layer = next((x for x in reading.where.split("/") if x in known), "")
             return Remedy(
                 "layer",
                 "recurrent_initializer",
@@ -422,17 +427,18 @@ class PoorInit(Rule):
                 words=f'Start {layer} with recurrent_initializer="orthogonal", whose '
                 "gain is 1.",
             )
-        layers = [x for x in view.record.layers if x.get("name")]
+        layers = [x for x in view.record.layers if _multiplies(x)]
         if reading.below:
-            layers = [view.record.layer(reading.where)]
+            equal = [x.where for x in self._kernels(view) if x.is_ill]
+            layers = [view.record.layer(path) for path in equal or [reading.where]]
         kinds = {str(x.get("activation")) for x in view.record.layers}
         new = "he_normal" if RELUS & kinds else "glorot_uniform"
-        names = tuple(str(x["name"]) for x in layers if _multiplies(x))
+        names = tuple(str(x.get("name")) for x in layers)
+        named = ", ".join(names[:4]) + " and others" * (len(names) > 4)
         return Remedy(
             "layer",
             "kernel_initializer",
             names,
             new=new,
-            words=f'Start with random weights: kernel_initializer="{new}"'
-            + (f" in {names[0]}." if reading.below and names else " in all layers."),
+            words=f'Start {named} with random weights: kernel_initializer="{new}".',
         )

@@ -324,18 +324,14 @@ def _limit(view: View, loss: float | None, gap: float, share: float) -> float:
 
 
 def _renew(view: View, where: str) -> Remedy:
-    """What renews the statistics in an epoch: momentum by name, beside its steps."""
+    """What renews the statistics in an epoch."""
     momentum = view.record.batch_norm(where).get("momentum")
     steps = view.record.steps_per_epoch
-    recompute = (
-        "recompute the statistics with kbn.update_bn_stats(model, data) or "
-        "kbn.callbacks.UpdateBatchNormStats before validation"
-    )
+    recompute = "recompute the statistics with kbn.update_bn_stats(model, data)"
     if momentum is None or (not steps and momentum <= 0.9):
         return ask(f"To mend it, {recompute}, or use larger batches.")
-    momentum = float(momentum)
+    momentum, names = float(momentum), tuple(_trained(view))
     fitting = fitting_momentum(steps) if steps else 0.9
-    names = tuple(_trained(view))
     if fitting is None:
         return Remedy(
             "replace",
@@ -347,14 +343,8 @@ def _renew(view: View, where: str) -> Remedy:
         )
     if fitting >= momentum:
         return ask(
-            f"momentum={momentum:g} is not the cause ({_renewed(steps, momentum)} of "
-            f"the statistics): {recompute}, shuffle the data, or use larger batches."
-        )
-    why = ""
-    if steps:
-        why = (
-            f" ({_renewed(steps, momentum)} of the statistics; then "
-            f"{1 - fitting**steps:.0%})"
+            f"momentum={momentum:g} is not the cause: {recompute}, shuffle the data, "
+            "or use larger batches."
         )
     return Remedy(
         "layer",
@@ -362,13 +352,22 @@ def _renew(view: View, where: str) -> Remedy:
         names,
         old=momentum,
         new=fitting,
-        words=f"Lower momentum={momentum:g} to {fitting:g}{why}, or {recompute}.",
+        words=f"Lower momentum={momentum:g} to {fitting:g}, or {recompute}.",
     )
 
 
-def _renewed(steps: int | None, momentum: float) -> str:
-    share = 1 - momentum ** (steps or 0)
-    return f"{steps} steps, an epoch, renew {share:.0%}"
+def _renewed(view: View, where: str) -> str:
+    """How much an epoch renews: a sentence that begins with a space, or nothing."""
+    momentum = view.record.batch_norm(where).get("momentum")
+    steps = view.record.steps_per_epoch
+    if momentum is None or not steps:
+        return ""
+    fitting = fitting_momentum(steps) or momentum
+    then = f"; {fitting:g} would renew {1 - fitting**steps:.0%}"
+    return (
+        f" At momentum={momentum:g} {steps} steps, an epoch, renew "
+        f"{1 - momentum**steps:.0%} of them{then if fitting < momentum else ''}."
+    )
 
 
 @dataclass(frozen=True)
@@ -436,12 +435,14 @@ class BnTrainEvalGap(Rule):
                 f"With the moving statistics the loss is {reading.value:.0%} higher "
                 "than with the batch's own, on the same batch, so validation and "
                 f"inference are worse than training; {named} is the farthest off."
+                f"{_renewed(view, reading.where)}"
             )
         mean, variance = _gaps(view).get(reading.where, (reading.value, reading.value))
         return (
             f"{named} normalizes in inference with a mean that lies {mean:.2g} "
             "standard deviations from the batch's, and a variance off by "
             f"{math.exp(min(variance, 99.0)):.2g} times."
+            f"{_renewed(view, reading.where)}"
         )
 
     def remedy(self, reading: Reading, view: View) -> Remedy:
@@ -522,6 +523,7 @@ class BnStatsCold(Rule):
             f"{view.record.describe(reading.where)} are still {start}, so evaluation's "
             f"loss is {reading.value:.0%} above that of training: validation and "
             "inference judge another network, until they are renewed."
+            f"{_renewed(view, reading.where)}"
         )
 
     def remedy(self, reading: Reading, view: View) -> Remedy:

@@ -37,7 +37,7 @@ class NonFiniteData(Rule):
     Unit: elements. Source: SageMaker Debugger's ExplodingTensor.
     """
 
-    title: ClassVar = "the data have NaN or Inf"
+    title: ClassVar = "there is NaN or Inf"
 
     reads: ClassVar = (epoch, non_finite_inputs, non_finite_targets)
     keeps: ClassVar = {non_finite_inputs: 1, non_finite_targets: 1}

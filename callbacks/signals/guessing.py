@@ -333,8 +333,9 @@ class ClassImbalance(Rule):
                 )
 
     def _harms(self, course: LossCourse) -> bool:
-        is_young = course.steps[-1] < 100 and len(course.train) < 5
-        if len(course.train) < 2 or is_young or not course.guess:
+        if len(course.train) < 2 or not course.guess:
+            return False
+        if course.steps[-1] < 100 and len(course.train) < 5:
             return False
         if any(x is not None for x in course.validation):
             return (

@@ -75,6 +75,8 @@ class LearningRateTooHigh(_OfRate):
     update: float = 0.3
     patience: int = 4
 
+    reads_broken: ClassVar = True  # by weights that were thrown too far
+
     def readings(self, view: View) -> Iterable[Reading]:
         """Of each optimizer."""
         loss, first = view.get(train_loss), view.first(train_loss)
@@ -91,7 +93,7 @@ class LearningRateTooHigh(_OfRate):
         """Say by how much a step moved the weights."""
         return (
             f"One of the first steps moved the weights by {reading.value:.2g} of their "
-            "size at the start, and the loss has not fallen since."
+            "size at the start, and the loss is no better than then or than guessing."
         )
 
 

@@ -1,5 +1,6 @@
 """What to try first against an illness: in words, and as data for a program."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeAlias
@@ -118,7 +119,7 @@ def set_rate(
     more: the end of the sentence.
     """
     rate = rate_at(view, where)
-    if rate is None or to is None:
+    if rate is None or to is None or not 0 < to < math.inf:
         return ask(f"{'Raise' if is_raised else 'Lower'} {view.rate_of(where)}{more}.")
     (optimizer, *_) = view.record.optimizers_of(where) or [{}]
     kind = kind_of(optimizer)
@@ -136,10 +137,14 @@ def set_rate(
 
 
 def rate_at(view: View, where: str) -> float | None:
-    """The learning rate of the optimizer that trains a layer or variable."""
+    """The learning rate of the optimizer that trains a layer or variable.
+
+    None if it is not known, or no number above 0 that can be changed.
+    """
     (optimizer, *_) = view.record.optimizers_of(where) or [{}]
     rates = view.learning_rates
-    return rates.get("", rates.get(str(optimizer.get("name"))))
+    rate = rates.get("", rates.get(str(optimizer.get("name"))))
+    return rate if rate is not None and 0 < rate < math.inf else None
 
 
 def _optimizers(view: View, where: str) -> tuple[str, ...]:
