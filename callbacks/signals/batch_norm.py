@@ -18,6 +18,7 @@ from .remedy import Remedy, ask
 from .rule import LASTING, Reading, Rule
 from .statistics import Summary
 from .subjects import Array, Moments, NormInput, NormStatistics, NormWeight
+from .targets import guess
 from .view import View
 
 VARIABLES = {
@@ -380,7 +381,9 @@ class BnTrainEvalGap(Rule):
     themselves: mean |mu_B - mu_moving| / sigma_B above `mean`, or
     mean |ln(var_moving / var_B)| above `variance` (0.7 is a factor of 2), over the
     channels of a layer, to which 1 / sqrt(n) and sqrt(2 / n) are added, by which the
-    moments of a batch of n elements a channel scatter.
+    moments of a batch of n elements a channel scatter. And at the end of an epoch: the
+    validation loss is no better than guessing (`loss/guess`), training's is below half
+    of that, and the last gap of the losses was above `gap`.
 
     Of models with batch norm whose moving statistics are not young, see `BnStatsCold`,
     and of 8 elements a channel or more, see `BnSmallBatch`.
@@ -399,8 +402,14 @@ class BnTrainEvalGap(Rule):
     variance: float = 1.0
     patience: int = LASTING
 
-    reads: ClassVar = (train_eval_gap, mean_gap, channel_elements, train_loss)
-    keeps: ClassVar = {train_loss: 1, start_share: 1, train_eval_gap: 1}
+    reads: ClassVar = (
+        train_eval_gap,
+        mean_gap,
+        channel_elements,
+        train_loss,
+        epoch_validation_loss,
+    )
+    keeps: ClassVar = {train_loss: 1, start_share: 1, train_eval_gap: 1, guess: 1}
     is_of_model: ClassVar = True
 
     def readings(self, view: View) -> Iterable[Reading]:
@@ -411,7 +420,13 @@ class BnTrainEvalGap(Rule):
         has_few = min(elements.values(), default=FEW) < FEW
         if not has_norms or has_few or youngest(view).is_young:
             return
-        if gap is not None:
+        validation, known = view.get(epoch_validation_loss), view.newest(guess)
+        if validation is not None and known is not None and known > 0:
+            is_trained = (view.get(epoch_loss) or math.inf) < 0.5 * known
+            is_lost = is_trained and (view.newest(train_eval_gap) or 0.0) > self.gap
+            where = next(iter(norms), "")
+            yield Reading(where, validation / known if is_lost else 0.0, 1.0)
+        elif gap is not None:
             where = max(
                 sorted(gaps), key=lambda x: max(gaps[x]), default=next(iter(norms), "")
             )
@@ -430,6 +445,12 @@ class BnTrainEvalGap(Rule):
     def explain(self, reading: Reading, view: View) -> str:
         """Name the layer and how far it is off."""
         named = view.record.describe(reading.where)
+        if epoch_validation_loss in view:
+            return (
+                f"The validation loss is {reading.value:.2g} times that of guessing, "
+                "while training learns: with its moving statistics batch norm makes "
+                f"another network.{_renewed(view, reading.where)}"
+            )
         if train_eval_gap in view:
             return (
                 f"With the moving statistics the loss is {reading.value:.0%} higher "

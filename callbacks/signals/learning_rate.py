@@ -48,8 +48,13 @@ class _OfRate(Rule):
     }
 
     def remedy(self, reading: Reading, view: View) -> Remedy:
-        """A rate whose first step would move the weights by 1e-2 of their size."""
-        to = fitting_rate(view, reading.where)
+        """A rate whose first step would move the weights by 1e-2 of their size.
+
+        A tenth or ten times the rate, where that is not known.
+        """
+        to, rate = fitting_rate(view, reading.where), rate_at(view, reading.where)
+        if to is None and rate is not None:
+            to = rate * (10 if reading.below else 0.1)
         more = "" if reading.below else ", and start anew"
         return set_rate(view, reading.where, to, reading.below, more)
 
