@@ -10,7 +10,7 @@ UNREACHABLE := kbn: installing failed (see above); if the package index cannot b
 PIP := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help demo test test-long lint docs bench zoo test-backends test-wheel test-oldest test-next dist clean
+.PHONY: help demo test test-long lint docs bench zoo cures test-backends test-wheel test-oldest test-next dist clean
 .DELETE_ON_ERROR:
 .PRECIOUS: %/bin/python
 .NOTPARALLEL: # two targets must not install into one environment at once
@@ -27,6 +27,7 @@ help:
 	@echo "make lint           ruff and mypy"
 	@echo "make docs           the site of the docs, into build/docs"
 	@echo "make zoo            alerts on networks that are healthy and on sick ones, in ten minutes"
+	@echo "make cures          each alert's remedy, tried on sick networks, in twenty minutes"
 	@echo "make bench          all benchmarks, each under two minutes, into benchmarks/RESULTS.md"
 
 demo: $(VENV)/.has-demo
@@ -53,6 +54,9 @@ bench: $(VENV)/.has-bench $(BACKENDS)/.has-test
 
 zoo: $(VENV)/.has-test
 	$(VENV)/bin/python benchmarks/zoo.py
+
+cures: $(VENV)/.has-test
+	$(VENV)/bin/python benchmarks/cures.py
 
 # -m '' takes what is marked `long` too; so does -m long, alone.
 test-long: $(VENV)/.has-dev $(BACKENDS)/.has-test

@@ -19,6 +19,7 @@ HERE = ROOT / "benchmarks"
 RUNS = [
     ("accelerator", ["--quick"], r"\| 6 x 5 x 4 x 3 \| XLA \| \d"),
     ("accuracy", ["--quick"], r"\| eager \| up to a million \| 1e\+06 \| \d"),
+    ("cures", ["--quick", "--processes", "1"], r"1 mistakes: 1 of 1 .* 0 are worse"),
     ("bn_statistics", ["--quick"], r"\| 24 \| \d+\.\d+ \| \d+\.\d+ \| [-+]"),
     ("layer_memory", ["--quick"], r"\| channels \| mixed_bfloat16 \| .*\*\*0\.[34]\d"),
     ("layer_speed", ["--quick"], r"\| 6 x 5 x 4 x 3 \| \d"),
@@ -159,6 +160,7 @@ def test_table_that_results_lacks_is_refused():
 # (benchmark, arguments, what it says): one of each kind; nothing is measured.
 NONSENSE = [
     ("accuracy", ["eagre"], "'eagre' is none of eager, "),
+    ("cures", ["--only", "no such"], "'no such' is in none of "),
     ("bn_statistics", ["--seeds", "1"], "'1' is not a whole number from 2"),
     ("learning_rates", ["--rates", "0"], "'0' is not a finite number above 0"),
     ("long_sums", ["--png", "nowhere/a.png"], "'nowhere/a.png' cannot be written"),
