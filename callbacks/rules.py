@@ -37,7 +37,6 @@ from .signals.movement import UpdateRatioHigh as UpdateRatioHigh
 from .signals.movement import WeightDrift as WeightDrift
 from .signals.movement import WeightExplosion as WeightExplosion
 from .signals.optimizers import LossScaleCollapse as LossScaleCollapse
-from .signals.remedy import Remedy as Remedy
 from .signals.rule import Reading as Reading
 from .signals.rule import Rule as Rule
 from .signals.targets import NotShuffled as NotShuffled

@@ -320,7 +320,7 @@ def test_dir_shows_what_is_public_and_nothing_else():
     assert set(dir(kbn.callbacks)) == callbacks | {"Remedy", "Report", "rules"}
     assert all(getattr(kbn.callbacks, name) for name in dir(kbn.callbacks))
     rules = [name for name in dir(kbn.callbacks.rules) if name[0] != "_"]
-    others = ["Reading", "Remedy", "Rule", "View", "default_rules"]
+    others = ["Reading", "Rule", "View", "default_rules"]
     assert len(rules) == len(kbn.callbacks.rules.default_rules()) + len(others)
     assert all(
         getattr(kbn.callbacks.rules, name).__module__.startswith(

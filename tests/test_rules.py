@@ -1328,7 +1328,6 @@ def test_rules_are_public_and_documented():
     assert public == {type(one).__name__ for one in DEFAULT} | {
         "Rule",
         "Reading",
-        "Remedy",
         "View",
     }
     for one in DEFAULT:

@@ -52,7 +52,7 @@ class Rule(abc.ABC):
     the illness in a few words, for the verdict of a report.
 
     Example:
-        >>> from kbn.callbacks import rules
+        >>> from kbn.callbacks import Remedy, rules
         >>> class HighLoss(rules.Rule):
         ...     '''The loss of a step is above 10.'''
         ...     reads = ("loss/train",)
@@ -65,7 +65,7 @@ class Rule(abc.ABC):
         ...         return "A step's loss is above 10."
         ...
         ...     def remedy(self, reading, view):
-        ...         return rules.Remedy("ask", words="Is the target scaled?")
+        ...         return Remedy("ask", words="Is the target scaled?")
         >>> HighLoss.name
         'high_loss'
     """
