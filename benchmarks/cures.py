@@ -204,7 +204,7 @@ class Cure:
     @property
     def is_worse(self):
         """Whether it is worse than untreated, by more than two trainings differ."""
-        return self.cured is not None and self.cured < max(self.sick, 0) - NOISE
+        return self.cured is not None and self.cured < self.sick - NOISE
 
 
 def cure(job):

@@ -67,6 +67,19 @@ def _little_garbage_to_look_at():
     gc.freeze()
 
 
+@pytest.fixture(autouse=True)
+def _signals_as_before():
+    """What a test adds of its own, a page's code too, is not known to the others."""
+    from kbn.callbacks.signals import registry
+
+    before = dict(registry.REGISTRY)
+    yield
+    if registry.REGISTRY != before:
+        registry.REGISTRY.clear()
+        registry.REGISTRY.update(before)
+        registry._by_subject.clear()
+
+
 KERNELS = {f"test_{backend}_kernel.py" for backend in ("tensorflow", "jax", "torch")}
 
 

@@ -34,12 +34,12 @@ def read_log(log_dir):
 
 
 def read_records(log_dir):
-    """The run records, in the order of writing."""
+    """The run records that describe a running training, in the order of writing."""
     found = []
     for path in sorted(Path(log_dir).glob("events.out.tfevents.*")):
         for event in event_file_loader.EventFileLoader(str(path)).Load():
             found += filter(None, map(run_in, event.summary.value))
-    return found
+    return [x for x in found if x.get("is_running")]
 
 
 def steps(log, tag):

@@ -179,12 +179,3 @@ def test_what_is_no_signal_is_refused(case):
     signals, message = REFUSED[case]
     with pytest.raises(ValueError, match=message):
         TrainingMonitor(signals=signals)
-
-
-@pytest.fixture(autouse=True)
-def _registry_as_before():
-    before = dict(registry.REGISTRY)
-    yield
-    registry.REGISTRY.clear()
-    registry.REGISTRY.update(before)
-    registry._by_subject.clear()

@@ -152,6 +152,17 @@ def test_verdict_says_what_is_wrong_and_since_when(tmp_path, case):
     assert str(report).startswith(f"# {tmp_path.name}\n")
 
 
+@pytest.mark.parametrize("ill", [[], [dead("second")]])
+def test_verdict_says_that_a_training_has_not_ended(tmp_path, ill):
+    write(tmp_path, ill=ill)
+    log = EventWriter(tmp_path)
+    log.open()
+    log.write_values(5, [run_value(record(["first"]) | {"is_running": True})])
+    log.write(5, {"epoch": 5.0}, {})
+    assert Report.read(tmp_path).verdict.endswith("The training has not ended.")
+    assert ill or "Healthy so far, after 5 steps" in Report.read(tmp_path).verdict
+
+
 def test_a_run_without_rules_is_not_called_healthy(tmp_path):
     log = EventWriter(tmp_path)
     log.open()

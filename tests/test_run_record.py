@@ -100,7 +100,7 @@ def test_record_of_a_network(tmp_path):
     assert record["versions"]["keras"] == keras.__version__
     assert record["versions"]["kbn"] == kbn.__version__
     assert record["versions"]["backend"] == keras.backend.backend()
-    assert record["options"].pop("rules")[0] == "non_finite"
+    assert record["options"].pop("rules")[0] == "non_finite_data"
     assert record["options"] == {
         "log_freq": "auto",
         "watch": ["weights", "gradients", "activations", "batch_norm"],

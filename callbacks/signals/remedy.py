@@ -175,5 +175,6 @@ def scale_targets(name: str, mean: float, scale: float, more: str = "") -> Remed
         "scale_targets",
         (name,),
         new=(float(f"{mean:.4g}"), float(f"{scale:.4g}")),
-        words=f"Train on (targets - {mean:.4g}) / {scale:.4g}{more}.",
+        words=f"Train on (targets {'-+'[mean < 0]} {abs(mean):.4g}) / {scale:.4g}"
+        f"{more}.",
     )
