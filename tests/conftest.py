@@ -74,7 +74,7 @@ def _signals_as_before():
 
     before = dict(registry.REGISTRY)
     yield
-    if registry.REGISTRY != before:
+    if before != registry.REGISTRY:
         registry.REGISTRY.clear()
         registry.REGISTRY.update(before)
         registry._by_subject.clear()

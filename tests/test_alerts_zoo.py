@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import re
 import sys
 from pathlib import Path
 
@@ -17,9 +18,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import cures
 import zoo
+from zoo_mistakes import MISTAKES
 from zoo_rows import HEALTHY, NETWORKS, SICK
 
 from kbn.callbacks.alerts.follow import alerts_of
+from tests.pages import PAGES
 
 NAMES = [
     "dense relu, Adam",
@@ -92,6 +95,14 @@ def test_training_is_judged_alike_at_every_frequency(name, tmp_path):
 def test_rules_name_the_illness_and_nothing_else(name, tmp_path):
     found = zoo.judge((name, 1, tmp_path))
     assert zoo.is_right(found), found
+
+
+def test_page_on_cures_has_every_mistake():
+    rows = re.findall(
+        r"^\| ([^|]+) \| `(\w+)` \|", PAGES["docs/cures.md"], re.MULTILINE
+    )
+    assert [name for name, _ in rows] == [*MISTAKES]
+    assert {rule for _, rule in rows} <= {rule.name for rule in zoo.DEFAULT}
 
 
 def test_zoo_is_large_and_has_every_rule():
