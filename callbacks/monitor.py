@@ -205,8 +205,8 @@ class TrainingMonitor(keras.callbacks.Callback):
             >>> monitor = kbn.callbacks.TrainingMonitor("logs", on_alert=lambda x: None)
             >>> x, y = np.full((32, 4), np.nan), np.zeros((32, 1))
             >>> _ = model.fit(x, y, callbacks=[monitor], verbose=0)
-            >>> [alert.rule for alert in monitor.alerts]
-            ['non_finite_data']
+            >>> monitor.alerts[-1].rule
+            'non_finite_data'
         """
         return self._runs.alerts
 
