@@ -477,9 +477,10 @@ class BnStatsCold(Rule):
 
     The start alone makes a gap above 0.3 (`batch_norm_start/<layer>/gap`), and
     evaluation is worse than training by more than `gap` of its loss, and by more than
-    `share` of the first loss: at a validation L_val beside the epoch's L_train, and
-    at the last look L_eval beside L_train of the same batch, where such are logged. Not
-    before the first epoch is over: nobody has asked for evaluation.
+    `share` of the first loss: at a validation L_val, if it is above the epoch's L_train,
+    beside that or what was seen of the epoch's end; and at the last look L_eval beside
+    L_train of the same batch, where such are logged. Not before the first epoch is over:
+    nobody has asked for evaluation.
 
     No unit. The limits are kbn's own. It is over when evaluation is as good as training
     or the statistics are renewed: at momentum 0.99 that takes 259 steps of training
@@ -524,8 +525,9 @@ class BnStatsCold(Rule):
         since = before[0].step if before else 1  # at 1 the network is untrained
         # The epoch's is a mean over all of it: what was seen of its end is nearer.
         seen = [x for step, x in view.points(train_loss)[-1:] if step > since and x]
-        train = min([train, *seen], key=abs)
-        worse = (validation - train) / abs(train)
+        mean, train = train, min([train, *seen], key=abs)
+        # Below the epoch's mean, nobody would call it spoiled.
+        worse = (validation - train) / abs(train) if validation > mean else 0.0
         known = view.points(train_eval_gap)[-1:]
         if not known:  # such losses are not seen here
             return train, worse
