@@ -613,7 +613,7 @@ sick(
 )
 sick(
     "diverging SGD",
-    "update_ratio_high loss_spike exploding_gradient weight_drift",
+    "loss_spike exploding_gradient weight_drift learning_rate_too_high",
     lambda: regressor(*dense(2, 64), optimizer=sgd(0.7, 0.0)),
     bar=0.5,
     of=curve,

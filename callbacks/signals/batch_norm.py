@@ -477,10 +477,10 @@ class BnStatsCold(Rule):
 
     The start alone makes a gap above 0.3 (`batch_norm_start/<layer>/gap`), and
     evaluation is worse than training by more than `gap` of its loss, and by more than
-    `share` of the first loss: at a validation L_val, if it is above the epoch's L_train,
-    beside that or what was seen of the epoch's end; and at the last look L_eval beside
-    L_train of the same batch, where such are logged. Not before the first epoch is over:
-    nobody has asked for evaluation.
+    `share` of the first loss. At a validation that is L_val, if above the epoch's
+    L_train, beside that or what was seen of the epoch's end; and at the last look
+    L_eval beside L_train of the same batch, where such are logged. Not before the first
+    epoch is over: nobody has asked for evaluation.
 
     No unit. The limits are kbn's own. It is over when evaluation is as good as training
     or the statistics are renewed: at momentum 0.99 that takes 259 steps of training
