@@ -477,10 +477,11 @@ class BnStatsCold(Rule):
 
     The start alone makes a gap above 0.3 (`batch_norm_start/<layer>/gap`), and
     evaluation is worse than training by more than `gap` of its loss, and by more than
-    `share` of the first loss. At a validation that is L_val, if above the epoch's
-    L_train, beside that or what was seen of the epoch's end; and at the last look
-    L_eval beside L_train of the same batch, where such are logged. Not before the first
-    epoch is over: nobody has asked for evaluation.
+    `share` of the first loss. At a validation that is L_val beside the
+    epoch's L_train, and at the last look L_eval beside L_train of the same batch, where
+    such are logged. Not before the first
+    epoch is over: nobody has asked for evaluation. Nor where the last validation was
+    below the epoch's loss.
 
     No unit. The limits are kbn's own. It is over when evaluation is as good as training
     or the statistics are renewed: at momentum 0.99 that takes 259 steps of training
@@ -516,18 +517,20 @@ class BnStatsCold(Rule):
     def _losses(self, view: View) -> tuple[float | None, float | None]:
         """Of training, and by what share of it evaluation is worse."""
         if train_eval_gap in view:
-            is_epoch_over = bool(view.points(epoch_loss))
-            return view.get(train_loss), view[train_eval_gap] if is_epoch_over else None
+            epochs, validations = (
+                view.past(epoch_loss),
+                view.past(epoch_validation_loss),
+            )
+            if not epochs:
+                return view.get(train_loss), None
+            is_fine = bool(validations) and validations[-1] <= epochs[-1]
+            return view.get(train_loss), 0.0 if is_fine else view[train_eval_gap]
         validation, train = view.get(epoch_validation_loss), view.get(epoch_loss)
         if validation is None or not train:
             return None, None
         before = view.points(epoch_validation_loss)[-1:]
         since = before[0].step if before else 1  # at 1 the network is untrained
-        # The epoch's is a mean over all of it: what was seen of its end is nearer.
-        seen = [x for step, x in view.points(train_loss)[-1:] if step > since and x]
-        mean, train = train, min([train, *seen], key=abs)
-        # Below the epoch's mean, nobody would call it spoiled.
-        worse = (validation - train) / abs(train) if validation > mean else 0.0
+        worse = (validation - train) / abs(train)
         known = view.points(train_eval_gap)[-1:]
         if not known:  # such losses are not seen here
             return train, worse
