@@ -477,11 +477,10 @@ class BnStatsCold(Rule):
 
     The start alone makes a gap above 0.3 (`batch_norm_start/<layer>/gap`), and
     evaluation is worse than training by more than `gap` of its loss, and by more than
-    `share` of the first loss. At a validation that is L_val beside the
-    epoch's L_train, and at the last look L_eval beside L_train of the same batch, where
-    such are logged. Not before the first
-    epoch is over: nobody has asked for evaluation. Nor where the last validation was
-    below the epoch's loss.
+    `share` of the first loss. At a validation that is L_val beside the epoch's L_train,
+    and at the last look L_eval beside L_train of the same batch, where such are logged.
+    Not before the first epoch is over: nobody has asked for evaluation. Nor where the
+    last validation was below the epoch's loss.
 
     No unit. The limits are kbn's own. It is over when evaluation is as good as training
     or the statistics are renewed: at momentum 0.99 that takes 259 steps of training
@@ -517,13 +516,12 @@ class BnStatsCold(Rule):
     def _losses(self, view: View) -> tuple[float | None, float | None]:
         """Of training, and by what share of it evaluation is worse."""
         if train_eval_gap in view:
-            epochs, validations = (
-                view.past(epoch_loss),
-                view.past(epoch_validation_loss),
+            before, validated = (
+                view.past(one) for one in (epoch_loss, epoch_validation_loss)
             )
-            if not epochs:
+            if not before:
                 return view.get(train_loss), None
-            is_fine = bool(validations) and validations[-1] <= epochs[-1]
+            is_fine = bool(validated) and validated[-1] <= before[-1]
             return view.get(train_loss), 0.0 if is_fine else view[train_eval_gap]
         validation, train = view.get(epoch_validation_loss), view.get(epoch_loss)
         if validation is None or not train:
