@@ -516,12 +516,12 @@ class BnStatsCold(Rule):
     def _losses(self, view: View) -> tuple[float | None, float | None]:
         """Of training, and by what share of it evaluation is worse."""
         if train_eval_gap in view:
-            before, validated = (
+            trained, validated = (
                 view.past(one) for one in (epoch_loss, epoch_validation_loss)
             )
-            if not before:
+            if not trained:
                 return view.get(train_loss), None
-            is_fine = bool(validated) and validated[-1] <= before[-1]
+            is_fine = bool(validated) and validated[-1] <= trained[-1]
             return view.get(train_loss), 0.0 if is_fine else view[train_eval_gap]
         validation, train = view.get(epoch_validation_loss), view.get(epoch_loss)
         if validation is None or not train:
