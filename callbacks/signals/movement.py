@@ -27,9 +27,10 @@ FIRST_STEPS = 10  # an optimizer's averages and weights of zeros settle in them
 class UpdateRatioHigh(Rule):
     """Steps throw a kernel about.
 
-    r, as for `UpdateRatioLow`, above `ratio`, after 10 steps; of a weight whose
-    deviation is still below 1 / sqrt(inputs of a unit), beside that: from a start of
-    0.02 or 0, every step is large.
+    r = ||w_after - w_before|| / ||w_before|| of a step above `ratio`, for trainable
+    weights of two and more dimensions, after 10 steps; of a weight whose deviation is
+    still below 1 / sqrt(inputs of a unit), beside that: from a start of 0.02 or 0,
+    every step is large.
 
     No unit. Sources: CS231n (about 1e-3), torchmortem (1e-1); measured on digits:
     healthy up to 1.2e-2, learning rate 10 0.42 to 0.89. Biases, gamma and beta go to
@@ -55,7 +56,7 @@ class UpdateRatioHigh(Rule):
                 yield Reading(path, ratio * share, self.ratio)
 
     def explain(self, reading: Reading, view: View) -> str:
-        """Name the learning rate."""
+        """Say by how much a step changes it."""
         return (
             f"A step changes {reading.where} by {reading.value:.1g} of its size, so it "
             "jumps about its minimum or away from it; 1e-3 is usual."
@@ -166,7 +167,7 @@ class WeightDrift(Rule):
             yield Reading(path, value, limit)
 
     def explain(self, reading: Reading, view: View) -> str:
-        """Name the condition and the learning rate."""
+        """Name the condition."""
         what = f"moved {reading.value:.2g} initial standard deviations"
         if reading.limit == self.shrunk:
             what = f"shrunk to a spread {reading.value:.2g} times below the initial one"
@@ -206,7 +207,7 @@ class WeightExplosion(Rule):
                 yield Reading(path, growth, self.growth)
 
     def explain(self, reading: Reading, view: View) -> str:
-        """Name the learning rate."""
+        """Say how much it has grown."""
         return (
             f"{reading.where} is {reading.value:.2g} times as large as it started, "
             "and its layer's outputs with it."
