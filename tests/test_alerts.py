@@ -14,7 +14,7 @@ from kbn.callbacks.alerts import action
 from kbn.callbacks.alerts.alert import LEVELS, Alert, rank
 from kbn.callbacks.alerts.follow import Follower, alerts_of
 from kbn.callbacks.signals.default import DEFAULT
-from kbn.callbacks.signals.view import THINNED, Memory, Series
+from kbn.callbacks.signals.view import Memory
 
 LAYERS = [
     {
@@ -300,19 +300,6 @@ def test_values_are_rounded_as_an_event_file_has_them():
         follower.look(step, {"x": x})
     assert seen[:2] == [0.10000000149011612, math.inf]
     assert math.isnan(seen[2])
-
-
-@given(st.integers(1, 3000))
-@settings(max_examples=20, deadline=None)
-def test_course_spans_the_whole_training(steps):
-    series = Series(2, has_course=True)
-    for step in range(steps):
-        series.add(step, 0.0)
-    met = [point.step for point in series.course]
-    assert met[0] == 0
-    assert len(met) <= THINNED
-    stride = met[1] - met[0] if len(met) > 1 else 1
-    assert met == [*range(0, steps, stride)]
 
 
 # --- properties of all rules together ---

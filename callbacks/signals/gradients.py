@@ -173,7 +173,7 @@ class ExplodingGradient(Rule):
         """Clip it."""
         past = view.past(global_norm)
         # Of a spike, the norm of the looks before it was healthy.
-        return clip(view, median(past) if reading.level == "warning" else 1.0)
+        return clip(median(past) if reading.level == "warning" else 1.0)
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,7 @@ class VanishingGradient(Rule):
         kind = f" behind {activation}s" if flat else ""
         still = ""
         update = view.get(update_ratio.tag_of(reading.where))
-        optimizer = next(map(kind_of, view.record.optimizers_of(reading.where)), "")
+        optimizer = kind_of(view.record.optimizer_of(reading.where))
         if update and update > 1e-4:
             still = (
                 f" (its updates are still {update:.1g} of the weight: "

@@ -152,13 +152,6 @@ class LearningRateTooLow(_OfRate):
         )
 
 
-def _name(path: str, view: View) -> str:
-    """Of the optimizer that trains a weight; empty where there is only one."""
-    several = view.record.optimizers
-    (one, *others) = view.record.optimizers_of(path) or [{}]
-    return str(one.get("name")) if len(several) > 1 and not others else ""
-
-
 def fitting_rate(view: View, where: str) -> float | None:
     """A rate whose first step would have moved the weights by 1e-2 of their size.
 
@@ -166,17 +159,14 @@ def fitting_rate(view: View, where: str) -> float | None:
     where that is not known: SGD at a start near 0 has next to no gradient at first,
     which says little.
     """
-    optimizers = view.record.optimizers_of(where)
-    (optimizer, *_) = optimizers or [{}]
-    is_one_of_several = len(view.record.optimizers) > 1 and len(optimizers) == 1
-    name = str(optimizer.get("name")) if is_one_of_several else ""
+    name = view.record.optimizer_name(where)
     first = _early(view).get(name, {})
     aims = [
         AIM * rate / first[step]
         for step, rate in _early_rates(name, view).items()
         if first.get(step)
     ]
-    is_plain = kind_of(optimizer) in PLAIN
+    is_plain = kind_of(view.record.optimizer_of(where)) in PLAIN
     aim = median(aims[:1] if is_plain else aims[:4]) if aims else math.inf
     return aim if aim <= LARGEST else None
 
@@ -199,7 +189,7 @@ def _early(view: View) -> Mapping[str, Mapping[int, float]]:
     """{optimizer: {step: u}} of the first looks; a step that moved nothing is none."""
     found: dict[str, dict[int, list[float]]] = {}
     for path in view.record.kernels:
-        of_optimizer = found.setdefault(_name(path, view), {})
+        of_optimizer = found.setdefault(view.record.optimizer_name(path), {})
         for step, value in view.early(update_from_init.tag_of(path)):
             if step <= STEPS and value > 0:
                 of_optimizer.setdefault(step, []).append(value)
@@ -215,7 +205,7 @@ def _last(view: View) -> Mapping[str, float]:
     found: dict[str, list[float]] = {}
     for path in view.record.kernels:
         last = view.past(update_from_init.tag_of(path), last=1)
-        found.setdefault(_name(path, view), []).extend(last)
+        found.setdefault(view.record.optimizer_name(path), []).extend(last)
     return {name: median(values) for name, values in found.items() if values}
 
 

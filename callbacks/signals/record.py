@@ -146,6 +146,16 @@ class Record:
         names = {where, *(weight.get("optimizer") for weight in weights)}
         return [x for x in self.optimizers if x.get("name") in names] or self.optimizers
 
+    def optimizer_of(self, where: str = "") -> ReadOnly:
+        """The first of those; empty where none is known."""
+        return (self.optimizers_of(where) or [{}])[0]
+
+    def optimizer_name(self, where: str) -> str:
+        """Of the one of several that trains it; empty of an only one, or of all."""
+        found = self.optimizers_of(where)
+        is_one = len(found) == 1 and len(self.optimizers) > 1
+        return str(found[0].get("name")) if is_one else ""
+
     def call(self, path: str) -> int:
         """Number of the call of an optimizer, in a step, in which a variable moves."""
         return int(self._weights.get(path, {}).get("call") or 0)
@@ -153,7 +163,7 @@ class Record:
     @property
     def optimizer(self) -> str:
         """Class of the first optimizer, "" if none is known."""
-        return kind_of((self.optimizers or [{}])[0])
+        return kind_of(self.optimizer_of())
 
     @property
     def is_loss_scaled(self) -> bool:

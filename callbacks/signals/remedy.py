@@ -94,12 +94,11 @@ def together(remedies: Sequence[Remedy]) -> Remedy | None:
     return replace(first, where=tuple(where))
 
 
-def clip(view: View, to: float = 1.0) -> Remedy:
+def clip(to: float) -> Remedy:
     """Clip the gradient's global norm."""
     return Remedy(
         "optimizer",
         "global_clipnorm",
-        _optimizers(view, ""),
         new=to,
         words=f"Set global_clipnorm={to:.2g} in the optimizer.",
     )
@@ -121,15 +120,15 @@ def set_rate(
     rate = rate_at(view, where)
     if rate is None or to is None or not 0 < to < math.inf:
         return ask(f"{'Raise' if is_raised else 'Lower'} {view.rate_of(where)}{more}.")
-    (optimizer, *_) = view.record.optimizers_of(where) or [{}]
-    kind = kind_of(optimizer)
+    kind = kind_of(view.record.optimizer_of(where))
+    name = view.record.optimizer_name(where)
     whose = f"{kind}'s" if kind else "the"
     verb = "Lower" if to < rate else "Raise"
     new = float(f"{to:.1g}")
     return Remedy(
         "learning_rate",
         kind,
-        _optimizers(view, where),
+        (name,) if name else (),
         old=float(f"{rate:.4g}"),
         new=new,
         words=f"{verb} {whose} learning rate from {rate:.3g} to about {new:.6g}{more}.",
@@ -141,17 +140,9 @@ def rate_at(view: View, where: str) -> float | None:
 
     None if it is not known, or no number above 0 that can be changed.
     """
-    (optimizer, *_) = view.record.optimizers_of(where) or [{}]
-    rates = view.learning_rates
-    rate = rates.get("", rates.get(str(optimizer.get("name"))))
+    name, rates = view.record.optimizer_of(where).get("name"), view.learning_rates
+    rate = rates.get("", rates.get(str(name)))
     return rate if rate is not None and 0 < rate < math.inf else None
-
-
-def _optimizers(view: View, where: str) -> tuple[str, ...]:
-    """The name of the one that is meant; empty where there is only one."""
-    found = view.record.optimizers_of(where)
-    is_one = len(found) == 1 and len(view.record.optimizers) > 1
-    return (str(found[0].get("name")),) if is_one else ()
 
 
 def insert_batch_norm(view: View) -> Remedy:

@@ -14,7 +14,6 @@ from .registry import Signal
 Tag: TypeAlias = str | Signal  # a tag, the beginning of tags, or a signal of its own
 
 EARLY = 8  # values that are kept of the beginning of a tag
-THINNED = 256  # points that are kept of the whole course of a tag
 
 
 def key(tag: Tag) -> str:
@@ -30,20 +29,13 @@ class Point(NamedTuple):
 
 
 class Series:
-    """What is kept of one tag: the first and last few values, the largest, the course.
+    """What is kept of one tag: the first and last few values, and the largest."""
 
-    `course` spans the whole training in at most 256 points: when it is full, every
-    other one goes. Only of tags that a rule names in full, of which there are few.
-    """
-
-    def __init__(self, keeps: int, has_course: bool = False) -> None:
-        self._has_course = has_course
+    def __init__(self, keeps: int) -> None:
         self.first: float | None = None
         self.largest = -np.inf
         self.early: list[Point] = []
         self.last: deque[Point] = deque(maxlen=keeps)
-        self.course: list[Point] = []
-        self._stride, self._met = 1, 0
 
     def add(self, step: int, value: float) -> None:
         """One value a step: the first that was logged."""
@@ -56,12 +48,6 @@ class Series:
         self.last.append(point)
         if len(self.early) < EARLY:
             self.early.append(point)
-        if self._has_course and self._met % self._stride == 0:
-            self.course.append(point)
-            if len(self.course) > THINNED:
-                del self.course[1::2]
-                self._stride *= 2
-        self._met += 1
 
 
 class View:
@@ -130,10 +116,6 @@ class View:
     def points(self, tag: Tag) -> list[Point]:
         """As `past`, with their steps."""
         return [*self._memory.series(key(tag)).last]
-
-    def course(self, tag: Tag) -> list[Point]:
-        """Earlier (step, value), from the beginning on, thinned to 256 points."""
-        return self._memory.series(key(tag)).course
 
     def early(self, tag: Tag) -> list[Point]:
         """The first few values with their steps, this entry's too if it is one."""
@@ -239,9 +221,7 @@ class Memory:
         for tag in self._kept.keys() & view.scalars.keys():
             series = self._series.get(tag)
             if series is None:
-                series = self._series[tag] = Series(
-                    self._kept[tag], has_course=tag in self._keeps
-                )
+                series = self._series[tag] = Series(self._kept[tag])
             series.add(view.step, view.scalars[tag])
 
     def series(self, tag: str) -> Series:
