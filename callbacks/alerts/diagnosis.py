@@ -29,7 +29,7 @@ START = (
 )
 RATE = ("learning_rate_too_high", "learning_rate_too_low")
 # What follows in training.
-COURSE = (
+EFFECTS = (
     "class_imbalance",
     "bn_stats_cold",
     "weight_explosion",
@@ -49,8 +49,8 @@ COURSE = (
     "bn_train_eval_gap",
     "overfit",
 )
-STAGES = (DATA, FACTS, START, RATE, COURSE)
-IN_ORDER = (START, COURSE)  # of these, the first that is there explains the others
+STAGES = (DATA, FACTS, START, RATE, EFFECTS)
+IN_ORDER = (START, EFFECTS)  # of these, the first that is there explains the others
 # Causes that explain no more than these.
 ONLY = {
     "bn_stats_cold": ("bn_train_eval_gap", "overfit", "class_imbalance"),
@@ -99,9 +99,9 @@ def _place(symptom: Symptom, is_from_start: bool) -> Placed:
 
 def _explains(cause: Placed, effect: Placed) -> bool:
     one, other = cause.symptom.alert, effect.symptom.alert
-    if effect.stage == len(STAGES) or other.rule not in ONLY.get(
-        one.rule, (other.rule,)
-    ):
+    if effect.stage == len(STAGES):
+        return False
+    if one.rule in ONLY and other.rule not in ONLY[one.rule]:
         return False
     # A note explains notes alone.
     if rank(one.level) < min(rank(other.level), rank("warning")):

@@ -97,20 +97,9 @@ class Follower:
 
     def _changes(self, view: View) -> list[Alert]:
         """Raise, supersede and end alerts, so that those open are the diagnoses."""
-        symptoms = {
-            course.rule.name: course.symptom
-            for course in self._courses
-            if course.symptom is not None
-        }
-        causes = explained([*symptoms.values()], self._is_from_start)
-        due: dict[str, Alert] = {}
-        for name, effects in causes.items():
-            alert = symptoms[name].alert
-            level = max([alert.level, *(x.alert.level for x in effects)], key=rank)
-            if level != alert.level:
-                alert = dataclasses.replace(_now(alert, view), level=level)
-            names = tuple(x.alert.rule for x in effects)
-            due[name] = dataclasses.replace(alert, symptoms=names)
+        symptoms = [x.symptom for x in self._courses if x.symptom is not None]
+        due = self._diagnoses(symptoms, view)
+        ill = {symptom.alert.rule for symptom in symptoms}
         found, self.grown = [], []
         for name, i in [*self._told.items()]:
             told, now = self.alerts[i], due.get(name)
@@ -121,7 +110,7 @@ class Follower:
                 continue
             del self._told[name]
             self.alerts[i] = dataclasses.replace(
-                told, resolved_step=view.step, is_superseded=name in symptoms
+                told, resolved_step=view.step, is_superseded=name in ill
             )
             found.append(self.alerts[i])
         for name, alert in due.items():
@@ -131,6 +120,19 @@ class Follower:
                 self._told[name] = len(self.alerts)
                 self.alerts.append(alert)
                 found.append(alert)
+        return found
+
+    def _diagnoses(self, symptoms: Sequence[Symptom], view: View) -> dict[str, Alert]:
+        """{rule: the alert that is to be open}, as grave as the gravest symptom."""
+        alerts = {symptom.alert.rule: symptom.alert for symptom in symptoms}
+        found = {}
+        for name, effects in explained(symptoms, self._is_from_start).items():
+            alert = alerts[name]
+            level = max([alert.level, *(x.alert.level for x in effects)], key=rank)
+            if level != alert.level:
+                alert = dataclasses.replace(_now(alert, view), level=level)
+            names = tuple(x.alert.rule for x in effects)
+            found[name] = dataclasses.replace(alert, symptoms=names)
         return found
 
     def _is_from_start(self, symptom: Symptom) -> bool:
