@@ -10,7 +10,6 @@ Example:
 """
 
 from .signals.activations import DeadRelu as DeadRelu
-from .signals.activations import PoorInit as PoorInit
 from .signals.activations import Saturated as Saturated
 from .signals.batch_norm import BnCollapsed as BnCollapsed
 from .signals.batch_norm import BnNotUpdated as BnNotUpdated
@@ -39,6 +38,7 @@ from .signals.movement import WeightExplosion as WeightExplosion
 from .signals.optimizers import LossScaleCollapse as LossScaleCollapse
 from .signals.rule import Reading as Reading
 from .signals.rule import Rule as Rule
+from .signals.start import PoorInit as PoorInit
 from .signals.targets import NotShuffled as NotShuffled
 from .signals.targets import OutputMismatch as OutputMismatch
 from .signals.view import View as View

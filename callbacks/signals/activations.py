@@ -1,23 +1,19 @@
 """Activations: what layers give, units that are dead or saturated, a poor start."""
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from . import rows
-from .gradients import global_norm
 from .learning_rate import is_high, lower
-from .loss import train_loss
 from .registry import Chart, Guide, signal
 from .remedy import Remedy, insert_batch_norm
 from .rule import LASTING, Reading, Rule
 from .statistics import Summary
 from .subjects import Array, Input, Output, Target
 from .view import View
-from .weights import distance_from_init, weight_spread, weight_std
 
 
 @signal(
@@ -275,170 +271,3 @@ class Saturated(Rule):
     def remedy(self, reading: Reading, view: View) -> Remedy:
         """Batch norm before the activations."""
         return insert_batch_norm(view)
-
-
-RELUS = {"relu", "relu6", "leaky_relu", "elu", "gelu", "silu"}
-NORMS = {"BatchNormalization", "LayerNormalization", "GroupNormalization"}
-NORMS |= {"RMSNormalization", "UnitNormalization"}
-
-
-def _rescales(layer: Mapping[str, Any]) -> bool:
-    """Whether it gives its outputs another scale: the weights before say no more."""
-    return bool(NORMS & {*layer.get("is", ())}) or (layer.get("dropout") or 0.0) > 0.5
-
-
-def _multiplies(layer: Mapping[str, Any]) -> bool:
-    weights = layer.get("weights") or ()
-    return any(len(weight.get("shape") or ()) > 1 for weight in weights)
-
-
-@dataclass(frozen=True)
-class PoorInit(Rule):
-    """The initial weights let the signal grow or die from layer to layer, or are equal.
-
-    At the first look, if that is at the optimizer's first step: later, other weights
-    than the initial ones are seen. Either: over the outputs of the layers with kernels
-    that train, in forward order, without the model's outputs, the variance changes by a
-    factor above `growth` a layer: (var_n / var_1)^(1 / (n - 1)), or its inverse, of at
-    least 3 layers with no normalization and no dropout above a half between them. Or: a
-    square recurrent kernel multiplies by more than `gain` at each step of a sequence
-    (sigma_0 sqrt(units), which of an orthogonal one is its factor), and the first
-    gradient's norm is above `norm` * max(1, L), L the first loss. Or: a kernel of
-    several units has no spread, sigma below `spread`, and is not one of zeros
-    that has moved since; then all its units compute the same and learn the same.
-
-    No unit. Sources: SageMaker Debugger's PoorWeightInitialization (variance ratio 10),
-    DLCheck (sigma below 1e-6).
-    """
-
-    title: ClassVar = "the initial weights are poor"
-
-    growth: float = 10.0
-    spread: float = 1e-6
-    gain: float = 1.25
-    norm: float = 10.0
-
-    reads: ClassVar = (
-        activation_std,
-        weight_std,
-        weight_spread,
-        distance_from_init,
-        global_norm,
-        train_loss,
-    )
-
-    def readings(self, view: View) -> Iterable[Reading]:
-        """Of the kernels without spread, and of the last of the layers."""
-        is_untrained = view.record.begins_untrained
-        if is_untrained or (is_untrained is None and view.step == 1):
-            if view.is_first(activation_std):
-                yield from self._layers(view)
-            if view.is_first(weight_std):
-                yield from self._kernels(view)
-                yield from self._recurrent(view)
-
-    def _layers(self, view: View) -> Iterable[Reading]:
-        record, stds = view.record, view.under(activation_std)
-        calls = [x for x in stds if self._has_kernel(x, view) and stds[x] < math.inf]
-        calls.sort(key=lambda call: (record.position(call), call))
-        rescaling = [record.position(x["name"]) for x in record.layers if _rescales(x)]
-        parts: dict[int, list[str]] = {}  # by how many layers before them rescale
-        for call in calls:
-            before = sum(x < record.position(call) for x in rescaling)
-            parts.setdefault(before, []).append(call)
-        for part in parts.values():
-            first, last = stds[part[0]], stds[part[-1]]
-            if len(part) >= 3 and first > 0:
-                growth = (last / first) ** (2 / (len(part) - 1))
-                value = max(growth, 1 / growth if growth else math.inf)
-                yield Reading(part[-1], value, self.growth)
-
-    def _kernels(self, view: View) -> Iterable[Reading]:
-        for path, std in view.under(weight_std).items():
-            shape, layer = view.record.shape(path), view.record.layer(path)
-            if shape is None or shape[-1] < 2 or layer.get("is_output"):
-                continue
-            if not view.record.is_kernel(path):
-                continue
-            # Neither of them is logged of a kernel that began without spread, and the
-            # distance is not of one that began with zeros.
-            is_equal = (
-                weight_spread.tag_of(path) not in view
-                and distance_from_init.tag_of(path) in view
-            )
-            yield Reading(path, 0.0 if is_equal else std, self.spread, below=True)
-
-    def _recurrent(self, view: View) -> Iterable[Reading]:
-        stds, spreads = view.under(weight_std), view.under(weight_spread)
-        loss, norm = view.get(train_loss) or 0.0, view.get(global_norm) or 0.0
-        for path, std in stds.items():
-            shape, spread = view.record.shape(path) or (), spreads.get(path)
-            is_square = len(shape) == 2 and shape[0] == shape[1]
-            if path.endswith("recurrent_kernel") and is_square and spread:
-                gain = std / spread * math.sqrt(shape[0])  # before the step
-                explodes = not norm <= self.norm * max(1.0, abs(loss))
-                yield Reading(path, gain if explodes else 0.0, self.gain)
-
-    def _has_kernel(self, call: str, view: View) -> bool:
-        layer = view.record.layer(call)
-        return (
-            not layer.get("is_output")
-            and layer.get("trainable", True)
-            and "#" not in call
-            and not view.record.is_a("Embedding", call)
-            and _multiplies(layer)
-        )
-
-    def explain(self, reading: Reading, view: View) -> str:
-        """Name the layer or the kernel."""
-        if reading.below:
-            return (
-                f"All elements of {reading.where} are equal, so all units of its layer "
-                "compute the same and stay the same."
-            )
-        if reading.where.endswith("recurrent_kernel"):
-            return (
-                f"{reading.where} multiplies by about {reading.value:.2g} at each step "
-                "of a sequence, and its gradient by as much on the way back."
-            )
-        std = view.get(activation_std.tag_of(reading.where)) or 0.0
-        if reading.value == math.inf:
-            return (
-                f"{view.record.describe(reading.where)} gives one number for every "
-                "example: nothing of the inputs is left."
-            )
-        return (
-            f"From layer to layer the variance of the outputs changes "
-            f"{reading.value:.2g} times; that of {view.record.describe(reading.where)} "
-            f"has standard deviation {std:.1g}."
-        )
-
-    def remedy(self, reading: Reading, view: View) -> Remedy:
-        """A random initializer, by the activations that follow."""
-        if reading.where.endswith("recurrent_kernel"):
-            # A cell's argument is given to the layer around it.
-            known = {str(x["name"]) for x in view.record.layers}
-            layer = next((x for x in reading.where.split("/") if x in known), "")
-            return Remedy(
-                "layer",
-                "recurrent_initializer",
-                (layer,),
-                new="orthogonal",
-                words=f'Start {layer} with recurrent_initializer="orthogonal", whose '
-                "gain is 1.",
-            )
-        layers = [x for x in view.record.layers if _multiplies(x)]
-        if reading.below:
-            equal = [x.where for x in self._kernels(view) if x.is_ill]
-            layers = [view.record.layer(path) for path in equal or [reading.where]]
-        kinds = {str(x.get("activation")) for x in view.record.layers}
-        new = "he_normal" if RELUS & kinds else "glorot_uniform"
-        names = tuple(str(x.get("name")) for x in layers)
-        named = ", ".join(names[:4]) + " and others" * (len(names) > 4)
-        return Remedy(
-            "layer",
-            "kernel_initializer",
-            names,
-            new=new,
-            words=f'Start {named} with random weights: kernel_initializer="{new}".',
-        )

@@ -16,6 +16,7 @@ from . import (
     loss,
     movement,
     optimizers,
+    start,
     targets,
 )
 from .rule import Rule
@@ -27,6 +28,7 @@ FAMILIES = (
     movement,
     learning_rate,
     activations,
+    start,
     targets,
     guessing,
     loss,
