@@ -9,10 +9,7 @@ apply.
 `make cures` runs it. `--only TEXT` takes the mistakes with TEXT in their name.
 """
 
-import contextlib
 import dataclasses
-import logging
-import multiprocessing
 import sys
 import tempfile
 import time
@@ -22,9 +19,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import numpy as np
 import reporting
-from zoo import AT_ONCE, PROCESSES, _one_thread
+import zoo
 
 QUICK = "diabetes, targets of 1e5"
+AT_ONCE = 8  # of three trainings each, in a process
 WAY, NOISE = 0.9, 0.03  # of the way to the bar; of it, what two trainings differ by
 
 
@@ -57,10 +55,7 @@ def _change_data(recipe, remedy, data):
     if remedy.what == "scale_targets":
         mean, scale = remedy.new
         y, y_val = ((y - mean) / scale for y in (data.y, data.y_val))
-        data = data._replace(y=y, y_val=y_val)
-        if recipe.options.get("last") == "tanh":  # "and give the output no activation"
-            recipe = recipe.but(options={"last": None})
-        return recipe, data
+        return recipe.but(options={"last": None}), data._replace(y=y, y_val=y_val)
     axes = tuple(range(1, data.x.ndim))
     kept = np.isfinite(data.x).all(axis=axes) & np.isfinite(data.y)
     return recipe, data._replace(x=data.x[kept], y=data.y[kept])
@@ -72,35 +67,37 @@ def _rebuilt(recipe, change):
     return recipe.but(build=lambda **options: change(build(**options)))
 
 
-def _set_in_layer(recipe, remedy, data):
+def _cloned(recipe, remake):
+    """The recipe with each layer made anew by `remake`, of a layer and its config."""
     import keras
 
     def clone(layer):
-        config = layer.get_config()
-        if layer.name in remedy.where or not remedy.where:
+        return remake(layer, layer.get_config())
+
+    def change(model):
+        return keras.models.clone_model(model, clone_function=clone)
+
+    return _rebuilt(recipe, change)
+
+
+def _set_in_layer(recipe, remedy, data):
+    def remake(layer, config):
+        if layer.name in remedy.where:
             config[remedy.what] = remedy.new
         return type(layer).from_config(config)
 
-    def change(model):
-        return keras.models.clone_model(model, clone_function=clone)
-
-    return _rebuilt(recipe, change), data
+    return _cloned(recipe, remake), data
 
 
 def _replace_layers(recipe, remedy, data):
-    import keras
-
     import kbn
 
-    def clone(layer):
+    def remake(layer, config):
         if layer.name not in remedy.where:
-            return type(layer).from_config(layer.get_config())
+            return type(layer).from_config(config)
         return kbn.BatchNorm(momentum=layer.momentum, warmup=True, name=layer.name)
 
-    def change(model):
-        return keras.models.clone_model(model, clone_function=clone)
-
-    return _rebuilt(recipe, change), data
+    return _cloned(recipe, remake), data
 
 
 def _insert(recipe, remedy, data):
@@ -136,23 +133,12 @@ CHANGES = {
 
 
 def trained(recipe, data, seed, log_dir):
-    """(score in validation, the monitor) of a training from new weights."""
-    import keras
+    """(score in validation, the report) of a training from new weights."""
+    from kbn.callbacks import Report
 
-    import kbn
-
-    keras.backend.clear_session()
-    keras.utils.set_random_seed(seed)
-    model = recipe.model()
-    monitor = kbn.callbacks.TrainingMonitor(log_dir)
-    validation = data.x_val, data.y_val
-    fit = {"epochs": 12, "batch_size": 32, "verbose": 0, **recipe.fit}
-    with quiet():
-        model.fit(
-            data.x, data.y, callbacks=[monitor], validation_data=validation, **fit
-        )
-    reached = model.evaluate(*validation, verbose=0, return_dict=True)
-    return score(reached[recipe.bar[0]], recipe, data), monitor
+    network = recipe.but(data=lambda seed: data).named("", "")
+    reached = zoo.train(network, seed, log_dir)
+    return score(reached[recipe.bar[0]], recipe, data), Report.read(log_dir)
 
 
 def score(reached, recipe, data):
@@ -163,18 +149,6 @@ def score(reached, recipe, data):
         return (reached - guess) / (1 - guess)
     guess = np.mean((data.y_val - data.y.mean()) ** 2)
     return 1 - reached / guess if np.isfinite(reached) else -np.inf
-
-
-@contextlib.contextmanager
-def quiet():
-    """Nothing of kbn's on the console: the table has it."""
-    log = logging.getLogger("kbn")
-    level = log.level
-    log.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,8 +190,8 @@ def cure(job):
     with tempfile.TemporaryDirectory() as place:
         healthy, _ = trained(sibling, sibling.data(seed), seed, f"{place}/healthy")
         data = recipe.data(seed)
-        sick, monitor = trained(recipe, data, seed, f"{place}/sick")
-        diagnoses = [x for x in monitor.report().open_alerts if x.level != "info"]
+        sick, report = trained(recipe, data, seed, f"{place}/sick")
+        diagnoses = [x for x in report.open_alerts if x.level != "info"]
         if not diagnoses:
             return Cure(name, healthy=healthy, sick=sick)
         first, *others = diagnoses
@@ -233,9 +207,8 @@ def cure(job):
         made = treated(recipe, first.remedy, data) if first.remedy else None
         if made is None:
             return found
-        cured, monitor = trained(*made, seed, f"{place}/cured")
-        verdict = monitor.report().verdict
-        return dataclasses.replace(found, cured=cured, verdict=verdict)
+        cured, report = trained(*made, seed, f"{place}/cured")
+        return dataclasses.replace(found, cured=cured, verdict=report.verdict)
 
 
 def main(arguments=None):
@@ -245,7 +218,7 @@ def main(arguments=None):
     parser.add_argument("--only", type=reporting.part_of(MISTAKES), metavar="TEXT")
     whole = reporting.whole(1)
     parser.add_argument("--seeds", type=whole, default=1, metavar="N")
-    parser.add_argument("--processes", type=whole, default=PROCESSES, metavar="N")
+    parser.add_argument("--processes", type=whole, default=zoo.PROCESSES, metavar="N")
     chosen = parser.parse_args(arguments)
     names = [name for name in MISTAKES if (chosen.only or "") in name]
     names = [QUICK] if chosen.quick else names
@@ -256,7 +229,7 @@ def main(arguments=None):
         "mistake", "diagnosis", "remedy", "healthy", "sick", "cured", "verdict after it"
     )
     found = []
-    for one in _cures(jobs, chosen.processes):
+    for one in zoo.done(cure, jobs, chosen.processes, AT_ONCE):
         found.append(one)
         table.row(
             one.name,
@@ -270,15 +243,6 @@ def main(arguments=None):
             one.verdict.partition(" ")[0],
         )
     return summary(found, time.perf_counter() - begun)
-
-
-def _cures(jobs, processes):
-    if processes == 1:
-        yield from map(cure, jobs)
-        return
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(processes, _one_thread, maxtasksperchild=AT_ONCE // 3) as pool:
-        yield from pool.imap(cure, jobs)
 
 
 def summary(found, seconds):

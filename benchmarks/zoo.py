@@ -155,14 +155,14 @@ def judge(job):
         }
 
 
-def judged(jobs, processes=PROCESSES):
-    """The jobs, done by processes of their own."""
+def done(work, jobs, processes=PROCESSES, at_once=AT_ONCE):
+    """What `work` gives of each job, done by processes of their own."""
     if processes == 1:
-        yield from map(judge, jobs)
+        yield from map(work, jobs)
         return
     context = multiprocessing.get_context("spawn")
-    with context.Pool(processes, _one_thread, maxtasksperchild=AT_ONCE) as pool:
-        yield from pool.imap(judge, jobs)
+    with context.Pool(processes, _one_thread, maxtasksperchild=at_once) as pool:
+        yield from pool.imap(work, jobs)
 
 
 def _one_thread():
@@ -221,7 +221,7 @@ def main(arguments=None):
     reporting.setting("tensorflow")
     table = reporting.Table("network", "seed", "result", "alerts", "named at step", "")
     all_found = []
-    for found in judged(jobs, chosen.processes):
+    for found in done(judge, jobs, chosen.processes):
         all_found.append(found)
         results = found["results"]
         metric = next(x for x in ("accuracy", "loss", *results) if x in results)
