@@ -337,9 +337,9 @@ for _name, _activation, _gain in [("relu", "relu", 1.6), ("tanh", "tanh", 4.0)]:
         data.long_sequences,
         rnn,
         CLASSES,
-        ("accuracy", 0.9),
+        ("accuracy", 0.8),
         options={"activation": _activation},
-        optimizer=sgd(0.1),
+        optimizer=adam(1e-3),
     )
     add(
         f"{_name} RNN, recurrent gain {_gain}",
