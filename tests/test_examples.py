@@ -177,7 +177,9 @@ def check_sick_networks(output, directory):
         targets = re.findall(r'(?:src|href)="([^"]+)"', text)
         assert len(targets) == count
         assert [x for x in targets if not (here / x).exists()] == []
-    verdict = "Not learning since epoch 2: the gradient vanishes in digits/dense_1/kernel"
+    verdict = (
+        "Not learning since epoch 2: the gradient vanishes in digits/dense_1/kernel"
+    )
     assert verdict in (place / "sick.html").read_text()
     assert "Healthy at the end of " in (place / "cured.html").read_text()
     shown = directory / "vanishing_gradient.png"

@@ -443,27 +443,28 @@ class BnTrainEvalGap(Rule):
         return Reading(call, *max(pairs, key=lambda pair: pair[0] / pair[1]))
 
     def explain(self, reading: Reading, view: View) -> str:
-        """Name the layer and how far it is off."""
+        """Name the layer, how far it is off, and what an epoch renews."""
+        return self._meaning(reading, view) + _renewed(view, reading.where)
+
+    def _meaning(self, reading: Reading, view: View) -> str:
         named = view.record.describe(reading.where)
         if epoch_validation_loss in view:
             return (
                 f"The validation loss is {reading.value:.2g} times that of guessing, "
                 "while training learns: with its moving statistics batch norm makes "
-                f"another network.{_renewed(view, reading.where)}"
+                "another network."
             )
         if train_eval_gap in view:
             return (
                 f"With the moving statistics the loss is {reading.value:.0%} higher "
                 "than with the batch's own, on the same batch, so validation and "
                 f"inference are worse than training; {named} is the farthest off."
-                f"{_renewed(view, reading.where)}"
             )
         mean, variance = _gaps(view).get(reading.where, (reading.value, reading.value))
         return (
             f"{named} normalizes in inference with a mean that lies {mean:.2g} "
             "standard deviations from the batch's, and a variance off by "
             f"{math.exp(min(variance, 99.0)):.2g} times."
-            f"{_renewed(view, reading.where)}"
         )
 
     def remedy(self, reading: Reading, view: View) -> Remedy:
