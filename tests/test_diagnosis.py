@@ -57,6 +57,11 @@ FAMILIES = {
         "",
         "learning_rate_too_high",
     ),
+    "units on their flat ends, at a first look that is late": (
+        "saturated vanishing_gradient not_learning unchanged_weight",
+        "",
+        "saturated",
+    ),
     "a start that explodes": (
         "exploding_gradient learning_rate_too_high non_finite",
         "exploding_gradient",

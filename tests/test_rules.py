@@ -1248,6 +1248,16 @@ def test_network_that_broke_is_one_alert_to_the_end():
     assert "the first variable to break is net/dense_0/kernel" in alert.message
 
 
+@pytest.mark.parametrize(
+    ("loss", "ending"), [(1.1, "resolved at step 29"), (1.2, ""), (NAN, "")]
+)
+@pytest.mark.parametrize("start", [stds(1, 8, 64, 512), OF_ZEROS, OF_ONES])
+def test_poor_start_is_over_once_the_network_has_learned(start, loss, ending):
+    entries = [(1, {**start, "loss/guess": 2.3}), (28, {"epoch/loss": loss})]
+    (alert,) = alerts_of([DENSE, *entries, (29, start)], [rules.PoorInit()])
+    assert alert.ending == ending
+
+
 # --- batch norm, young ---
 
 

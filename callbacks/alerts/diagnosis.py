@@ -38,12 +38,12 @@ EFFECTS = (
     "loss_scale_collapse",
     "bn_collapsed",
     "gradient_imbalance",
+    "saturated",  # no gradient passes it, and none makes it
     "vanishing_gradient",
     "not_learning",  # units that die of it are no cause
     "exploding_gradient",
     "loss_spike",
     "weight_drift",
-    "saturated",
     "dead_relu",
     "unchanged_weight",
     "bn_train_eval_gap",

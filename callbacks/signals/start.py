@@ -7,10 +7,11 @@ from typing import Any, ClassVar
 
 from .activations import activation_std
 from .gradients import global_norm
-from .loss import train_loss
+from .loss import epoch_loss, train_loss
 from .remedy import Remedy
 from .rule import Reading, Rule
-from .view import View
+from .targets import guess
+from .view import Tag, View
 from .weights import distance_from_init, weight_spread, weight_std
 
 RELUS = {"relu", "relu6", "leaky_relu", "elu", "gelu", "silu"}
@@ -43,6 +44,9 @@ class PoorInit(Rule):
     several units has no spread, sigma below `spread`, and is not one of zeros
     that has moved since; then all its units compute the same and learn the same.
 
+    Over once the loss of an epoch is below `learned` times that of guessing: the
+    network has learned in spite of it.
+
     No unit. Sources: SageMaker Debugger's PoorWeightInitialization (variance ratio 10),
     DLCheck (sigma below 1e-6).
     """
@@ -53,6 +57,7 @@ class PoorInit(Rule):
     spread: float = 1e-6
     gain: float = 1.25
     norm: float = 10.0
+    learned: float = 0.5
 
     reads: ClassVar = (
         activation_std,
@@ -62,9 +67,15 @@ class PoorInit(Rule):
         global_norm,
         train_loss,
     )
+    keeps: ClassVar[Mapping[Tag, int]] = {epoch_loss: 1, guess: 1}
 
     def readings(self, view: View) -> Iterable[Reading]:
         """Of the kernels without spread, and of the last of the layers."""
+        loss, guessed = view.newest(epoch_loss), view.newest(guess)
+        if loss is not None and guessed is not None and loss < self.learned * guessed:
+            for place in (*view.under(activation_std), *view.under(weight_std)):
+                yield Reading(place, 0.0, self.growth)
+            return
         is_untrained = view.record.begins_untrained
         if is_untrained or (is_untrained is None and view.step == 1):
             if view.is_first(activation_std):
