@@ -4,14 +4,15 @@ Trains the zoo, small networks on scikit-learn's digits and on made data, some h
 and some each with an illness that is built in, and reads the alerts from their logs. A
 healthy network reaches its bar in evaluation mode, or the training does not count; an
 alert of level warning or critical on one is a false alarm. A sick network is to be
-named by a rule that fits. Then the margin of each rule: how far the worst healthy
-network stays from the limit, and how far the mildest sick one is beyond it, both after
-the rule's patience; 1 is the limit.
+named by a rule that fits; second diagnoses and opposite advice are counted. Then the
+margin of each rule: how far the worst healthy network stays from the limit, and how far
+the mildest sick one is beyond it, both after the rule's patience; 1 is the limit.
 
 `make zoo` runs it. `--only TEXT` takes the networks with TEXT in their name, `--seeds
 N` so many seeds; `--logs DIR` keeps the logs, and does not train again what is there.
 """
 
+import itertools
 import json
 import logging
 import multiprocessing
@@ -28,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import reporting
 
-from kbn.callbacks.alerts.follow import alerts_of
+from kbn.callbacks.alerts.follow import Follower
 from kbn.callbacks.signals.default import DEFAULT
 from kbn.callbacks.signals.rule import Rule
 
@@ -139,7 +140,7 @@ def judge(job):
             results.write_text(json.dumps(train(network, seed, log_dir)))
         reached = network.reaches(json.loads(results.read_text()))
         rules = [Measured(rule) for rule in DEFAULT]
-        alerts = alerts_of([*entries_of(log_dir)], rules)
+        alerts, beside = followed(entries_of(log_dir), rules)
         return {
             "name": name,
             "seed": seed,
@@ -147,12 +148,43 @@ def judge(job):
             "results": json.loads(results.read_text()),
             "reached": reached,
             "alerts": [(a.rule, a.level, str(a)) for a in alerts],
+            "beside": [*beside],
+            "opposite": [pair for pair, both in beside.items() if oppose(*both)],
             "named": min(
                 (a.step for a in alerts if a.rule in network.rules), default=None
             ),
             "margins": {rule.name: rule.worst for rule in rules},
             "seconds": time.perf_counter() - begun,
         }
+
+
+def followed(entries, rules):
+    """All alerts; pairs of diagnoses, warnings or graver, open at the same time."""
+    follower, beside = Follower(rules), {}
+    for entry in entries:
+        if isinstance(entry, dict):
+            follower.record(entry)
+        else:
+            follower.look(*entry)
+        grave = [a for a in follower.open if a.level in FALSE]
+        for a, b in itertools.combinations(grave, 2):
+            beside[a.rule, b.rule] = a, b
+    follower.end()
+    for error in follower.failures.values():
+        raise error
+    return follower.alerts, beside
+
+
+def oppose(*alerts):
+    """Whether one remedy raises what the other lowers."""
+    changes = [
+        (a.remedy.kind, a.remedy.what, a.remedy.new > a.remedy.old)
+        for a in alerts
+        if a.remedy is not None
+        and isinstance(a.remedy.new, float)
+        and isinstance(a.remedy.old, float)
+    ]
+    return any(x[:2] == y[:2] and x != y for x, y in itertools.combinations(changes, 2))
 
 
 def done(work, jobs, processes=PROCESSES, at_once=AT_ONCE):
@@ -258,12 +290,17 @@ def summary(all_found, seconds):
     missed = [found for found in ill if not is_right(found)]
     named = [found["named"] for found in ill if found["named"] is not None]
     steps = statistics.median(named) if named else 0
+    beside = [found for found in all_found if found["beside"]]
+    opposite = [found for found in all_found if found["opposite"]]
     print(
         f"\n{len(well)} healthy trainings, {len(false)} with a false alarm or below "
         f"their bar. {len(ill)} sick trainings, {len(missed)} not named by a rule that "
-        f"fits, or at their bar; named after {steps:.0f} steps (median). "
-        f"{seconds:.0f} s."
+        f"fits, or at their bar; named after {steps:.0f} steps (median). In "
+        f"{len(beside)} a second diagnosis was open, in {len(opposite)} with opposite "
+        f"advice. {seconds:.0f} s."
     )
+    for found in beside:
+        print(f"  {found['name']}, seed {found['seed']}: {found['beside']}")
     for found in [*false, *missed]:
         print(f"\n{found['name']}, seed {found['seed']}, expected {found['rules']}:")
         for *_, text in found["alerts"]:
