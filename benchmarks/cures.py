@@ -37,7 +37,12 @@ def _set_in_optimizer(recipe, remedy, data):
 
     def make():
         made = recipe.optimizer()
-        return type(made).from_config({**made.get_config(), name: remedy.new})
+        config = made.get_config()
+        if name == "decay_steps":
+            config["learning_rate"]["config"][name] = remedy.new
+        else:
+            config[name] = remedy.new
+        return type(made).from_config(config)
 
     return recipe.but(optimizer=make), data
 

@@ -282,6 +282,12 @@ mistake(
     fit={"epochs": 20},
 )
 mistake(
+    CLASSIFIERS,
+    "a cosine that counts epochs",
+    "schedule_length",
+    optimizer=lambda: optimizers.Adam(optimizers.schedules.CosineDecay(3e-3, 12)),
+)
+mistake(
     CLASSIFIERS, "weights of 0", "poor_init", options={"kernel_initializer": "zeros"}
 )
 mistake(

@@ -574,6 +574,10 @@ def jumping_rate():
     return classifier(*dense(2), optimizer=optimizers.SGD(rates))
 
 
+def cosine(steps):
+    return lambda: classifier(*dense(2), optimizer=adam(warm_cosine(steps=steps)))
+
+
 def explosive(std):
     return lambda: regressor(*dense(6, 64, **normal(std)), optimizer=sgd(1e-9, 0.0))
 
@@ -883,3 +887,5 @@ sick(
     of=bytes_of,
 )
 sick("loss scale that collapses", "loss_scale_collapse", collapsing_scale, bar=0.6)
+sick("a schedule too short", "schedule_length", cosine(60), epochs=8)
+sick("a schedule too long", "schedule_length", cosine(4000), epochs=8)

@@ -143,10 +143,11 @@ class Run:
         `steps` of an epoch, None if unknown.
         """
         found = self._inventory.optimizers
-        starts_again = self.steps.begin_fit(self.optimizers.begin_fit(found, steps))
+        taken = self.optimizers.begin_fit(found, steps)
+        starts_again = self.steps.begin_fit(taken)
         self._weights.begin_fit(self.steps.count)
-        if self._began is None:
-            self._began = self.iterations()
+        if self._began is None and found:
+            self._began = taken
         return starts_again
 
     def iterations(self) -> int | None:

@@ -194,6 +194,29 @@ def with_epochs(entries, losses, steps=60):
 
 NAN = math.nan
 
+LOOK = [(1, {"learning_rate": 0.1})]
+
+
+def scheduled(kind, **config):
+    """A training of 280 steps, as it is recorded, with such a schedule."""
+    whole = {"decay_steps": 280, "warmup_steps": 0, "alpha": 0.0, "cycle": False}
+    whole |= {"initial_learning_rate": 0.1, "end_learning_rate": 0, "decay_rate": 0.1}
+    settings = {"learning_rate": {"class_name": kind, "config": {**whole, **config}}}
+    optimizer = {"name": "sgd", "type": "keras.SGD", "settings": settings}
+    return {**DENSE, "began": 0, "optimizers": [optimizer]}
+
+
+# (class of a schedule, how it differs, what is said of it)
+SCHEDULES = [
+    ("CosineDecay", {"decay_steps": 28}, "is next to 0 from step 28 on, of 280"),
+    ("CosineDecay", {"decay_steps": 28, "warmup_steps": 9}, "from step 37 on"),
+    ("CosineDecay", {"decay_steps": 9, "warmup_steps": 80}, "decay_steps=200."),
+    ("CosineDecay", {"decay_steps": 2800}, "ends at step 2800, the training at step"),
+    ("PolynomialDecay", {"decay_steps": 28}, "with the training: decay_steps=280."),
+    ("PolynomialDecay", {"decay_steps": 600}, "with a rate that is still high"),
+    ("ExponentialDecay", {"decay_steps": 28}, "from step 56 on"),
+]
+
 # (rule, record, entries, what is said: where, level, step, part of the message)
 ILL = [
     (
@@ -586,6 +609,16 @@ ILL = [
         SCALED,
         [(5, {"skipped_steps": 1}), (8, {"skipped_steps": 21})],
         ("net", "warning", 8, "20 steps in a row were skipped"),
+    ),
+    (
+        "schedule_length",
+        scheduled("CosineDecay", decay_steps=28),
+        [(28, {"epoch/loss": 2.0}), (29, {**LOOK[0][1], "loss/guess": 2.3})],
+        ("sgd", "warning", 29, "what comes after it changes nothing"),
+    ),
+    *(
+        ("schedule_length", scheduled(kind, **config), LOOK, ("sgd", "info", 1, said))
+        for kind, config, said in SCHEDULES
     ),
 ]
 
@@ -1060,6 +1093,21 @@ GOOD = {
         NORM,
         [(28 * i, {"batch_norm_elements/norm": 3}) for i in range(1, 5)],
     ),
+    **{
+        f"a schedule, {case}": ("schedule_length", known, LOOK)
+        for case, known in {
+            "of the training": scheduled("CosineDecay", decay_steps=280),
+            "cut short": scheduled("CosineDecay", decay_steps=500),
+            "with a high end": scheduled("CosineDecay", decay_steps=28, alpha=0.1),
+            "a circle": scheduled("PolynomialDecay", decay_steps=28, cycle=True),
+            "without an end": scheduled("ExponentialDecay", decay_steps=2800),
+            "of a user": scheduled("Own", decay_steps=2800),
+            "of one epoch": {**scheduled("CosineDecay"), "fit": {"epochs": 1}},
+            "gone on with": {**scheduled("CosineDecay", decay_steps=28), "began": 28},
+            "that lost a setting": scheduled("CosineDecay", decay_steps=None),
+            "a number": {**SCALED, "began": 0},
+        }.items()
+    },
     "the scale's search": (
         "loss_scale_collapse",
         SCALED,
@@ -1368,7 +1416,7 @@ non_finite_data non_finite loss_scale_collapse
 exploding_gradient vanishing_gradient gradient_imbalance update_ratio_high
 unchanged_weight dead_relu saturated poor_init
 weight_drift weight_explosion learning_rate_too_high learning_rate_too_low
-loss_spike overfit bn_train_eval_gap
+schedule_length loss_spike overfit bn_train_eval_gap
 bn_stats_cold bn_not_updated bn_collapsed
 bn_small_batch input_scale output_mismatch
 not_shuffled not_learning target_scale class_imbalance

@@ -17,6 +17,7 @@ FACTS = (
     "input_scale",
     "target_scale",
     "not_shuffled",
+    "schedule_length",
 )
 # What the initial weights do: only if it is there at the first look, before any step.
 START = (
@@ -57,6 +58,7 @@ ONLY = {
     "class_imbalance": ("not_learning", "overfit", "bn_train_eval_gap"),
     "bn_train_eval_gap": ("overfit",),
     "overfit": (),
+    "schedule_length": (),
 }
 
 

@@ -16,6 +16,7 @@ from . import (
     loss,
     movement,
     optimizers,
+    schedule,
     start,
     targets,
 )
@@ -27,6 +28,7 @@ FAMILIES = (
     gradients,
     movement,
     learning_rate,
+    schedule,
     activations,
     start,
     targets,

@@ -24,7 +24,8 @@ class Remedy:
     By its `kind`:
 
     - "learning_rate": the rate of the optimizer `where`, of class `what`;
-    - "optimizer": its argument `what`, which is global_clipnorm;
+    - "optimizer": its argument `what`, which is global_clipnorm, or decay_steps of its
+      schedule;
     - "layer": the argument `what` of the layers `where`: momentum, rate, activation,
       kernel_initializer or recurrent_initializer;
     - "fit": its argument `what`: batch_size, shuffle, or class_weight, where "balanced"

@@ -1,0 +1,142 @@
+"""The rule on the length of a schedule of the learning rate."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from .loss import epoch_loss
+from .optimizers import learning_rate, learning_rates
+from .remedy import Remedy
+from .rule import Reading, Rule
+from .targets import guess
+from .view import Tag, View
+
+OVER = 0.01  # of the rate at the start, below which a schedule is over
+Config = Mapping[str, Any]
+
+
+def _end_of_cosine(config: Config) -> float:
+    is_low = config["alpha"] <= OVER
+    return config["decay_steps"] + config["warmup_steps"] if is_low else math.inf
+
+
+def _end_of_polynomial(config: Config) -> float:
+    is_low = config["end_learning_rate"] <= OVER * config["initial_learning_rate"]
+    return config["decay_steps"] if is_low and not config["cycle"] else math.inf
+
+
+def _end_of_exponential(config: Config) -> float:
+    if not 0 < config["decay_rate"] < 1:
+        return math.inf
+    return config["decay_steps"] * math.log(OVER) / math.log(config["decay_rate"])
+
+
+# By the class of the schedule: the step from which on its rate is next to nothing.
+ENDS: Mapping[str, Callable[[Config], float]] = {
+    "CosineDecay": _end_of_cosine,
+    "PolynomialDecay": _end_of_polynomial,
+    "ExponentialDecay": _end_of_exponential,
+}
+# These are meant to come to their end.
+ARRIVING = ("CosineDecay", "PolynomialDecay")
+
+
+@dataclass(frozen=True)
+class ScheduleLength(Rule):
+    """A schedule of the learning rate does not fit the length of the training.
+
+    Steps until its rate is below 1 % of the first, over those that `fit` plans: a note
+    below `short`, as the steps after it change next to nothing; and above `long`, as
+    the training ends while the rate is still high. A warning once it is over and the
+    loss of an epoch is above `learned` times that of guessing. Of Keras' CosineDecay,
+    PolynomialDecay and ExponentialDecay, which has no end to come to and is only too
+    short. Only of an optimizer that had taken no step, in a fit of several epochs.
+
+    No unit. Source: kbn's own: between them a schedule covers most of the training.
+    """
+
+    title: ClassVar = "the schedule does not fit the training"
+
+    short: float = 0.6
+    long: float = 2.0
+    learned: float = 0.5
+
+    reads: ClassVar = (learning_rate, learning_rates)
+    keeps: ClassVar[Mapping[Tag, int]] = {epoch_loss: 1, guess: 1}
+
+    def readings(self, view: View) -> Iterable[Reading]:
+        """Of each optimizer that has such a schedule."""
+        planned = _planned(view)
+        if not planned or not view.record.is_from_scratch:
+            return
+        for optimizer in view.record.optimizers:
+            kind, end = _schedule(optimizer)
+            share = end / planned
+            if not math.isfinite(share):
+                continue
+            is_short = share < 1 or kind not in ARRIVING
+            limit = self.short if is_short else self.long
+            is_lost = view.step > end and not self._has_learned(view)
+            level = "warning" if is_short and is_lost else "info"
+            yield Reading(str(optimizer["name"]), share, limit, level, is_short)
+
+    def _has_learned(self, view: View) -> bool:
+        loss, guessed = view.newest(epoch_loss), view.newest(guess)
+        if loss is None or guessed is None:  # not known
+            return True
+        return loss < self.learned * guessed
+
+    def explain(self, reading: Reading, view: View) -> str:
+        """Give both lengths."""
+        planned = _planned(view) or 0
+        end = f"{reading.value * planned:.0f}"
+        if reading.below:
+            return (
+                f"The learning rate is next to 0 from step {end} on, of {planned} that "
+                "are planned: what comes after it changes nothing."
+            )
+        return (
+            f"The schedule of the learning rate ends at step {end}, the training at "
+            f"step {planned}, with a rate that is still high."
+        )
+
+    def remedy(self, reading: Reading, view: View) -> Remedy:
+        """The length to go to; `old` and `new` count no warm-up."""
+        name, planned = reading.where, _planned(view) or 0
+        (optimizer,) = [x for x in view.record.optimizers if x["name"] == name]
+        config = optimizer["settings"]["learning_rate"]["config"]
+        old, warm_up = config["decay_steps"], config.get("warmup_steps", 0)
+        # That of an exponential decay is one of several steps down.
+        new = max(1, planned - warm_up if warm_up else round(old / reading.value))
+        return Remedy(
+            "optimizer",
+            "decay_steps",
+            (name,) if len(view.record.optimizers) > 1 else (),
+            old=old,
+            new=new,
+            words=f"Let the schedule end with the training: decay_steps={new}.",
+        )
+
+
+def _planned(view: View) -> int | None:
+    """Steps of a fit of several epochs; None if they are not known."""
+    epochs = (view.record.known.get("fit") or {}).get("epochs")
+    steps = view.record.steps_per_epoch
+    if not steps or not isinstance(epochs, int) or epochs < 2:
+        return None
+    return steps * epochs
+
+
+def _schedule(optimizer: Mapping[str, Any]) -> tuple[str, float]:
+    """Its class, and its end: infinite where that is not known."""
+    settings = optimizer.get("settings") or {}
+    known = settings.get("learning_rate")
+    is_counted = not settings.get("gradient_accumulation_steps")
+    if not isinstance(known, Mapping) or not is_counted:
+        return "", math.inf
+    kind, config = str(known.get("class_name")), known.get("config") or {}
+    try:
+        return kind, float(ENDS[kind](config)) if kind in ENDS else math.inf
+    except (KeyError, TypeError):  # a log of another version of Keras
+        return kind, math.inf
