@@ -1,16 +1,15 @@
 """What a look reads of a traced step: the part that gives it, and what it returns."""
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from ..signals.own import Function, Named, Tensors, evaluate
-from ..signals.subjects import Gradient, Output, Subject
+from ..signals.own import Function, evaluate
+from ..signals.subjects import Gradient, Subject
 from .inventory import Inventory
-from .notes import Notes
+from .offered import offered, whole_of
 from .optimizers import loss_scaling, unscaled
 from .pruned import PrunedStep
 from .reduction import Reduced, Reduction, is_safe
@@ -116,32 +115,6 @@ class Pruned:
                 if by_optimizer[id(optimizer)] is not None:
                     found[key] = tf.cast(by_optimizer[id(optimizer)], tf.float32)
         return found
-
-
-def offered(
-    notes: Notes, whole: Callable[[str], Any], weights: Mapping[str, Any]
-) -> Tensors:
-    """What a signal of the user's own may ask for; `whole`: a tensor by its key."""
-
-    def named(kind: type[Subject]) -> Named:
-        return Named(
-            {
-                one.name: functools.partial(whole, key)
-                for key, one in notes.subjects.items()
-                if isinstance(one, kind)
-            }
-        )
-
-    makers = {k: functools.partial(tf.convert_to_tensor, x) for k, x in weights.items()}
-    return Tensors(named(Output), named(Gradient), Named(makers))
-
-
-def whole_of(subject: Subject, replicas: Sequence[Any]) -> Any:
-    """One tensor of those of replicas: all examples, or the gradient by all."""
-    if len(replicas) == 1:
-        return replicas[0]
-    is_sum = isinstance(subject, Gradient)
-    return tf.add_n(replicas) if is_sum else tf.concat(replicas, axis=0)
 
 
 def _arrays(given: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:

@@ -15,15 +15,14 @@ from . import host
 from .batches import (
     DATA_ENDS,
     HandBack,
-    batch_size,
     flat,
     is_of_fit,
     spec_of,
     take_batch,
-    without_optionals,
 )
 from .evaluation import LossEvaluation
 from .granted import Pruned
+from .host import without_optionals
 from .inventory import Contents
 from .layers import weights_of
 from .notes import Noter, Notes
@@ -31,6 +30,7 @@ from .optimizers import loss_scaling
 from .probe import Asked, Recorded, Seen
 from .python_state import python_state_kept
 from .step_reader import StepReader
+from .traced_evaluation import TracedLosses
 from .traced_step import Trace, TrainStep, graph_here
 from .wishes import Wishes
 
@@ -72,7 +72,7 @@ class Probe:
         self._wishes = Wishes(asked)
         self._contents = contents
         self._reader = StepReader(model, asked, self._wishes, contents)
-        self._evaluation = LossEvaluation(model)
+        self._evaluation = LossEvaluation(model, TracedLosses(model))
         self._hand_back = HandBack(model.distribute_strategy)
         self._pruned: dict[int, Pruned] = {}
         self._step: TrainStep | None = None
@@ -169,7 +169,7 @@ class Probe:
             # It has to see the end itself: tried on an exhausted iterator, it still
             # advances the seeds of dropout.
             return self.function(iterator), Seen()
-        seen = Seen(batch_size=batch_size(batches[0]))
+        seen = Seen(batch_size=self._reader.batch_size(batches[0]))
         evaluated = None
         if evaluates and self._wishes.wants_evaluation:
             evaluated = self._evaluation(without_optionals(batches[0]))
