@@ -1,4 +1,4 @@
-"""What a model's Python may change, kept as it is while that runs once more."""
+"""The state of Python kept as it is, while a model's Python runs once more."""
 
 import contextlib
 import random
@@ -36,7 +36,7 @@ def python_state_kept(model: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def random_state_kept() -> Iterator[None]:
-    """Python functions, in a graph or traced, may draw from these."""
+    """Python functions may draw from these generators."""
     numpy_state, python_state = np.random.get_state(), random.getstate()
     try:
         yield
