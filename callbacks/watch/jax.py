@@ -12,17 +12,16 @@ import numpy as np
 from kbn.private import keras as private
 
 from ..signals.reading import EVALUATED
-from ..signals.subjects import Input, Loss, Subject, Target
+from ..signals.subjects import Loss, Subject
 from . import plain
 from .evaluation import LossEvaluation
 from .inventory import Contents, Inventory
 from .jitted import Jitted, StepNoter, values_of
+from .looker import Looker
 from .notes import Notes
 from .probe import Asked, Recorded, Seen
 from .python_state import python_state_kept
 from .reduction import to_arrays
-from .step_reader import StepReader
-from .wishes import Wishes
 
 host = plain
 # Kept on the training function, and gone with it: compiling is expensive.
@@ -51,7 +50,7 @@ def make(
     return made
 
 
-class Probe:
+class Probe(Looker):
     """Looks at training steps of one model: see `probe.Probe`.
 
     Within an epoch, a model's weights are what a call returns. On a step that is due, a
@@ -60,26 +59,30 @@ class Probe:
     """
 
     data_ends = (StopIteration,)
+    within = (
+        "a function of its own, such as a jax.jit or a grad that was imported by name. "
+        "It logs metrics, weights and batch norm; with jax.grad or jax.value_and_grad "
+        "it logs all."
+    )
+    places = "loops, conditions, jax.checkpoint, jax.vmap and an inner jax.jit"
 
     def __init__(
         self, model: Any, asked: Asked, contents: Contents, say: Callable[..., None]
     ) -> None:
+        super().__init__(model, asked, contents, say)
         self.function = model.train_function
-        self._model = model
-        self._asked = asked
-        self._contents = contents
-        self._say = say
-        self._wishes = Wishes(asked)
-        self._reader = StepReader(model, asked, self._wishes, contents)
         self._evaluation = LossEvaluation(model, self._losses_of)
         self._evaluated: Callable[[Any, Any], Any] | None = None
         self._noter = StepNoter(model)
         self._jitted: dict[str, tuple[Inventory, Jitted]] = {}
         self._step = private.jax_train_step(self.function)
         self._is_eager = not isinstance(self._step, jax.stages.Wrapped)
-        self._is_blind = not (self._wishes.wants_tensors or asked.signals)
         if not self._is_blind and (self._step is None or keras.config.is_nnx_enabled()):
-            self._see_no_tensors("its training function is not Keras' own")
+            self._is_blind = True
+            say(
+                f"sees no gradients and activations of {model.name!r}: its training "
+                "function is not Keras' own. It logs metrics, weights and batch norm."
+            )
 
     def is_for(self, asked: Asked, contents: Contents) -> bool:
         """Whether it looks at what is asked."""
@@ -212,34 +215,6 @@ class Probe:
         if self._evaluated is None:
             self._evaluated = given if self._is_eager else jax.jit(given)
         return keras.ops.reshape(self._evaluated(self._state, batch), (1, 1))
-
-    def _try_to(self, act: Callable[[], None]) -> None:
-        try:
-            act()
-        except Exception as error:  # the training goes on
-            self._see_no_tensors(repr(error))
-
-    def _see_no_tensors(self, why: str) -> None:
-        self._is_blind = True
-        self._say(
-            f"cannot see gradients and activations of {self._model.name!r}: {why}. "
-            "It logs metrics, weights and batch norm."
-        )
-
-    def _tell_what_is_hidden(self, seen: Seen) -> None:
-        saw = any(not isinstance(x, Input | Target) for x in seen.subjects)
-        if self._is_blind:
-            return
-        if not saw and not seen.applied:
-            self._see_no_tensors(
-                "its train_step keeps them in a function of its own, such as a jax.jit"
-            )
-        elif self._wishes.hidden:
-            self._say(
-                f"cannot see all of {self._model.name!r}: tensors inside loops, "
-                "conditions and nested functions cannot leave them. It leaves out "
-                f"{', '.join(sorted(self._wishes.hidden))}."
-            )
 
 
 def _spec_of(x: Any) -> Any:
