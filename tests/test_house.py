@@ -205,6 +205,8 @@ def test_backend_is_imported_by_its_own_modules_only():
     names = [f"kernels.tensorflow{part}" for part in ("", "_formula", "_fused")]
     names += [f"callbacks.watch.{part}" for part in watch]
     owners = {name: {"tensorflow"} for name in names}
+    for name in ("differentiation", "jax", "jitted"):
+        owners[f"callbacks.watch.{name}"] = {"jax"}
     for backend in ("tensorflow", "torch", "jax"):
         owners[f"kernels.{backend}"] = {backend}
     for backend in ("tensorflow", "torch"):

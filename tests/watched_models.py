@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import layers
 
+BACKEND = keras.backend.backend()
 BATCH = 16
 ROWS = 3 * BATCH + 5  # the last batch is a short one
 
@@ -175,7 +176,7 @@ def subclassed(**options):
     return compiled(Subclassed(), **options), rows(6), classes()
 
 
-class CustomStep(keras.Model):
+class TapeStep(keras.Model):
     def train_step(self, data):
         import tensorflow as tf
 
@@ -185,6 +186,27 @@ class CustomStep(keras.Model):
         gradients = tape.gradient(loss, self.trainable_variables)
         self.optimizer.apply(gradients, self.trainable_variables)
         return {"loss": loss}
+
+
+class PureStep(keras.Model):
+    def train_step(self, state, data):
+        import jax
+
+        trainable, others, optimizer, metrics = state
+        x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
+
+        def loss_of(trainable):
+            y_pred, new = self.stateless_call(trainable, others, x, training=True)
+            return self.compute_loss(x, y, y_pred, weight) * 2.0, new
+
+        differentiated = jax.value_and_grad(loss_of, has_aux=True)
+        (loss, others), gradients = differentiated(trainable)
+        apply = self.optimizer.stateless_apply
+        trainable, optimizer = apply(optimizer, gradients, trainable)
+        return {"loss": loss}, (trainable, others, optimizer, metrics)
+
+
+CustomStep = {"tensorflow": TapeStep, "jax": PureStep}.get(BACKEND)
 
 
 def custom_train_step(**options):
@@ -258,18 +280,26 @@ def looped(**options):
     return compiled(keras.Model(inputs, head(x)), **options), rows(6), classes()
 
 
+def traced(function):
+    if BACKEND == "jax":
+        import jax
+
+        return jax.checkpoint(lambda x: function(x))
+    import tensorflow as tf
+
+    return tf.function(function)
+
+
 class InFunction(layers.Layer):
-    """A `tf.function` of its own inside: a graph in the graph of the training step."""
+    """A traced function of its own inside, such as a graph in that of the step."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         self.inner = layers.Dense(5, name="inner")
 
     def build(self, shape):
-        import tensorflow as tf
-
         self.inner.build(shape)
-        self.function = tf.function(self.inner)
+        self.function = traced(self.inner)
 
     def call(self, x):
         return self.function(x)
@@ -326,6 +356,8 @@ KINDS = {
         distilled,
     )
 }
+if BACKEND == "jax":
+    del KINDS["gan"]  # its trainer has one optimizer's variables
 
 
 def assert_nothing_is_overridden(model):

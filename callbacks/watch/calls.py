@@ -53,6 +53,7 @@ class CallLog:
         self.gradients: dict[str, tuple[Tensor, Any, int]] = {}
         self.applied: list[Applied] = []
         self.hidden: set[str] = set()
+        self.is_applying = False  # by a pure function, which calls `apply` in its turn
         self._numbers: dict[tuple[str, str], int] = {}
 
     @property
@@ -86,6 +87,27 @@ class CallLog:
         """The activations of layers of these names, as they gave them."""
         calls = [call for call, (_, name) in self.activations.items() if name in names]
         return [self._given[call]() for call in calls]
+
+    def tensors(self) -> dict[int, Tensor]:
+        """All that were noted so far, by identity."""
+        known = self._noted.values()
+        return {id(x): x for x in keras.tree.flatten([*known]) if is_readable(x)}
+
+    def exchange(self, tensors: Mapping[int, Tensor]) -> None:
+        """Note these in the place of those of that identity."""
+        noted = keras.tree.map_structure(lambda x: tensors.get(id(x), x), self._noted)
+        losses = zip(self.losses, noted.pop("losses"), strict=True)
+        self.losses = [(loss, of, y_pred) for (_, of, _), (loss, y_pred) in losses]
+        vars(self).update(noted)
+        activations = self.activations.items()
+        self._given = {call: weakref.ref(tensor) for call, (tensor, _) in activations}
+
+    @property
+    def _noted(self) -> dict[str, Any]:
+        """But for what losses are of: that was there before."""
+        names = ("activations", "norm_inputs", "outputs", "gradients")
+        losses = [(loss, y_pred) for loss, _, y_pred in self.losses]
+        return {name: getattr(self, name) for name in names} | {"losses": losses}
 
     def try_to(self, note: Callable[[], None], what: str) -> None:
         """Note something; whatever that meets, the training is not to notice."""
@@ -131,10 +153,9 @@ def seeing(
     if model is not None:
         notes.append((model, "call", _note_model))
         notes.append((model, "compute_loss", _note_loss))
-    notes += [
-        (x, "apply", functools.partial(_note_gradients, name, x, weights))
-        for name, x in optimizers.items()
-    ]
+    for name, x in optimizers.items():
+        for method, note in APPLIES.items():
+            notes.append((x, method, functools.partial(note, name, x, weights)))
     with overridden(notes, call_log):
         yield
 
@@ -200,7 +221,7 @@ def _note_gradients(
     outputs: Any,
 ) -> None:
     given = dict(zip(("grads", "trainable_variables"), args, strict=False)) | kwargs
-    if not seen.reaches(name):
+    if seen.is_applying or not seen.reaches(name):
         return
     if not seen.applied:
         seen.before_apply()
@@ -221,6 +242,29 @@ def _note_gradients(
             call = len(seen.applied) - 1
             kept = seen.keep(gradient)
             seen.gradients[seen.number(path)] = (kept, scale, call)
+
+
+def _note_pure_gradients(
+    name: str,
+    optimizer: Any,
+    weights: Callable[[], Mapping[str, Variable]],
+    seen: CallLog,
+    method: Any,
+    args: Any,
+    kwargs: Any,
+    outputs: Any,
+) -> None:
+    given = inspect.signature(method).bind(*args, **kwargs).arguments
+    values = zip(optimizer.variables, given["optimizer_variables"], strict=True)
+    with keras.StatelessScope([*values]):  # in which its scale is that of the step
+        grads = (given["grads"],)
+        _note_gradients(name, optimizer, weights, seen, method, grads, {}, None)
+    seen.is_applying = True
+
+
+# What applies an optimizer, noted before it changes the loss scale. The pure one, of
+# JAX, calls the other, but for a `LossScaleOptimizer`, whose is inside a condition.
+APPLIES = {"apply": _note_gradients, "stateless_apply": _note_pure_gradients}
 
 
 @contextlib.contextmanager
@@ -255,13 +299,17 @@ def _override(
         if seen is None:
             return method(*args, **kwargs)
         what = f"{name} of {attribute(instance, 'name')}"
-        outputs = None
-        if name == "apply":  # which changes the loss scale; and a zip is read once
-            args = tuple(list(x) if isinstance(x, Iterator) else x for x in args)
-        else:
+        if name not in APPLIES:
             outputs = method(*args, **kwargs)
-        seen.try_to(lambda: note(seen, method, args, kwargs, outputs), what)
-        return method(*args, **kwargs) if name == "apply" else outputs
+            seen.try_to(lambda: note(seen, method, args, kwargs, outputs), what)
+            return outputs
+        # A zip is read once.
+        args = tuple(list(x) if isinstance(x, Iterator) else x for x in args)
+        seen.try_to(lambda: note(seen, method, args, kwargs, None), what)
+        try:
+            return method(*args, **kwargs)
+        finally:
+            seen.is_applying = False
 
     own = vars(instance)
     is_own, before = name in own, own.get(name)

@@ -77,7 +77,7 @@ class Noter:
         self._overrides = contextlib.ExitStack()
 
     @contextlib.contextmanager
-    def step(self, notes: Notes, batch: Any) -> Iterator[None]:
+    def step(self, notes: Notes, batch: Any) -> Iterator[CallLog]:
         """Note what this thread does meanwhile, a training step on `batch`."""
         call_log = CallLog(self._place, self._scale, notes.before_apply, self._keep)
         with contextlib.ExitStack() as stack:
@@ -86,7 +86,7 @@ class Noter:
             )
             self._thread.call_log = call_log
             try:
-                yield
+                yield call_log
             finally:
                 self._thread.call_log = None
         with self._lock:

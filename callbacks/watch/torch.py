@@ -24,6 +24,8 @@ from .torch_state import gradients_kept, state_kept, unapplied
 
 host = plain
 
+host = plain
+
 
 def as_array(variable: Any) -> Any:
     """A variable as an array: of one on the CPU, the same memory."""

@@ -214,6 +214,18 @@ def was_traced(train_function: Any) -> bool | None:
     return False if functions or OUTER in names else None
 
 
+def jax_train_step(train_function: Any) -> Any:
+    """The step that Keras' training function on JAX makes, jitted or not.
+
+    None of a function that is not Keras' own.
+    """
+    code = getattr(train_function, "__code__", None)  # backend/jax/trainer.py#L218
+    cells = getattr(train_function, "__closure__", None) or ()
+    held = dict(zip(getattr(code, "co_freevars", ()), cells, strict=True))
+    step = held.get("step_function")
+    return None if step is None else step.cell_contents
+
+
 def attach_jax_state(model: Any, state: Any) -> None:
     """Let a model's variables have the values of a state of its trainer on JAX.
 
