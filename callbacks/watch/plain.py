@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 
 def array(tensor: Any) -> Any:
@@ -12,8 +13,9 @@ def array(tensor: Any) -> Any:
 
 
 def tensor(x: Any) -> Any:
-    """What a batch holds, as a tensor."""
-    return keras.ops.convert_to_tensor(x)
+    """What a batch holds, as a tensor; what is no array of numbers, as it is."""
+    is_array = isinstance(x, np.ndarray) and x.dtype.kind in "fiub"
+    return keras.ops.convert_to_tensor(x) if is_array else x
 
 
 def without_optionals(batch: Any) -> Any:

@@ -278,6 +278,28 @@ def random_seed() -> int | None:
     return seed if isinstance(seed, int) else None
 
 
+@contextlib.contextmanager
+def global_seeds_kept() -> Iterator[None]:
+    """Put back the seeds that `keras.random` draws where it is given none.
+
+    Without the names, what is drawn meanwhile is drawn.
+    """
+    try:  # random/seed_generator.py#L11, backend/common/global_state.py
+        from keras.src.backend.common import global_state
+        from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR as NAME
+    except ImportError:
+        yield
+        return
+    generator = global_state.get_global_attribute(NAME)
+    seed = None if generator is None else keras.ops.copy(generator.state)
+    try:
+        yield
+    finally:
+        global_state.set_global_attribute(NAME, generator)
+        if generator is not None:
+            generator.state.assign(seed)
+
+
 def unsafe_deserialization() -> contextlib.AbstractContextManager[Any]:
     """Configs may hold lambdas within.
 
