@@ -200,11 +200,13 @@ def test_backend_is_imported_by_its_own_modules_only():
         for module, path in MODULES.items()
         if module not in COMMAND and (needed := imported_at_once(path) & BACKENDS)
     }
-    watch = ("batches", "evaluation", "granted", "host", "pruned", "tensorflow")
-    watch += ("step_reader", "traced_step")
+    watch = ("batches", "granted", "host", "pruned", "tensorflow")
+    watch += ("traced_evaluation", "traced_step")
     names = [f"kernels.tensorflow{part}" for part in ("", "_formula", "_fused")]
     names += [f"callbacks.watch.{part}" for part in watch]
     owners = {name: {"tensorflow"} for name in names}
+    for name in ("differentiation", "jax", "jitted"):
+        owners[f"callbacks.watch.{name}"] = {"jax"}
     for backend in ("tensorflow", "torch", "jax"):
         owners[f"kernels.{backend}"] = {backend}
     for backend in ("tensorflow", "torch"):

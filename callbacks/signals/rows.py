@@ -1,8 +1,8 @@
 """What a training step measures of a tensor.
 
 Each is a row of float64, as a summary is; the rows of replicas are merged on the host.
-Of a tensor in a graph, the same row in TensorFlow, by few ops: there are hundreds of
-tensors, and each op is traced and optimized.
+Of a tensor in a graph, of known shape, the same row in float32, or float64 of float64,
+by few ops: there are hundreds of tensors, and each op is traced and optimized.
 """
 
 import math
@@ -22,15 +22,15 @@ def active_row(x: Any, axis: int, rest: float = 0.0, within: float = 0.0) -> Any
     if isinstance(x, np.ndarray):
         rows = _rows_by_channel(x, [axis])
         return np.concatenate([[len(rows)], _active_of(rows, rest, within)])
-    import tensorflow as tf
+    from keras import ops
 
     others = _others(x, [axis])
-    is_active = tf.not_equal(x, tf.cast(rest, x.dtype))
+    is_active = ops.not_equal(x, ops.cast(rest, x.dtype))
     if within:
-        is_active = tf.abs(x - tf.cast(rest, x.dtype)) > tf.cast(within, x.dtype)
+        is_active = ops.abs(x - ops.cast(rest, x.dtype)) > ops.cast(within, x.dtype)
     # float32 counts to 2^24; beyond, it still tells 1 % of a unit's elements.
-    active = tf.reduce_sum(tf.cast(is_active, tf.float32), axis=others)
-    return _row(_count(x, others), active)
+    active = ops.sum(ops.cast(is_active, "float32"), axis=others)
+    return _row(x, _count(x, others), active)
 
 
 def outside_row(x: Any, low: float, high: float) -> Any:
@@ -38,39 +38,37 @@ def outside_row(x: Any, low: float, high: float) -> Any:
     if isinstance(x, np.ndarray):
         outside = np.count_nonzero((x < low) | (x > high))
         return np.array([x.size, outside], np.float64)
-    import tensorflow as tf
+    from keras import ops
 
-    outside = (x < tf.cast(low, x.dtype)) | (x > tf.cast(high, x.dtype))
-    return _row(tf.size(x), tf.reduce_sum(tf.cast(outside, tf.float32)))
+    outside = (x < ops.cast(low, x.dtype)) | (x > ops.cast(high, x.dtype))
+    return _row(x, math.prod(x.shape), ops.sum(ops.cast(outside, "float32")))
 
 
 def moments_row(x: Any, axes: Sequence[int]) -> Any:
     """(1 + 2 C,): elements per channel, then mean and biased variance of each."""
     if isinstance(x, np.ndarray):
         return _moments_of(_rows_by_channel(x, axes))
-    import tensorflow as tf
+    from keras import ops
 
     others = _others(x, axes)
-    wide = x if x.dtype == tf.float64 else tf.cast(x, tf.float32)
-    rounded = tf.reduce_mean(wide, axis=others, keepdims=True)
+    wide = ops.cast(x, wide_dtype(x))
+    rounded = ops.mean(wide, axis=others, keepdims=True)
     # centred: E[x^2] - E[x]^2 loses every digit once |mean| >> std
     rest = wide - rounded
-    lost = tf.reduce_mean(rest, axis=others)
-    variance = tf.reduce_mean(tf.square(rest), axis=others) - tf.square(lost)
-    mean = tf.squeeze(rounded, others) + lost
-    kept = sorted(axis % x.shape.rank for axis in axes)
-    order = [kept.index(axis % x.shape.rank) for axis in axes]
-    parts = [tf.transpose(part, order) for part in (mean, tf.maximum(variance, 0))]
-    return _row(_count(x, others), *parts)
+    lost = ops.mean(rest, axis=others)
+    variance = ops.mean(ops.square(rest), axis=others) - ops.square(lost)
+    mean = ops.squeeze(rounded, others) + lost
+    kept = sorted(axis % len(x.shape) for axis in axes)
+    order = [kept.index(axis % len(x.shape)) for axis in axes]
+    parts = [ops.transpose(part, order) for part in (mean, ops.maximum(variance, 0))]
+    return _row(x, _count(x, others), *parts)
 
 
 def scalar_row(x: Any) -> Any:
     """(1,): a tensor of one number."""
     if isinstance(x, np.ndarray):
         return x.astype(np.float64).reshape(1)
-    import tensorflow as tf
-
-    return tf.reshape(tf.cast(x, tf.float64), [1])
+    return _row(x, x)
 
 
 def _rows_by_channel(x: Any, axes: Sequence[int]) -> Any:
@@ -116,21 +114,25 @@ def _moments_of(x: Any) -> Any:
     return np.concatenate([[float(count)], mean, variance])
 
 
-def _others(x: Any, axes: Sequence[int]) -> list[int]:
-    rank = x.shape.rank
-    kept = {axis % rank for axis in axes}
-    return [axis for axis in range(rank) if axis not in kept]
+def _others(x: Any, axes: Sequence[int]) -> tuple[int, ...]:
+    kept = {axis % len(x.shape) for axis in axes}
+    return tuple(axis for axis in range(len(x.shape)) if axis not in kept)
 
 
-def _count(x: Any, axes: Sequence[int]) -> Any:
-    import tensorflow as tf
-
-    return tf.reduce_prod(tf.gather(tf.shape(x), axes))
+def _count(x: Any, axes: Sequence[int]) -> int:
+    return math.prod(x.shape[axis] for axis in axes)
 
 
-def _row(*parts: Any) -> Any:
-    import tensorflow as tf
+def wide_dtype(x: Any) -> str:
+    """In which a tensor in a graph is reduced."""
+    from keras import backend
 
-    return tf.concat(
-        [tf.reshape(tf.cast(part, tf.float64), [-1]) for part in parts], axis=0
-    )
+    is_wide = backend.standardize_dtype(x.dtype) == "float64"
+    return "float64" if is_wide else "float32"
+
+
+def _row(x: Any, *parts: Any) -> Any:
+    from keras import ops
+
+    flat = [ops.reshape(ops.cast(part, wide_dtype(x)), [-1]) for part in parts]
+    return ops.concatenate(flat)

@@ -1,7 +1,7 @@
 """What one tensor looks like: counts, moments and a histogram, in a few numbers.
 
-The same definition twice: `summarize` for NumPy arrays, `moments_of` and `sample_of`
-for TensorFlow's tensors inside a graph, which are not to leave it.
+The same definition again: `summarize` for NumPy arrays; for tensors that are not to
+leave a graph `sample_of`, and `moments_of` of TensorFlow or `moments_in_pieces`.
 """
 
 import math
@@ -11,6 +11,8 @@ from functools import cached_property
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
+
+from .rows import wide_dtype
 
 # TensorBoard draws 30 bins. Ours are finer, so that quantiles can be read from them
 # (within 1/960 of the range) and the bins of several replicas can be merged.
@@ -283,13 +285,44 @@ def moments_of(tensor: Any) -> Any:
     )
 
 
+def moments_in_pieces(tensor: Any) -> Any:
+    """(pieces, 7) of a tensor of known shape in a compiled function: `from_moments`.
+
+    float32, or float64 of float64. For a compiler that computes all of it in one loop:
+    elements that are not finite are left out at once, and squares are those of
+    elements divided by the largest, so that nothing has to be read again.
+    """
+    from keras import ops
+
+    x = ops.reshape(ops.cast(tensor, wide_dtype(tensor)), [-1])
+    pieces = -(-math.prod(tensor.shape) // PIECE)
+    padding = pieces * PIECE - math.prod(tensor.shape)
+    x = ops.pad(x, [[0, padding]], constant_values=math.nan)
+    x = ops.reshape(x, [pieces, PIECE])
+    is_finite = ops.isfinite(x)
+    count = ops.sum(ops.cast(is_finite, x.dtype), axis=1)
+    low = ops.min(ops.where(is_finite, x, math.inf), axis=1)
+    high = ops.max(ops.where(is_finite, x, -math.inf), axis=1)
+    largest = ops.maximum(ops.abs(low), ops.abs(high))
+    is_scaled = (count > 0) & (largest > 0)
+    scale = ops.where(is_scaled, largest, 1.0)
+    share = 1 / ops.maximum(count, 1)
+    x = ops.where(is_finite, x / scale[:, None], 0.0)
+    rounded = ops.sum(x, axis=1) * share
+    rest = ops.where(is_finite, x - rounded[:, None], 0.0)
+    # What rounding took from the mean, which the spread would notice.
+    lost = ops.sum(rest, axis=1) * share
+    square = ops.sum(ops.square(rest), axis=1) * share
+    return ops.stack([count, low, high, scale, rounded, lost, square], axis=1)
+
+
 def sample_of(tensor: Any, sample_size: int) -> Any:
     """The elements of a tensor of known shape that its histogram reads, flat."""
-    import tensorflow as tf
+    from keras import ops
 
-    channels = tensor.shape[-1] if tensor.shape.rank else 1
-    stride = sampling_stride(tensor.shape.num_elements(), channels, sample_size)
-    flat = tf.reshape(tensor, [-1])
+    channels = tensor.shape[-1] if len(tensor.shape) else 1
+    stride = sampling_stride(math.prod(tensor.shape), channels, sample_size)
+    flat = ops.reshape(tensor, [-1])
     return flat if stride == 1 else flat[::stride]
 
 
@@ -301,11 +334,31 @@ def are_safe(size: int, moments: Array) -> bool:
 
 
 def from_moments(size: int, moments: Array, sample: Array) -> Summary:
-    """The summary of a tensor of so many elements, all of them finite."""
+    """The summary of a tensor of so many elements.
+
+    `moments_of` is of finite ones only, `moments_in_pieces` of any.
+    """
+    if moments.ndim == 2:
+        return _from_pieces(size, moments.astype(np.float64), sample)
     mean, spread = _mean_and_spread(size, moments)
     low, high = float(moments[3]), float(moments[4])
     bins = _bins(sample.astype(moments.dtype, copy=False), low, high)
     return Summary(size, 0, low, high, mean, math.sqrt(spread), bins)
+
+
+def _from_pieces(size: int, pieces: Array, sample: Array) -> Summary:
+    pieces = pieces[pieces[:, 0] > 0]
+    if not len(pieces):
+        return _careful_summary(np.full(size, math.nan), sample)
+    counts, lows, highs, scales, rounded, lost, squares = pieces.T
+    means = scales * (rounded + lost)
+    mean = float(np.average(means, weights=counts))
+    spreads = np.square(scales) * np.maximum(squares - np.square(lost), 0)
+    spreads += np.square(means - mean)
+    std = math.sqrt(np.average(spreads, weights=counts))
+    low, high, count = float(lows.min()), float(highs.max()), int(counts.sum())
+    bins = _bins(sample[np.isfinite(sample)].astype(np.float64), low, high)
+    return Summary(count, size - count, low, high, mean, std, bins)
 
 
 def _mean_and_spread(size: int, moments: Array) -> tuple[float, float]:

@@ -8,6 +8,8 @@ from keras import tree
 
 from kbn.private import tensorflow as private
 
+from .host import parts, without_optionals
+
 ITERATORS = (tf.data.Iterator, tf.distribute.DistributedIterator)
 DATA_ENDS = (StopIteration, tf.errors.OutOfRangeError)
 
@@ -31,33 +33,12 @@ def take_batch(iterator: Any) -> Any:
         return None
 
 
-def without_optionals(batch: Any) -> Any:
-    """A batch as `train_step` takes it: Keras' data pipeline may say None by one."""
-    return tree.map_structure(
-        lambda x: None if isinstance(x, tf.experimental.Optional) else x, batch
-    )
-
-
 def flat(batch: Any) -> list[Any]:
     """Its tensors in the order in which a `tf.function` takes them, dense parts of
     others, and of each replica.
     """
     leaves = tf.nest.flatten(without_optionals(batch), expand_composites=True)
     return [tf.convert_to_tensor(x) for x in leaves if x is not None]
-
-
-def batch_size(batch: Any) -> int | None:
-    """Examples in a batch, on all replicas; None if it has none."""
-    for x in tree.flatten(without_optionals(batch)):
-        shapes: list[Any] = [getattr(part, "shape", ()) for part in parts(x)]
-        if shapes and all(map(len, shapes)):
-            return sum(int(shape[0]) for shape in shapes)
-    return None
-
-
-def parts(x: Any) -> Sequence[Any]:
-    """What each replica has of it."""
-    return x.values if isinstance(x, tf.distribute.DistributedValues) else (x,)
 
 
 class HandBack:

@@ -3,7 +3,8 @@
 import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import weakref
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import keras
@@ -16,15 +17,17 @@ from .optimizers import Applied, loss_scaling
 from .tensors import is_readable
 
 Tensor: TypeAlias = Any
+AGAIN = object()  # where a forward pass runs once more: see `CallLog`
 
 
 class CallLog:
     """Tensors by name, and the calls that applied an optimizer.
 
     `graph()` says where the caller is: None if eager. Only what happens in the graph of
-    its birth can be noted. `scale(optimizer)`: what to note of the factor in gradients;
-    by default the factor itself, for which a graph gets an op. `before_apply()`: right
-    before the first optimizer is applied.
+    its birth can be noted; what happens in `AGAIN` was noted before.
+    `scale(optimizer)`: what to note of the factor in gradients; by default the factor
+    itself, for which a graph gets an op. `before_apply()`: right before the first
+    optimizer is applied. `keep(tensor)`: what to note of it; later ops may write to it.
     """
 
     def __init__(
@@ -32,12 +35,15 @@ class CallLog:
         graph: Callable[[], Any],
         scale: Callable[[Any], Any] | None = None,
         before_apply: Callable[[], None] = lambda: None,
+        keep: Callable[[Tensor], Tensor] = lambda tensor: tensor,
     ) -> None:
         self._graph = graph
         self.before_apply = before_apply
+        self.keep = keep
         self.scale = scale or (lambda x: loss_scaling(x).given(x))
         self._here = graph()
         self.activations: dict[str, tuple[Tensor, str]] = {}  # with its layer's name
+        self._given: dict[str, Any] = {}  # each activation as the layer gave it
         self.masked: set[str] = set()  # layers that were given a tensor with a mask
         self.norm_inputs: dict[str, tuple[Tensor, str]] = {}  # in training, unmasked
         self.outputs: list[Tensor] = []  # of the whole model
@@ -47,6 +53,7 @@ class CallLog:
         self.gradients: dict[str, tuple[Tensor, Any, int]] = {}
         self.applied: list[Applied] = []
         self.hidden: set[str] = set()
+        self.is_applying = False  # by a pure function, which calls `apply` in its turn
         self._numbers: dict[tuple[str, str], int] = {}
 
     @property
@@ -62,9 +69,45 @@ class CallLog:
         if self.is_here:
             return True
         # While a layer is built, Keras calls it in a scratch graph: no call to miss.
-        if not private.is_scratch(self._graph()):
+        here = self._graph()
+        if here is not AGAIN and not private.is_scratch(here):
             self.hidden.add(name)
         return False
+
+    def note_activation(self, call: str, name: str, tensor: Tensor) -> None:
+        """What a call of a layer of this name gave."""
+        self.activations[call] = self.keep(tensor), name
+        self._given[call] = weakref.ref(tensor)
+
+    def is_one_of(self, call: str, tensors: Iterable[Tensor]) -> bool:
+        """Whether the activation of a call is one of these, themselves."""
+        return any(self._given[call]() is tensor for tensor in tensors)
+
+    def given_by(self, names: Collection[str]) -> list[Tensor]:
+        """The activations of layers of these names, as they gave them."""
+        calls = [call for call, (_, name) in self.activations.items() if name in names]
+        return [self._given[call]() for call in calls]
+
+    def tensors(self) -> dict[int, Tensor]:
+        """All that were noted so far, by identity."""
+        known = self._noted.values()
+        return {id(x): x for x in keras.tree.flatten([*known]) if is_readable(x)}
+
+    def exchange(self, tensors: Mapping[int, Tensor]) -> None:
+        """Note these in the place of those of that identity."""
+        noted = keras.tree.map_structure(lambda x: tensors.get(id(x), x), self._noted)
+        losses = zip(self.losses, noted.pop("losses"), strict=True)
+        self.losses = [(loss, of, y_pred) for (_, of, _), (loss, y_pred) in losses]
+        vars(self).update(noted)
+        activations = self.activations.items()
+        self._given = {call: weakref.ref(tensor) for call, (tensor, _) in activations}
+
+    @property
+    def _noted(self) -> dict[str, Any]:
+        """But for what losses are of: that was there before."""
+        names = ("activations", "norm_inputs", "outputs", "gradients")
+        losses = [(loss, y_pred) for loss, _, y_pred in self.losses]
+        return {name: getattr(self, name) for name in names} | {"losses": losses}
 
     def try_to(self, note: Callable[[], None], what: str) -> None:
         """Note something; whatever that meets, the training is not to notice."""
@@ -110,10 +153,9 @@ def seeing(
     if model is not None:
         notes.append((model, "call", _note_model))
         notes.append((model, "compute_loss", _note_loss))
-    notes += [
-        (x, "apply", functools.partial(_note_gradients, name, x, weights))
-        for name, x in optimizers.items()
-    ]
+    for name, x in optimizers.items():
+        for method, note in APPLIES.items():
+            notes.append((x, method, functools.partial(note, name, x, weights)))
     with overridden(notes, call_log):
         yield
 
@@ -129,7 +171,7 @@ def _note_outputs(
         call = seen.number(name)
         for index, tensor in enumerate(tensors):
             part = f"{call}/{index}" if len(tensors) > 1 else call
-            seen.activations[part] = (tensor, name)
+            seen.note_activation(part, name, tensor)
 
 
 def _note_norm(
@@ -147,7 +189,7 @@ def _note_norm(
         call = seen.number(name, "norm")
         is_training = given.get("training") is True and not norm.is_frozen
         if is_training and given.get("mask") is None:
-            seen.norm_inputs[call] = (inputs, name)
+            seen.norm_inputs[call] = (seen.keep(inputs), name)
 
 
 def _note_model(
@@ -162,7 +204,10 @@ def _note_loss(seen: CallLog, method: Any, args: Any, kwargs: Any, loss: Any) ->
     if seen.is_here and {"x", "y"} <= given.keys():
         parts = [given.get(name) for name in ("x", "y", "sample_weight")]
         of = [leaf for leaf in keras.tree.flatten(parts) if leaf is not None]
-        seen.losses.append((loss, of, given.get("y_pred")))
+        outputs = keras.tree.map_structure(
+            lambda x: seen.keep(x) if is_readable(x) else x, given.get("y_pred")
+        )
+        seen.losses.append((seen.keep(loss), of, outputs))
 
 
 def _note_gradients(
@@ -176,7 +221,7 @@ def _note_gradients(
     outputs: Any,
 ) -> None:
     given = dict(zip(("grads", "trainable_variables"), args, strict=False)) | kwargs
-    if not seen.reaches(name):
+    if seen.is_applying or not seen.reaches(name):
         return
     if not seen.applied:
         seen.before_apply()
@@ -195,7 +240,31 @@ def _note_gradients(
         is_value = attribute(variable, "overwrite_with_gradient", False)
         if gradient is not None and path is not None and not is_value:
             call = len(seen.applied) - 1
-            seen.gradients[seen.number(path)] = (gradient, scale, call)
+            kept = seen.keep(gradient)
+            seen.gradients[seen.number(path)] = (kept, scale, call)
+
+
+def _note_pure_gradients(
+    name: str,
+    optimizer: Any,
+    weights: Callable[[], Mapping[str, Variable]],
+    seen: CallLog,
+    method: Any,
+    args: Any,
+    kwargs: Any,
+    outputs: Any,
+) -> None:
+    given = inspect.signature(method).bind(*args, **kwargs).arguments
+    values = zip(optimizer.variables, given["optimizer_variables"], strict=True)
+    with keras.StatelessScope([*values]):  # in which its scale is that of the step
+        grads = (given["grads"],)
+        _note_gradients(name, optimizer, weights, seen, method, grads, {}, None)
+    seen.is_applying = True
+
+
+# What applies an optimizer, noted before it changes the loss scale. The pure one, of
+# JAX, calls the other, but for a `LossScaleOptimizer`, whose is inside a condition.
+APPLIES = {"apply": _note_gradients, "stateless_apply": _note_pure_gradients}
 
 
 @contextlib.contextmanager
@@ -230,13 +299,17 @@ def _override(
         if seen is None:
             return method(*args, **kwargs)
         what = f"{name} of {attribute(instance, 'name')}"
-        outputs = None
-        if name == "apply":  # which changes the loss scale; and a zip is read once
-            args = tuple(list(x) if isinstance(x, Iterator) else x for x in args)
-        else:
+        if name not in APPLIES:
             outputs = method(*args, **kwargs)
-        seen.try_to(lambda: note(seen, method, args, kwargs, outputs), what)
-        return method(*args, **kwargs) if name == "apply" else outputs
+            seen.try_to(lambda: note(seen, method, args, kwargs, outputs), what)
+            return outputs
+        # A zip is read once.
+        args = tuple(list(x) if isinstance(x, Iterator) else x for x in args)
+        seen.try_to(lambda: note(seen, method, args, kwargs, None), what)
+        try:
+            return method(*args, **kwargs)
+        finally:
+            seen.is_applying = False
 
     own = vars(instance)
     is_own, before = name in own, own.get(name)

@@ -1,19 +1,17 @@
 """What a look reads of a traced step: the part that gives it, and what it returns."""
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
-from ..signals.own import Function, Named, Tensors, evaluate
-from ..signals.subjects import Gradient, Output, Subject
+from ..signals.own import Function, evaluate
+from ..signals.subjects import Gradient, Subject
 from .inventory import Inventory
-from .notes import Notes
+from .offered import offered, whole_of
 from .optimizers import loss_scaling, unscaled
 from .pruned import PrunedStep
-from .reduction import Reduced, Reduction, is_safe
+from .reduction import Reduction, is_safe, to_arrays
 from .traced_step import Trace
 
 OWN = "own:"  # before the names of the user's own signals
@@ -47,14 +45,14 @@ class Pruned:
     def __call__(self, batch: Sequence[Any]) -> dict[str, list[Any]]:
         """What a step on this batch gives, of each replica: arrays, or `Reduced`."""
         scales = self._scales()
-        given = _arrays(self._step(batch, scales))
+        given = to_arrays(self._step(batch, scales))
         # NaN, Inf, or more than float32 can square: to be read whole.
         again = [key for key, x in given.items() if not all(map(is_safe, x))]
         if again:
             if again != self._again[0]:
                 step = self._pruned(again, lambda key, tensor: tensor)
                 self._again = again, step
-            given |= _arrays(self._again[1](batch, scales))
+            given |= to_arrays(self._again[1](batch, scales))
         return given
 
     def own(self, given: dict[str, list[Any]]) -> dict[str, Any]:
@@ -116,41 +114,3 @@ class Pruned:
                 if by_optimizer[id(optimizer)] is not None:
                     found[key] = tf.cast(by_optimizer[id(optimizer)], tf.float32)
         return found
-
-
-def offered(
-    notes: Notes, whole: Callable[[str], Any], weights: Mapping[str, Any]
-) -> Tensors:
-    """What a signal of the user's own may ask for; `whole`: a tensor by its key."""
-
-    def named(kind: type[Subject]) -> Named:
-        return Named(
-            {
-                one.name: functools.partial(whole, key)
-                for key, one in notes.subjects.items()
-                if isinstance(one, kind)
-            }
-        )
-
-    makers = {k: functools.partial(tf.convert_to_tensor, x) for k, x in weights.items()}
-    return Tensors(named(Output), named(Gradient), Named(makers))
-
-
-def whole_of(subject: Subject, replicas: Sequence[Any]) -> Any:
-    """One tensor of those of replicas: all examples, or the gradient by all."""
-    if len(replicas) == 1:
-        return replicas[0]
-    is_sum = isinstance(subject, Gradient)
-    return tf.add_n(replicas) if is_sum else tf.concat(replicas, axis=0)
-
-
-def _arrays(given: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
-    """What a pruned step gives, as arrays."""
-    return {key: [_array(x) for x in replicas] for key, replicas in given.items()}
-
-
-def _array(x: Any) -> Any:
-    if isinstance(x, Reduced):
-        rows = {what: np.asarray(row) for what, row in x.rows.items()}
-        return Reduced(int(x.size), np.asarray(x.moments), np.asarray(x.sample), rows)
-    return np.asarray(x)

@@ -1,15 +1,31 @@
-"""How a training step is looked at on JAX: weights, batch norm and metrics."""
+"""How a training step is looked at on JAX."""
 
-from collections.abc import Mapping
+import contextlib
+import itertools
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
+import keras
 import numpy as np
 
 from kbn.private import keras as private
 
-from .probe import Recorded
-from .weights_probe import WeightsProbe
-from .weights_probe import scratch_graph as scratch_graph
+from ..signals.reading import EVALUATED
+from ..signals.subjects import Loss, Subject
+from . import plain
+from .evaluation import LossEvaluation
+from .inventory import Contents, Inventory
+from .jitted import Jitted, StepNoter, values_of
+from .looker import Looker
+from .notes import Notes
+from .probe import Asked, Recorded, Seen
+from .python_state import python_state_kept
+from .reduction import to_arrays
+
+host = plain
+# Kept on the training function, and gone with it: compiling is expensive.
+PROBE = "_kbn_probe"
 
 
 def as_array(variable: Any) -> Any:
@@ -17,8 +33,63 @@ def as_array(variable: Any) -> Any:
     return np.asarray(variable.value)
 
 
-class Probe(WeightsProbe):
-    """See `probe.Probe`. Within an epoch, a model's weights are what a call returns."""
+def scratch_graph() -> None:
+    """There are no graphs."""
+
+
+def make(
+    model: Any, asked: Asked, contents: Contents, say: Callable[..., None]
+) -> "Probe":
+    """The probe of a model's training function: an earlier fit's, if it can be."""
+    kept = getattr(model.train_function, PROBE, None)
+    if isinstance(kept, Probe) and kept.is_for(asked, contents):
+        return kept
+    made = Probe(model, asked, contents, say)
+    with contextlib.suppress(AttributeError):  # a user's own function, of any kind
+        setattr(made.function, PROBE, made)
+    return made
+
+
+class Probe(Looker):
+    """Looks at training steps of one model: see `probe.Probe`.
+
+    Within an epoch, a model's weights are what a call returns. On a step that is due, a
+    jitted function of the same state and batch gives what is asked; then the step runs
+    as ever. A step that is not jitted is noted while it runs.
+    """
+
+    data_ends = (StopIteration,)
+    within = (
+        "a function of its own, such as a jax.jit or a grad that was imported by name. "
+        "It logs metrics, weights and batch norm; with jax.grad or jax.value_and_grad "
+        "it logs all."
+    )
+    places = "loops, conditions, jax.checkpoint, jax.vmap and an inner jax.jit"
+
+    def __init__(
+        self, model: Any, asked: Asked, contents: Contents, say: Callable[..., None]
+    ) -> None:
+        super().__init__(model, asked, contents, say)
+        self.function = model.train_function
+        self._evaluation = LossEvaluation(model, self._losses_of)
+        self._evaluated: Callable[[Any, Any], Any] | None = None
+        self._noter = StepNoter(model)
+        self._jitted: dict[str, tuple[Inventory, Jitted]] = {}
+        self._step = private.jax_train_step(self.function)
+        self._is_eager = not isinstance(self._step, jax.stages.Wrapped)
+        if not self._is_blind and (self._step is None or keras.config.is_nnx_enabled()):
+            self._is_blind = True
+            say(
+                f"sees no gradients and activations of {model.name!r}: its training "
+                "function is not Keras' own. It logs metrics, weights and batch norm."
+            )
+
+    def is_for(self, asked: Asked, contents: Contents) -> bool:
+        """Whether it looks at what is asked."""
+        return asked == self._asked and contents is self._contents
+
+    def close(self) -> None:
+        """Nothing was changed."""
 
     def steps(self, state: Any, iterator: Any) -> int:
         """See `probe.Probe`; `train_on_batch` hands over a generator of one batch."""
@@ -41,11 +112,110 @@ class Probe(WeightsProbe):
 
     def losses(self, returned: Any) -> Mapping[str, Any]:
         """The logs."""
-        return super().losses(returned[0])
+        logs, _ = returned
+        return logs if isinstance(logs, dict) else {}
 
     def number(self, loss: Any, waits: bool) -> float | None:
         """See `probe.Probe`; `float(loss)` takes five times as long: JAX 0.10."""
         return float(np.asarray(loss)) if waits or loss.is_ready() else None
 
+    # --- a step that is due ---
 
-make = Probe
+    def look(
+        self, evaluates: bool, notes: Callable[[], None], state: Any, iterator: Any
+    ) -> tuple[Any, Seen]:
+        """See `probe.Probe`; before a step all weights are built, and noted."""
+        try:
+            batch = next(iterator)
+        except StopIteration:
+            return self.function(state, iterator), Seen()
+        seen = Seen(batch_size=self._reader.batch_size(batch))
+        evaluated = None
+        if not self._is_blind and evaluates and self._wishes.wants_evaluation:
+            self._state = state
+            evaluated = self._evaluation(batch)
+        if self._is_blind:
+            returned = self.function(state, itertools.chain([batch], iterator))
+        elif self._is_eager:
+            returned = self._noted_step(batch, state, iterator, seen)
+        else:
+            returned = self._probed_step(batch, state, iterator, seen)
+        if evaluated is not None:
+            evaluated = np.asarray(evaluated, np.float64)
+            seen.rows = {**seen.rows, (Loss("").key, EVALUATED): evaluated}
+        self._tell_what_is_hidden(seen)
+        self.settle(returned)
+        return returned, seen
+
+    def _probed_step(
+        self, batch: Any, state: Any, iterator: Any, seen: Seen
+    ) -> tuple[Any, Any]:
+        found: list[Callable[[], None]] = []
+        self._try_to(lambda: found.append(self._probe(batch, state, seen)))
+        # Not waited for before: JAX computes both while NumPy reads the first.
+        returned = self.function(state, itertools.chain([batch], iterator))
+        for read in found:
+            self._try_to(read)
+        return returned
+
+    def _probe(self, batch: Any, state: Any, seen: Seen) -> Callable[[], None]:
+        """Run the probe; what it returns is still to be read, into `seen`."""
+        jitted = self._jitted_for(batch)
+        given, own = jitted(state, batch)
+        self._reader.tell_applied(jitted.notes, seen)
+        seen.own, seen.failed = own, jitted.failed
+
+        def read() -> None:
+            arrays = to_arrays(jax.device_get(given))
+            self._reader.read(batch, jitted.reduction, arrays, seen)
+
+        return read
+
+    def _jitted_for(self, batch: Any) -> Jitted:
+        """The function for such batches, of the model as it is."""
+        spec = str(keras.tree.map_structure(_spec_of, batch))
+        inventory = self._contents.latest(self._model)
+        of, jitted = self._jitted.get(spec, (None, None))
+        if jitted is None or of is not inventory:
+            asked = self._asked
+            jitted = Jitted(
+                self._model,
+                self._noter,
+                self._step.__wrapped__,
+                self._granted,
+                asked.sample_size,
+                asked.signals,
+            )
+            self._jitted[spec] = inventory, jitted
+        return jitted
+
+    def _granted(self, notes: Notes) -> tuple[Inventory, Mapping[str, Subject]]:
+        inventory = self._contents.of(self._model)
+        return inventory, self._wishes.granted(notes, inventory)
+
+    def _noted_step(
+        self, first: Any, state: Any, iterator: Any, seen: Seen
+    ) -> tuple[Any, Any]:
+        notes = Notes()
+        known = self._contents.of(self._model).weights if self._asked.signals else {}
+        before = {path: weight.value for path, weight in known.items()}
+        with self._noter.step(notes, first):
+            returned = self.function(state, iter([first]))
+        self._try_to(lambda: self._reader.read_eagerly(first, notes, before, seen))
+        rest = [*itertools.islice(iterator, self._model.steps_per_execution - 1)]
+        return self.function(returned[1], iter(rest)) if rest else returned
+
+    def _losses_of(self, loss: Callable[..., Any], batch: Any) -> Any:
+        """(1, 1): see `LossEvaluation`."""
+
+        def given(state: Any, batch: Any) -> Any:
+            with python_state_kept(self._model):
+                return loss(batch, values_of(self._model, state))
+
+        if self._evaluated is None:
+            self._evaluated = given if self._is_eager else jax.jit(given)
+        return keras.ops.reshape(self._evaluated(self._state, batch), (1, 1))
+
+
+def _spec_of(x: Any) -> Any:
+    return None if x is None else (str(getattr(x, "dtype", "")), np.shape(x))

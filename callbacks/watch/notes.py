@@ -63,11 +63,13 @@ class Noter:
         model: Any,
         place: Callable[[], Any],
         scale: Callable[[Any], Any],
+        keep: Callable[[Any], Any] = lambda tensor: tensor,
     ) -> None:
-        """`place` says where the caller is, see `CallLog`; so does `scale`."""
+        """`place` says where the caller is; it, `scale` and `keep`: see `CallLog`."""
         self._model = model
         self._place = place
         self._scale = scale
+        self._keep = keep
         self._inventory = Inventory(model)
         self._thread = threading.local()
         self._lock = threading.Lock()
@@ -75,16 +77,16 @@ class Noter:
         self._overrides = contextlib.ExitStack()
 
     @contextlib.contextmanager
-    def step(self, notes: Notes, batch: Any) -> Iterator[None]:
+    def step(self, notes: Notes, batch: Any) -> Iterator[CallLog]:
         """Note what this thread does meanwhile, a training step on `batch`."""
-        call_log = CallLog(self._place, self._scale, notes.before_apply)
+        call_log = CallLog(self._place, self._scale, notes.before_apply, self._keep)
         with contextlib.ExitStack() as stack:
             call_log.try_to(
                 lambda: stack.enter_context(self._overridden()), "this step"
             )
             self._thread.call_log = call_log
             try:
-                yield
+                yield call_log
             finally:
                 self._thread.call_log = None
         with self._lock:
@@ -129,7 +131,7 @@ class Noter:
         for call, (tensor, name) in call_log.activations.items():
             if name not in call_log.hidden:
                 layer = self._inventory.layers[name]
-                is_final = any(tensor is output for output in outputs)
+                is_final = call_log.is_one_of(call, outputs)
                 # Padding is no example: what units give there says nothing of them.
                 known = None if name in call_log.masked else activation_of(layer)
                 about = known, unit_axis(layer), is_final
@@ -164,11 +166,9 @@ class Noter:
         A GAN's step calls its generator and its discriminator.
         """
         parts = [x for x in children(self._model) if isinstance(x, keras.Model)]
-        return [
-            tensor
-            for tensor, name in call_log.activations.values()
-            if any(self._inventory.layers[name] is part for part in parts)
-        ]
+        layers = self._inventory.layers.items()
+        names = {name for name, x in layers if any(x is part for part in parts)}
+        return call_log.given_by(names)
 
 
 def _is_kernel(gradient: Any) -> bool:

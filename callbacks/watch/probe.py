@@ -124,8 +124,9 @@ def backend() -> ModuleType:
     """The module of the backend that Keras runs on.
 
     Each has `make(model, asked, contents, say)`, which returns a Probe;
-    `as_array(variable)`, an array, without a copy where that can be; and
-    `scratch_graph()`, where Keras calls layers only to build them.
+    `as_array(variable)`, an array, without a copy where that can be;
+    `scratch_graph()`, where Keras calls layers only to build them; and `host`, what
+    tells its tensors and batches from arrays: see `plain`.
     """
     name = keras.backend.backend()
     return importlib.import_module(f".{name}", __package__)

@@ -1,14 +1,14 @@
 """A part of a traced training step, as a function of its own that changes nothing."""
 
 import contextlib
-import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from kbn.private import tensorflow as private
+
+from .python_state import random_state_kept
 
 # What an op may do with a variable or table without changing it. A collective has one
 # only to be in order with others.
@@ -104,7 +104,7 @@ class PrunedStep:
             self._functions[shapes] = function.get_concrete_function(needed, more)
         with contextlib.ExitStack() as stack:
             if self.runs_python:
-                stack.enter_context(_random_state_kept())
+                stack.enter_context(random_state_kept())
             stack.enter_context(_values_kept(self._written))
             return self._functions[shapes](needed, more)
 
@@ -277,14 +277,3 @@ def _values_kept(variables: Sequence[tuple[Any, Any]]) -> Iterator[None]:
     finally:
         for (handle, _), value in zip(variables, values, strict=True):
             tf.raw_ops.AssignVariableOp(resource=handle, value=value)
-
-
-@contextlib.contextmanager
-def _random_state_kept() -> Iterator[None]:
-    """Python functions in the graph may draw from these."""
-    numpy_state, python_state = np.random.get_state(), random.getstate()
-    try:
-        yield
-    finally:
-        np.random.set_state(numpy_state)
-        random.setstate(python_state)

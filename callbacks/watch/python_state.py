@@ -1,8 +1,11 @@
-"""Attributes of a model's objects kept as they are, while its Python runs once more."""
+"""The state of Python kept as it is, while a model's Python runs once more."""
 
 import contextlib
+import random
 from collections.abc import Iterator
 from typing import Any
+
+import numpy as np
 
 from .inventory import Inventory
 
@@ -29,3 +32,14 @@ def python_state_kept(model: Any) -> Iterator[None]:
             for name, value in attributes.items():
                 if name not in own or own[name] is not value:
                     object.__setattr__(thing, name, value)
+
+
+@contextlib.contextmanager
+def random_state_kept() -> Iterator[None]:
+    """Python functions may draw from these generators."""
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    try:
+        yield
+    finally:
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)

@@ -1,7 +1,7 @@
 """The tensors of one step become rows of numbers, those of large ones in the graph."""
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,6 +9,7 @@ import numpy as np
 from ..signals import registry, rows, statistics
 from ..signals.statistics import Summary
 from ..signals.subjects import MOMENTS, SUMMARY, Prediction, Subject
+from .tensors import size_of
 
 Key = tuple[str, str]  # (key of a subject, what is read of it)
 # Up to so many elements, a tensor is given as it is: it takes less time to reduce it
@@ -43,12 +44,17 @@ class Reduction:
         other.failed = self.failed
         return other
 
-    def inside(self, key: str, tensor: Any) -> Any:
+    def inside(
+        self,
+        key: str,
+        tensor: Any,
+        moments_of: Callable[[Any], Any] = statistics.moments_of,
+    ) -> Any:
         """In a graph: the tensor itself, or `Reduced` if it is large.
 
         So a look does not keep all the outputs and gradients of a large model.
         """
-        size, subject = tensor.shape.num_elements(), self.subjects[key]
+        size, subject = size_of(tensor), self.subjects[key]
         if size is None or size <= (
             WHOLE if isinstance(subject, Prediction) else SMALL
         ):
@@ -57,7 +63,7 @@ class Reduction:
         found = {}
         for what in readings(subject):
             if what == SUMMARY:
-                moments = statistics.moments_of(tensor)
+                moments = moments_of(tensor)
                 sample = statistics.sample_of(tensor, self._sample_size)
             else:
                 with self._left_out_if_it_fails(key, what):
@@ -142,3 +148,15 @@ def names_of(failed: Iterable[Key], subjects: Mapping[str, Subject]) -> dict[Key
                 found[key, what] = one.tag_of(name)
                 break
     return found
+
+
+def to_arrays(given: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+    """What was given of subjects, as arrays; of each replica."""
+    return {key: [_array(x) for x in replicas] for key, replicas in given.items()}
+
+
+def _array(x: Any) -> Any:
+    if isinstance(x, Reduced):
+        rows = {what: np.asarray(row, np.float64) for what, row in x.rows.items()}
+        return Reduced(int(x.size), np.asarray(x.moments), np.asarray(x.sample), rows)
+    return np.asarray(x)

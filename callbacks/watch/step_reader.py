@@ -5,16 +5,14 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 from keras import tree
 
 from ..signals.own import evaluate
 from ..signals.subjects import Gradient, Prediction, Subject
-from . import host
-from .batches import parts, without_optionals
-from .granted import offered, whole_of
+from . import probe
 from .inventory import Contents
 from .notes import Notes, given_by
+from .offered import offered, whole_of
 from .optimizers import unscaled
 from .probe import Asked, Seen
 from .reduction import Reduction, names_of
@@ -35,6 +33,7 @@ class StepReader:
         self._asked = asked
         self._wishes = wishes
         self._contents = contents
+        self._host = probe.backend().host
 
     def read(
         self,
@@ -50,11 +49,12 @@ class StepReader:
             if not isinstance(one, Prediction)
         }
         arrays = {key: given[key] for key in subjects}
+        host = self._host
         if self._wishes.wants_inputs:
-            for subject, x in given_by(without_optionals(batch)):
-                if all(map(is_readable, map(_tensor, parts(x)))):
+            for subject, x in given_by(host.without_optionals(batch)):
+                if all(map(self._is_readable, host.parts(x))):
                     subjects[subject.key] = subject
-                    arrays[subject.key] = [host.array(one) for one in parts(x)]
+                    arrays[subject.key] = [host.array(one) for one in host.parts(x)]
         whole = reduction.of(subjects)
         seen.subjects = [*subjects.values()]
         seen.rows = whole.rows(arrays)
@@ -75,7 +75,7 @@ class StepReader:
             replicas = [_dense(x) for x in notes.tensors[key]]
             if isinstance(subject, Gradient):
                 replicas = [unscaled(whole_of(subject, replicas), notes.scales[key])]
-            arrays[key] = [host.array(x) for x in replicas]
+            arrays[key] = [self._host.array(x) for x in replicas]
         self.tell_applied(notes, seen)
         if self._asked.signals:
             self._evaluate(notes, weights, seen)
@@ -112,33 +112,41 @@ class StepReader:
             if isinstance(one, Prediction)
             and all(isinstance(x, np.ndarray) and x.ndim for x in given[key])
         }
-        x, y, weights = keras.utils.unpack_x_y_sample_weight(without_optionals(batch))
-        leaves = [part for x in tree.flatten((y, weights)) for part in parts(x)]
-        if outputs and all(is_readable(_tensor(x)) for x in leaves if x is not None):
-            y, weights = tree.map_structure(_whole_array, (y, weights))
-            seen.supervision = Supervision(y, weights, outputs, _hash_of(x))
+        host = self._host
+        known = host.without_optionals(batch)
+        x, y, weights = keras.utils.unpack_x_y_sample_weight(known)
+        leaves = [part for x in tree.flatten((y, weights)) for part in host.parts(x)]
+        if outputs and all(map(self._is_readable, leaves)):
+            y, weights = tree.map_structure(self._whole_array, (y, weights))
+            seen.supervision = Supervision(y, weights, outputs, self._hash_of(x))
+
+    def batch_size(self, batch: Any) -> int | None:
+        """Examples in a batch, on all replicas; None if it has none."""
+        for x in tree.flatten(self._host.without_optionals(batch)):
+            parts = self._host.parts(x)
+            shapes: list[Any] = [getattr(part, "shape", ()) for part in parts]
+            if shapes and all(map(len, shapes)):
+                return sum(int(shape[0]) for shape in shapes)
+        return None
+
+    def _is_readable(self, x: Any) -> bool:
+        return x is None or is_readable(self._host.tensor(x))
+
+    def _hash_of(self, x: Any) -> int:
+        """Of the first numbers of each input; an unreadable one counts for nothing."""
+        firsts = [self._host.parts(leaf)[0] for leaf in tree.flatten(x)]
+        readable = [one for one in firsts if one is not None and self._is_readable(one)]
+        arrays = [self._host.array(one) for one in readable]
+        return hash(tuple(array.reshape(-1)[:HASHED].tobytes() for array in arrays))
+
+    def _whole_array(self, x: Any) -> Any:
+        """Of all replicas."""
+        if x is None:
+            return None
+        arrays = [self._host.array(part) for part in self._host.parts(x)]
+        return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
 def _dense(tensor: Any) -> Any:
     kind = kind_of(tensor)
     return tensor if kind is None else kind.dense(kind.parts(tensor))
-
-
-def _hash_of(x: Any) -> int:
-    """Of the first numbers of each input; an unreadable one counts for nothing."""
-    leaves = [parts(leaf)[0] for leaf in tree.flatten(x) if leaf is not None]
-    readable = [host.array(leaf) for leaf in leaves if is_readable(_tensor(leaf))]
-    return hash(tuple(array.reshape(-1)[:HASHED].tobytes() for array in readable))
-
-
-def _whole_array(x: Any) -> Any:
-    """Of all replicas."""
-    if x is None:
-        return None
-    arrays = [host.array(part) for part in parts(x)]
-    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
-
-
-def _tensor(x: Any) -> Any:
-    is_composite = isinstance(x, tf.__internal__.CompositeTensor)
-    return x if is_composite else tf.convert_to_tensor(x)

@@ -1,7 +1,7 @@
 """How a training step is looked at on TensorFlow."""
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -10,29 +10,27 @@ import tensorflow as tf
 from kbn.private import keras as private
 
 from ..signals.reading import EVALUATED
-from ..signals.subjects import Input, Loss, Target
+from ..signals.subjects import Loss
 from . import host
 from .batches import (
     DATA_ENDS,
     HandBack,
-    batch_size,
     flat,
     is_of_fit,
     spec_of,
     take_batch,
-    without_optionals,
 )
 from .evaluation import LossEvaluation
 from .granted import Pruned
+from .host import without_optionals
 from .inventory import Contents
-from .layers import weights_of
+from .looker import Looker
 from .notes import Noter, Notes
 from .optimizers import loss_scaling
 from .probe import Asked, Recorded, Seen
 from .python_state import python_state_kept
-from .step_reader import StepReader
+from .traced_evaluation import TracedLosses
 from .traced_step import Trace, TrainStep, graph_here
-from .wishes import Wishes
 
 as_array = host.as_array
 # Kept on the training function, and gone with it: tracing is expensive.
@@ -53,7 +51,7 @@ def make(
     return made
 
 
-class Probe:
+class Probe(Looker):
     """Looks at training steps of one model: see `probe.Probe`.
 
     On a step that is due, the part of the traced step that gives what is asked runs on
@@ -62,22 +60,20 @@ class Probe:
     """
 
     data_ends = DATA_ENDS
+    within = (
+        "a tf.function of its own. It logs metrics, weights and batch norm; without "
+        "that decorator it logs all."
+    )
 
     def __init__(
         self, model: Any, asked: Asked, contents: Contents, say: Callable[..., None]
     ) -> None:
-        self._model = model
-        self._asked = asked
-        self._say = say
-        self._wishes = Wishes(asked)
-        self._contents = contents
-        self._reader = StepReader(model, asked, self._wishes, contents)
-        self._evaluation = LossEvaluation(model)
+        super().__init__(model, asked, contents, say)
+        self._evaluation = LossEvaluation(model, TracedLosses(model))
         self._hand_back = HandBack(model.distribute_strategy)
         self._pruned: dict[int, Pruned] = {}
         self._step: TrainStep | None = None
         self._traced_for: list[Any] = []
-        self._is_blind = not (self._wishes.wants_tensors or asked.signals)
         self._hands_over = private.hands_over_batches(model)
         self.function = self._hooked(model.train_function)
         self.open()
@@ -126,12 +122,6 @@ class Probe:
         """See `probe.Probe`; `train_on_batch` hands over a generator of one batch."""
         return self._model.steps_per_execution if is_of_fit(iterator) else 0
 
-    def attach(self, *given: Any) -> None:
-        """Nothing to do: the model has its weights at any time."""
-
-    def settle(self, returned: Any) -> None:
-        """See `attach`."""
-
     def record(self, given: tuple[Any, ...]) -> tuple[tuple[Any, ...], Recorded | None]:
         """See `probe.Probe`; the iterator of `fit` may give its batches to a graph."""
         (source,) = given
@@ -142,10 +132,6 @@ class Probe:
             return given, None
         recorded.last = take_batch(source)
         return (given if recorded.last is None else ([recorded.last],)), recorded
-
-    def losses(self, returned: Any) -> Mapping[str, Any]:
-        """The logs."""
-        return returned if isinstance(returned, dict) else {}
 
     def number(self, loss: Any, waits: bool) -> float | None:
         """See `probe.Probe`; of a GPU, TensorFlow does not tell."""
@@ -158,7 +144,7 @@ class Probe:
         self, evaluates: bool, notes: Callable[[], None], iterator: Any
     ) -> tuple[Any, Seen]:
         """See `probe.Probe`."""
-        self._notes, self._known = notes, len(weights_of(self._model))
+        self._begin(notes)
         if self._is_blind:
             return self.function(iterator), Seen()
         in_graph = not (self._model.run_eagerly or self._hands_over)
@@ -169,7 +155,7 @@ class Probe:
             # It has to see the end itself: tried on an exhausted iterator, it still
             # advances the seeds of dropout.
             return self.function(iterator), Seen()
-        seen = Seen(batch_size=batch_size(batches[0]))
+        seen = Seen(batch_size=self._reader.batch_size(batches[0]))
         evaluated = None
         if evaluates and self._wishes.wants_evaluation:
             evaluated = self._evaluation(without_optionals(batches[0]))
@@ -182,12 +168,6 @@ class Probe:
             seen.rows = {**seen.rows, (Loss("").key, EVALUATED): evaluated}
         self._tell_what_is_hidden(seen)
         return logs, seen
-
-    def _note_what_is_built(self) -> None:
-        """What a trace or a forward pass has built is noted before it is trained."""
-        known, self._known = self._known, len(weights_of(self._model))
-        if known != self._known:
-            self._notes()
 
     def _taken(self, iterator: Any) -> list[Any]:
         """The batches of one call: fewer than it could take, at the end of the data."""
@@ -205,16 +185,6 @@ class Probe:
         if not is_of_fit(iterator):
             return iter(batches)
         return self._hand_back(batches, iterator, self._model.steps_per_execution)
-
-    def _try_to(self, act: Callable[[], None]) -> None:
-        try:
-            act()
-        except Exception as error:  # the training goes on with the batch that was taken
-            self._is_blind = True
-            self._say(
-                f"cannot see gradients and activations of {self._model.name!r}: "
-                f"{error!r}. It logs metrics, weights and batch norm."
-            )
 
     # --- in a graph ---
 
@@ -320,24 +290,6 @@ class Probe:
             self._step.eager_notes = None
         self._try_to(lambda: self._reader.read_eagerly(first, notes, before, seen))
         return self.function(rest) if rest else logs
-
-    def _tell_what_is_hidden(self, seen: Seen) -> None:
-        saw = any(not isinstance(x, Input | Target) for x in seen.subjects)
-        if self._is_blind:
-            return
-        if not saw and not seen.applied:
-            self._is_blind = True
-            self._say(
-                f"sees no gradients and activations of {self._model.name!r}: its "
-                "train_step keeps them in a tf.function of its own. It logs metrics, "
-                "weights and batch norm; without that decorator it logs all."
-            )
-        elif self._wishes.hidden:
-            self._say(
-                f"cannot see all of {self._model.name!r}: tensors inside loops, "
-                "conditions and nested functions cannot leave them. It leaves out "
-                f"{', '.join(sorted(self._wishes.hidden))}."
-            )
 
 
 def scratch_graph() -> Any:

@@ -1,5 +1,6 @@
 """Kinds of tensors: which can be read, and the dense tensors that they are made of."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -69,3 +70,12 @@ def is_readable(x: Any) -> bool:
     (numbers, *_) = kind.parts(x)
     dtype = getattr(numbers.dtype, "name", str(numbers.dtype)).removeprefix("torch.")
     return dtype.startswith(("float", "bfloat", "int", "uint"))
+
+
+def size_of(tensor: Any) -> int | None:
+    """How many elements it has; None if its graph does not know."""
+    try:
+        sizes = tuple(tensor.shape)
+    except ValueError:  # not even how many axes
+        return None
+    return None if None in sizes else math.prod(sizes)

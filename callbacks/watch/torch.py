@@ -1,12 +1,30 @@
-"""How a training step is looked at on torch: weights, batch norm and metrics."""
+"""How a training step is looked at on torch."""
 
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
+import torch
 
-from .probe import Recorded
-from .weights_probe import WeightsProbe
-from .weights_probe import scratch_graph as scratch_graph
+from kbn.private import torch as private
+
+from ..signals.reading import EVALUATED
+from ..signals.subjects import Loss
+from . import plain
+from .calls import AGAIN
+from .evaluation import LossEvaluation
+from .inventory import Contents
+from .looker import Looker
+from .notes import Noter, Notes
+from .optimizers import loss_scaling
+from .probe import Asked, Recorded, Seen
+from .torch_state import gradients_kept, state_kept, unapplied
+
+host = plain
+
+host = plain
 
 
 def as_array(variable: Any) -> Any:
@@ -14,12 +32,32 @@ def as_array(variable: Any) -> Any:
     return keras.ops.convert_to_numpy(variable.value)
 
 
-class Probe(WeightsProbe):
-    """See `probe.Probe`."""
+class Probe(Looker):
+    """Looks at training steps of one model: see `probe.Probe`.
 
-    def steps(self, data: Any) -> int:
+    A step is noted while it runs. One that `torch.compile` has compiled is left alone,
+    for it would be compiled anew: right before, the model's own step runs eagerly on
+    the same batch, and what that changes is put back.
+    """
+
+    data_ends = (StopIteration,)
+    within = "a function of its own. It logs metrics, weights and batch norm."
+
+    def __init__(
+        self, model: Any, asked: Asked, contents: Contents, say: Callable[..., None]
+    ) -> None:
+        super().__init__(model, asked, contents, say)
+        self.function = model.train_function
+        self._evaluation = LossEvaluation(model, self._losses)
+        self._is_keras = type(model).train_step is keras.Model.train_step
+        self._noter = Noter(model, scratch_graph, _scale, _kept)
+
+    def close(self) -> None:
+        """Nothing was changed."""
+
+    def steps(self, batches: Sequence[Any]) -> int:
         """See `probe.Probe`."""
-        return 1
+        return len(batches)
 
     def record(self, given: tuple[Any, ...]) -> tuple[tuple[Any, ...], Recorded]:
         """See `probe.Probe`; a call is given its batches in a list."""
@@ -32,5 +70,86 @@ class Probe(WeightsProbe):
         is_there = not getattr(loss, "is_cuda", False)
         return float(loss) if waits or is_there else None
 
+    def look(
+        self, evaluates: bool, notes: Callable[[], None], batches: Sequence[Any]
+    ) -> tuple[Any, Seen]:
+        """See `probe.Probe`."""
+        self._begin(notes)
+        if self._is_blind:
+            return self.function(batches), Seen()
+        first = batches[0]
+        seen = Seen(batch_size=self._reader.batch_size(first))
+        evaluated = None
+        if evaluates and self._wishes.wants_evaluation:
+            evaluated = self._evaluation(first)
+        is_compiled = bool(self._model.jit_compile)
+        step = self._probed_step if is_compiled else self._noted_step
+        returned = step(batches, seen)
+        if evaluated is not None:
+            seen.rows = {**seen.rows, (Loss("").key, EVALUATED): evaluated}
+        self._tell_what_is_hidden(seen)
+        return returned, seen
+
+    def _losses(self, loss: Callable[[Any], Any], batch: Any) -> Any:
+        """See `LossEvaluation`."""
+        with state_kept(self._model), torch.no_grad():
+            return np.array([[float(loss(batch))]])
+
+    def _noted_step(self, batches: Sequence[Any], seen: Seen) -> Any:
+        first, *rest = batches
+        notes = Notes(before_apply=self._note_what_is_built)
+        read = self._reader_of(first, notes, seen)
+        with self._noter.step(notes, first):
+            returned = self.function([first])
+        self._try_to(read)
+        return self.function(rest) if rest else returned
+
+    def _probed_step(self, batches: Sequence[Any], seen: Seen) -> Any:
+        optimizers = self._contents.of(self._model).optimizers.values()
+        is_built = self._is_keras or all(one.built for one in optimizers)
+        if self._model.built and is_built:  # else the probe would build them
+            self._try_to(functools.partial(self._probe, batches[0], seen))
+        return self.function(batches)
+
+    def _probe(self, batch: Any, seen: Seen) -> None:
+        model, notes = self._model, Notes()
+        optimizers = self._contents.of(model).optimizers.values()
+        held = [*model.non_trainable_variables, *model.metrics_variables]
+        if not self._is_keras:  # its second update may read what the first has written
+            held += [x for one in (model, *optimizers) for x in one.variables]
+        read = self._reader_of(batch, notes, seen)
+        with (
+            gradients_kept(model),
+            state_kept(model, held),
+            unapplied(optimizers if self._is_keras else ()),
+            self._noter.step(notes, batch),
+        ):
+            model.train_step(batch)
+        read()
+
+    def _reader_of(self, batch: Any, notes: Notes, seen: Seen) -> Callable[[], None]:
+        """What reads the step, once it has run, with what it was given."""
+        weights = self._contents.of(self._model).weights if self._asked.signals else {}
+        before = {path: _kept(weight.value) for path, weight in weights.items()}
+        given = keras.tree.map_structure(_kept, batch)  # a step may write to it
+        return lambda: self._reader.read_eagerly(given, notes, before, seen)
+
 
 make = Probe
+
+
+def scratch_graph() -> Any:
+    """Where the caller is: see `CallLog`. There are no graphs."""
+    return AGAIN if private.is_in_backward() else None
+
+
+def _kept(x: Any) -> Any:
+    """A tensor as it is now, on the host; anything else as it is."""
+    if not isinstance(x, torch.Tensor) or x.is_meta:
+        return x.copy() if isinstance(x, np.ndarray) else x
+    dense = x.detach() if x.layout is torch.strided else x.detach().to_dense()
+    return dense.to("cpu", copy=True)
+
+
+def _scale(optimizer: Any) -> Any:
+    return _kept(loss_scaling(optimizer).given(optimizer))

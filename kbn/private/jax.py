@@ -10,3 +10,10 @@ def trace_of(x: Any) -> Any:
     """
     # https://github.com/jax-ml/jax/blob/jax-v0.10.2/jax/_src/core.py
     return getattr(x, "_trace", None)
+
+
+def trace_here() -> Any:
+    """The transformation in which the caller is; two of them can be compared."""
+    from jax.extend.core import get_opaque_trace_state
+
+    return get_opaque_trace_state()

@@ -214,6 +214,18 @@ def was_traced(train_function: Any) -> bool | None:
     return False if functions or OUTER in names else None
 
 
+def jax_train_step(train_function: Any) -> Any:
+    """The step that Keras' training function on JAX makes, jitted or not.
+
+    None of a function that is not Keras' own.
+    """
+    code = getattr(train_function, "__code__", None)  # backend/jax/trainer.py#L218
+    cells = getattr(train_function, "__closure__", None) or ()
+    held = dict(zip(getattr(code, "co_freevars", ()), cells, strict=True))
+    step = held.get("step_function")
+    return None if step is None else step.cell_contents
+
+
 def attach_jax_state(model: Any, state: Any) -> None:
     """Let a model's variables have the values of a state of its trainer on JAX.
 
@@ -264,6 +276,28 @@ def random_seed() -> int | None:
         return None
     seed = get_random_seed()
     return seed if isinstance(seed, int) else None
+
+
+@contextlib.contextmanager
+def global_seeds_kept() -> Iterator[None]:
+    """Put back the seeds that `keras.random` draws where it is given none.
+
+    Without the names, what is drawn meanwhile is drawn.
+    """
+    try:  # random/seed_generator.py#L11, backend/common/global_state.py
+        from keras.src.backend.common import global_state
+        from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR as NAME
+    except ImportError:
+        yield
+        return
+    generator = global_state.get_global_attribute(NAME)
+    seed = None if generator is None else keras.ops.copy(generator.state)
+    try:
+        yield
+    finally:
+        global_state.set_global_attribute(NAME, generator)
+        if generator is not None:
+            generator.state.assign(seed)
 
 
 def unsafe_deserialization() -> contextlib.AbstractContextManager[Any]:

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import torch
+
 
 def _cannot_tell() -> bool:
     return True
@@ -15,6 +17,16 @@ def hooks(module: Any) -> list[str]:
     # https://github.com/pytorch/pytorch/blob/v2.13.0/torch/nn/modules/module.py#L480
     kinds = ("forward_pre", "forward", "backward_pre", "backward")
     return [kind for kind in kinds if getattr(module, f"_{kind}_hooks", None)]
+
+
+def is_in_backward() -> bool:
+    """Whether a backward pass runs now in this thread: what is rematerialized does.
+
+    Without the name, what runs again in it is taken for further calls.
+    """
+    # https://github.com/pytorch/pytorch/blob/v2.13.0/torch/_C/__init__.pyi.in
+    task = getattr(torch._C, "_current_graph_task_id", lambda: -1)
+    return bool(task() != -1)
 
 
 # is_transformed(): whether anything but autograd sees what is called now: a transform

@@ -1,0 +1,80 @@
+"""What the probes of all backends have in common."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..signals.subjects import Input, Target
+from .inventory import Contents
+from .layers import weights_of
+from .probe import Asked, Seen
+from .step_reader import StepReader
+from .wishes import Wishes
+
+
+class Looker:
+    """The part of a `probe.Probe` that is of no backend.
+
+    `within`: what keeps a step's tensors where they cannot be noted, and how to have
+    all, for a user to read; `places`: out of which tensors cannot leave.
+    """
+
+    within = "a function of its own"
+    places = "loops, conditions and nested functions"
+
+    def __init__(
+        self, model: Any, asked: Asked, contents: Contents, say: Callable[..., None]
+    ) -> None:
+        self._model = model
+        self._asked = asked
+        self._say = say
+        self._contents = contents
+        self._wishes = Wishes(asked)
+        self._reader = StepReader(model, asked, self._wishes, contents)
+        self._is_blind = not (self._wishes.wants_tensors or asked.signals)
+
+    def attach(self, *given: Any) -> None:
+        """Nothing to do: the model has its weights at any time."""
+
+    def settle(self, returned: Any) -> None:
+        """See `attach`."""
+
+    def losses(self, returned: Any) -> Mapping[str, Any]:
+        """The logs."""
+        return returned if isinstance(returned, dict) else {}
+
+    def _begin(self, notes: Callable[[], None]) -> None:
+        """A look begins; `notes`: see `probe.Probe.look`."""
+        self._notes, self._known = notes, len(weights_of(self._model))
+
+    def _note_what_is_built(self) -> None:
+        """What a trace or a forward pass has built is noted before it is trained."""
+        known, self._known = self._known, len(weights_of(self._model))
+        if known != self._known:
+            self._notes()
+
+    def _try_to(self, act: Callable[[], None]) -> None:
+        try:
+            act()
+        except Exception as error:  # the training goes on with the batch that was taken
+            self._is_blind = True
+            self._say(
+                f"cannot see gradients and activations of {self._model.name!r}: "
+                f"{error!r}. It logs metrics, weights and batch norm."
+            )
+
+    def _tell_what_is_hidden(self, seen: Seen) -> None:
+        saw = any(not isinstance(x, Input | Target) for x in seen.subjects)
+        if self._is_blind:
+            return
+        if not saw and not seen.applied:
+            self._is_blind = True
+            self._say(
+                f"sees no gradients and activations of {self._model.name!r}: its "
+                f"train_step keeps them in {self.within}"
+            )
+        elif self._wishes.hidden:
+            self._say(
+                f"cannot see all of {self._model.name!r}: tensors inside {self.places} "
+                "cannot leave them. It leaves out "
+                f"{', '.join(sorted(self._wishes.hidden))}."
+            )
