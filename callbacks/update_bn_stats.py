@@ -1,10 +1,16 @@
 """Population statistics for what is validated, and for what a training leaves."""
 
+import logging
 from typing import Any
 
 import keras
+import numpy as np
+from keras import ops
 
 from kbn.surgery.statistics import Update
+
+# Logged, not warned: under `python -W error` a warning would end the training.
+_log = logging.getLogger(__name__)
 
 
 class UpdateBatchNormStats(keras.callbacks.Callback):
@@ -21,7 +27,10 @@ class UpdateBatchNormStats(keras.callbacks.Callback):
     also trained on and shuffles would shuffle otherwise.
 
     Put it before callbacks that save the model, or look at it, when training ends, and
-    after `EarlyStopping(restore_best_weights=True)`.
+    after those that put other weights into it:
+    `EarlyStopping(restore_best_weights=True)`, and `SwapEMAWeights`, which validates
+    averages of them. Where the weights change between an update and the first batch of
+    its validation, a warning of the logger says so, once in a training.
 
     Args:
         data: As for `kbn.update_bn_stats`: arrays, a data set, a `PyDataset`, ...; some
@@ -66,18 +75,35 @@ class UpdateBatchNormStats(keras.callbacks.Callback):
         self._restore = restore
         self._update: Update | None = None
         self._averages: list[tuple[Any, Any]] = []
+        self._updated: list[float] | None = None  # the weights, while to be compared
+        self._is_told = False
         Update(None, *self._settings, **self._options).require_again()
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Begin anew, whatever became of an earlier training."""
         self._update = Update(self.model, *self._settings, **self._options)
         self._averages = []
+        self._updated, self._is_told = None, False
 
     def on_test_begin(self, logs: Any = None) -> None:
         """Before validation; an `evaluate` outside of `fit` is left alone."""
         if self._update is not None:
             before = self._update()
             self._averages = before if self._restore else []
+            self._updated = None if self._is_told else self._weights()
+
+    def on_test_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """At the first batch: whether another callback has swapped the weights."""
+        if self._updated is None:
+            return
+        if not np.array_equal(self._updated, self._weights(), equal_nan=True):
+            self._is_told = True
+            _log.warning(
+                "UpdateBatchNormStats found the statistics of other weights than those "
+                "that are validated: a callback after it has swapped them, as "
+                "SwapEMAWeights does. Put UpdateBatchNormStats behind that one."
+            )
+        self._updated = None
 
     def on_test_end(self, logs: Any = None) -> None:
         """Put the averages back, if they are wanted."""
@@ -90,3 +116,8 @@ class UpdateBatchNormStats(keras.callbacks.Callback):
         if self._update is not None:
             self._update()
         self._update = None
+
+    def _weights(self) -> list[float]:
+        """A number of each trainable weight, by which to tell it from another."""
+        sums = [ops.sum(ops.abs(v)) for v in self.model.trainable_variables]
+        return [float(ops.convert_to_numpy(x)) for x in sums]

@@ -29,6 +29,7 @@ class Network(NamedTuple):
     activation: str = "relu"
     initializer: Any = "glorot_uniform"
     momentum: float | None = None  # of batch norm before each activation; None: without
+    warmup: bool = False  # of batch norm
     inserts: bool = False  # whether kbn.insert_batch_norm is applied to it
     stops: bool = False  # whether a layer lets no gradient through
     optimizer: Callable = lambda: keras.optimizers.Adam(3e-3)
@@ -44,8 +45,8 @@ class Network(NamedTuple):
             dense = keras.layers.Dense(32, kernel_initializer=kernel, name=f"dense_{i}")
             model.add(dense)
             if self.momentum is not None:
-                norm = kbn.BatchNorm(momentum=self.momentum, name=f"batch_norm_{i}")
-                model.add(norm)
+                average = {"momentum": self.momentum, "warmup": self.warmup}
+                model.add(kbn.BatchNorm(**average, name=f"batch_norm_{i}"))
             model.add(keras.layers.Activation(self.activation, name=f"act_{i}"))
             if self.stops and i == 1:
                 model.add(keras.layers.Lambda(keras.ops.stop_gradient, name="stop"))
@@ -154,8 +155,8 @@ ILLNESSES = (
         "batch norm that remembers too long",
         "bn_stats_cold",
         Network(hidden=3, momentum=0.999),
-        "momentum=0.8",
-        Network(hidden=3, momentum=0.8),
+        "warmup=True",
+        Network(hidden=3, momentum=0.99, warmup=True),
     ),
 )
 

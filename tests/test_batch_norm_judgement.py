@@ -190,7 +190,9 @@ def test_rules_on_where_statistics_come_from(name, tmp_path):
         (alert,) = [one for one in monitor.alerts if one.rule == "bn_stats_cold"]
         # At the first validation; where only the epoch's mean is seen, at the second.
         assert alert.step <= (STEPS + 1 if IS_TENSORFLOW else 2 * STEPS)
-        assert ("its initial 0 and 1" in alert.message) == ("loaded" not in name)
+        is_fresh = "loaded" not in name
+        assert ("its initial 0 and 1" in alert.message) == is_fresh
+        assert ("kbn.BatchNorm(warmup=True)" in alert.remedy.words) == is_fresh
 
 
 # --- how much of the start is left ---

@@ -47,6 +47,8 @@ def is_followed(remedy, block):
     """Whether code does what an alert says, with its number."""
     if remedy.kind == "insert":
         return remedy.words.endswith(f"{block.partition(' = ')[2].strip()}.")
+    if remedy.kind == "replace":
+        return "kbn.BatchNorm(warmup=True)" in remedy.words and "warmup=True" in block
     if remedy.kind == "data":
         return "drop or fill" in remedy.words and "nan_to_num(" in block
     before_comment = block.partition("#")[0]

@@ -524,6 +524,12 @@ ILL = [
         ("norm", "warning", 120, "To mend it, recompute the statistics"),
     ),
     (
+        "bn_train_eval_gap",
+        record(norm(momentum=0.99, warmup=True), fit={"steps": 2}),
+        looks(*[gap(1.0)] * 3),
+        ("norm", "warning", 120, "the farthest off. To mend it, recompute"),
+    ),
+    (
         "bn_stats_cold",
         COLD,
         [(1, gap(0.1)), EPOCH, (29, {**gap(4.0), **young()})],
@@ -533,7 +539,19 @@ ILL = [
         "bn_stats_cold",
         COLD,
         [(16, {**gap(2.0), **young()}), *epochs(loss=[1.0], val_loss=[4.0])],
-        ("norm", "warning", 28, "Lower momentum=0.99 to 0.9, or recompute"),
+        ("norm", "warning", 28, "warmup=True), or lower momentum=0.99 to 0.9"),
+    ),
+    (
+        "bn_stats_cold",
+        NORM,
+        [(1, gap(0.1)), EPOCH, (29, {**gap(4.0), **young()})],
+        ("norm", "warning", 29, "Use kbn.BatchNorm(warmup=True), or recompute"),
+    ),
+    (
+        "bn_stats_cold",
+        record(norm(momentum=0.99, is_fresh=False), fit={"steps": 28}),
+        [(1, gap(0.1)), EPOCH, (29, {**gap(4.0), **young()})],
+        ("norm", "warning", 29, "Lower momentum=0.99 to 0.9, or recompute"),
     ),
     (
         "bn_stats_cold",

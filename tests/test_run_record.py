@@ -77,6 +77,7 @@ def test_record_of_a_network(tmp_path):
     assert [x["is_output"] for x in record["layers"]] == [False, False, False, True]
     assert norm["batch_norm"] == {
         "momentum": 0.9,
+        "warmup": False,
         "epsilon": 1e-4,
         "axis": [-1],
         "is_frozen": False,

@@ -135,6 +135,34 @@ def test_callback_follows_weights_that_early_stopping_puts_back():
         np.testing.assert_allclose(old, new, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("is_behind", [True, False])
+def test_weights_that_are_swapped_after_the_update_are_told(is_behind, caplog):
+    x, y = data(32)
+    dense, norm = keras.layers.Dense(1), kbn.BatchNorm()
+    model = keras.Sequential([keras.Input((FEATURES,)), dense, norm])
+    model.compile(keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.5), "mse")
+    gaps = []
+
+    def compare(logs):
+        kernel, bias = values(dense.weights)
+        gaps.append(abs(float((x @ kernel + bias).mean() - statistics(model)[0][0])))
+
+    callbacks = [
+        kbn.callbacks.UpdateBatchNormStats(x),
+        keras.callbacks.SwapEMAWeights(),
+    ]
+    model.fit(
+        x, y, epochs=3, validation_data=(x, y), verbose=0,
+        callbacks=[
+            *callbacks[:: -1 if is_behind else 1],
+            keras.callbacks.LambdaCallback(on_test_begin=compare),
+        ],
+    )  # fmt: skip
+    told = [line for line in caplog.messages if "behind that one" in line]
+    assert len(told) == (not is_behind)
+    assert (max(gaps) < 1e-4) == is_behind
+
+
 @pytest.mark.parametrize(
     ("given", "options", "message"),
     [

@@ -262,6 +262,7 @@ def statistics_updates(updates: int) -> float:
 
 YOUNG = 0.3  # the gap that the start alone must make to be called the cause
 FEW = 8  # elements a channel, of which moments are noise
+RECOMPUTE = "recompute the statistics with kbn.update_bn_stats(model, data)"
 
 
 class Age(NamedTuple):
@@ -326,13 +327,13 @@ def _limit(view: View, loss: float | None, gap: float, share: float) -> float:
 
 def _renew(view: View, where: str) -> Remedy:
     """What renews the statistics in an epoch."""
-    momentum = view.record.batch_norm(where).get("momentum")
-    steps = view.record.steps_per_epoch
-    recompute = "recompute the statistics with kbn.update_bn_stats(model, data)"
-    if momentum is None or (not steps and momentum <= 0.9):
-        return ask(f"To mend it, {recompute}, or use larger batches.")
-    momentum, names = float(momentum), tuple(_trained(view))
+    norm, steps = view.record.batch_norm(where), view.record.steps_per_epoch
+    momentum = norm.get("momentum")
     fitting = fitting_momentum(steps) if steps else 0.9
+    is_short = momentum is not None and not steps and momentum <= 0.9
+    if momentum is None or is_short or (fitting is None and norm.get("warmup")):
+        return ask(f"To mend it, {RECOMPUTE}, or use larger batches.")
+    momentum, names = float(momentum), tuple(_trained(view))
     if fitting is None:
         return Remedy(
             "replace",
@@ -340,11 +341,11 @@ def _renew(view: View, where: str) -> Remedy:
             names,
             old=momentum,
             words=f"An epoch of {steps} steps is too short for any momentum: use "
-            f"kbn.BatchNorm(warmup=True), or {recompute}.",
+            f"kbn.BatchNorm(warmup=True), or {RECOMPUTE}.",
         )
     if fitting >= momentum:
         return ask(
-            f"momentum={momentum:g} is not the cause: {recompute}, shuffle the data, "
+            f"momentum={momentum:g} is not the cause: {RECOMPUTE}, shuffle the data, "
             "or use larger batches."
         )
     return Remedy(
@@ -353,15 +354,33 @@ def _renew(view: View, where: str) -> Remedy:
         names,
         old=momentum,
         new=fitting,
-        words=f"Lower momentum={momentum:g} to {fitting:g}, or {recompute}.",
+        words=f"Lower momentum={momentum:g} to {fitting:g}, or {RECOMPUTE}.",
+    )
+
+
+def _warm_up(view: View, where: str) -> Remedy:
+    """What leaves nothing of the start: of loaded statistics, what renews them."""
+    renew, norm = _renew(view, where), view.record.batch_norm(where)
+    momentum, is_done = norm.get("momentum"), renew.kind == "replace"
+    if is_done or momentum is None or norm.get("warmup") or not norm.get("is_fresh"):
+        return renew
+    other = RECOMPUTE
+    if renew.kind == "layer":
+        other = f"lower momentum={momentum:g} to {renew.new:g}"
+    return Remedy(
+        "replace",
+        "BatchNorm",
+        tuple(_trained(view)),
+        old=float(momentum),
+        words=f"Use kbn.BatchNorm(warmup=True), or {other}.",
     )
 
 
 def _renewed(view: View, where: str) -> str:
     """How much an epoch renews: a sentence that begins with a space, or nothing."""
-    momentum = view.record.batch_norm(where).get("momentum")
-    steps = view.record.steps_per_epoch
-    if momentum is None or not steps:
+    norm, steps = view.record.batch_norm(where), view.record.steps_per_epoch
+    momentum = norm.get("momentum")
+    if momentum is None or not steps or norm.get("warmup"):
         return ""
     fitting = fitting_momentum(steps) or momentum
     then = f"; {fitting:g} would renew {1 - fitting**steps:.0%}"
@@ -552,8 +571,8 @@ class BnStatsCold(Rule):
         )
 
     def remedy(self, reading: Reading, view: View) -> Remedy:
-        """A momentum that fits the epoch."""
-        return _renew(view, reading.where)
+        """Warm-up, which leaves nothing of the start in them."""
+        return _warm_up(view, reading.where)
 
 
 @dataclass(frozen=True)

@@ -152,6 +152,7 @@ def _weights(
 def _batch_norm(norm: BatchNorm) -> dict[str, Any]:
     return {
         "momentum": _plain(attribute(norm.layer, "momentum")),
+        "warmup": bool(attribute(norm.layer, "warmup")),
         "epsilon": _plain(attribute(norm.layer, "epsilon")),
         "axis": attribute(norm, "axes"),
         "is_frozen": norm.is_frozen,
