@@ -15,6 +15,7 @@ from zoo_networks import (
     classifier,
     dense,
     normed,
+    sick,
     warm_cosine,
 )
 
@@ -240,24 +241,26 @@ def diffusion():
 class SimSiam(Own):
     """Two views of a picture are to have one code; the gradient passes by one."""
 
-    def __init__(self):
+    def __init__(self, stops=True):
         super().__init__()
+        self.stops = stops
+        norm = [layers.BatchNormalization(momentum=0.9)] if stops else []
         self.encoder = keras.Sequential(
             [
                 layers.Input((16, 16, 1)),
-                layers.Conv2D(16, 3, strides=2, padding="same", use_bias=False),
-                layers.BatchNormalization(momentum=0.9),
+                layers.Conv2D(16, 3, strides=2, padding="same", use_bias=not stops),
+                *norm,
                 layers.ReLU(),
                 layers.Flatten(),
-                layers.Dense(32, use_bias=False),
-                layers.BatchNormalization(momentum=0.9),
+                layers.Dense(32, use_bias=not stops),
+                *[type(x)(momentum=0.9) for x in norm],
             ]
         )
         self.predictor = keras.Sequential(
             [
                 layers.Input((32,)),
-                layers.Dense(8, use_bias=False),
-                layers.BatchNormalization(momentum=0.9),
+                layers.Dense(8, use_bias=not stops),
+                *[type(x)(momentum=0.9) for x in norm],
                 layers.ReLU(),
                 layers.Dense(32),
             ]
@@ -270,14 +273,18 @@ class SimSiam(Own):
         given = [self.predictor(code, training=True) for code in codes]
         pairs = ((given[0], codes[1]), (given[1], codes[0]))
         losses = [
-            ops.mean(keras.losses.cosine_similarity(ops.stop_gradient(code), one))
+            ops.mean(keras.losses.cosine_similarity(self.stopped(code), one))
             for one, code in pairs
         ]
         return (losses[0] + losses[1]) / 2
 
+    def stopped(self, code):
+        """Without it, one code for all pictures is the best."""
+        return ops.stop_gradient(code) if self.stops else code
 
-def simsiam():
-    model = SimSiam()
+
+def simsiam(stops=True):
+    model = SimSiam(stops)
     model.compile(optimizers.SGD(0.05, momentum=0.9))
     return model
 
@@ -340,6 +347,14 @@ _add("DCGAN, unused optimizer", gan, data.unlabelled, None)
 _add("WGAN, unused optimizer", wgan, data.unlabelled, None)
 _add("diffusion, an average that follows", diffusion, data.unlabelled, ("loss", 0.75))
 _add("SimSiam", simsiam, data.unlabelled, ("loss", -0.5))
+sick(
+    "SimSiam without a stop",
+    "collapsed",
+    lambda: simsiam(stops=False),
+    of=data.unlabelled,
+    epochs=8,
+    batch_size=32,
+)
 _add("fine tuning", fine_tuned, data.large_images, ("accuracy", 0.9), epochs=4)
 _add("LoRA", lora, data.large_images, ("accuracy", 0.9), epochs=4)
 _add("transformer, warm-up", transformer, data.tokens, ("accuracy", 0.9), epochs=12)

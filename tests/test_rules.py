@@ -194,6 +194,7 @@ def with_epochs(entries, losses, steps=60):
 
 NAN = math.nan
 
+OWN = {**DENSE, "no_guess": "the model has a train_step of its own"}
 LOOK = [(1, {"learning_rate": 0.1})]
 
 
@@ -637,6 +638,12 @@ ILL = [
     *(
         ("schedule_length", scheduled(kind, **config), LOOK, ("sgd", "info", 1, said))
         for kind, config, said in SCHEDULES
+    ),
+    (
+        "collapsed",
+        OWN,
+        series("between_examples/dense_3", 0.5, *[0.05] * 3),
+        ("dense_3", "warning", 140, "differ by 0.05 of their size, by 0.5 at first"),
     ),
 ]
 
@@ -1111,6 +1118,27 @@ GOOD = {
         NORM,
         [(28 * i, {"batch_norm_elements/norm": 3}) for i in range(1, 5)],
     ),
+    "outputs apart": ("collapsed", OWN, series("between_examples/dense_3", 1, 0.2)),
+    "one of two outputs alike": (
+        "collapsed",
+        OWN,
+        series(
+            "between_examples/dense_3",
+            1,
+            *[0.01] * 5,
+            **{"between_examples/dense_2": 1},
+        ),
+    ),
+    "alike from the start": (
+        "collapsed",
+        OWN,
+        series("between_examples/dense_3", 0.05, *[0.04] * 5),
+    ),
+    "alike, beside a known guess": (
+        "collapsed",
+        DENSE,
+        series("between_examples/dense_3", 0.5, *[0.05] * 5),
+    ),
     **{
         f"a schedule, {case}": ("schedule_length", known, LOOK)
         for case, known in {
@@ -1437,7 +1465,7 @@ weight_drift weight_explosion learning_rate_too_high learning_rate_too_low
 schedule_length loss_spike overfit bn_train_eval_gap
 bn_stats_cold bn_not_updated bn_collapsed
 bn_small_batch input_scale output_mismatch
-not_shuffled not_learning target_scale class_imbalance
+not_shuffled not_learning collapsed target_scale class_imbalance
 """
 
 

@@ -21,6 +21,7 @@ from kbn.callbacks.signals import (
     rows,
     weights,
 )
+from kbn.callbacks.signals.collapse import between_examples
 from kbn.callbacks.signals.registry import REGISTRY
 from kbn.callbacks.signals.statistics import summarize
 from kbn.callbacks.signals.subjects import Moments
@@ -437,6 +438,25 @@ def test_units_of_channels_first_lie_on_axis_1(tmp_path):
     x[:, 1] = 0
     row = rows.active_row(tf.constant(x), 1).numpy()
     np.testing.assert_array_equal(row, [40, 40, 0, 40])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("shape", [(6, 3), (4, 2, 5)])
+def test_spread_between_examples_is_that_of_numpy(shape, dtype):
+    x = (3 + RANDOM.normal(size=shape)).astype(dtype)
+    wide = x.astype("f8")
+    expected = [len(x), wide.var(axis=0).mean(), np.square(wide).mean()]
+    inside = rows.spread_row(keras.ops.convert_to_tensor(x))
+    for row in (rows.spread_row(x), keras.ops.convert_to_numpy(inside)):
+        np.testing.assert_allclose(row, expected, rtol=1e-5)
+    assert between_examples.value(np.array([expected])) == pytest.approx(
+        np.sqrt(expected[1] / expected[2])
+    )
+
+
+def test_spread_of_nothing_and_of_one_is_not_known():
+    for replicas in ([[0, 0, 0]], [[1, 0, 4]], [[4, np.nan, 1]]):
+        assert between_examples.value(np.array(replicas, float)) is None
 
 
 @needs_tensorflow

@@ -41,6 +41,7 @@ EFFECTS = (
     "gradient_imbalance",
     "saturated",  # no gradient passes it, and none makes it
     "vanishing_gradient",
+    "collapsed",
     "not_learning",  # units that die of it are no cause
     "exploding_gradient",
     "loss_spike",

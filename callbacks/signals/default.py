@@ -8,6 +8,7 @@ from typing import Any, Never
 from . import (
     activations,
     batch_norm,
+    collapse,
     data,
     finiteness,
     gradients,
@@ -33,6 +34,7 @@ FAMILIES = (
     start,
     targets,
     guessing,
+    collapse,
     loss,
     batch_norm,
     data,

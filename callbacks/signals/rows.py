@@ -64,6 +64,20 @@ def moments_row(x: Any, axes: Sequence[int]) -> Any:
     return _row(x, _count(x, others), *parts)
 
 
+def spread_row(x: Any) -> Any:
+    """(3,): examples, mean variance between them, and mean square of all elements."""
+    if isinstance(x, np.ndarray):
+        wide = x if x.dtype == np.float64 else x.astype(np.float32)
+        variance = wide.var(axis=0).mean() if wide.size else 0.0
+        square = np.square(wide).mean() if wide.size else 0.0
+        return np.array([len(x), variance, square], np.float64)
+    from keras import ops
+
+    wide = ops.cast(x, wide_dtype(x))
+    variance = ops.mean(ops.var(wide, axis=0))
+    return _row(x, x.shape[0], variance, ops.mean(ops.square(wide)))
+
+
 def scalar_row(x: Any) -> Any:
     """(1,): a tensor of one number."""
     if isinstance(x, np.ndarray):
