@@ -3,6 +3,7 @@
 from . import (
     activations,
     batch_norm,
+    collapse,
     data,
     gradients,
     loss,
@@ -22,6 +23,7 @@ FAMILIES = (
     gradients,
     optimizers,
     activations,
+    collapse,
     data,
     batch_norm,
     weights,
