@@ -35,6 +35,8 @@ EXECUTIONS = {
 if BACKEND == "jax":  # whose graph is one of XLA
     EXECUTIONS = {k: x for k, x in EXECUTIONS.items() if k[:3] not in ("xla", "mir")}
     EXECUTIONS["plain"] = {"jit_compile": False}
+if BACKEND == "torch":  # which has no graph
+    EXECUTIONS = {name: EXECUTIONS[name] for name in ("graph", "xla")}
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")  # float16 scales the loss
 OPTIMIZERS = {
     "momentum": sgd,
@@ -119,8 +121,11 @@ KERAS_CANNOT = [
     Refusal({"kind": "gan", "data": "class-weight"}, IndexError, "out of range"),
     Refusal({"kind": "gan", "data": "validation"}, ValueError, "No loss to compute"),
 ]
-if BACKEND != "tensorflow":
-    KERAS_CANNOT = [x for x in KERAS_CANNOT if x.where.get("kind") == "two_outputs"]
+if BACKEND != "tensorflow":  # no replicas, and no sparse gradients
+    kinds = watched_models.KINDS
+    KERAS_CANNOT = [
+        x for x in KERAS_CANNOT if "data" in x.where and x.where["kind"] in kinds
+    ]
 
 
 # The data end by an exception in the middle of a step. On a busy machine, one replica
@@ -150,7 +155,7 @@ def is_trained_by_keras(execution, **levels) -> bool:
 
 def interplay() -> Iterator[Case]:
     """Every pair of levels of the factors at least once; each kind gets its share."""
-    usual = ["eager", "graph", "steps-2", "steps-3"]
+    usual = [x for x in ("eager", "graph", "steps-2", "steps-3") if x in EXECUTIONS]
     rows = [*AllPairs([usual, PRECISIONS, [*OPTIMIZERS], DATA, [*LOOKS]])]
     # Slow, and not with every optimizer: each level of the others once or twice.
     applied = [x for x in OPTIMIZERS if is_trained_by_keras("mirrored", optimizer=x)]

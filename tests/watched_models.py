@@ -4,6 +4,8 @@ import keras
 import numpy as np
 from keras import layers
 
+from tests.differentiation import value_and_gradients
+
 BACKEND = keras.backend.backend()
 BATCH = 16
 ROWS = 3 * BATCH + 5  # the last batch is a short one
@@ -206,7 +208,19 @@ class PureStep(keras.Model):
         return {"loss": loss}, (trainable, others, optimizer, metrics)
 
 
-CustomStep = {"tensorflow": TapeStep, "jax": PureStep}.get(BACKEND)
+class BackwardStep(keras.Model):
+    def train_step(self, data):
+        x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
+        self.zero_grad()
+        loss = self.compute_loss(x, y, self(x, training=True), weight) * 2.0
+        loss.backward()
+        weights = self.trainable_variables
+        self.optimizer.apply([weight.value.grad for weight in weights], weights)
+        return {"loss": loss}
+
+
+STEPS = {"tensorflow": TapeStep, "jax": PureStep, "torch": BackwardStep}
+CustomStep = STEPS[BACKEND]
 
 
 def custom_train_step(**options):
@@ -234,24 +248,26 @@ class Gan(keras.Model):
         return self.discriminator(x)
 
     def train_step(self, data):
-        import tensorflow as tf
-
         x, *_ = keras.utils.unpack_x_y_sample_weight(data)
-        noise = keras.random.normal((tf.shape(x)[0], 2), seed=self.noise)
-        with tf.GradientTape() as tape:
+        noise = keras.random.normal((keras.ops.shape(x)[0], 2), seed=self.noise)
+        mean = keras.ops.mean
+
+        def d_loss():
             real = self.discriminator(x, training=True)
             fake = self.discriminator(self.generator(noise), training=True)
-            loss = tf.reduce_mean(fake - real) + tf.reduce_mean(real**2 + fake**2)
+            return mean(fake - real) + mean(real**2 + fake**2)
+
         weights = self.discriminator.trainable_variables
-        gradients = tape.gradient(loss, weights)
+        loss, gradients = value_and_gradients(d_loss, weights)
         self.d_optimizer.apply_gradients(zip(gradients, weights, strict=True))
-        with tf.GradientTape() as tape:
-            fake = self.discriminator(self.generator(noise), training=True)
-            g_loss = -tf.reduce_mean(fake)
+
+        def g_loss():
+            return -mean(self.discriminator(self.generator(noise), training=True))
+
         weights = self.generator.trainable_variables
-        gradients = tape.gradient(g_loss, weights)
+        loss_of_g, gradients = value_and_gradients(g_loss, weights)
         self.g_optimizer.apply_gradients(zip(gradients, weights, strict=True))
-        return {"d_loss": loss, "g_loss": g_loss}
+        return {"d_loss": loss, "g_loss": loss_of_g}
 
 
 def gan(**options):
@@ -285,6 +301,10 @@ def traced(function):
         import jax
 
         return jax.checkpoint(lambda x: function(x))
+    if BACKEND == "torch":
+        from torch.utils.checkpoint import checkpoint
+
+        return lambda x: checkpoint(function, x, use_reentrant=False)
     import tensorflow as tf
 
     return tf.function(function)

@@ -67,6 +67,8 @@ class Probe(Looker):
 
     def number(self, loss: Any, waits: bool) -> float | None:
         """See `probe.Probe`; of a GPU, torch does not tell."""
+        if isinstance(loss, torch.Tensor):
+            loss = loss.detach()  # else it warns
         is_there = not getattr(loss, "is_cuda", False)
         return float(loss) if waits or is_there else None
 
