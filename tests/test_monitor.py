@@ -15,7 +15,7 @@ from kbn.callbacks import TrainingMonitor
 from tests import trainings
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
-needs_tensorflow = pytest.mark.skipif(not ON_TENSORFLOW, reason="needs TensorFlow")
+needs_tensorflow = pytest.mark.skipif(not ON_TENSORFLOW, reason="TensorFlow's")
 STEPS = -(-ROWS // BATCH)  # per epoch, the last one short
 
 # Where graphs are not the point: nothing to trace.
@@ -51,7 +51,6 @@ def said(caplog):
 # --- what is written ---
 
 
-@needs_tensorflow
 def test_tags_and_steps_of_a_training(monitor, tmp_path, said):
     model, _ = train("sequential", [monitor], fit={"validation_split": 0.2})
     log = read_log(tmp_path)
@@ -154,7 +153,6 @@ def test_numbers_equal_an_independent_forward_and_backward(monitor, tmp_path):
     assert values(log, "learning_rate") == [np.float32(rate)]
 
 
-@needs_tensorflow
 @pytest.mark.parametrize(
     "optimizer",
     [
@@ -178,7 +176,6 @@ def test_gradients_are_unscaled_and_unclipped(optimizer, tmp_path):
         np.testing.assert_allclose(scaled, plain, rtol=1e-5)
 
 
-@needs_tensorflow
 def test_a_skipped_step_of_loss_scaling_has_no_second_value(tmp_path):
     # At this scale the gradients overflow: the first steps do not count as iterations.
     optimizer = keras.optimizers.LossScaleOptimizer(
@@ -215,7 +212,6 @@ def test_an_embeddings_gradient_is_the_whole_one(monitor, tmp_path):
     )
 
 
-@needs_tensorflow
 def test_non_finite_values_are_counted_apart(tmp_path):
     model, x, y = watched_models.sequential(**EAGER)
     x[3, 2] = np.nan
@@ -230,7 +226,6 @@ def test_non_finite_values_are_counted_apart(tmp_path):
     assert np.isnan(values(log, "gradient_norm/global")).all()
 
 
-@needs_tensorflow
 def test_sample_size_bounds_the_histogram_only(tmp_path):
     model, x, y = watched_models.convolution(**EAGER)
     monitor = TrainingMonitor(tmp_path, log_freq="epoch", sample_size=64)
@@ -243,7 +238,6 @@ def test_sample_size_bounds_the_histogram_only(tmp_path):
     assert (rows[:, 2][rows[:, 2] > 0] >= 0.9 * size / 64).all()
 
 
-@needs_tensorflow
 def test_layers_selects_activations_weights_and_batch_norm(tmp_path):
     train(
         "sequential",
@@ -261,7 +255,6 @@ def test_layers_selects_activations_weights_and_batch_norm(tmp_path):
     }
 
 
-@needs_tensorflow
 @pytest.mark.parametrize(
     "watch",
     [
@@ -306,7 +299,6 @@ def test_watch_selects(watch, tmp_path, said):
     assert said() == []
 
 
-@needs_tensorflow
 @pytest.mark.parametrize(
     ("log_freq", "looks"),
     [
@@ -327,7 +319,6 @@ def test_log_freq(log_freq, looks, tmp_path):
     assert steps(log, "weights/sequential/head/bias") == sorted({*looks, 8})
 
 
-@needs_tensorflow
 def test_steps_go_on_over_a_second_fit(monitor, tmp_path):
     model, x, y = watched_models.sequential(**EAGER)
     for _ in range(2):
@@ -338,7 +329,6 @@ def test_steps_go_on_over_a_second_fit(monitor, tmp_path):
     assert steps(log, "epoch/loss") == [4, 8]
 
 
-@needs_tensorflow
 @pytest.mark.parametrize("batch_norm", ["keras", "kbn"])
 def test_batch_norm_of_either_make(batch_norm, monitor, tmp_path):
     make = {"keras": keras.layers.BatchNormalization, "kbn": kbn.BatchNorm}[batch_norm]
@@ -362,7 +352,6 @@ def test_a_gan_logs_both_optimizers(monitor, tmp_path):
     assert steps(log, "epoch/d_loss") == [STEPS]
 
 
-@needs_tensorflow
 def test_repeated_calls_are_numbered(monitor, tmp_path):
     train("nested_and_shared", [monitor], epochs=1, **EAGER)
     log = read_log(tmp_path)
@@ -370,7 +359,6 @@ def test_repeated_calls_are_numbered(monitor, tmp_path):
         assert steps(log, f"activations/{tag}") == [1]
 
 
-@needs_tensorflow
 def test_a_layer_born_in_build_is_seen(monitor, tmp_path):
     train("subclassed", [monitor])
     log = read_log(tmp_path)
@@ -411,7 +399,6 @@ def test_the_end_of_data_of_unknown_length_is_no_look(monitor, tmp_path):
     assert looks == [1, STEPS + 2]
 
 
-@needs_tensorflow
 def test_a_step_that_is_not_due_is_the_original(tmp_path):
     seen = []
 
@@ -419,20 +406,16 @@ def test_a_step_that_is_not_due_is_the_original(tmp_path):
         def on_train_begin(self, logs=None):  # after the monitor, so inside its wrapper
             wrapper = self.model.train_function
             original = wrapper.original
-            wrapper.original = lambda data: seen.append(data) or original(data)
+            wrapper.original = lambda *given: seen.append(given) or original(*given)
 
     monitor = TrainingMonitor(tmp_path, log_freq=3)
     train("sequential", [monitor, Spy()], epochs=1)
-    import tensorflow as tf
-
     assert len(seen) == STEPS - 1  # all but step 3
-    assert all(isinstance(data, tf.data.Iterator) for data in seen)
 
 
 # --- no trace ---
 
 
-@needs_tensorflow
 def test_the_model_is_left_as_it_was(monitor, tmp_path):
     model, x, y = watched_models.sequential()
     model.fit(x, y, verbose=0)
@@ -455,7 +438,6 @@ class Stop(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
-@needs_tensorflow
 def test_an_interrupt_in_another_callback_leaves_no_trace(monitor, tmp_path):
     keras.utils.set_random_seed(0)
     model, x, y = watched_models.dropout()
@@ -482,7 +464,6 @@ def test_an_interrupt_in_another_callback_leaves_no_trace(monitor, tmp_path):
         np.testing.assert_array_equal(weight, other)
 
 
-@needs_tensorflow
 def test_a_monitor_watches_again_after_an_interrupt(monitor, tmp_path):
     model, x, y = watched_models.sequential(**EAGER)
     fit = {"batch_size": BATCH, "verbose": 0}
@@ -493,7 +474,6 @@ def test_a_monitor_watches_again_after_an_interrupt(monitor, tmp_path):
     assert steps(read_log(tmp_path), "activations/head") == [1, 3]
 
 
-@needs_tensorflow
 @pytest.mark.parametrize("mode", ["graph", "eager"])
 def test_an_exception_in_the_model_is_raised_and_leaves_no_trace(mode, monitor):
     class Failing(keras.layers.Layer):
@@ -510,7 +490,6 @@ def test_an_exception_in_the_model_is_raised_and_leaves_no_trace(mode, monitor):
 # --- what cannot be seen is said, once ---
 
 
-@needs_tensorflow
 def test_an_own_make_train_function_falls_back(monitor, tmp_path, said):
     class Own(keras.Model):
         def make_train_function(self, force=False):
@@ -567,7 +546,6 @@ def test_a_step_that_applies_no_optimizer_says_so(monitor, tmp_path, said):
     assert not any(tag.startswith("gradients") for tag in log)
 
 
-@needs_tensorflow
 def test_what_is_inside_a_loop_is_listed(monitor, tmp_path, said):
     train("recurrent", [monitor])
     (message,) = said()
@@ -580,7 +558,6 @@ def test_what_is_inside_a_loop_is_listed(monitor, tmp_path, said):
         assert steps(log, f"activations/{layer}") == [1, STEPS + 1]
 
 
-@needs_tensorflow
 def test_statistics_that_fail_lose_no_training(monitor, tmp_path, said, monkeypatch):
     def fail(*args):
         raise RuntimeError("no statistics today")
@@ -627,46 +604,6 @@ def test_a_disk_that_is_full_later_loses_no_training(
     assert str(tmp_path) in message
     monkeypatch.undo()
     assert steps(read_log(tmp_path), "epoch/loss") == [STEPS]
-
-
-# --- other backends ---
-
-
-@pytest.mark.skipif(ON_TENSORFLOW, reason="TensorFlow sees everything")
-def test_other_backends_log_what_they_can_and_say_the_rest(monitor, tmp_path, said):
-    model, x, y = watched_models.sequential()
-    fit = {"batch_size": BATCH, "verbose": 0, "epochs": 2, "validation_data": (x, y)}
-    model.fit(x, y, callbacks=[monitor], **fit)
-    (message,) = said()
-    assert "KERAS_BACKEND=tensorflow" in message
-    log = read_log(tmp_path)
-    assert steps(log, "batch_norm/norm/moving_mean") == [1, 5, 8]
-    assert steps(log, "epoch/val_loss") == [4, 8]
-    assert steps(log, "update_ratio/sequential/head/kernel") == [1, 5]
-    norm = model.get_layer("norm")
-    tags = {f"batch_norm/norm/{weight.name}": weight for weight in norm.weights}
-    for layer in model.layers:
-        if layer is not norm:
-            tags |= {f"weights/{weight.path}": weight for weight in layer.weights}
-    assert len(tags) == len(model.weights)
-    for tag, weight in tags.items():
-        rows = log[tag][-1][1]
-        array = keras.ops.convert_to_numpy(weight)
-        assert count(rows) == array.size
-        np.testing.assert_allclose(rows[[0, -1], [0, 1]], [array.min(), array.max()])
-
-
-@pytest.mark.skipif(ON_TENSORFLOW, reason="TensorFlow sees everything")
-def test_other_backends_are_not_changed_by_watching(tmp_path):
-    import sys
-
-    free, expected = train("sequential")
-    model, history = train("sequential", [TrainingMonitor(tmp_path, log_freq=3)])
-    for weight, other in zip(model.get_weights(), free.get_weights(), strict=True):
-        np.testing.assert_array_equal(weight, other)
-    assert history == expected
-    assert steps(read_log(tmp_path), "weights/sequential/head/bias") == [3, 6, 8]
-    assert "tensorflow" not in sys.modules
 
 
 def test_a_metric_of_one_value_a_class_is_logged_by_class(tmp_path):

@@ -18,8 +18,6 @@ from tests.event_files import read_records
 if not hasattr(optimizers, "MultiOptimizer"):
     pytest.skip("Keras 3.14 has none", allow_module_level=True)
 
-ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
-
 
 def mapped(**options):
     """Adam for the hidden layer, SGD with a schedule for the rest."""
@@ -80,7 +78,6 @@ def test_scale_that_they_share_is_told_once(tmp_path):
     assert monitor.history["skipped_steps/optimizer/adam"][1][-1] == 0
 
 
-@pytest.mark.skipif(not ON_TENSORFLOW, reason="calls are seen on TensorFlow")
 @pytest.mark.parametrize("make", MADE.values(), ids=MADE)
 def test_gradients_are_those_that_the_training_step_gives(make, tmp_path):
     logged = []

@@ -102,11 +102,10 @@ def test_hparams_batch_size_seed_and_policy_are_recorded(tmp_path):
     assert record["hparams"] == hparams
     assert record["fit"]["seed"] == 7
     assert record["model"]["dtype_policy"] == "float32"
-    if ON_TENSORFLOW:
-        assert record["fit"]["batch_size"] == 8
+    assert record["fit"]["batch_size"] == 8
 
 
-@pytest.mark.skipif(not ON_TENSORFLOW, reason="batches are seen on TensorFlow")
+@pytest.mark.skipif(not ON_TENSORFLOW, reason="its replicas")
 def test_batch_size_is_that_of_the_looked_at_batch_over_all_replicas(tmp_path):
     from tests.replicas import two_replicas
 

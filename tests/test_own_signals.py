@@ -10,9 +10,8 @@ from kbn.callbacks.signals import registry
 from tests import watched_models
 from tests.event_files import read_log
 
-ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 needs_tensorflow = pytest.mark.skipif(
-    not ON_TENSORFLOW, reason="the others show weights only"
+    keras.backend.backend() != "tensorflow", reason="its replicas"
 )
 FIT = {"batch_size": 16, "verbose": 0, "shuffle": False}
 
@@ -46,7 +45,6 @@ def data(rows=32):
     return rng.normal(size=(rows, 4)).astype("f"), rng.normal(size=(rows, 2))
 
 
-@needs_tensorflow
 @pytest.mark.parametrize("watch", [("weights",), ("gradients", "activations")])
 @pytest.mark.parametrize("options", [{}, {"jit_compile": True}, {"run_eagerly": True}])
 def test_a_signal_of_ones_own_is_of_the_looked_at_step(options, watch, tmp_path):
@@ -149,20 +147,16 @@ def test_one_that_raises_is_left_out(signal, words, tmp_path, caplog):
 
 def test_it_changes_no_bit(tmp_path):
     weights = []
-    signals = [mean_of_hidden, gradient_size] if ON_TENSORFLOW else [kernel_sum]
+    signals = [mean_of_hidden, gradient_size]
     monitor = TrainingMonitor(tmp_path, log_freq=1, signals=signals)
     for callbacks in ([], [monitor]):
         keras.backend.clear_session(free_memory=False)
         keras.utils.set_random_seed(0)
-        model, x, y = watched_models.dropout() if ON_TENSORFLOW else watched()
+        model, x, y = watched_models.dropout()
         model.fit(x, y, callbacks=callbacks, **FIT)
         weights.append(model.get_weights())
     for one, other in zip(*weights, strict=True):
         np.testing.assert_array_equal(one, other)
-
-
-def watched():
-    return (network(), *data())
 
 
 REFUSED = {

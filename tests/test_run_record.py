@@ -168,7 +168,6 @@ def test_what_stays_is_not_described_again(tmp_path):
     assert len(read_records(tmp_path)) == 1
 
 
-@pytest.mark.skipif(not ON_TENSORFLOW, reason="calls are seen on TensorFlow")
 def test_layers_of_a_subclassed_model_are_in_the_order_of_their_calls(tmp_path):
     class Backwards(keras.Model):
         def __init__(self):
@@ -190,8 +189,6 @@ def test_layers_of_a_subclassed_model_are_in_the_order_of_their_calls(tmp_path):
 
 @pytest.mark.parametrize("kind", sorted(watched_models.KINDS))
 def test_every_kind_of_model_has_a_record(kind):
-    if not ON_TENSORFLOW and kind not in {"sequential", "nested_and_shared"}:
-        pytest.skip("a model of TensorFlow's")
     model, *_ = watched_models.KINDS[kind]()
     described = describe(model, Inventory(model))
     (read,) = [run_in(run_value(described))]

@@ -389,4 +389,5 @@ def assert_nothing_is_overridden(model):
 def assert_unwatched(model):
     """Nothing of a monitor is left in a model that has been trained."""
     assert_nothing_is_overridden(model)
-    assert type(model.train_function).__name__ == "function"
+    # JAX builds a model before a callback begins: it may fail there.
+    assert type(model.train_function).__name__ in ("function", "NoneType")

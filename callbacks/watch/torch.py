@@ -17,12 +17,11 @@ from .calls import AGAIN
 from .evaluation import LossEvaluation
 from .inventory import Contents
 from .looker import Looker
+from .looker import leaving as leaving
 from .notes import Noter, Notes
 from .optimizers import loss_scaling
 from .probe import Asked, Recorded, Seen
 from .torch_state import gradients_kept, state_kept, unapplied
-
-host = plain
 
 host = plain
 
@@ -67,6 +66,8 @@ class Probe(Looker):
 
     def number(self, loss: Any, waits: bool) -> float | None:
         """See `probe.Probe`; of a GPU, torch does not tell."""
+        if isinstance(loss, torch.Tensor):
+            loss = loss.detach()  # else it warns
         is_there = not getattr(loss, "is_cuda", False)
         return float(loss) if waits or is_there else None
 
