@@ -107,10 +107,8 @@ def capture(model: Any, layers: Select = None) -> Iterator[Captured]:
             return seen.activations
 
     A function that was traced before runs as it was traced: nothing is seen of it.
-    On torch it sees the same. On JAX a training step differentiates the forward pass,
-    and no tensor can leave that: `activations` are those of `model(x)` and the like. A
-    training step gives `gradients`, except under a `LossScaleOptimizer`, whose `apply`
-    Keras does not call there.
+    On JAX and torch it sees the same. Of what JAX differentiates it sees that which
+    `jax.grad` and `jax.value_and_grad` do, called by these names.
 
     Args:
         model: A `keras.Model`, compiled or not.
@@ -139,7 +137,7 @@ def capture(model: Any, layers: Select = None) -> Iterator[Captured]:
         lambda: Selection(Inventory(model), layers).weights,
         lambda: call_log,
     )
-    with _eager(model), watching:
+    with _eager(model), probe.backend().leaving(call_log), watching:
         yield Captured(call_log)
 
 

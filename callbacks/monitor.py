@@ -71,8 +71,7 @@ class TrainingMonitor(keras.callbacks.Callback):
     leaves out, and says so once. In a `keras.callbacks.CallbackList` it also watches a
     loop written by hand.
 
-    On JAX and torch it logs metrics, weights and batch norm; gradients and activations
-    need TensorFlow.
+    It sees the same on JAX and torch: `docs/backends.md` says how.
 
     Args:
         log_dir: Directory of the event file, made if it is missing.

@@ -19,6 +19,7 @@ EVERY_BACKEND = {
     "test_capture.py",
     "test_convert.py",
     "test_defects.py",
+    "test_differentiation.py",
     "test_signals.py",
     "test_distributed.py",
     "test_documentation.py",

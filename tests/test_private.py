@@ -487,6 +487,52 @@ def test_jax_still_tells_in_which_trace_a_tracer_lives():
         assert seen[0] is not None, f"JAX {jax.__version__} has moved Tracer._trace"
 
 
+@pytest.mark.skipif(BACKEND != "jax", reason="of JAX")
+def test_jax_still_tells_where_the_caller_is():
+    import jax
+
+    from kbn.private.jax import trace_here
+
+    here, seen = trace_here(), []
+    assert here == trace_here()
+    jax.jit(lambda x: seen.append(trace_here()) or x)(1.0)
+    jax.grad(lambda x: seen.append(trace_here()) or x)(1.0)
+    assert here not in seen
+    assert seen[0] != seen[1]
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="of JAX")
+def test_the_step_that_a_training_function_on_jax_makes():
+    import jax
+
+    for jit_compile in (True, False):
+        for steps in (1, 2):
+            model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+            how = {"jit_compile": jit_compile, "steps_per_execution": steps}
+            model.compile("sgd", "mse", **how)
+            model.make_train_function()
+            step = private.jax_train_step(model.train_function)
+            assert isinstance(step, jax.stages.Wrapped) is jit_compile
+            assert getattr(step, "__wrapped__", step) == model.train_step
+    assert private.jax_train_step(lambda state, iterator: model.train_step) is None
+    assert private.jax_train_step(len) is None
+
+
+def test_keras_tells_where_it_only_asks_for_shapes():
+    seen = []
+
+    class Spy(keras.layers.Layer):
+        def call(self, x):
+            seen.append(private.symbolic_scope())
+            return x
+
+    Spy()(np.ones((2, 2)))
+    Spy()(keras.Input((2,)))
+    assert seen[0] is None
+    if BACKEND != "tensorflow":  # which has a graph for it
+        assert private.is_scratch(seen[1])
+
+
 @on_tensorflow
 def test_what_a_resource_handle_stands_for():
     import tensorflow as tf

@@ -84,8 +84,8 @@ def train_loss(trained: float) -> float:
     """The loss of the batch that was looked at, before the step.
 
     Where the step computes one loss of the batch as it came. Else the `loss` that the
-    step returns: of a `train_step` of one's own, and of JAX and torch, where it is the
-    mean over the epoch so far.
+    step returns: of a `train_step` of one's own, which may be the mean over the epoch
+    so far.
     """
     return trained
 

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from kbn.private.jax import trace_here
+from kbn.private.keras import symbolic_scope
 
 from .calls import CallLog
 
@@ -33,7 +34,7 @@ class Reach:
     def place(self) -> object:
         """Where the caller is: `HERE`, in reach, or elsewhere. See `CallLog`."""
         trace = trace_here()
-        return HERE if trace in self._reached else trace
+        return symbolic_scope() or (HERE if trace in self._reached else trace)
 
     @contextlib.contextmanager
     def open(self) -> Iterator[None]:

@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -14,6 +14,8 @@ from kbn.private import keras as private
 from ..signals.reading import EVALUATED
 from ..signals.subjects import Loss, Subject
 from . import plain
+from .calls import CallLog
+from .differentiation import Reach
 from .evaluation import LossEvaluation
 from .inventory import Contents, Inventory
 from .jitted import Jitted, StepNoter, values_of
@@ -33,8 +35,15 @@ def as_array(variable: Any) -> Any:
     return np.asarray(variable.value)
 
 
-def scratch_graph() -> None:
-    """There are no graphs."""
+scratch_graph = private.symbolic_scope
+
+
+@contextlib.contextmanager
+def leaving(call_log: CallLog) -> Iterator[None]:
+    """See `probe.backend`: a differentiation gives what was noted in it."""
+    reach = Reach()
+    with reach.open(), reach.differentiating(call_log):
+        yield
 
 
 def make(

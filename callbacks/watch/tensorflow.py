@@ -25,6 +25,7 @@ from .granted import Pruned
 from .host import without_optionals
 from .inventory import Contents
 from .looker import Looker
+from .looker import leaving as leaving
 from .notes import Noter, Notes
 from .optimizers import loss_scaling
 from .probe import Asked, Recorded, Seen

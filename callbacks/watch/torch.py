@@ -17,12 +17,11 @@ from .calls import AGAIN
 from .evaluation import LossEvaluation
 from .inventory import Contents
 from .looker import Looker
+from .looker import leaving as leaving
 from .notes import Noter, Notes
 from .optimizers import loss_scaling
 from .probe import Asked, Recorded, Seen
 from .torch_state import gradients_kept, state_kept, unapplied
-
-host = plain
 
 host = plain
 

@@ -254,11 +254,26 @@ def held_model(callback: Any) -> Any:
     return getattr(callback, "_model", None)  # callbacks/callback.py#L70
 
 
-def is_scratch(graph: Any) -> bool:
-    """Whether Keras calls layers in this graph only to learn what they would give.
+def symbolic_scope() -> Any:
+    """The scope in which Keras calls layers only to learn what they would give.
 
-    Were it renamed, those would be taken for calls.
+    None elsewhere. Were it renamed, those would be taken for calls on JAX.
     """
+    try:  # backend/common/symbolic_scope.py#L22
+        from keras.src.backend.common.symbolic_scope import get_symbolic_scope
+    except ImportError:
+        return None
+    return get_symbolic_scope()
+
+
+def is_scratch(graph: Any) -> bool:
+    """Whether Keras calls layers here only to learn what they would give.
+
+    `graph`: of TensorFlow, or a `symbolic_scope`. Were it renamed, those would be taken
+    for calls.
+    """
+    if isinstance(graph, keras.SymbolicScope):
+        return True
     name = getattr(graph, "name", "")  # backend/tensorflow/core.py#L223
     return isinstance(name, str) and name.startswith("scratch_graph")
 
