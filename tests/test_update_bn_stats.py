@@ -472,6 +472,13 @@ def test_reason_is_a_function_that_was_traced_before(called):
     reason = r"'call' of Traced 'traced' is a tf.function that was traced before"
     with pytest.raises(ValueError, match=reason):
         update(model, x)
+    seen, before = kbn.BatchNorm(), values(model.norm.weights)
+    message = f"keep their statistics: {model.norm.name}; {reason}"
+    with pytest.warns(UserWarning, match=message):
+        update(keras.Sequential([keras.Input((FEATURES,)), seen, model]), x)
+    np.testing.assert_allclose(values(seen.weights)[2], x.mean(0), rtol=1e-5)
+    for value, old in zip(values(model.norm.weights), before, strict=True):
+        np.testing.assert_array_equal(value, old)
 
 
 # --- what stays as it was

@@ -179,6 +179,7 @@ class Update:
                 for variable in population.variables(layer)
             )
         _warn_of_non_finite(norms, found)
+        self._passes[1][False].warn_of_unseen(found)
         return before
 
     def _run(
@@ -251,13 +252,30 @@ class Pass:
             )
         if insisted:
             return "the batches are empty, masked or not finite."
+        return self._why_unseen() or f"{model} calls none of its batch norms."
+
+    def _why_unseen(self) -> str:
         if functions := forward.traced(self._model):
             return (
                 f"{', '.join(functions)} is a tf.function that was traced before, and "
                 "nobody can see what it gives its layers. Leave the decorator out: "
                 "Keras compiles the model."
             )
-        return f"{model} calls none of its batch norms."
+        return ""
+
+    def warn_of_unseen(self, found: list[Population]) -> None:
+        """Name the batch norms that a traced function hides, while others are seen."""
+        hidden = [
+            layer.name
+            for layer, population in zip(self._norms, found, strict=True)
+            if not (population.count.any() or population.skipped.any())
+            and not self._called.get(layer)
+        ]
+        if hidden and (why := self._why_unseen()):
+            warnings.warn(
+                f"Batch norms that keep their statistics: {', '.join(hidden)}; {why}",
+                stacklevel=4,
+            )
 
     def _step(self, x: Inputs) -> list[Note]:
         self._notes = []
