@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 0
     if options.command == "report":
-        return report.run(options.directories, options.out, options.open)
+        return report.run(options)
     from kbn_command import show  # imports Keras and its backend, which takes seconds
 
     try:

@@ -84,6 +84,7 @@ class RunReport:
     configuration: dict[str, dict[str, str]]
     problems: list[str]
     has_batch_norm: bool | None  # None if no layer is known
+    last: dict[str, float]  # of each metric of the epochs, by Keras' name
     drift: dict[str, Course]  # by path of the weight
     kernels: dict[str, Band]  # by path, in forward order
 
@@ -122,6 +123,11 @@ def report_of(run: LoggedRun) -> RunReport:
         configuration=configuration(run),
         problems=run.problems,
         has_batch_norm=None if record.is_empty else any(record.batch_norms()),
+        last={
+            tag.removeprefix("epoch/"): course.last
+            for tag, course in courses.items()
+            if tag.startswith("epoch/")
+        },
         drift={
             tag.removeprefix(WEIGHT_DRIFT): course
             for tag, course in courses.items()
