@@ -64,6 +64,12 @@ def test_without_a_name_all_are_listed(capsys):
     assert listed == {rule.name: rule.title for rule in DEFAULT}
 
 
+def test_symptoms_lead_to_every_diagnosis():
+    leads = re.findall(r"\[`(\w+)`\]\(api/rules\.md#(\w+)\)", PAGES["docs/symptoms.md"])
+    assert all(name == anchor for name, anchor in leads)
+    assert {name for name, _ in leads} == {rule.name for rule in DEFAULT}
+
+
 def test_page_has_each_rule_under_the_name_of_its_diagnosis():
     block = r"^### (\w+)\n\n```{eval-rst}\n.. autoclass:: kbn.callbacks.rules.(\w+)$"
     shown = re.findall(block, PAGES["docs/api/rules.md"], re.MULTILINE)
