@@ -154,11 +154,14 @@ def level_of(run: LoggedRun) -> str:
     return UNKNOWN if run.is_empty or rules == [] else HEALTHY
 
 
-def verdict(run: LoggedRun, courses: Mapping[str, Course]) -> str:
-    """One sentence: whether the run is healthy, else what is wrong, and since when."""
+def verdict(run: LoggedRun, courses: Mapping[str, Course] | None = None) -> str:
+    """One sentence: whether the run is healthy, else what is wrong, and since when.
+
+    courses: of its entries, if they are at hand.
+    """
     if run.is_empty:
         return "Nothing is logged of a training here."
-    extent = _extent(run, courses)
+    extent = _extent(run, courses or courses_of(run.entries))
     level = level_of(run)
     if level == UNKNOWN:
         return f"No rules were applied to {extent}."
@@ -181,6 +184,16 @@ def verdict(run: LoggedRun, courses: Mapping[str, Course]) -> str:
     cure = f" {first.remedy}" if first.remedy else ""
     rest = f" {len(others)} more open." * bool(others)
     return f"{word} since {when}: {title}{place}.{cure}{rest}{goes_on}"
+
+
+def summary(run: LoggedRun, command: str) -> str:
+    """The verdict, what else is open, and how to see more: a line each."""
+    first, *others = open_of(run.alerts)
+    lines = [verdict(run)]
+    if others and first.level != "info":  # a healthy verdict names all notes
+        also = ", ".join(f"{named(alert)} ({alert.level})" for alert in others)
+        lines.append(f"  also open: {also}")
+    return "\n".join([*lines, f"  more: {command}"])
 
 
 def named(alert: Alert) -> str:
