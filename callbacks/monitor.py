@@ -1,8 +1,10 @@
 """When to look at a training, and nothing else."""
 
 import dataclasses
+import html
 import inspect
 import os
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Never
@@ -90,8 +92,8 @@ class TrainingMonitor(keras.callbacks.Callback):
         on_alert: What to do about an alert: "log" it (Python's logging, logger `kbn`);
             "stop" training after the step for a critical one; "raise" a
             `kbn.callbacks.TrainingAlert` for a critical one; or a function of the
-            alert, called when it is raised. At the end of `fit`, a line is logged for
-            each alert that is open.
+            alert, called when it is raised. At the end of `fit` the verdict is logged,
+            if an alert is open.
         sample_size: How many elements of a tensor a histogram reads. Counts, minimum,
             maximum, mean and norm are always of all elements.
         hparams: Your own for the HParams tab and the report: {name: bool, number or
@@ -176,6 +178,18 @@ class TrainingMonitor(keras.callbacks.Callback):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._schedule = schedule_of(self.log_freq)
+
+    def __repr__(self) -> str:
+        from .report.run_report import verdict
+
+        told = f": {verdict(self._run.logged())}" if self._run else ""
+        return f"<TrainingMonitor {str(self.log_dir)!r}{told}>"
+
+    def _repr_html_(self) -> str:
+        """The verdict in a notebook, with the alerts that are open."""
+        found = self._run.follower.open if self._run else []
+        shown = "".join(alert._repr_html_() for alert in found)
+        return f"<div>{html.escape(repr(self))}</div>{shown}"
 
     @property
     def history(self) -> dict[str, tuple[list[int], list[float]]]:
@@ -293,6 +307,7 @@ class TrainingMonitor(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Make the first step of the epoch due."""
         self._epoch_begins = self._is_first_of_epoch = True
+        self._voice.is_bar_open = False
         self._is_epoch_unchecked = True
         if self._run is None:
             return
@@ -311,10 +326,12 @@ class TrainingMonitor(keras.callbacks.Callback):
 
     def on_test_begin(self, logs: Any = None) -> None:
         """Look whether the weights are finite, before they are validated."""
+        self._voice.is_bar_open = self._has_bar
         self._check_weights()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Write the epoch's metrics and the learning rate."""
+        self._voice.is_bar_open = self._has_bar
         if self._run is not None:
             self._look_after_batch()
             self._check_weights()
@@ -323,14 +340,21 @@ class TrainingMonitor(keras.callbacks.Callback):
     def on_train_end(self, logs: Any = None) -> None:
         """Look at weights and batch norm once more, and leave the model as it was."""
         self._unwrap()
+        self._voice.is_bar_open = False
         if self._run is not None:
             self._look()
             self._act(self._run.end_training(self.model))
-            action.log_open(self._run.follower.open)
+            self._try_to(self._sum_up, "sum up the training")
         self.params = None
         self.__dict__.pop("on_train_batch_begin", None)
 
     # --- looking ---
+
+    @property
+    def _has_bar(self) -> bool:
+        """Whether `fit` shows a progress bar."""
+        fit: dict[str, Any] = self.params or {}
+        return fit.get("verbose") in ("auto", 1)
 
     @property
     def _here(self) -> Run:
@@ -396,6 +420,8 @@ class TrainingMonitor(keras.callbacks.Callback):
         """Count a call of so many steps; returns their numbers."""
         if not self._has_begun:
             self._try_to(self._begin, "read the weights")
+        # After the first step of an epoch.
+        self._voice.is_bar_open = self._has_bar and not self._is_first_of_epoch
         run = self._here
         first = run.steps.count + 1
         self._added = run.optimizers.steps.add(steps)
@@ -489,12 +515,25 @@ class TrainingMonitor(keras.callbacks.Callback):
 
     def _act(self, alerts: Sequence[Alert]) -> None:
         """Do about new alerts what the user asked for."""
+        if any(alert.is_open for alert in alerts):
+            self._voice.begin_line()
         try:
             if action.act(alerts, self.on_alert):
                 self.model.stop_training = True
         except BaseException:  # the training ends here: leave its model as it was
             self._unwrap()
             raise
+
+    def _sum_up(self) -> None:
+        """Say at the end how the training went, if alerts are open."""
+        from .report.run_report import summary
+
+        run = self._here
+        found, place, here = run.follower.open, run.log.directory, Path.cwd()
+        if found:
+            place = place.relative_to(here) if place.is_relative_to(here) else place
+            command = shlex.join(["kbn", "report", str(place)])
+            action.log_summary(summary(run.logged(), command), found)
 
     def _try_to(self, act: Callable[[], None], what: str) -> None:
         self._voice.try_to(act, what)

@@ -15,6 +15,7 @@ from kbn.private.keras import random_seed
 from .alerts.alert import LEVELS, Alert
 from .alerts.follow import Follower
 from .log.history import History
+from .log.logged import Entry, LoggedRun
 from .log.records import versions
 from .log.run_log import RunLog
 from .signals.look import Look, look
@@ -37,6 +38,7 @@ from .watch.description import describe
 from .watch.evidence import Evidence, non_finite
 from .watch.inputs import first_of_each
 from .watch.inventory import Contents, Inventory, Selection
+from .watch.layers import attribute
 from .watch.met import Met
 from .watch.optimizers import OptimizerReader
 from .watch.probe import Asked, Seen
@@ -322,6 +324,22 @@ class Run:
             "describe the run",
         )
         return found
+
+    def logged(self) -> LoggedRun:
+        """As much of its log as a verdict needs."""
+        entry = Entry(self._step(), 0.0, {"epoch": float(self.epoch)})
+        record = {
+            "model": {"name": attribute(self._model(), "name")},
+            "is_running": self._is_running,
+            "options": self.settings.described,
+        }
+        return LoggedRun(
+            self.name,
+            self.log.directory,
+            entries=[entry] if self.steps.count else [],
+            record=record,
+            alerts=self.follower.alerts,
+        )
 
     # --- reading ---
 

@@ -1,4 +1,4 @@
-"""What a monitor says to its user: warnings, each of them once."""
+"""How a monitor speaks to its user: below the progress bar, and each warning once."""
 
 import logging
 from collections.abc import Callable
@@ -8,16 +8,27 @@ _log = logging.getLogger(__name__)
 
 
 class Voice:
-    """Says each thing once."""
+    """Says each thing once.
+
+    `is_bar_open`: Keras shows a progress bar, whose line has not ended.
+    """
 
     def __init__(self) -> None:
         self._said: set[str] = set()
+        self.is_bar_open = False
+
+    def begin_line(self) -> None:
+        """End the line of the progress bar: Keras draws it anew below."""
+        if self.is_bar_open:
+            self.is_bar_open = False
+            print(flush=True)
 
     def say(self, message: str, about: str | None = None) -> None:
         """Log a warning; of what it is about, only the first."""
         about = about or message
         if about not in self._said:
             self._said.add(about)
+            self.begin_line()
             space = "" if message.startswith("(") else " "
             _log.warning("TrainingMonitor%s%s", space, message)
 

@@ -21,6 +21,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
+    "diagnoses",
     "scripts",
 ]
 exclude_patterns = ["package.md"]  # the long description: a page of the package index

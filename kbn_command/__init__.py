@@ -1,4 +1,4 @@
-"""The `kbn` command, beside the package `kbn`: help and reports need no Keras.
+"""The `kbn` command, beside the package `kbn`: all but the demo needs no Keras.
 
 `import kbn` imports Keras and its backend, which takes seconds; only the demo does so.
 """
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
-from kbn_command import defaults, report
+from kbn_command import defaults, explain, report
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,7 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 0
     if options.command == "report":
-        return report.run(options.directories, options.out, options.open)
+        return report.run(options)
+    if options.command == "explain":
+        return explain.run(options.diagnosis)
     from kbn_command import show  # imports Keras and its backend, which takes seconds
 
     try:
@@ -53,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """`kbn demo [--out DIR] [--epochs N] [--learning-rate RATE] ...`, `kbn report`."""
+    """`kbn demo [--out DIR] [--epochs N] ...`, `kbn report`, `kbn explain`."""
     parser = argparse.ArgumentParser(
         prog="kbn", description="Batch normalization for Keras: fast, exact, visible."
     )
@@ -99,6 +101,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="of the split, the weights and the order of the batches",
     )
     report.add_parser(commands)
+    explain.add_parser(commands)
     return parser
 
 

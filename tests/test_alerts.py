@@ -1,5 +1,6 @@
 """Alerts: raised on entry, once, resolved when it is over; and what follows."""
 
+import dataclasses
 import json
 import logging
 import math
@@ -14,6 +15,7 @@ from kbn.callbacks.alerts import action
 from kbn.callbacks.alerts.alert import LEVELS, Alert, rank
 from kbn.callbacks.alerts.follow import Follower, alerts_of
 from kbn.callbacks.signals.default import DEFAULT
+from kbn.callbacks.signals.remedy import Remedy
 from kbn.callbacks.signals.view import Memory
 
 LAYERS = [
@@ -477,7 +479,12 @@ def test_nan_everywhere_is_non_finite_and_nothing_else(known, looks):
 
 # --- the alert itself ---
 
-ALERT = Alert("dead_relu", "warning", "a", 40, 2, 0.75, 0.5, "It is dead. Try x.")
+ALERT = Alert(
+    *("dead_relu", "warning", "a", 40, 2, 0.75, 0.5, "It is dead. Try x."),
+    title="units are dead",
+    remedy=Remedy("ask", words="Try x."),
+)
+CURE = "try: Try x. (dead_relu)"
 
 
 def test_alert_is_one_line():
@@ -520,10 +527,18 @@ def logged(caplog):
 def test_log_says_each_once(logged):
     assert not action.act(ALL, "log")
     assert logged() == [
-        ("WARNING", str(ALERT)),
-        ("CRITICAL", str(CRITICAL)),
-        ("INFO", str(INFO)),
+        ("WARNING", "warning: units are dead in a, at step 40, epoch 2\n  " + CURE),
+        ("CRITICAL", action.brief(CRITICAL)),
+        ("INFO", action.brief(INFO)),
     ]
+
+
+def test_brief_is_two_lines_with_the_id_last():
+    assert action.brief(CRITICAL) == (
+        "critical: non_finite in a, at step 41, epoch 2\n  NaN. Try x. (non_finite)"
+    )
+    more = dataclasses.replace(OVER, others=3)
+    assert action.brief(more).startswith("critical: slow in a and 3 more, at step 40\n")
 
 
 def test_stop_stops_for_what_is_critical_and_says_so(logged):
@@ -543,7 +558,7 @@ def test_raise_raises_what_is_critical_after_logging_all(logged):
         action.act(ALL, "raise")
     assert error.value.alert == CRITICAL
     assert pickle.loads(pickle.dumps(error.value)).alert == CRITICAL
-    assert ("INFO", str(INFO)) in logged()
+    assert ("INFO", action.brief(INFO)) in logged()
 
 
 def test_function_is_called_with_each_new_alert(logged):
@@ -561,15 +576,27 @@ def test_what_a_users_function_raises_goes_on():
         action.act(ALL, fail)
 
 
-def test_open_alerts_at_the_end_are_a_line_each(logged):
-    action.log_open([OVER])
-    assert logged() == []
-    action.log_open(ALL)
-    assert logged()[0] == (
-        "WARNING",
-        "open at the end: dead_relu in a, since step 40 (warning).",
-    )
-    assert len(logged()) == 3
+def test_notebook_shows_an_alert_escaped():
+    where = "<script>&"
+    odd = Alert("my_rule", "info", where, 4, None, 1.0, 0.0, "a < b.", resolved_step=9)
+    shown = odd._repr_html_()
+    assert "<b>info: my_rule in &lt;script&gt;&amp;, at step 4</b>" in shown
+    assert "<i>resolved at step 9</i><br>a &lt; b. <code>my_rule</code></div>" in shown
+    assert "<i>" not in ALERT._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("found", "levels"),
+    [
+        ([], []),
+        ([INFO], ["WARNING"]),  # by default Python shows no less
+        ([INFO, ALERT], ["WARNING"]),
+        ([ALERT, CRITICAL], ["CRITICAL"]),
+    ],
+)
+def test_summary_is_said_once_if_alerts_are_open(found, levels, logged):
+    action.log_summary("It is so.", found)
+    assert logged() == [(level, "It is so.") for level in levels]
 
 
 def test_on_alert_is_checked():

@@ -1,6 +1,7 @@
 """Alerts of a training under the monitor: said, stopped, raised, logged, kept."""
 
 import logging
+import pickle
 
 import keras
 import numpy as np
@@ -106,9 +107,63 @@ def test_log_says_it_once_and_again_at_the_end(tmp_path, said):
         1,
     )
     assert said() == [
-        str(alert),
-        "open at the end: non_finite_data in x, since step 2 (critical).",
+        "critical: there is NaN or Inf in x, at step 2, epoch 1\n"
+        f"  try: {alert.remedy} (non_finite_data)",
+        "Critical since epoch 1: there is NaN or Inf in x. "
+        f"{alert.remedy}\n  more: kbn report {tmp_path}",
     ]
+
+
+def test_summary_has_what_else_is_open_and_a_path_to_copy(tmp_path, said, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ill = [rules.DeadRelu(patience=3), Always()]
+    fit(network(bias=-9.0), data(), TrainingMonitor("my logs", 1, rules=ill))
+    verdict, *rest = said()[-1].splitlines()
+    assert verdict.startswith("Unhealthy since epoch 1: units are dead in hidden. ")
+    assert rest == [
+        "  also open: always in net (info)",
+        "  more: kbn report 'my logs'",
+    ]
+    fit(network(), data(), TrainingMonitor("notes", 1, rules=[Always()]))
+    assert said()[-1] == (
+        "Healthy at the end of 8 steps, 2 epochs; to note: always in net.\n"
+        "  more: kbn report notes"
+    )
+
+
+@pytest.mark.parametrize("batch", [BATCH, ROWS], ids=["4-steps", "1-step"])
+def test_alerts_begin_a_line_below_the_progress_bar(batch, tmp_path, capsys):
+    monitor = TrainingMonitor(tmp_path, 1, rules=[Always()], on_alert=print)
+    x, y = data()
+    network().fit(x, y, batch, epochs=4, callbacks=[monitor])
+    (alert,) = monitor.alerts
+    before, _, after = capsys.readouterr().out.partition(str(alert))
+    assert before.endswith("\n")
+    assert "━" in before
+    assert after.startswith("\n")
+
+
+def test_monitor_shows_itself_by_its_verdict(tmp_path):
+    logs, shown = tmp_path / "<logs>", []
+    show = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: shown.append(repr(monitor))
+    )
+    monitor = TrainingMonitor(logs, 1, rules=[Always()], on_alert=print)
+    assert repr(monitor) == f"<TrainingMonitor '{logs}'>"
+    fit(network(), data(), monitor, show)
+    assert "Healthy so far, after 4 steps, 1 epoch" in shown[0]
+    verdict = monitor.report().verdict
+    assert repr(monitor) == f"<TrainingMonitor '{logs}': {verdict}>"
+    page = monitor._repr_html_()
+    assert f"/&lt;logs&gt;&#x27;: {verdict}&gt;</div>" in page
+    assert page.endswith(monitor.alerts[0]._repr_html_())
+    assert repr(pickle.loads(pickle.dumps(monitor))) == f"<TrainingMonitor '{logs}'>"
+
+
+def test_without_a_progress_bar_no_line_is_begun(tmp_path, capsys):
+    monitor = TrainingMonitor(tmp_path, 1, rules=[Always()], on_alert=print)
+    fit(network(), data(), monitor)
+    assert capsys.readouterr().out == f"{monitor.alerts[0]}\n"
 
 
 def test_stop_stops_after_the_step(tmp_path, said):
@@ -137,7 +192,8 @@ def test_function_gets_each_alert_and_may_raise(tmp_path, said):
     assert [alert.rule for alert in met] == [alert.rule for alert in monitor.alerts]
     assert met[0].rule == "dead_relu"
     assert all(isinstance(alert, Alert) for alert in met)
-    assert all(line.startswith("open at the end") for line in said())
+    (summary,) = said()
+    assert summary.startswith("Unhealthy since epoch 1: units are dead in hidden")
 
     def fail(alert):
         raise KeyError(alert.rule)
@@ -171,6 +227,17 @@ def test_no_rules_no_alerts(tmp_path):
     assert monitor.alerts == []
 
 
+class Always(rules.Rule):
+    """It is so."""
+
+    reads = ("loss/train",)
+    patience = 3
+
+    def readings(self, view):
+        """The whole model."""
+        yield rules.Reading("", 1.0, 0.0, "info")
+
+
 class Fails(rules.Rule):
     """Divides by zero."""
 
@@ -199,7 +266,7 @@ def test_second_fit_goes_on_with_the_alert(tmp_path, said):
     assert alert.step == 3
     fit(model, data(), monitor, epochs=1)
     assert monitor.alerts == [alert]
-    assert [line[:4] for line in said()] == ["warn", "open", "open"]
+    assert [line[:4] for line in said()] == ["warn", "Unhe", "Unhe"]
     hidden = model.get_layer("hidden")
     hidden.bias.assign(hidden.bias * 0)
     fit(model, data(), monitor, epochs=1)

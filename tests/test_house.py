@@ -20,7 +20,7 @@ SURGERY |= {"insert_batch_norm", "freeze_batch_norm", "unfreeze_batch_norm"}
 SURGERY |= {"from_torch_batch_norm", "to_torch_batch_norm"}
 PUBLIC = {"BatchNorm", "BatchNormalization", "__version__", "callbacks", "capture"}
 PUBLIC |= SURGERY
-NAMES = ["defaults", "demo", "picture", "report", "show"]
+NAMES = ["defaults", "demo", "explain", "picture", "report", "show"]
 COMMAND = {"kbn.__main__", "kbn_command", *(f"kbn_command.{name}" for name in NAMES)}
 
 # Each imports what stands below it, never what stands above or beside it.

@@ -88,6 +88,28 @@ def test_version_has_a_section_in_the_changelog():
     assert headings[0] == kbn.__version__
 
 
+def test_citation_has_the_version():
+    cited = (ROOT / "CITATION.cff").read_text()
+    assert f"\nversion: {kbn.__version__}\n" in cited
+
+
+# {make target: the file with the versions that it installs, and what of them is shown}.
+TESTED = {
+    "test": ("constraints.txt", ["keras", "tensorflow", "numpy"]),
+    "test-oldest": ("constraints-oldest.txt", ["keras", "tensorflow", "numpy"]),
+    "test-next": ("constraints-next.txt", ["tensorflow", "numpy"]),
+    "test-backends": ("constraints.txt", ["keras", "jax", "numpy"]),
+}
+
+
+@pytest.mark.parametrize("target", TESTED)
+def test_table_of_versions_has_those_that_are_installed(target):
+    file, names = TESTED[target]
+    pinned = dict(re.findall(r"^([\w-]+)==(\S+)", (ROOT / file).read_text(), re.M))
+    (row,) = re.findall(rf"^\| `make {target}` .*", PAGES["docs/backends.md"], re.M)
+    assert {pinned[name] for name in names} <= {*row.replace("|", " ").split()}
+
+
 def test_long_description_has_the_quickstart_and_no_link_that_breaks():
     text = (ROOT / PROJECT["readme"]).read_text()
     code = (ROOT / "examples" / "quickstart.py").read_text().partition("\n\n")[2]

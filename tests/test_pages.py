@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import re
+import shlex
 import sys
 import types
 
@@ -119,8 +120,11 @@ def test_make_targets_exist(page):
 @pytest.mark.parametrize("page", PAGES)
 def test_kbn_commands_are_understood(page):
     lines = [line for line in commands(page) if line.startswith("kbn ")]
-    for line in [*lines, *re.findall(r"`(kbn (?:demo|report) [^`]*)`", PAGES[page])]:
-        build_parser().parse_args(line.split()[1:])
+    for line in [
+        *lines,
+        *re.findall(r"`(kbn (?:demo|explain|report) [^`]*)`", PAGES[page]),
+    ]:
+        build_parser().parse_args(shlex.split(line)[1:])
 
 
 def test_readme_is_a_front_page():

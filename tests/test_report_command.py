@@ -11,22 +11,59 @@ import kbn_command as command
 from kbn.callbacks.alerts.alert import Alert
 
 NAN_ALERT = Alert("non_finite", "critical", "first", 3, 1, 9.0, 0.0, "It is NaN.")
-STATUS = {
-    "healthy": ((), 0),
-    "warning": ([dead("first")], 0),
-    "critical": ([NAN_ALERT], 1),
-    "resolved": ([dead("first", "critical", resolved_step=4)], 0),
+STATUS = {  # by --fail-on: critical, which is the default, warning, never
+    "healthy": ((), (0, 0, 0)),
+    "note": ([dead("first", "info")], (0, 0, 0)),
+    "warning": ([dead("first")], (0, 1, 0)),
+    "critical": ([NAN_ALERT], (1, 1, 0)),
+    "resolved": ([dead("first", "critical", resolved_step=4)], (0, 0, 0)),
+}
+# What the run of `write` gives: loss 0.2, val_loss 0.4 and accuracy 0.83 at the end.
+REQUIRED = {
+    "accuracy>=0.8": (0, ""),
+    "val_loss<0.5": (0, ""),
+    " loss <= 2e-1 ": (0, ""),
+    "accuracy>0.9": (1, "kbn report: --require 'accuracy>0.9': in log it is 0.833333"),
+    "val_loss<=-inf": (1, "in log it is 0.4"),
+    "val_acuracy>=0.9": (
+        2,
+        "log has logged no 'val_acuracy'; its metrics: accuracy, loss, val_loss",
+    ),
 }
 
 
 @pytest.mark.parametrize("case", STATUS)
-def test_status_says_whether_a_critical_alert_is_open(tmp_path, case, capsys):
-    ill, status = STATUS[case]
+def test_status_says_whether_an_alert_is_open(tmp_path, case, capsys):
+    ill, statuses = STATUS[case]
     write(tmp_path, ill=ill)
-    assert command.main(["report", str(tmp_path)]) == status
+    for level, status in zip(("critical", "warning", "never"), statuses, strict=True):
+        arguments = ["report", str(tmp_path), "--fail-on", level]
+        assert command.main(arguments) == status
+    capsys.readouterr()
+    assert command.main(["report", str(tmp_path)]) == statuses[0]
     shown = capsys.readouterr()
     assert shown.out.startswith(f"# {tmp_path.name}\n")
     assert shown.err == ""
+
+
+@pytest.mark.parametrize("required", REQUIRED)
+def test_what_is_required_is_held_against_the_last_epoch(tmp_path, required, capsys):
+    status, message = REQUIRED[required]
+    log = write(tmp_path / "log")
+    assert command.main(["report", str(log), "--require", required]) == status
+    shown = capsys.readouterr()
+    assert "Healthy at the end of 5 steps" in shown.out
+    assert message in shown.err
+    assert bool(shown.err) is bool(status)
+
+
+def test_every_run_is_to_meet_all_that_is_required(tmp_path, capsys):
+    write(tmp_path / "good")
+    write(tmp_path / "broken", values=[float("nan")])
+    tests = ["--require", "loss<1", "--require", "val_loss<1", "--fail-on", "never"]
+    assert command.main(["report", str(tmp_path / "good"), *tests]) == 0
+    assert command.main(["report", str(tmp_path), *tests]) == 1
+    assert capsys.readouterr().err.count("in broken it is nan") == 2
 
 
 def test_one_bad_run_of_two_is_enough(tmp_path, capsys):
@@ -88,6 +125,12 @@ def test_out_that_cannot_be_written_is_status_2(tmp_path, name, message, capsys)
         ([""], "argument DIR: '' is not a path"),
         (["logs", "--out", ""], "argument --out: '' is not a path"),
         (["logs", "--out"], "argument --out: expected one argument"),
+        (["logs", "--fail-on", "info"], "argument --fail-on: invalid choice: 'info'"),
+        (["logs", "--require", "loss"], "'loss' is not a test such as"),
+        (["logs", "--require", "loss==1"], "'loss==1' is not a test such as"),
+        (["logs", "--require", "loss<few"], "'loss<few' is not a test such as"),
+        (["logs", "--require", "loss<nan"], "'loss<nan' is not a test such as"),
+        (["logs", "--require", "<1"], "'<1' is not a test such as"),
         (["logs", "--speed"], "unrecognized arguments: --speed"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

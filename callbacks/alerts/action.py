@@ -2,10 +2,10 @@
 
 import difflib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
-from .alert import Alert, and_more
+from .alert import Alert, rank
 
 OnAlert: TypeAlias = str | Callable[[Alert], object]
 
@@ -79,7 +79,7 @@ def act(alerts: Iterable[Alert], on_alert: OnAlert) -> bool:
             on_alert(alert)
         return False
     for alert in fresh:
-        _log.log(LOGGED_AS[alert.level], "%s", alert)
+        _log.log(LOGGED_AS[alert.level], "%s", brief(alert))
     critical = [alert for alert in fresh if alert.level == "critical"]
     if not critical or on_alert == "log":
         return False
@@ -93,16 +93,14 @@ def act(alerts: Iterable[Alert], on_alert: OnAlert) -> bool:
     return True
 
 
-def log_open(alerts: Iterable[Alert]) -> None:
-    """Say at the end of a training what is still wrong: a line per open alert."""
-    for alert in alerts:
-        if alert.is_open:
-            _log.log(
-                LOGGED_AS[alert.level],
-                "open at the end: %s in %s%s, since step %d (%s).",
-                alert.rule,
-                alert.where,
-                and_more(alert.others),
-                alert.step,
-                alert.level,
-            )
+def brief(alert: Alert) -> str:
+    """Two lines for a console: what, where and when; what to try, and the id."""
+    second = f"try: {alert.remedy}" if alert.remedy else alert.message
+    return f"{alert.headline}\n  {second} ({alert.rule})"
+
+
+def log_summary(summary: str, found: Sequence[Alert]) -> None:
+    """Say at the end of a training how it went, if alerts are open: notes too."""
+    if found:
+        worst = max((alert.level for alert in found), key=rank)
+        _log.log(max(logging.WARNING, LOGGED_AS[worst]), "%s", summary)

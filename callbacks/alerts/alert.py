@@ -1,6 +1,7 @@
 """What the monitor says when a training is ill."""
 
 import dataclasses
+import html
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from typing import Any
 from ..signals.remedy import Remedy
 
 LEVELS = ("info", "warning", "critical")  # from mild to grave
+# Seen on the light page of a notebook and on the dark one.
+COLOURS = {"info": "#3f8fc4", "warning": "#d9730d", "critical": "#d6336c"}
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,29 @@ class Alert:
             f"{self.said}"
         )
         return line if self.is_open else f"{line} [{self.ending}]"
+
+    @property
+    def headline(self) -> str:
+        """What, where and when, in words.
+
+        Example:
+            >>> from kbn.callbacks import Alert
+            >>> known = {"message": "Dead.", "title": "units are dead"}
+            >>> Alert("dead_relu", "info", "a", 40, 2, 0.7, 0.5, **known).headline
+            'info: units are dead in a, at step 40, epoch 2'
+        """
+        place = f"{self.where}{and_more(self.others)}"
+        return f"{self.level}: {self.title or self.rule} in {place}, at {since(self)}"
+
+    def _repr_html_(self) -> str:
+        """A few lines in a notebook, in its own colours."""
+        headline, said = html.escape(self.headline), html.escape(self.said)
+        ending = f" <i>{self.ending}</i>" * bool(self.ending)
+        return (
+            f'<div style="border-left:4px solid {COLOURS[self.level]};padding:2px 8px;'
+            f'margin:4px 0"><b>{headline}</b>{ending}<br>{said} '
+            f"<code>{html.escape(self.rule)}</code></div>"
+        )
 
     @property
     def said(self) -> str:

@@ -84,6 +84,7 @@ class RunReport:
     configuration: dict[str, dict[str, str]]
     problems: list[str]
     has_batch_norm: bool | None  # None if no layer is known
+    last: dict[str, float]  # of each metric of the epochs, by Keras' name
     drift: dict[str, Course]  # by path of the weight
     kernels: dict[str, Band]  # by path, in forward order
 
@@ -122,6 +123,11 @@ def report_of(run: LoggedRun) -> RunReport:
         configuration=configuration(run),
         problems=run.problems,
         has_batch_norm=None if record.is_empty else any(record.batch_norms()),
+        last={
+            tag.removeprefix("epoch/"): course.last
+            for tag, course in courses.items()
+            if tag.startswith("epoch/")
+        },
         drift={
             tag.removeprefix(WEIGHT_DRIFT): course
             for tag, course in courses.items()
@@ -148,11 +154,14 @@ def level_of(run: LoggedRun) -> str:
     return UNKNOWN if run.is_empty or rules == [] else HEALTHY
 
 
-def verdict(run: LoggedRun, courses: Mapping[str, Course]) -> str:
-    """One sentence: whether the run is healthy, else what is wrong, and since when."""
+def verdict(run: LoggedRun, courses: Mapping[str, Course] | None = None) -> str:
+    """One sentence: whether the run is healthy, else what is wrong, and since when.
+
+    courses: of its entries, if they are at hand.
+    """
     if run.is_empty:
         return "Nothing is logged of a training here."
-    extent = _extent(run, courses)
+    extent = _extent(run, courses or courses_of(run.entries))
     level = level_of(run)
     if level == UNKNOWN:
         return f"No rules were applied to {extent}."
@@ -175,6 +184,16 @@ def verdict(run: LoggedRun, courses: Mapping[str, Course]) -> str:
     cure = f" {first.remedy}" if first.remedy else ""
     rest = f" {len(others)} more open." * bool(others)
     return f"{word} since {when}: {title}{place}.{cure}{rest}{goes_on}"
+
+
+def summary(run: LoggedRun, command: str) -> str:
+    """The verdict, what else is open, and how to see more: a line each."""
+    first, *others = open_of(run.alerts)
+    lines = [verdict(run)]
+    if others and first.level != "info":  # a healthy verdict names all notes
+        also = ", ".join(f"{named(alert)} ({alert.level})" for alert in others)
+        lines.append(f"  also open: {also}")
+    return "\n".join([*lines, f"  more: {command}"])
 
 
 def named(alert: Alert) -> str:
