@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import torch
-
 
 def _cannot_tell() -> bool:
     return True
@@ -25,6 +23,8 @@ def is_in_backward() -> bool:
     Without the name, what runs again in it is taken for further calls.
     """
     # https://github.com/pytorch/pytorch/blob/v2.13.0/torch/_C/__init__.pyi.in
+    import torch  # a page or a converter may read this module without it
+
     task = getattr(torch._C, "_current_graph_task_id", lambda: -1)
     return bool(task() != -1)
 
