@@ -2,6 +2,7 @@
 
 import logging
 import pickle
+import re
 
 import keras
 import numpy as np
@@ -131,15 +132,20 @@ def test_summary_has_what_else_is_open_and_a_path_to_copy(tmp_path, said, monkey
     )
 
 
-@pytest.mark.parametrize("batch", [BATCH, ROWS], ids=["4-steps", "1-step"])
-def test_alerts_begin_a_line_below_the_progress_bar(batch, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("batch", "line"),
+    [
+        pytest.param(BATCH, r"2/4 .*━.*\n", id="at-an-open-bar"),
+        pytest.param(ROWS, r"Epoch 3/4\n", id="before-the-bar"),
+    ],
+)
+def test_alerts_begin_a_line_of_their_own(batch, line, tmp_path, capsys):
     monitor = TrainingMonitor(tmp_path, 1, rules=[Always()], on_alert=print)
     x, y = data()
     network().fit(x, y, batch, epochs=4, callbacks=[monitor])
     (alert,) = monitor.alerts
     before, _, after = capsys.readouterr().out.partition(str(alert))
-    assert before.endswith("\n")
-    assert "━" in before
+    assert re.search(rf"{line}\Z", re.sub("\x1b.*?m", "", before))
     assert after.startswith("\n")
 
 

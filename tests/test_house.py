@@ -119,8 +119,8 @@ def test_logs_are_read_without_keras():
             assert not found & {"keras", *BACKENDS}, module
 
 
-# Of `kbn.private`, and of NamedTuple; `_prepared` is of our layer.
-NOT_PRIVATE = {"_replace", "_prepared"}
+# Of `kbn.private`, NamedTuple and notebooks; `_prepared` is of our layer.
+NOT_PRIVATE = {"_replace", "_repr_html_", "_prepared"}
 
 
 def names_used(path):
