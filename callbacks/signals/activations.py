@@ -225,7 +225,7 @@ class DeadRelu(Rule):
         )
 
     def remedy(self, reading: Reading, view: View) -> Remedy:
-        """A lower rate if it is high and the units have died of it, else batch norm."""
+        """A lower rate if it is high and the units died of it, else batch norm."""
         where = reading.where
         was_alive = (view.first(dead_units.tag_of(where)) or 0.0) <= self.share
         if was_alive and is_high(view, where):
@@ -269,5 +269,5 @@ class Saturated(Rule):
         )
 
     def remedy(self, reading: Reading, view: View) -> Remedy:
-        """Batch norm before the activations."""
+        """Put batch norm before the activations, so that they work where they bend."""
         return insert_batch_norm(view)

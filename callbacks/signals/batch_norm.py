@@ -487,7 +487,7 @@ class BnTrainEvalGap(Rule):
         )
 
     def remedy(self, reading: Reading, view: View) -> Remedy:
-        """A momentum that fits the epoch."""
+        """Give batch norm a momentum that fits the steps of an epoch."""
         return _renew(view, reading.where)
 
 
@@ -571,7 +571,7 @@ class BnStatsCold(Rule):
         )
 
     def remedy(self, reading: Reading, view: View) -> Remedy:
-        """Warm-up, which leaves nothing of the start in them."""
+        """Let batch norm warm up, which leaves nothing of the start in it."""
         return _warm_up(view, reading.where)
 
 
@@ -611,7 +611,7 @@ class BnNotUpdated(Rule):
         )
 
     def remedy(self, reading: Reading, view: View) -> Remedy:
-        """The call that is missing."""
+        """Call the model with training=True in your step, or freeze the layer."""
         return ask(
             "In your train_step call self(x, training=True); if it is meant so, freeze "
             "the layer with trainable=False."
@@ -654,7 +654,7 @@ class BnCollapsed(Rule):
         )
 
     def remedy(self, reading: Reading, view: View) -> Remedy:
-        """Look for what makes them so."""
+        """Look for dead units before it, and for weight decay on gamma."""
         return ask(
             "Look for dead units before it and for weight decay on gamma; if its "
             "inputs are that small by design, lower epsilon."
@@ -706,7 +706,7 @@ class BnSmallBatch(Rule):
         )
 
     def remedy(self, reading: Reading, view: View) -> Remedy:
-        """Larger batches."""
+        """Larger batches, or a normalization that needs none."""
         size = view.record.batch_size
         times = math.ceil(2 * self.elements / max(reading.value, 1.0))
         new = size * times if size else None

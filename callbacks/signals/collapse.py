@@ -90,7 +90,7 @@ class Collapsed(Rule):
         )
 
     def remedy(self, reading: Reading, view: View) -> Remedy:
-        """A change of the loss."""
+        """Give the loss a reason to keep examples apart."""
         return ask(
             "Give the loss a reason to keep examples apart: negatives, a term on the "
             "variance, or no gradient through one of two views."

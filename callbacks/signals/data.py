@@ -220,7 +220,7 @@ class InputScale(Rule):
         return f"The input {name} {shown}{which}: {means}."
 
     def remedy(self, reading: Reading, view: View) -> Remedy:
-        """Inputs that are normalized first."""
+        """Normalize the inputs first, with a Normalization that is adapted to them."""
         name, values, drop = reading.where, view.under(input_mean), ""
         number = values.get(f"{name}/column")
         if number is not None:

@@ -61,7 +61,7 @@ class NonFiniteData(Rule):
         )
 
     def remedy(self, reading: Reading, view: View) -> Remedy:
-        """Clean data."""
+        """Drop the rows that have NaN or Inf, or fill them in."""
         return Remedy(
             "data",
             "drop_rows",
@@ -123,7 +123,7 @@ class NonFinite(Rule):
         return self._told(view)[0]
 
     def remedy(self, reading: Reading, view: View) -> Remedy:
-        """Where to look, and what to lower."""
+        """Look at the layer that broke first, and lower the learning rate or clip."""
         return ask(self._told(view)[1])
 
     def _told(self, view: View) -> tuple[str, str]:

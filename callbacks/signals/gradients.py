@@ -170,7 +170,7 @@ class ExplodingGradient(Rule):
         )
 
     def remedy(self, reading: Reading, view: View) -> Remedy:
-        """Clip it."""
+        """Clip the norm of all gradients, to that of the healthy looks before."""
         past = view.past(global_norm)
         # Of a spike, the norm of the looks before it was healthy.
         return clip(median(past) if reading.level == "warning" else 1.0)
@@ -238,7 +238,7 @@ class VanishingGradient(Rule):
         )
 
     def remedy(self, reading: Reading, view: View) -> Remedy:
-        """Batch norm before the activations."""
+        """Put batch norm before the activations, or use others than sigmoids."""
         return insert_batch_norm(view)
 
 
@@ -280,7 +280,7 @@ class GradientImbalance(Rule):
         )
 
     def remedy(self, reading: Reading, view: View) -> Remedy:
-        """Another architecture."""
+        """Add shortcuts, or take layers away."""
         return ask(
             "Add residual connections or make it shallower; meanwhile lower "
             f"{view.rate_of(reading.where)}."

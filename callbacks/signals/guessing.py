@@ -207,7 +207,7 @@ class NotLearning(Rule):
         )
 
     def remedy(self, reading: Reading, view: View) -> Remedy:
-        """Less dropout or a usual learning rate, if one is unusual."""
+        """Less dropout or a usual learning rate, if one of them is unusual."""
         rates = {x["name"]: x.get("dropout") or 0.0 for x in view.record.layers}
         if much := {name: rate for name, rate in rates.items() if rate > MUCH}:
             highest = max(much.values())
@@ -286,7 +286,7 @@ class TargetScale(Rule):
         )
 
     def remedy(self, reading: Reading, view: View) -> Remedy:
-        """Standardized targets."""
+        """Train on standardized targets: less their mean, over their deviation."""
         mean, std = (newest(view, x, reading.where) for x in (target_mean, target_std))
         assert mean is not None, "see readings"
         assert std, "see readings"
@@ -358,7 +358,7 @@ class ClassImbalance(Rule):
         )
 
     def remedy(self, reading: Reading, view: View) -> Remedy:
-        """Weights of the classes."""
+        """Weight the classes by 1 / frequency."""
         times = reading.value / max(1 - reading.value, 1e-3)
         return Remedy(
             "fit",
@@ -461,7 +461,7 @@ class Overfit(Rule):
         )
 
     def remedy(self, reading: Reading, view: View) -> Remedy:
-        """What is usual against it."""
+        """More data, augmentation, weight decay or dropout; or stop earlier."""
         if reading.level == "warning":
             return ask(
                 "Check that labels belong to their inputs (one shuffled without the "

@@ -63,7 +63,7 @@ class UpdateRatioHigh(Rule):
         )
 
     def remedy(self, reading: Reading, view: View) -> Remedy:
-        """The rate that would change it by 1e-2."""
+        """The learning rate by which a step would change the weight by 1e-2."""
         return change_rate(view, reading.where, 1e-2 / reading.value)
 
 
@@ -118,7 +118,7 @@ class UnchangedWeight(Rule):
         )
 
     def remedy(self, reading: Reading, view: View) -> Remedy:
-        """Look for what cuts it off."""
+        """Find what cuts the weight off: no gradient, or an optimizer without it."""
         return ask(
             "Check that the loss depends on the layer and that no stop_gradient lies "
             "behind it; else look for dead units behind it, or raise "

@@ -146,7 +146,7 @@ class LossScaleCollapse(Rule):
         )
 
     def remedy(self, reading: Reading, view: View) -> Remedy:
-        """Look in float32."""
+        """Train in float32, and look where NaN or Inf appears first."""
         return ask(
             "Train a few steps with the policy float32 and look where NaN or Inf "
             "appears first."

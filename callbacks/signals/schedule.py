@@ -102,7 +102,7 @@ class ScheduleLength(Rule):
         )
 
     def remedy(self, reading: Reading, view: View) -> Remedy:
-        """The length to go to; `old` and `new` count no warm-up."""
+        """Let the schedule end with the training."""
         name, planned = reading.where, _planned(view) or 0
         (optimizer,) = [x for x in view.record.optimizers if x["name"] == name]
         config = optimizer["settings"]["learning_rate"]["config"]

@@ -161,7 +161,7 @@ class PoorInit(Rule):
         )
 
     def remedy(self, reading: Reading, view: View) -> Remedy:
-        """A random initializer, by the activations that follow."""
+        """Start with a random initializer that fits the activations."""
         if reading.where.endswith("recurrent_kernel"):
             # A cell's argument is given to the layer around it.
             known = {str(x["name"]) for x in view.record.layers}

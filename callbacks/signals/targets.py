@@ -394,7 +394,7 @@ class OutputMismatch(Rule):
         return self._worst(reading, view).message
 
     def remedy(self, reading: Reading, view: View) -> Remedy:
-        """Another activation at the end, or scaled targets."""
+        """Another activation at the end, or a loss or targets that fit this one."""
         return self._worst(reading, view).remedy
 
 
@@ -443,7 +443,7 @@ class NotShuffled(Rule):
         )
 
     def remedy(self, reading: Reading, view: View) -> Remedy:
-        """Shuffled data."""
+        """Shuffle the data."""
         return Remedy(
             "fit",
             "shuffle",
