@@ -112,6 +112,33 @@ def test_a_step_is_compiled_as_often_as_unwatched_and_a_probe_once(tmp_path):
     assert len(monitor.history["gradient_norm/global"][0]) == steps
 
 
+class Kept(keras.layers.Layer):
+    """Its traced function keeps tensors of the trace that came first."""
+
+    def build(self, shape):
+        self.inner = keras.layers.Dense(6)
+        self.inner.build(shape)
+        self.function = jax.checkpoint(lambda x: self.inner(x))
+
+    def call(self, x):
+        return self.function(x)
+
+
+def test_a_step_is_traced_before_a_probe(tmp_path, caplog):
+    weights = []
+    for callbacks in ([], [TrainingMonitor(tmp_path, log_freq=1)]):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.Input((6,)), Kept(), keras.layers.Dense(1)])
+        model.compile("sgd", "mse")
+        x = watched_models.rows(6)
+        model.fit(x, x[:, :1], batch_size=BATCH, verbose=0, callbacks=callbacks)
+        weights.append(model.get_weights())
+    for weight, other in zip(*weights, strict=True):
+        np.testing.assert_array_equal(weight, other)
+    (message,) = [x.getMessage() for x in caplog.records]
+    assert "cannot see gradients and activations" in message
+
+
 class Token(keras.layers.Layer):
     """Gives a weight as it is, which the step is about to take."""
 

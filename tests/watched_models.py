@@ -300,7 +300,7 @@ def traced(function):
     if BACKEND == "jax":
         import jax
 
-        return jax.checkpoint(lambda x: function(x))
+        return lambda x: jax.checkpoint(lambda x: function(x))(x)
     if BACKEND == "torch":
         from torch.utils.checkpoint import checkpoint
 

@@ -139,6 +139,8 @@ class Probe(Looker):
         except StopIteration:
             return self.function(state, iterator), Seen()
         seen = Seen(batch_size=self._reader.batch_size(batch))
+        if not (self._is_blind or self._is_eager):
+            self._try_to(lambda: self._trace_for(state, batch))
         evaluated = None
         if not self._is_blind and evaluates and self._wishes.wants_evaluation:
             self._state = state
@@ -155,6 +157,15 @@ class Probe(Looker):
         self._tell_what_is_hidden(seen)
         self.settle(returned)
         return returned, seen
+
+    def _trace_for(self, state: Any, batch: Any) -> None:
+        """Trace the step for such a batch, as its call would, before anything else is.
+
+        JAX keeps what a `jax.jit` or `jax.checkpoint` inside was traced to, which in
+        the next trace is of no use if it holds tensors of the first.
+        """
+        if _spec_of(batch) not in self._jitted:
+            self._step.trace(state, batch)
 
     def _probed_step(
         self, batch: Any, state: Any, iterator: Any, seen: Seen
@@ -182,7 +193,7 @@ class Probe(Looker):
 
     def _jitted_for(self, batch: Any) -> Jitted:
         """The function for such batches, of the model as it is."""
-        spec = str(keras.tree.map_structure(_spec_of, batch))
+        spec = _spec_of(batch)
         inventory = self._contents.latest(self._model)
         of, jitted = self._jitted.get(spec, (None, None))
         if jitted is None or of is not inventory:
@@ -226,5 +237,10 @@ class Probe(Looker):
         return keras.ops.reshape(self._evaluated(self._state, batch), (1, 1))
 
 
-def _spec_of(x: Any) -> Any:
-    return None if x is None else (str(getattr(x, "dtype", "")), np.shape(x))
+def _spec_of(batch: Any) -> str:
+    """The type of batches like this one."""
+
+    def spec(x: Any) -> Any:
+        return None if x is None else (str(getattr(x, "dtype", "")), np.shape(x))
+
+    return str(keras.tree.map_structure(spec, batch))
