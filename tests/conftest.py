@@ -39,6 +39,7 @@ EVERY_BACKEND = {
     "test_monitor.py",
     "test_moving_average.py",
     "test_multi_optimizer.py",
+    "test_networks.py",
     "test_oracle.py",
     "test_own_signals.py",
     "test_parity.py",

@@ -207,6 +207,8 @@ def test_backend_is_imported_by_its_own_modules_only():
     owners = {name: {"tensorflow"} for name in names}
     for name in ("differentiation", "jax", "jitted"):
         owners[f"callbacks.watch.{name}"] = {"jax"}
+    for name in ("torch", "torch_state"):
+        owners[f"callbacks.watch.{name}"] = {"torch"}
     for backend in ("tensorflow", "torch", "jax"):
         owners[f"kernels.{backend}"] = {backend}
     for backend in ("tensorflow", "torch"):

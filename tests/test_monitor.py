@@ -548,11 +548,16 @@ def test_a_step_that_applies_no_optimizer_says_so(monitor, tmp_path, said):
 
 def test_what_is_inside_a_loop_is_listed(monitor, tmp_path, said):
     train("recurrent", [monitor])
-    (message,) = said()
-    assert "lstm_cell" in message
-    assert "forward_simple_rnn/simple_rnn_cell" in message
     log = read_log(tmp_path)
-    assert not any("cell" in tag for tag in log if tag.startswith("activations"))
+    shown = {tag for tag in log if tag.startswith("activations") and "cell" in tag}
+    if keras.backend.backend() == "torch":  # whose loops are those of Python
+        assert {f"activations/lstm_cell#{i}" for i in (1, 2, 3)} <= shown
+        assert said() == []
+    else:
+        (message,) = said()
+        assert "lstm_cell" in message
+        assert "forward_simple_rnn/simple_rnn_cell" in message
+        assert not shown
     layers = ("embedding", "both", "forward_simple_rnn", "every", "each#3", "lstm")
     for layer in layers:
         assert steps(log, f"activations/{layer}") == [1, STEPS + 1]

@@ -339,6 +339,21 @@ def test_seed_is_the_one_that_was_set():
     )
 
 
+def test_seeds_that_keras_draws_where_it_is_given_none_are_put_back():
+    def drawn():
+        return keras.ops.convert_to_numpy(keras.random.uniform((2,)))
+
+    keras.utils.set_random_seed(41)
+    with private.global_seeds_kept():
+        first = drawn()
+    keras.utils.set_random_seed(41)
+    assert (drawn() == first).all(), f"Keras {keras.__version__} keeps them elsewhere"
+    with private.global_seeds_kept():
+        second = drawn()
+    assert (drawn() == second).all()
+    assert (second != first).all()
+
+
 def fresh(module):
     """A module of kbn.private, imported anew under another name."""
     origin = importlib.util.find_spec(f"kbn.private.{module}").origin
@@ -403,6 +418,24 @@ def test_torch_still_tells_who_sees_a_call():
     with torch.utils._python_dispatch.TorchDispatchMode():
         seen.append(private.is_transformed())
     assert seen == [True] * 4
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="of torch")
+def test_torch_still_tells_of_a_backward_pass():
+    import torch
+    from torch.utils.checkpoint import checkpoint
+
+    from kbn.private import torch as private
+
+    seen = []
+    x = torch.ones(2, requires_grad=True)
+
+    def twice(x):
+        seen.append(private.is_in_backward())
+        return x.sin()
+
+    checkpoint(twice, x, use_reentrant=False).sum().backward()
+    assert seen == [False, True], f"torch {torch.__version__} has moved the name"
 
 
 @pytest.mark.skipif(BACKEND != "torch", reason="of torch")

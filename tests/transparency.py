@@ -207,6 +207,7 @@ def further_cases() -> list[Case]:
 
 
 # Our layer, Python of the user's own, several optimizers.
+LONGEST = "torch", "xla"
 OWN_WAYS = ("kbn_layers", "subclassed", "gan")
 
 
@@ -214,7 +215,9 @@ def short_cases() -> set[Case]:
     """Those that are not `long`: the first of each execution and of a few kinds."""
     first: dict[str, Case] = {}
     for case in cases():
-        if not refusal(case) and case.kind != "recurrent":  # loops are traced long
+        # Loops are traced long, and torch compiles for a minute.
+        is_long = case.kind == "recurrent" or (BACKEND, case.execution) == LONGEST
+        if not refusal(case) and not is_long:
             first.setdefault(case.execution, case)
             # XLA compiles for seconds, a replica is a model more.
             is_slow = case.execution.startswith(("xla", "mirrored"))

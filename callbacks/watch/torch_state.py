@@ -28,7 +28,7 @@ def state_kept(model: Any, variables: Iterable[Any] = ()) -> Iterator[None]:
         raise ValueError("its hooks would run once more")
     modes = [(module, module.training) for module in modules]
     tensors = {id(x): x for x in (*_held(model), *(v.value for v in variables))}
-    before = [(x, x._version, x.detach().clone()) for x in tensors.values()]
+    before = [(x, x.detach().clone()) for x in tensors.values() if x.is_leaf]
     has_gpu = torch.cuda.is_available() and torch.cuda.is_initialized()
     devices = range(torch.cuda.device_count()) if has_gpu else ()
     try:
@@ -41,10 +41,8 @@ def state_kept(model: Any, variables: Iterable[Any] = ()) -> Iterator[None]:
             yield
     finally:
         with torch.no_grad():
-            for x, version, value in before:
-                # What a graph still needs is not to be written without need.
-                if x.is_leaf or x._version != version:
-                    x.copy_(value)
+            for x, value in before:
+                x.copy_(value)
         for module, mode in modes:
             module.training = mode
 
