@@ -156,6 +156,7 @@ ONE_ROW_IN = {
     "test_training_is_judged_alike_at_every_frequency": ONLY_THE_FIRST,
     "test_updates_and_distances_over_two_fits": ONLY_THE_FIRST,
     "test_watch_selects": 3,
+    "test_what_is_seen_of_a_step_that_differentiates": 10,
     "test_watching_changes_no_bit": 1,  # transparency.py says which
 }
 if BACKEND == "jax":  # which compiles a model for seconds

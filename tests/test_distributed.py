@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import kbn
-from tests import oracle, two_workers
+from tests import oracle, two_workers, watched_models
 from tests.cases import BACKEND
 from tests.running import array
 
@@ -290,3 +290,31 @@ if BACKEND == "jax":
         layer = kbn.BatchNorm(synchronized=True, momentum=0.0)
         layer(x, training=True)
         np.testing.assert_allclose(array(layer.moving_mean.value), x.mean(0), rtol=1e-6)
+
+    def test_a_watched_fit_on_two_devices_is_that_on_one(tmp_path):
+        """Not a bit of the fit is another, and its numbers are those of one device."""
+        states, histories = [], []
+        devices = keras.distribution.DataParallel(devices=jax.devices()[:2])
+        try:
+            for distribution in (None, devices):
+                keras.distribution.set_distribution(distribution)
+                for watched in (False, True):
+                    keras.backend.clear_session(free_memory=False)
+                    keras.utils.set_random_seed(0)
+                    model, x, y = watched_models.sequential()
+                    log_dir = tmp_path / str(distribution is None)
+                    monitor = kbn.callbacks.TrainingMonitor(log_dir, log_freq=2)
+                    fit = {"batch_size": 16, "verbose": 0, "shuffle": False}
+                    model.fit(x[:48], y[:48], callbacks=[monitor] * watched, **fit)
+                    states.append([*model.get_weights()])
+                    histories += [monitor.history] * watched
+        finally:
+            keras.distribution.set_distribution(None)
+        for unwatched, watched in (states[:2], states[2:]):
+            for one, other in zip(unwatched, watched, strict=True):
+                np.testing.assert_array_equal(one, other)
+        one, two = histories
+        assert one.keys() == two.keys()
+        assert "gradient_norm/global" in one
+        for tag, (_, numbers) in one.items():
+            np.testing.assert_allclose(two[tag][1], numbers, 1e-4, 1e-6, err_msg=tag)
