@@ -188,7 +188,8 @@ def every_kind_in_every_mode() -> Iterator[Case]:
         factors = (EXECUTIONS, PRECISIONS, OPTIMIZERS, DATA, LOOKS)
         for name, levels in zip(Case._fields[1:], factors, strict=True):
             for level in list(levels)[1:]:
-                yield Case(kind, **{name: level})
+                if (BACKEND, level) != LONGEST:
+                    yield Case(kind, **{name: level})
 
 
 def cases() -> list[Case]:
@@ -206,8 +207,8 @@ def further_cases() -> list[Case]:
     return [x for x in further if x not in chosen and (is_repeatable(x) or refusal(x))]
 
 
+LONGEST = "torch", "xla"  # it compiles for a minute: a few rows
 # Our layer, Python of the user's own, several optimizers.
-LONGEST = "torch", "xla"
 OWN_WAYS = ("kbn_layers", "subclassed", "gan")
 
 
@@ -215,7 +216,7 @@ def short_cases() -> set[Case]:
     """Those that are not `long`: the first of each execution and of a few kinds."""
     first: dict[str, Case] = {}
     for case in cases():
-        # Loops are traced long, and torch compiles for a minute.
+        # Loops are traced long.
         is_long = case.kind == "recurrent" or (BACKEND, case.execution) == LONGEST
         if not refusal(case) and not is_long:
             first.setdefault(case.execution, case)
