@@ -37,6 +37,7 @@ if BACKEND == "jax":  # whose graph is one of XLA
     EXECUTIONS["plain"] = {"jit_compile": False}
 if BACKEND == "torch":  # which has no graph
     EXECUTIONS = {name: EXECUTIONS[name] for name in ("graph", "xla")}
+LONG = "torch", "xla"
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")  # float16 scales the loss
 OPTIMIZERS = {
     "momentum": sgd,
@@ -167,7 +168,10 @@ def interplay() -> Iterator[Case]:
     # XLA compiles for seconds: it meets a few of the others, and so does JAX without.
     few = [["adam", "accumulation"], ["arrays", "unknown-length"], ["every-second"]]
     compiled = [x for x in ("xla", "plain") if x in EXECUTIONS]
-    rows += [*AllPairs([compiled, PRECISIONS[:2], *few])]
+    if BACKEND == "torch":  # it compiles for minutes
+        yield Case("dropout", "xla", looks="every-second")
+    else:
+        rows += [*AllPairs([compiled, PRECISIONS[:2], *few])]
     uses: dict[tuple[str, str], int] = {}
     for levels in rows:
         # The kind that was met least, first of all in this way of execution.
@@ -188,7 +192,8 @@ def every_kind_in_every_mode() -> Iterator[Case]:
         factors = (EXECUTIONS, PRECISIONS, OPTIMIZERS, DATA, LOOKS)
         for name, levels in zip(Case._fields[1:], factors, strict=True):
             for level in list(levels)[1:]:
-                yield Case(kind, **{name: level})
+                if (BACKEND, level) != LONG:
+                    yield Case(kind, **{name: level})
 
 
 def cases() -> list[Case]:
@@ -207,7 +212,6 @@ def further_cases() -> list[Case]:
 
 
 # Our layer, Python of the user's own, several optimizers.
-LONGEST = "torch", "xla"
 OWN_WAYS = ("kbn_layers", "subclassed", "gan")
 
 
@@ -215,8 +219,8 @@ def short_cases() -> set[Case]:
     """Those that are not `long`: the first of each execution and of a few kinds."""
     first: dict[str, Case] = {}
     for case in cases():
-        # Loops are traced long, and torch compiles for a minute.
-        is_long = case.kind == "recurrent" or (BACKEND, case.execution) == LONGEST
+        # Loops are traced long.
+        is_long = case.kind == "recurrent" or (BACKEND, case.execution) == LONG
         if not refusal(case) and not is_long:
             first.setdefault(case.execution, case)
             # XLA compiles for seconds, a replica is a model more.
