@@ -11,7 +11,8 @@ from event_files import count, read_log, steps, values
 from watched_models import BATCH, ROWS
 
 import kbn
-from kbn.callbacks import TrainingMonitor
+from kbn.callbacks import Report, TrainingMonitor
+from kbn.callbacks.watch.steps import Steps
 from tests import trainings
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
@@ -188,6 +189,41 @@ def test_a_skipped_step_of_loss_scaling_has_no_second_value(tmp_path):
     tag = "weights/sequential/head/bias"
     assert 0 < int(optimizer.iterations) < 4 * STEPS
     assert steps(log, tag) == list(range(int(optimizer.iterations) + 1))
+
+
+@pytest.mark.parametrize(
+    ("iterations", "shown"),
+    [
+        ([1, 2, 3], [1, 2, 3]),
+        ([0, 0, 1, 1, 2], [0, 0, 1, 1, 2]),  # some that are skipped
+        ([0] * 14, [0] * 11 + [12, 13, 14]),
+        ([1, *[1] * 12, 2, 3], [1] * 11 + [12, 13, 14, 15]),  # and steps again
+        ([5, 6, 1, 2], [5, 6, 7, 8]),  # compiled again
+    ],
+)
+def test_steps_go_on_while_an_optimizer_skips_all(iterations, shown):
+    counted, found = Steps(), []
+    for tried, one in enumerate(iterations, start=1):
+        counted.count = max(tried, iterations[0] + tried - 1)
+        found.append(counted.show(one))
+    assert found == shown
+
+
+def infinitely_steep(y, y_pred):
+    return keras.ops.mean(keras.ops.sqrt(y_pred - keras.ops.stop_gradient(y_pred)))
+
+
+def test_training_of_which_every_step_is_skipped_is_ill(tmp_path):
+    x = np.eye(64, 4, dtype="float32")
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1))
+    model.compile(optimizer, infinitely_steep)
+    monitor = TrainingMonitor(tmp_path)
+    model.fit(x, x[:, :3], batch_size=2, epochs=2, verbose=0, callbacks=[monitor])
+    assert int(optimizer.iterations) == 0
+    (run,) = Report.read(tmp_path).runs
+    for alerts in (monitor.alerts, run.alerts):
+        assert "loss_scale_collapse" in {x.rule for x in alerts if x.is_open}
 
 
 @needs_tensorflow

@@ -1,12 +1,15 @@
 """Which step it is: for the schedule, and for TensorBoard."""
 
+STUCK = 10  # steps tried in a row, none of which the optimizer has taken
+
 
 class Steps:
     """Counts the steps of one model over all its fits.
 
     `count` is for the schedule: the training steps that were tried. What TensorBoard
     shows is `iterations` of an optimizer + an offset, and never less than before: a
-    model that is compiled again starts from 0, and its curves go on.
+    model that is compiled again starts from 0, and its curves go on. So they do while
+    an optimizer skips step after step.
     """
 
     def __init__(self) -> None:
@@ -16,6 +19,8 @@ class Steps:
         self._offset = 0
         self._shown = 0
         self._epoch_began = 0
+        self._taken: int | None = None  # iterations when they moved last
+        self._moved_at = 0  # and the count of then
 
     def begin_fit(self, iterations: int) -> bool:
         """Go on from there; whether the optimizer starts again from fewer steps."""
@@ -46,7 +51,10 @@ class Steps:
     def show(self, iterations: int | None) -> int:
         """The step to write; None: no optimizer of the model's is known to step."""
         step = self.count if iterations is None else iterations + self._offset
-        if step < self._shown and iterations is not None:
+        if iterations != self._taken:
+            self._taken, self._moved_at = iterations, self.count
+        is_stuck = self.count - self._moved_at > STUCK
+        if iterations is not None and (step < self._shown or is_stuck):
             step = max(self.count, self._shown)
             self._offset = step - iterations
         self._shown = max(step, self._shown)
