@@ -92,6 +92,7 @@ def test_tags_and_steps_of_a_training(monitor, tmp_path, said):
         "epoch",
         "learning_rate",
         "activation_std",
+        "between_examples",
         "gradient_rms",
         "inputs",
         "outputs",

@@ -219,7 +219,11 @@ class Diffusion(keras.Model):
         super().__init__()
         self.seed = keras.random.SeedGenerator(1)
         self.net = keras.Sequential(
-            [layers.Dense(8, activation="relu", name="in"), layers.Dense(4, name="out")]
+            [
+                keras.Input((4,)),
+                layers.Dense(8, activation="relu", name="in"),
+                layers.Dense(4, name="out"),
+            ]
         )
 
     def call(self, x):
