@@ -102,7 +102,7 @@ ONE_ROW_IN = {
     "test_multi_optimizer.py": 9,
     "test_networks.py": 2,
     "test_output_facts.py": 3,
-    "test_own_signals.py": 4,
+    "test_own_signals.py": 8,
     "test_parity.py": 8,
     "test_probe.py": 6,
     "test_pruned.py": 2,
@@ -126,7 +126,7 @@ ONE_ROW_IN = {
     "test_batch_norm_is_undone_by_gamma_and_beta": 6,
     "test_defect_is_mended": 3,
     "test_each_of_several_outputs_has_its_guess": ONLY_THE_FIRST,
-    "test_first_remedy_cures_and_the_verdict_is_healthy_then": 5,
+    "test_first_remedy_cures_and_the_verdict_is_healthy_then": ONLY_THE_FIRST,
     "test_gradients_are_unscaled_and_unclipped": ONLY_THE_FIRST,
     "test_graph_of_fifty_layers_is_not_much_larger_than_keras_own": ONLY_THE_FIRST,
     "test_guess_is_the_loss_of_the_best_constant": 4,
@@ -159,13 +159,18 @@ ONE_ROW_IN = {
     "test_what_is_seen_of_a_step_that_differentiates": 10,
     "test_watching_changes_no_bit": 1,  # transparency.py says which
 }
+# Of all other families, and of the tests in these files, whatever their name.
+OTHERS, ONE_TEST_IN = 1, dict[str, int]()
 if BACKEND == "jax":  # which compiles a model for seconds
-    ONE_ROW_IN = {name: n if n == 1 else max(n, 10) for name, n in ONE_ROW_IN.items()}
+    ONE_ROW_IN = {name: max(n, 10) for name, n in ONE_ROW_IN.items()}
     ONE_ROW_IN |= {
-        "test_transformations.py": 4,
+        "test_transformations.py": 6,
         "test_code_runs_in_the_order_of_the_page": 3,
         "test_docstring_example_runs": 4,
+        "test_watching_changes_no_bit": 2,
     }
+    OTHERS = 2
+    ONE_TEST_IN = {"test_monitor.py": 3, "test_probe.py": 3, "test_signals.py": 3}
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest leaves out what is marked `long`
@@ -173,11 +178,12 @@ def pytest_collection_modifyitems(items):
     met = collections.Counter()
     for item in items:
         test = file, name = item.path.name, getattr(item, "originalname", item.name)
+        rows = ONE_ROW_IN.get(name, ONE_ROW_IN.get(file, OTHERS))
         # Spread by the golden ratio: a stride would meet one parameter's levels only.
-        place = met[test] * 0.6180339887 % 1
-        if place >= 1 / ONE_ROW_IN.get(name, ONE_ROW_IN.get(file, 1)):
-            item.add_marker("long")
-        met[test] += 1
+        for key, share in ((test, rows), (file, ONE_TEST_IN.get(file, 1))):
+            if met[key] * 0.6180339887 % 1 >= 1 / share:
+                item.add_marker("long")
+            met[key] += 1
 
 
 def pytest_ignore_collect(collection_path):

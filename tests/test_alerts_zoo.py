@@ -55,12 +55,12 @@ CURED = [
 ]
 # Healthy ones, and ones that are ill to the end.
 AT_ANY_FREQUENCY = [
+    "digits CNN, 60 examples, batch norm at 0.99",
     "digits, as it should be",
     "digits, Adam at 0.3",
     "digits, Adam at 1e-6",
     "moons, ten sigmoids",
     "digits, relu as output",
-    "digits CNN, 60 examples, batch norm at 0.99",
 ]
 
 
