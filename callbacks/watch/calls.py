@@ -53,6 +53,7 @@ class CallLog:
         self.gradients: dict[str, tuple[Tensor, Any, int]] = {}
         self.applied: list[Applied] = []
         self.hidden: set[str] = set()
+        self.looped: frozenset[str] = frozenset()  # called once for each step of time
         self.is_applying = False  # by a pure function, which calls `apply` in its turn
         self._numbers: dict[tuple[str, str], int] = {}
 
@@ -64,10 +65,13 @@ class CallLog:
     def reaches(self, name: str) -> bool:
         """Whether what `name` does now can be noted; if not, notes that it cannot.
 
-        A tensor born inside a loop, a condition or a nested function cannot leave it.
+        A tensor born inside a loop, a condition or a nested function cannot leave it;
+        where a loop is one of Python, its tensors would be as many as steps of time.
         """
         if self.is_here:
-            return True
+            if name in self.looped:
+                self.hidden.add(name)
+            return name not in self.looped
         # While a layer is built, Keras calls it in a scratch graph: no call to miss.
         here = self._graph()
         if here is not AGAIN and not private.is_scratch(here):

@@ -71,6 +71,7 @@ class Noter:
         self._scale = scale
         self._keep = keep
         self._inventory = Inventory(model)
+        self._looped: frozenset[str] = frozenset()
         self._thread = threading.local()
         self._lock = threading.Lock()
         self._open = 0
@@ -84,6 +85,7 @@ class Noter:
             call_log.try_to(
                 lambda: stack.enter_context(self._overridden()), "this step"
             )
+            call_log.looped = self._looped
             self._thread.call_log = call_log
             try:
                 yield call_log
@@ -111,6 +113,7 @@ class Noter:
 
     def _override(self) -> None:
         self._inventory = inventory = Inventory(self._model)
+        self._looped = frozenset(cells_of(inventory))
         self._overrides.enter_context(
             seeing(
                 inventory.layers,
@@ -169,6 +172,16 @@ class Noter:
         layers = self._inventory.layers.items()
         names = {name for name, x in layers if any(x is part for part in parts)}
         return call_log.given_by(names)
+
+
+def cells_of(inventory: Inventory) -> Iterator[str]:
+    """Names of the cells of recurrent layers, and of the layers in them."""
+    found = [x for x in inventory.layers.values() if isinstance(x, keras.layers.RNN)]
+    cells = [x.cell for x in found]
+    for one in cells:  # which grows
+        cells += children(one)
+    names = {id(layer): name for name, layer in inventory.layers.items()}
+    yield from (names[id(one)] for one in cells if id(one) in names)
 
 
 def _is_kernel(gradient: Any) -> bool:
