@@ -99,6 +99,7 @@ class Run:
         self._began: int | None = None  # steps of the optimizer before the first fit
         self._first_look: int | None = None  # and before the first look
         self._iterations: int | None = None  # when the weights were noted last
+        self._noted_at = 0  # and the step that was to follow
         self._described: tuple[Any, ...] = ()
         self._has_hyperparameters = False
         self._is_running = False
@@ -159,6 +160,7 @@ class Run:
     def note_weights(self) -> None:
         """Note the weights as they are, for a look after the step."""
         self._iterations = self.iterations()
+        self._noted_at = self.steps.count
         self._weights.before_step(self.selection, self.steps.count)
 
     def look(self, model: Any, step: Seen) -> list[Alert]:
@@ -173,6 +175,7 @@ class Run:
         self.optimizers.saw_applied(step.applied)
         self._knows_applied |= step.knows_applied
         each = getattr(model, "steps_per_execution", 1) == 1
+        is_one_step = each and self.steps.count == self._noted_at
         if each:
             self._voice.try_to(
                 lambda: self.steps.meet(self.iterations()), "count the steps"
@@ -191,7 +194,7 @@ class Run:
             subjects = [*step.subjects]
             if not any(isinstance(x, Loss) for x in subjects):
                 subjects.append(Loss("", reported=step.reported))
-            read += self._read_tensors(subjects, step.rows, is_one_step=each)
+            read += self._read_tensors(subjects, step.rows, is_one_step=is_one_step)
             read += self._read_heads(model, step.supervision, read)
             shown = look(read, self.settings.asked.watch, self.log.past)
             seen.scalars |= shown.scalars

@@ -210,6 +210,16 @@ def test_steps_go_on_while_an_optimizer_skips_all(iterations, shown):
     assert found == shown
 
 
+@pytest.mark.parametrize("log_freq", [10**6, lambda step: False])
+def test_all_steps_of_a_fit_are_not_taken_for_one(log_freq, tmp_path):
+    monitor = TrainingMonitor(tmp_path, log_freq=log_freq)
+    train("sequential", [monitor], epochs=4)
+    log = read_log(tmp_path)
+    assert steps(log, "weights/sequential/head/kernel") == [4 * STEPS]
+    assert "distance_from_init/sequential/head/kernel" in log
+    assert not [tag for tag in log if tag.startswith("update_ratio")]
+
+
 def infinitely_steep(y, y_pred):
     return keras.ops.mean(keras.ops.sqrt(y_pred - keras.ops.stop_gradient(y_pred)))
 
