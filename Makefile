@@ -26,8 +26,8 @@ help:
 	@echo "make dist           the sdist and the wheel, built and checked"
 	@echo "make lint           ruff and mypy"
 	@echo "make docs           the site of the docs, into build/docs"
-	@echo "make zoo            alerts on networks that are healthy and on sick ones, in ten minutes"
-	@echo "make cures          each alert's remedy, tried on sick networks, in twenty minutes"
+	@echo "make zoo            alerts on networks that are healthy and on sick ones, three seeds"
+	@echo "make cures          each alert's remedy, tried on sick networks"
 	@echo "make bench          all benchmarks, each under two minutes, into benchmarks/RESULTS.md"
 
 demo: $(VENV)/.has-demo

@@ -107,7 +107,7 @@ class ScheduleLength(Rule):
         (optimizer,) = [x for x in view.record.optimizers if x["name"] == name]
         config = optimizer["settings"]["learning_rate"]["config"]
         old, warm_up = config["decay_steps"], config.get("warmup_steps", 0)
-        # That of an exponential decay is one of several steps down.
+        # An exponential decay ends after several times its decay_steps.
         new = max(1, planned - warm_up if warm_up else round(old / reading.value))
         return Remedy(
             "optimizer",

@@ -26,8 +26,6 @@ from .python_state import python_state_kept
 from .reduction import to_arrays
 
 host = plain
-# Kept on the training function, and gone with it: compiling is expensive.
-PROBE = "_kbn_probe"
 
 
 def as_array(variable: Any) -> Any:
@@ -44,19 +42,6 @@ def leaving(call_log: CallLog) -> Iterator[None]:
     reach = Reach()
     with reach.open(), reach.differentiating(call_log):
         yield
-
-
-def make(
-    model: Any, asked: Asked, contents: Contents, say: Callable[..., None]
-) -> "Probe":
-    """The probe of a model's training function: an earlier fit's, if it can be."""
-    kept = getattr(model.train_function, PROBE, None)
-    if isinstance(kept, Probe) and kept.is_for(asked, contents):
-        return kept
-    made = Probe(model, asked, contents, say)
-    with contextlib.suppress(AttributeError):  # a user's own function, of any kind
-        setattr(made.function, PROBE, made)
-    return made
 
 
 class Probe(Looker):
@@ -92,13 +77,6 @@ class Probe(Looker):
                 f"sees no gradients and activations of {model.name!r}: its training "
                 "function is not Keras' own. It logs metrics, weights and batch norm."
             )
-
-    def is_for(self, asked: Asked, contents: Contents) -> bool:
-        """Whether it looks at what is asked."""
-        return asked == self._asked and contents is self._contents
-
-    def close(self) -> None:
-        """Nothing was changed."""
 
     def steps(self, state: Any, iterator: Any) -> int:
         """See `probe.Probe`; `train_on_batch` hands over a generator of one batch."""
@@ -235,6 +213,9 @@ class Probe(Looker):
         if self._evaluated is None:
             self._evaluated = given if self._is_eager else jax.jit(given)
         return keras.ops.reshape(self._evaluated(self._state, batch), (1, 1))
+
+
+make = Probe.kept
 
 
 def _spec_of(batch: Any) -> str:

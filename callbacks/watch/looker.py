@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Self
 
 from ..signals.subjects import Input, Target
 from .calls import CallLog
@@ -11,6 +11,9 @@ from .layers import weights_of
 from .probe import Asked, Seen
 from .step_reader import StepReader
 from .wishes import Wishes
+
+# Kept on the training function, and gone with it: tracing and compiling are expensive.
+PROBE = "_kbn_probe"
 
 
 def leaving(call_log: CallLog) -> contextlib.AbstractContextManager[None]:
@@ -25,6 +28,7 @@ class Looker:
     all, for a user to read; `places`: out of which tensors cannot leave.
     """
 
+    function: Callable[..., Any]
     within = "a function of its own"
     places = "loops, conditions and nested functions"
 
@@ -38,6 +42,30 @@ class Looker:
         self._wishes = Wishes(asked)
         self._reader = StepReader(model, asked, self._wishes, contents)
         self._is_blind = not (self._wishes.wants_tensors or asked.signals)
+
+    @classmethod
+    def kept(
+        cls, model: Any, asked: Asked, contents: Contents, say: Callable[..., None]
+    ) -> Self:
+        """The probe of a model's training function: an earlier fit's, if it can be."""
+        kept = getattr(model.train_function, PROBE, None)
+        if isinstance(kept, cls) and kept.is_for(asked, contents):
+            kept.open()
+            return kept
+        made = cls(model, asked, contents, say)
+        with contextlib.suppress(AttributeError):  # a user's own function, of any kind
+            setattr(made.function, PROBE, made)
+        return made
+
+    def is_for(self, asked: Asked, contents: Contents) -> bool:
+        """Whether it looks at what is asked."""
+        return asked == self._asked and contents is self._contents
+
+    def open(self) -> None:
+        """Look again, at another fit."""
+
+    def close(self) -> None:
+        """Nothing was changed."""
 
     def attach(self, *given: Any) -> None:
         """Nothing to do: the model has its weights at any time."""

@@ -34,22 +34,7 @@ from .traced_evaluation import TracedLosses
 from .traced_step import Trace, TrainStep, graph_here
 
 as_array = host.as_array
-# Kept on the training function, and gone with it: tracing is expensive.
-STEP, PROBE = "_kbn_step", "_kbn_probe"
-
-
-def make(
-    model: Any, asked: Asked, contents: Contents, say: Callable[..., None]
-) -> "Probe":
-    """The probe of a model's training function: an earlier fit's, if it can be."""
-    kept = getattr(model.train_function, PROBE, None)
-    if isinstance(kept, Probe) and kept.is_for(asked, contents):
-        kept.open()
-        return kept
-    made = Probe(model, asked, contents, say)
-    with contextlib.suppress(AttributeError):  # a user's own function, of any kind
-        setattr(made.function, PROBE, made)
-    return made
+STEP = "_kbn_step"  # kept on the training function, as the probe is
 
 
 class Probe(Looker):
@@ -104,10 +89,6 @@ class Probe(Looker):
             if own is not None:
                 object.__setattr__(model, "train_step", own)
         return model.train_function
-
-    def is_for(self, asked: Asked, contents: Contents) -> bool:
-        """Whether it looks at what is asked."""
-        return asked == self._asked and contents is self._contents
 
     def open(self) -> None:
         """Note what is traced from now on."""
@@ -291,6 +272,9 @@ class Probe(Looker):
             self._step.eager_notes = None
         self._try_to(lambda: self._reader.read_eagerly(first, notes, before, seen))
         return self.function(rest) if rest else logs
+
+
+make = Probe.kept
 
 
 def scratch_graph() -> Any:

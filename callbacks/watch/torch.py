@@ -51,9 +51,6 @@ class Probe(Looker):
         self._is_keras = type(model).train_step is keras.Model.train_step
         self._noter = Noter(model, scratch_graph, _scale, _kept)
 
-    def close(self) -> None:
-        """Nothing was changed."""
-
     def steps(self, batches: Sequence[Any]) -> int:
         """See `probe.Probe`."""
         return len(batches)
