@@ -166,6 +166,7 @@ class TrainingMonitor(keras.callbacks.Callback):
         self._is_broken = self._is_epoch_unchecked = False
         self._is_due = False  # of a batch that nobody has looked at yet
         self._is_counted = False  # of the batch that began
+        self._has_bar = False  # whether `fit` shows a progress bar
         self._added = 0
 
     def __getstate__(self) -> dict[str, Any]:
@@ -283,10 +284,11 @@ class TrainingMonitor(keras.callbacks.Callback):
     def on_train_begin(self, logs: Any = None) -> None:
         """Open the event file and wrap the model's training function."""
         model = self.model
+        fit: dict[str, Any] = self.params or {}
         self._refuse_a_second(model)
         run = self._run = self._runs.of(model, self._new_run)
         try:
-            run.open(self.params or {})
+            run.open(fit)
         except OSError as error:
             raise OSError(
                 f"TrainingMonitor(log_dir={self.log_dir!r}) cannot be written: "
@@ -298,9 +300,10 @@ class TrainingMonitor(keras.callbacks.Callback):
                 f"is given another model, {model.name!r}: its log goes to "
                 f"{str(run.log.directory)!r}."
             )
+        self._has_bar = fit.get("verbose") in ("auto", 1)
         self._has_begun = self._epoch_begins = False
         self._is_due = self._is_broken = False
-        if "steps" not in (self.params or {}):  # no `fit`: a loop written by hand
+        if "steps" not in fit:  # no `fit`: a loop written by hand
             self.__dict__["on_train_batch_begin"] = self._before_batch
         self._try_to(lambda: self._wrap(model), "see the training step")
 
@@ -349,12 +352,6 @@ class TrainingMonitor(keras.callbacks.Callback):
         self.__dict__.pop("on_train_batch_begin", None)
 
     # --- looking ---
-
-    @property
-    def _has_bar(self) -> bool:
-        """Whether `fit` shows a progress bar."""
-        fit: dict[str, Any] = self.params or {}
-        return fit.get("verbose") in ("auto", 1)
 
     @property
     def _here(self) -> Run:
@@ -416,27 +413,6 @@ class TrainingMonitor(keras.callbacks.Callback):
         if attribute(model, "built"):
             run.note_weights()
 
-    def _advance(self, steps: int) -> range:
-        """Count a call of so many steps; returns their numbers."""
-        if not self._has_begun:
-            self._try_to(self._begin, "read the weights")
-        # After the first step of an epoch.
-        self._voice.is_bar_open = self._has_bar and not self._is_first_of_epoch
-        run = self._here
-        first = run.steps.count + 1
-        self._added = run.optimizers.steps.add(steps)
-        run.steps.count += self._added
-        return range(first, first + steps)
-
-    def _asks_for(self, steps: range) -> bool:
-        """Whether to look in a call of these steps."""
-        is_due = self._is_due_in(steps)
-        search = self._here.search
-        if search.is_on:
-            search.is_alone = not is_due
-            return True
-        return is_due
-
     def _is_due_in(self, steps: range) -> bool:
         """Whether one of these steps is due."""
         if self._is_broken:  # the step before has made a NaN
@@ -457,11 +433,23 @@ class TrainingMonitor(keras.callbacks.Callback):
         return is_due
 
     def _begin_step(self, steps: int) -> bool:
-        """Right before a call of so many steps: whether to look at it."""
+        """Right before a call of so many steps: count them; whether to look at it."""
         if self._is_counted:  # at the beginning of the batch
             self._is_counted = False
             return self._is_due
-        return self._asks_for(self._advance(steps))
+        if not self._has_begun:
+            self._try_to(self._begin, "read the weights")
+        # After the first step of an epoch.
+        self._voice.is_bar_open = self._has_bar and not self._is_first_of_epoch
+        run = self._here
+        first = run.steps.count + 1
+        self._added = run.optimizers.steps.add(steps)
+        run.steps.count += self._added
+        is_due = self._is_due_in(range(first, first + steps))
+        if run.search.is_on:
+            run.search.is_alone = not is_due
+            return True
+        return is_due
 
     def _note(self) -> None:
         """Right before a call that is looked at."""
