@@ -503,6 +503,8 @@ class TrainingMonitor(keras.callbacks.Callback):
 
     def _act(self, alerts: Sequence[Alert]) -> None:
         """Do about new alerts what the user asked for."""
+        if self._voice.is_silent and self.on_alert == "log":
+            return
         if any(alert.is_open for alert in alerts):
             self._voice.begin_line()
         try:
@@ -518,7 +520,7 @@ class TrainingMonitor(keras.callbacks.Callback):
 
         run = self._here
         found, place, here = run.follower.open, run.log.directory, Path.cwd()
-        if found:
+        if found and not self._voice.is_silent:
             place = place.relative_to(here) if place.is_relative_to(here) else place
             command = shlex.join(["kbn", "report", str(place)])
             action.log_summary(summary(run.logged(), command), found)

@@ -33,9 +33,10 @@ from .signals.subjects import (
     Subject,
 )
 from .telling import Voice
+from .watch import probe
 from .watch.activations import Activity
 from .watch.description import describe
-from .watch.evidence import Evidence, non_finite
+from .watch.evidence import Evidence, arrays_of, non_finite
 from .watch.inputs import first_of_each
 from .watch.inventory import Contents, Inventory, Selection
 from .watch.layers import attribute
@@ -120,8 +121,14 @@ class Run:
         self.contents, self._selection = Contents(), None
 
     def open(self, fit: Mapping[str, Any]) -> None:
-        """Start an event file for a fit with these parameters; may be an OSError."""
-        self.log.open()
+        """Start an event file for a fit with these parameters; may be an OSError.
+
+        Of several processes that train together, the first writes and speaks.
+        """
+        is_first = probe.backend().is_first_process()
+        self._voice.is_silent = not is_first
+        if is_first:
+            self.log.open()
         self._fit = {k: v for k, v in fit.items() if isinstance(v, int)}
         self._described, self._is_running = (), True
 
@@ -252,16 +259,17 @@ class Run:
                 f"weights/{path}": count
                 for path, count in self._weights.non_finite(self._inventory).items()
             }
-            bad = {} if batch is None else non_finite(batch)
+            known = None if batch is None else arrays_of(batch)
+            bad = {} if known is None else non_finite(known)
             places = {"x": "inputs", "y": "targets"}
             for (part, name), (count, _) in bad.items():
                 if part in places:
                     counts[f"{places[part]}/{name}"] = count
             seen.scalars |= self._broken(counts).scalars
             seen.scalars |= look([BrokenLoss("")]).scalars
-            if batch is not None:
+            if known is not None:
                 self.search.end()
-                self._keep(batch, bad, self._step() - late)
+                self._keep(known, bad, self._step() - late)
 
         self._voice.try_to(see, "see where the loss became NaN")
         return self._write(model, seen)
@@ -275,7 +283,7 @@ class Run:
     def _keep(
         self, batch: Any, bad: Mapping[tuple[str, str], tuple[int, int]], step: int
     ) -> None:
-        if self._has_evidence:
+        if self._has_evidence or self._voice.is_silent:
             return
         self._has_evidence = True
         directory = self.log.directory / f"non_finite_step_{step}"

@@ -66,7 +66,9 @@ def check_gradient_penalty(output, directory):
 
 
 def check_distributed(output, directory):
-    heading, *rows = output.splitlines()
+    table, _, verdicts = output.partition("\n\n")
+    assert verdicts.count("Healthy at the end of 20 steps") == 2
+    heading, *rows = table.splitlines()
     assert heading.split()[-2:] == ["worker", "1"]
     names = [row[:17].strip() for row in rows]
     assert names[:1] == ["loss"]

@@ -125,6 +125,7 @@ def backend() -> ModuleType:
 
     Each has `make(model, asked, contents, say)`, which returns a Probe;
     `as_array(variable)`, an array, without a copy where that can be;
+    `is_first_process()`, whether this one writes and speaks, of several that train;
     `scratch_graph()`, where Keras calls layers only to build them; `leaving(call_log)`,
     while which what is noted can be had afterwards, wherever it can be at all; and
     `host`, what tells its tensors and batches from arrays: see `plain`.

@@ -37,6 +37,14 @@ as_array = host.as_array
 STEP = "_kbn_step"  # kept on the training function, as the probe is
 
 
+def is_first_process() -> bool:
+    """See `probe.backend`: the chief, else the first worker."""
+    cluster = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+    has_chief = "chief" in cluster.cluster_spec().jobs
+    first = "chief" if has_chief else "worker"
+    return cluster.task_type in (None, first) and not cluster.task_id
+
+
 class Probe(Looker):
     """Looks at training steps of one model: see `probe.Probe`.
 
