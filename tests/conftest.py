@@ -122,7 +122,6 @@ ONE_ROW_IN = {
     "test_a_scale_is_a_warning_where_it_harms": 10,
     "test_a_step_that_makes_a_nan_is_named": 6,
     "test_a_tensor_in_a_graph_is_what_numpy_reads": 8,
-    "test_batch_norm_of_either_make": ONLY_THE_FIRST,
     "test_batch_norm_is_undone_by_gamma_and_beta": 12,
     "test_defect_is_mended": 6,
     "test_each_of_several_outputs_has_its_guess": ONLY_THE_FIRST,

@@ -260,13 +260,6 @@ def test_tag_has_one_value_a_step_as_in_an_event_file():
     assert (follower._last.epoch, "epoch" in follower._last) == (4, False)
 
 
-def test_rules_keep_no_state():
-    rule = Level()
-    first, _ = follow(*[{"a": 1}] * 3, rule=rule)
-    second, _ = follow(*[{"a": 1}] * 3, rule=rule)
-    assert first == second
-
-
 # --- what is kept of the past ---
 
 
@@ -566,14 +559,6 @@ def test_function_is_called_with_each_new_alert(logged):
     assert not action.act(ALL, met.append)
     assert met == [ALERT, CRITICAL, INFO]
     assert logged() == []
-
-
-def test_what_a_users_function_raises_goes_on():
-    def fail(alert):
-        raise OSError(alert.rule)
-
-    with pytest.raises(OSError, match="dead_relu"):
-        action.act(ALL, fail)
 
 
 def test_notebook_shows_an_alert_escaped():
