@@ -413,63 +413,6 @@ def test_what_is_still_to_come_does_not_change_what_was_said(entries, data):
     assert raised(entries)[: len(early)] == early
 
 
-HEALTHY = {
-    "epoch": 1.0,
-    "gradient_norm/global": 2.0,
-    "learning_rate": 1e-3,
-    "loss_scale": 32768.0,
-    "skipped_steps": 0.0,
-    "loss_gap/train_eval": 0.05,
-    "inputs/x/mean": 0.1,
-    "inputs/x/std": 1.0,
-    **{f"activation_std/{call}": 0.8 for call in CALLS},
-    **{f"{DEAD}{call}": 0.15 for call in CALLS},
-    **{f"health/saturated/{call}": 0.01 for call in CALLS},
-    **{f"health/collapsed_channels/{call}": 0.02 for call in CALLS},
-    **{f"batch_norm_elements/{call}": 64.0 for call in CALLS},
-    **{f"batch_norm_start/{name}/share": 0.4 for name in "abc"},
-    **{f"batch_norm_start/{name}/gap": 0.9 for name in "abc"},
-    **{f"batch_norm_updates/{name}": 1.0 for name in "abc"},
-    **{f"batch_norm_gap/{call}/mean": 0.15 for call in CALLS},
-    **{f"batch_norm_gap/{call}/variance": 0.4 for call in CALLS},
-    **{
-        f"{kind}/net/{name}/kernel": value
-        for name in "abc"
-        for kind, value in {
-            "gradient_rms": 0.01,
-            "update_ratio": 2e-3,
-            "weight_std": 0.1,
-            "weight_growth": 1.2,
-            "weight_drift": 0.5,
-            "weight_spread": 1.3,
-            "update_from_init": 1e-3,
-        }.items()
-    },
-}
-
-
-@given(RECORDS, st.integers(1, 40), st.integers(1, 60))
-@settings(max_examples=40, deadline=None)
-def test_healthy_series_raise_nothing(known, every, looks):
-    entries = [known]
-    for i in range(1, looks + 1):
-        moved = {f"distance_from_init/net/{x}/kernel": 0.01 * i for x in "abc"}
-        loss = {"loss/train": 2.3 * 0.97**i}
-        entries.append((every * i, {**HEALTHY, **moved, **loss}))
-        losses = {"epoch/loss": 2.3 * 0.97**i, "epoch/val_loss": 2.4 * 0.97**i}
-        entries.append((every * i, {"epoch": 1, **losses}))
-    assert alerts_of(entries) == []
-
-
-@given(RECORDS, st.integers(1, 10))
-@settings(max_examples=20, deadline=None)
-def test_nan_everywhere_is_non_finite_and_nothing_else(known, looks):
-    nan = dict.fromkeys([*HEALTHY, "loss/train"], math.nan) | {"epoch": 1}
-    counts = {"health/non_finite/activations/a": 3}
-    found = alerts_of([known, *((9 * i, {**nan, **counts}) for i in range(looks))])
-    assert [alert.rule for alert in found] == ["non_finite"]
-
-
 # --- the alert itself ---
 
 ALERT = Alert(

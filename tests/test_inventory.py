@@ -24,16 +24,6 @@ def names(model, select=None):
     return set(Selection(Inventory(model), select).layers)
 
 
-def test_layers_of_a_sequential_model():
-    model, *_ = watched_models.sequential()
-    assert list(Inventory(model).layers) == ["hidden", "norm", "relu", "head"]
-
-
-def test_layers_of_nested_and_shared_models():
-    model, *_ = watched_models.nested_and_shared()
-    assert names(model) == {"encoder", "inner", "join", "head"}
-
-
 def test_operations_that_are_no_layers():
     model, *_ = watched_models.residual()
     assert {"relu", "relu_1", "add", "add_1", "block0"} <= names(model)

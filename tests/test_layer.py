@@ -207,17 +207,6 @@ def test_mask_goes_on_to_the_next_layer():
     np.testing.assert_array_equal(np.asarray(y._keras_mask), mask)
 
 
-def test_masked_elements_do_not_count():
-    mask = np.random.default_rng(2).random((6, 7)) < 0.5
-    x = data(6, 7, 3, mean=2.0)
-    layer = kbn.BatchNorm(momentum=0.0)
-    layer(np.where(mask[..., None], x, np.nan), training=True, mask=mask)
-    kept = x[mask].astype("f8")
-    mean, variance = array(layer.moving_mean.value), array(layer.moving_variance.value)
-    np.testing.assert_allclose(mean, kept.mean(0), rtol=1e-6)
-    np.testing.assert_allclose(variance, kept.var(0), rtol=1e-5)
-
-
 def test_regularizers_and_constraints_are_applied():
     layer = kbn.BatchNorm(gamma_regularizer=keras.regularizers.L2(0.5))
     layer.build((None, 4))
@@ -331,19 +320,6 @@ def test_model_learns_as_it_does_with_keras_layer(policy):
     )
 
 
-def test_momentum_none_is_the_average_over_all_batches():
-    layer = kbn.BatchNorm(momentum=None)
-    batches = [data(32, 3, mean=m) for m in (1.0, 5.0, 9.0)]
-    means = np.mean([b.astype("f8").mean(0) for b in batches], 0)
-    variances = np.mean([b.astype("f8").var(0) for b in batches], 0)
-    for batch in batches:
-        layer(batch, training=True)
-    layer(np.full((32, 3), np.nan, "f4"), training=True)  # nothing enters: not counted
-    np.testing.assert_array_equal(array(layer.num_batches_tracked.value), [3] * 3)
-    np.testing.assert_allclose(array(layer.moving_mean.value), means, rtol=1e-6)
-    np.testing.assert_allclose(array(layer.moving_variance.value), variances, rtol=1e-6)
-
-
 @pytest.mark.parametrize("renorm", [False, True])
 def test_counter_is_the_last_weight_and_exists_only_where_it_is_read(renorm):
     names = []
@@ -436,20 +412,6 @@ def test_frozen_warmup_does_not_count():
     np.testing.assert_array_equal(layer.get_weights()[2], [0, 0, 0])
 
 
-def test_unbiased_variance_has_bessels_correction():
-    x = data(5, 3)
-    layer = kbn.BatchNorm(momentum=0.0, unbiased=True)
-    layer(x, training=True)
-    expected = x.astype("f8").var(0, ddof=1)
-    np.testing.assert_allclose(array(layer.moving_variance.value), expected, rtol=1e-6)
-
-
-def test_one_element_says_nothing_of_the_unbiased_variance():
-    layer = kbn.BatchNorm(momentum=0.0, unbiased=True)
-    layer(data(1, 3), training=True)
-    np.testing.assert_array_equal(array(layer.moving_variance.value), np.ones(3))
-
-
 @pytest.mark.parametrize(
     "arguments",
     [{}, {"renorm": True}, {"momentum": None}, {"warmup": True, "axis": [0, 1]}],
@@ -503,13 +465,6 @@ def test_keras_2_config_loads_with_one_message():  # D30
     assert (layer.axis, layer.virtual_batch_size) == (3, 4)
     silent = kbn.BatchNorm.from_config({"fused": None, "adjustment": None})
     assert silent.axis == -1
-
-
-def test_several_layers_share_no_state():
-    one, two = kbn.BatchNorm(), kbn.BatchNorm()
-    one(data(8, 3, mean=5.0), training=True)
-    two.build((None, 3))
-    np.testing.assert_array_equal(array(two.moving_mean.value), np.zeros(3))
 
 
 def test_remat_scope_leaves_the_layer_to_update_once():  # D20
