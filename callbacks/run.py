@@ -34,15 +34,13 @@ from .signals.subjects import (
 )
 from .telling import Voice
 from .watch.activations import Activity
-from .watch.description import describe
-from .watch.evidence import Evidence, non_finite
+from .watch.description import Met, describe
+from .watch.evidence import Evidence, Search, non_finite
 from .watch.inputs import first_of_each
 from .watch.inventory import Contents, Inventory, Selection
 from .watch.layers import attribute
-from .watch.met import Met
 from .watch.optimizers import OptimizerReader
 from .watch.probe import Asked, Seen
-from .watch.search import Search
 from .watch.steps import Steps
 from .watch.targets import HeadReader, Supervision
 from .watch.tensors import to_numpy

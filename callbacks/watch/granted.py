@@ -8,7 +8,7 @@ import tensorflow as tf
 from ..signals.own import Function, evaluate
 from ..signals.subjects import Gradient, Subject
 from .inventory import Inventory
-from .offered import offered, whole_of
+from .notes import offered, whole_of
 from .optimizers import loss_scaling, unscaled
 from .pruned import PrunedStep
 from .reduction import Reduction, is_safe, to_arrays

@@ -13,19 +13,14 @@ from kbn.private import keras as private
 
 from ..signals.reading import EVALUATED
 from ..signals.subjects import Loss, Subject
-from . import plain
 from .calls import CallLog
-from .differentiation import Reach
-from .evaluation import LossEvaluation
+from .evaluation import LossEvaluation, python_state_kept
 from .inventory import Contents, Inventory
-from .jitted import Jitted, StepNoter, values_of
+from .jitted import Jitted, Reach, StepNoter, values_of
 from .looker import Looker
 from .notes import Notes
 from .probe import Asked, Recorded, Seen
-from .python_state import python_state_kept
 from .reduction import to_arrays
-
-host = plain
 
 
 def as_array(variable: Any) -> Any:

@@ -1,16 +1,17 @@
-"""What was noted of one training step, as subjects with their tensors."""
+"""What was noted of one training step, as subjects with their tensors, also whole."""
 
 import contextlib
 import functools
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import keras
 from keras import tree
 
+from ..signals.own import Named, Tensors
 from ..signals.subjects import (
     Gradient,
     Input,
@@ -207,3 +208,31 @@ def given_by(batch: Any) -> Iterator[tuple[Subject, Any]]:
             if leaf is not None:
                 is_whole = "int" in str(getattr(leaf, "dtype", ""))
                 yield kind("/".join(map(str, path)) or name, is_whole), leaf
+
+
+def offered(
+    notes: Notes, whole: Callable[[str], Any], weights: Mapping[str, Any]
+) -> Tensors:
+    """What a signal of the user's own may ask for; `whole`: a tensor by its key."""
+
+    def named(kind: type[Subject]) -> Named:
+        return Named(
+            {
+                one.name: functools.partial(whole, key)
+                for key, one in notes.subjects.items()
+                if isinstance(one, kind)
+            }
+        )
+
+    make = keras.ops.convert_to_tensor
+    makers = {path: functools.partial(make, x) for path, x in weights.items()}
+    return Tensors(named(Output), named(Gradient), Named(makers))
+
+
+def whole_of(subject: Subject, replicas: Sequence[Any]) -> Any:
+    """One tensor of those of replicas: all examples, or the gradient by all."""
+    if len(replicas) == 1:
+        return replicas[0]
+    if isinstance(subject, Gradient):
+        return functools.reduce(keras.ops.add, replicas)
+    return keras.ops.concatenate(replicas, axis=0)

@@ -127,7 +127,7 @@ def backend() -> ModuleType:
     `as_array(variable)`, an array, without a copy where that can be;
     `scratch_graph()`, where Keras calls layers only to build them; `leaving(call_log)`,
     while which what is noted can be had afterwards, wherever it can be at all; and
-    `host`, what tells its tensors and batches from arrays: see `plain`.
+    `host`, what tells its tensors and batches from arrays: see `tensors`.
     """
     name = keras.backend.backend()
     return importlib.import_module(f".{name}", __package__)

@@ -1,4 +1,4 @@
-"""Kinds of tensors: which can be read, and the dense tensors that they are made of."""
+"""Kinds of tensors that can be read; tensors as arrays, where there are no replicas."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -79,3 +79,24 @@ def size_of(tensor: Any) -> int | None:
     except ValueError:  # not even how many axes
         return None
     return None if None in sizes else math.prod(sizes)
+
+
+def array(tensor: Any) -> Any:
+    """A tensor as an array, without a copy if it can be."""
+    return keras.ops.convert_to_numpy(tensor)
+
+
+def tensor(x: Any) -> Any:
+    """What a batch holds, as a tensor; what is no array of numbers, as it is."""
+    is_array = isinstance(x, np.ndarray) and x.dtype.kind in "fiub"
+    return keras.ops.convert_to_tensor(x) if is_array else x
+
+
+def without_optionals(batch: Any) -> Any:
+    """A batch as `train_step` takes it: as it is."""
+    return batch
+
+
+def parts(x: Any) -> Sequence[Any]:
+    """What each replica has of it: there is one."""
+    return (x,)
