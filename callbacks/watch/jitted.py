@@ -19,7 +19,7 @@ from .calls import CallLog
 from .evaluation import python_state_kept, random_state_kept
 from .inventory import Inventory
 from .notes import Noter, Notes, offered
-from .optimizers import loss_scaling, unscaled
+from .optimizers import loss_scale, unscaled
 from .reduction import Reduction
 
 HERE = object()  # the place of all that is in reach
@@ -124,7 +124,7 @@ class StepNoter:
 
     def __init__(self, model: Any) -> None:
         self._reach = Reach()
-        self._noter = Noter(model, self._reach.place, _scale)
+        self._noter = Noter(model, self._reach.place, loss_scale)
 
     @contextlib.contextmanager
     def step(self, notes: Notes, batch: Any) -> Iterator[None]:
@@ -207,7 +207,3 @@ def values_of(model: Any, state: State) -> list[tuple[Any, Any]]:
         *zip(model.trainable_variables, trainable, strict=True),
         *zip(model.non_trainable_variables, non_trainable, strict=True),
     ]
-
-
-def _scale(optimizer: Any) -> Any:
-    return loss_scaling(optimizer).given(optimizer)

@@ -27,7 +27,7 @@ from .calls import CallLog, seeing
 from .inventory import Inventory
 from .layers import attribute, children
 from .optimizers import Applied
-from .tensors import ROWS, is_readable, kind_of
+from .tensors import is_of_rows, is_readable
 
 
 @dataclass
@@ -147,8 +147,8 @@ class Noter:
                 call_log.try_to(enter, f"moments of {call}")
         for name, (gradient, scale, number) in call_log.gradients.items():
             path = re.sub(r"#\d+$", "", name)
-            is_of_rows = kind_of(gradient) is ROWS
-            subject = Gradient(name, path, _is_kernel(gradient), is_of_rows, number)
+            kinds = _is_kernel(gradient), is_of_rows(gradient)
+            subject = Gradient(name, path, *kinds, number)
             notes.enter(subject, gradient)
             notes.scales[subject.key] = scale
         loss = _loss_of(call_log, batch)

@@ -24,7 +24,7 @@ from .optimizers import unscaled
 from .probe import Asked, Seen
 from .reduction import Reduction, names_of
 from .targets import Supervision
-from .tensors import is_readable, kind_of
+from .tensors import dense, dense_parts, is_readable
 
 
 class Wishes:
@@ -221,5 +221,5 @@ class StepReader:
 
 
 def _dense(tensor: Any) -> Any:
-    kind = kind_of(tensor)
-    return tensor if kind is None else kind.dense(kind.parts(tensor))
+    parts = dense_parts(tensor)
+    return tensor if parts is None else dense(parts)

@@ -27,7 +27,7 @@ from .inventory import Contents
 from .looker import Looker
 from .looker import leaving as leaving
 from .notes import Noter, Notes
-from .optimizers import loss_scaling
+from .optimizers import loss_scale
 from .probe import Asked, Recorded, Seen
 from .traced_step import Trace, TracedLosses, TrainStep, graph_here
 
@@ -284,4 +284,4 @@ def scratch_graph() -> Any:
 def _scale(optimizer: Any) -> Any:
     """What is noted of the scale of a loss: a graph is to get no op for it."""
     is_eager = tf.executing_eagerly()
-    return loss_scaling(optimizer).given(optimizer) if is_eager else optimizer
+    return loss_scale(optimizer) if is_eager else optimizer

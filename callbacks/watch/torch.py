@@ -20,7 +20,7 @@ from .inventory import Contents, Inventory
 from .looker import Looker
 from .looker import leaving as leaving
 from .notes import Noter, Notes
-from .optimizers import loss_scaling
+from .optimizers import loss_scale
 from .probe import Asked, Recorded, Seen
 
 
@@ -221,4 +221,4 @@ def _kept(x: Any) -> Any:
 
 
 def _scale(optimizer: Any) -> Any:
-    return _kept(loss_scaling(optimizer).given(optimizer))
+    return _kept(loss_scale(optimizer))

@@ -11,7 +11,7 @@ from .batches import flat, spec_of
 from .evaluation import python_state_kept
 from .notes import Noter, Notes
 from .pruned import PrunedStep, arguments_of
-from .tensors import kind_of
+from .tensors import dense_parts
 
 
 class TrainStep:
@@ -85,15 +85,15 @@ class Trace:
         own.applied = own.applied or notes.applied
         own.scales |= notes.scales
         for key, (tensor,) in notes.tensors.items():
-            kind = kind_of(tensor)
-            if kind is None:
+            parts = dense_parts(tensor)
+            if parts is None:
                 continue
             try:
-                names = [part.name for part in kind.parts(tensor)]
+                names = [part.name for part in parts]
             except AttributeError as error:  # an eager one, of no graph, has no name
                 own.hidden.add(f"{notes.subjects[key].name} ({error!r})")
             else:
-                own.enter(notes.subjects[key], (names, kind))
+                own.enter(notes.subjects[key], names)
 
     def takes(self, tensors: Sequence[Any]) -> bool:
         """Whether it was traced for such a batch, flat."""
