@@ -7,7 +7,7 @@ import math
 import pickle
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kbn.callbacks import rules
@@ -355,7 +355,6 @@ def trainings(draw):
 
 
 @given(trainings())
-@settings(max_examples=150, deadline=None)
 def test_same_alerts_in_one_go_and_entry_by_entry(entries):
     follower = Follower()
     told = []
@@ -384,7 +383,6 @@ def test_same_alerts_in_one_go_and_entry_by_entry(entries):
 
 
 @given(trainings(), st.randoms())
-@settings(max_examples=100, deadline=None)
 def test_order_of_tags_does_not_matter(entries, random):
     def shuffled(scalars):
         return dict(random.sample([*scalars.items()], len(scalars)))
@@ -395,7 +393,6 @@ def test_order_of_tags_does_not_matter(entries, random):
 
 
 @given(trainings(), st.data())
-@settings(max_examples=100, deadline=None)
 def test_what_is_still_to_come_does_not_change_what_was_said(entries, data):
     cut = data.draw(st.integers(0, len(entries)))
 
