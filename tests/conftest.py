@@ -127,7 +127,6 @@ ONE_ROW_IN = {
     "test_layers_that_can_be_dead_or_saturated": 8,
     "test_log_freq": 6,
     "test_loss_gap_is_of_models_that_tell_modes_apart": ONLY_THE_FIRST,
-    "test_mask_lies_on_the_leading_axes_of_the_inputs": 10,
     "test_mixed_precision": ONLY_THE_FIRST,
     "test_model_learns_as_it_does_with_keras_layer": ONLY_THE_FIRST,
     "test_output_that_does_not_fit_is_told_at_step_one": 12,

@@ -169,27 +169,6 @@ def test_seeing_overrides_the_instances_and_restores_them():
     np.testing.assert_array_equal(tensor, outputs)
 
 
-@needs_tensorflow
-def test_seeing_notes_repeated_calls_and_several_outputs():
-    model, x, _ = watched_models.nested_and_shared()
-    seen = Sighting()
-    lstm = layers.LSTM(2, return_state=True, name="lstm")
-    targets = {**Inventory(model).layers, "lstm": lstm}
-    with seeing(targets, {}, dict, lambda: seen):
-        model(x)
-        lstm(np.ones((1, 3, 2), "float32"))
-    assert {"inner", "inner#1", "encoder", "encoder#1"} <= set(seen.activations)
-    assert {"lstm/0", "lstm/1", "lstm/2"} <= set(seen.activations)
-
-
-@needs_tensorflow
-def test_seeing_with_nowhere_to_note_changes_nothing():
-    model, x, _ = watched_models.sequential()
-    expected = model(x)
-    with seeing(Inventory(model).layers, {}, dict, lambda: None):
-        np.testing.assert_array_equal(model(x), expected)
-
-
 # --- taken anew only when the model has changed ---
 
 

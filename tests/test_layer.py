@@ -117,26 +117,6 @@ def test_mask_is_ignored_where_no_batch_is_measured(mask, frozen):
     np.testing.assert_array_equal(array(y), array(layer(x, training=False)))
 
 
-@pytest.mark.parametrize("axis", [-1, 1, 0, [0, 2]])
-@pytest.mark.parametrize("size", ["full", "one"])
-@pytest.mark.parametrize("rank", [0, 1, 2, 3])
-def test_mask_lies_on_the_leading_axes_of_the_inputs(axis, size, rank):
-    x = array(data(3, 4, 5))
-    shape = x.shape[:rank] if size == "full" else (1,) * rank
-    mask = np.random.default_rng(1).random(shape) < 0.7
-    layer = kbn.BatchNorm(axis=axis, momentum=0.0)
-    layer(x.astype("f4"), training=True, mask=ops.convert_to_tensor(mask))
-    full = np.broadcast_to(mask.reshape(shape + (1,) * (3 - rank)), x.shape)
-    axes = [axis % 3] if isinstance(axis, int) else axis
-    others = tuple(i for i in range(3) if i not in axes)
-    count = full.sum(others, keepdims=True)
-    sums = np.where(full, x, 0).sum(others, keepdims=True)
-    mean = np.where(count > 0, sums / np.maximum(count, 1), 0)  # 0: as it started
-    np.testing.assert_allclose(
-        array(layer.moving_mean.value).ravel(), mean.ravel(), rtol=1e-5, atol=1e-6
-    )
-
-
 def test_mask_of_numbers_says_present_where_it_is_not_zero():
     x, numbers = data(4, 3), ops.convert_to_tensor([0.0, 0.5, -1.0, 2.0])
     told = [kbn.BatchNorm(), kbn.BatchNorm()]

@@ -1182,22 +1182,6 @@ def test_arguments_are_checked(one, field):
             dataclasses.replace(one, **{field: 1.5})
 
 
-def test_argument_rules_of_a_monitor():
-    assert listed("default") == [*DEFAULT]
-    assert listed(None) == []
-    assert listed([rules.DeadRelu()]) == [rules.DeadRelu()]
-    for wrong, said in [
-        ("all", "rules='all': expected 'default', a list or None"),
-        (3, "rules=3"),
-        ([rules.DeadRelu], "A rule is an instance"),
-        ([len], "is not a kbn rule"),
-        ([rules.DeadRelu(), rules.DeadRelu(share=0.3)], "two of dead_relu"),
-    ]:
-        with pytest.raises(ValueError) as error:  # noqa: PT011
-            listed(wrong)
-        assert said in str(error.value)
-
-
 def test_rules_are_public_and_documented():
     public = {name for name in vars(rules) if name[0].isupper()}
     assert public == {type(one).__name__ for one in DEFAULT} | {

@@ -79,6 +79,7 @@ SLIPS = {
         "rules has DeadRelu, which is not a kbn rule. Did you mean DeadRelu()?"
     ),
     "TrainingMonitor(rules=['dead_relu'])": "Did you mean DeadRelu()?",
+    "TrainingMonitor(rules=[rules.DeadRelu()] * 2)": "rules has two of dead_relu.",
     "TrainingMonitor(samples=10)": "Did you mean sample_size=10?",
     "TrainingMonitor(sample_size=0)": "(sample_size=0): sample_size must be an integer",
     "TrainingMonitor(sample_size=1.5)": "sample_size must be an integer from 1.",

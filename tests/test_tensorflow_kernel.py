@@ -264,14 +264,6 @@ def test_empty_batch_has_no_statistics_and_no_gradient(mode, shape):
         np.testing.assert_array_equal(value, np.zeros(4))
 
 
-def test_one_element_has_no_variance():
-    y, mean, variance, count = train(data(1, 4, mean=3.0))
-    np.testing.assert_array_equal(y, np.zeros((1, 4)))
-    np.testing.assert_array_equal(variance, np.zeros(4))
-    assert count == 1
-    np.testing.assert_array_equal(mean, data(1, 4, mean=3.0)[0])
-
-
 def second_order(normalize, x, dy, ddx):
     """d/dx of sum(ddx * dx), the product with the Hessian."""
     with tf.GradientTape() as outer:
