@@ -14,6 +14,7 @@ from kbn.private import torch as private_torch
 
 from ..signals.reading import EVALUATED
 from ..signals.subjects import Loss
+from . import tensors
 from .calls import AGAIN
 from .evaluation import LossEvaluation, python_state_kept, random_state_kept
 from .inventory import Contents, Inventory
@@ -95,6 +96,9 @@ def gradients_kept(model: Any) -> Iterator[None]:
     finally:
         for p, grad in before:
             p.grad = grad
+
+
+host = tensors
 
 
 def as_array(variable: Any) -> Any:
