@@ -18,6 +18,7 @@ from .log.history import History
 from .log.logged import Entry, LoggedRun
 from .log.records import versions
 from .log.run_log import RunLog
+from .schedule import Steps
 from .signals.look import Look, look
 from .signals.reading import read
 from .signals.rule import Rule
@@ -41,7 +42,6 @@ from .watch.inventory import Contents, Inventory, Selection
 from .watch.layers import attribute
 from .watch.optimizers import OptimizerReader
 from .watch.probe import Asked, Seen
-from .watch.steps import Steps
 from .watch.targets import HeadReader, Supervision
 from .watch.tensors import to_numpy
 from .watch.weights import WeightReader

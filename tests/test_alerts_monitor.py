@@ -12,8 +12,8 @@ from tensorboard.util import tensor_util
 
 from kbn.callbacks import Alert, TrainingAlert, TrainingMonitor, rules
 from kbn.callbacks.alerts.follow import alerts_of
+from kbn.callbacks.log.layout import ALERTS, alert_table
 from kbn.callbacks.log.records import alerts_in, run_in
-from kbn.callbacks.log.texts import ALERTS, alert_table
 from kbn.callbacks.watch.watched_function import WatchedFunction
 
 if keras.backend.backend() != "tensorflow":

@@ -10,7 +10,7 @@ from event_files import count, read_log, steps, values
 from watched_models import BATCH, ROWS
 
 from kbn.callbacks import Report, TrainingMonitor
-from kbn.callbacks.watch.steps import Steps
+from kbn.callbacks.schedule import Steps
 from tests import trainings
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
