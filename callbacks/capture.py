@@ -14,7 +14,7 @@ from .watch.calls import CallLog, seeing
 from .watch.inventory import Inventory, Selection
 from .watch.layers import Select
 from .watch.optimizers import unscaled
-from .watch.tensors import kind_of
+from .watch.tensors import dense_parts
 
 # What Keras compiles once and keeps: made anew, eager, while a capture is open.
 FUNCTIONS = ("train_function", "test_function", "predict_function")
@@ -161,8 +161,7 @@ def _eager(model: Any) -> Iterator[None]:
 
 def _place(tensor: Any) -> Any:
     """The graph or JAX trace in which a tensor lives; None: it is an array."""
-    kind = kind_of(tensor)
-    tensor = kind.parts(tensor)[0] if kind is not None else tensor
+    tensor, *_ = dense_parts(tensor) or [tensor]
     graph = getattr(tensor, "graph", None)  # an AttributeError if eager
     return graph if graph is not None else trace_of(tensor)
 

@@ -18,6 +18,7 @@ from .log.history import History
 from .log.logged import Entry, LoggedRun
 from .log.records import versions
 from .log.run_log import RunLog
+from .schedule import Steps
 from .signals.look import Look, look
 from .signals.reading import read
 from .signals.rule import Rule
@@ -35,16 +36,13 @@ from .signals.subjects import (
 from .telling import Voice
 from .watch import probe
 from .watch.activations import Activity
-from .watch.description import describe
-from .watch.evidence import Evidence, arrays_of, non_finite
+from .watch.description import Met, describe
+from .watch.evidence import Evidence, Search, arrays_of, non_finite
 from .watch.inputs import first_of_each
 from .watch.inventory import Contents, Inventory, Selection
 from .watch.layers import attribute
-from .watch.met import Met
 from .watch.optimizers import OptimizerReader
 from .watch.probe import Asked, Seen
-from .watch.search import Search
-from .watch.steps import Steps
 from .watch.targets import HeadReader, Supervision
 from .watch.tensors import to_numpy
 from .watch.weights import WeightReader

@@ -13,9 +13,8 @@ import pytest
 
 BACKEND = keras.backend.backend()  # an unknown one is an error here
 
-# What is run on every backend; the rest needs TensorFlow.
+# What is run on every backend; the rest needs TensorFlow, or no backend at all.
 EVERY_BACKEND = {
-    "test_alerts.py",
     "test_capture.py",
     "test_convert.py",
     "test_defects.py",
@@ -28,28 +27,23 @@ EVERY_BACKEND = {
     "test_folding.py",
     "test_freeze.py",
     "test_fuzz.py",
-    "test_guide.py",
     "test_hyperparameters.py",
     "test_insert.py",
     "test_inventory.py",
     "test_layer.py",
-    "test_layout.py",
     "test_other_homes.py",
     "test_pages.py",
     "test_monitor.py",
     "test_moving_average.py",
     "test_multi_optimizer.py",
-    "test_networks.py",
     "test_oracle.py",
     "test_own_signals.py",
     "test_parity.py",
     "test_private.py",
     "test_probe.py",
-    "test_reader.py",
     "test_registry.py",
     "test_released.py",
     "test_report.py",
-    "test_rules.py",
     "test_run_record.py",
     "test_statistics.py",
     "test_survival.py",
@@ -59,7 +53,6 @@ EVERY_BACKEND = {
     "test_update_bn_stats.py",
     "test_update_bn_stats_callback.py",
     "test_worst.py",
-    "test_writer.py",
 }
 
 
@@ -100,7 +93,6 @@ ONE_ROW_IN = {
     "test_jax_kernel.py": 6,
     "test_lifetime.py": 16,
     "test_multi_optimizer.py": 18,
-    "test_networks.py": 4,
     "test_output_facts.py": 6,
     "test_own_signals.py": 16,
     "test_parity.py": 16,
@@ -122,7 +114,6 @@ ONE_ROW_IN = {
     "test_a_scale_is_a_warning_where_it_harms": 10,
     "test_a_step_that_makes_a_nan_is_named": 6,
     "test_a_tensor_in_a_graph_is_what_numpy_reads": 8,
-    "test_batch_norm_of_either_make": ONLY_THE_FIRST,
     "test_batch_norm_is_undone_by_gamma_and_beta": 12,
     "test_defect_is_mended": 6,
     "test_each_of_several_outputs_has_its_guess": ONLY_THE_FIRST,
@@ -136,7 +127,6 @@ ONE_ROW_IN = {
     "test_layers_that_can_be_dead_or_saturated": 8,
     "test_log_freq": 6,
     "test_loss_gap_is_of_models_that_tell_modes_apart": ONLY_THE_FIRST,
-    "test_mask_lies_on_the_leading_axes_of_the_inputs": 10,
     "test_mixed_precision": ONLY_THE_FIRST,
     "test_model_learns_as_it_does_with_keras_layer": ONLY_THE_FIRST,
     "test_output_that_does_not_fit_is_told_at_step_one": 12,
@@ -229,7 +219,7 @@ def _fresh_keras():
 
 hypothesis.settings.register_profile(
     "ci",
-    max_examples=20,
+    max_examples=8 if BACKEND == "jax" else 20,  # which compiles each shape
     deadline=None,  # the first call of every op is slow
     derandomize=True,
     suppress_health_check=list(hypothesis.HealthCheck),

@@ -8,8 +8,8 @@ import pytest
 from kbn.callbacks import Remedy, rules
 from kbn.callbacks.alerts import diagnosis
 from kbn.callbacks.alerts.alert import LEVELS, Alert
+from kbn.callbacks.alerts.diagnosis import Symptom
 from kbn.callbacks.alerts.follow import Follower
-from kbn.callbacks.alerts.symptoms import Symptom
 from kbn.callbacks.signals.default import DEFAULT
 from kbn.callbacks.signals.remedy import together
 

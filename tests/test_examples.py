@@ -1,9 +1,7 @@
 """Every example runs, from a directory of its own, and shows what it promises."""
 
-import errno
 import importlib
 import importlib.util
-import os
 import re
 import runpy
 import subprocess
@@ -269,26 +267,13 @@ def test_example_runs(example, run, tmp_path):
     CHECKS[example](output, tmp_path)
 
 
-# (example, arguments, what it says); `file` is a file, `closed` cannot be written to.
+# (example, arguments, what it says); `file` is a file.
 NONSENSE = [
-    (
-        "fine_tuning",
-        ["--seeds", "many"],
-        "--seeds: 'many' is not a whole number from 2",
-    ),
-    ("fine_tuning", ["--digits", "900"], "'900' is not a whole number from 10 to 800"),
+    ("fine_tuning", ["--seeds", "1"], "--seeds: '1' is not a whole number from 2"),
     ("why_batch_norm", ["--dataset", "cats"], "invalid choice: 'cats'"),
     ("why_batch_norm", ["--out", "file/below"], "cannot make 'file/below': Not a dir"),
-    ("why_batch_norm", ["--out", "closed/a"], "'closed/a': Permission denied"),
     ("weight_distributions", ["--out", "file"], "--out: 'file' is a file"),
-    ("weight_distributions", ["--out", "."], "'.' does not name a new directory"),
-    ("convert_resnet", ["--steps", "1"], "--steps: '1' is not a whole number from 2"),
-    (
-        "sick_networks",
-        ["--only", "frozen"],
-        "--only: 'frozen' is in none of non_finite_data, ",
-    ),
-    ("sick_networks", ["--gallery", "closed"], "'closed' cannot be written to"),
+    ("sick_networks", ["--only", "frozen"], "'frozen' is in none of non_finite_data, "),
     ("distributed", ["--workers", "3"], "unrecognized arguments: --workers 3"),
 ]
 
@@ -303,34 +288,12 @@ def test_nonsense_is_refused_before_anything_is_trained(
     example, arguments, says, run, tmp_path, monkeypatch
 ):
     (tmp_path / "file").write_text("mine")
-    (tmp_path / "closed").mkdir(mode=0o500)
-    if any("closed" in argument for argument in arguments):
-        monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
-        monkeypatch.setattr(Path, "mkdir", refused)
     monkeypatch.setattr(keras.Model, "fit", None)
     found, output = run(example, *arguments)
     assert found == 2
     assert says in output
-    assert {path.name for path in tmp_path.iterdir()} == {"file", "closed"}
+    assert {path.name for path in tmp_path.iterdir()} == {"file"}
     assert (tmp_path / "file").read_text() == "mine"
-
-
-def refused(*_, **__):
-    raise PermissionError(errno.EACCES, "Permission denied")
-
-
-# The quickstart is ten lines to copy, with no command line.
-WITH_HELP = [path.stem for path in EXAMPLES if path.stem != "quickstart"]
-
-
-@pytest.mark.skipif(BACKEND != "tensorflow", reason="its extras are not installed")
-@pytest.mark.parametrize("example", WITH_HELP)
-def test_help_is_the_docstring(example, run, tmp_path):
-    status, output = run(example, "--help")
-    assert status == 0
-    source = (ROOT / "examples" / f"{example}.py").read_text()
-    assert source[3:].partition("\n")[0] in output
-    assert not any(tmp_path.iterdir())
 
 
 def test_no_directory_is_written_to_twice(tmp_path, monkeypatch):

@@ -70,33 +70,6 @@ def test_virtual_batches_are_for_training_only():
     )
 
 
-def test_virtual_batches_pool_the_unbiased_variance():
-    x = np.random.default_rng(0).normal(size=(9, 3)).astype("f4")
-    layer = kbn.BatchNorm(momentum=0.0, virtual_batch_size=4, unbiased=True)
-    layer(x, training=True)
-    *_, variance, freedom = normalized_by_groups(x.astype("f8"), x * 0.0, 4, -1)
-    np.testing.assert_allclose(
-        running.array(layer.moving_variance.value), variance * 9 / freedom, rtol=1e-5
-    )
-
-
-def test_virtual_batches_of_an_empty_batch():
-    layer = kbn.BatchNorm(virtual_batch_size=4)
-    assert layer(np.zeros((0, 3), "f4"), training=True).shape == (0, 3)
-    np.testing.assert_array_equal(running.array(layer.moving_mean.value), np.zeros(3))
-
-
-def test_virtual_batches_renormalize_each():
-    x = np.random.default_rng(0).normal(size=(8, 3)).astype("f4") + 2
-    arguments = {"renorm": True, "momentum": 0.9}
-    ghost = kbn.BatchNorm(virtual_batch_size=4, **arguments)
-    y = running.array(ghost(x, training=True))
-    for start in (0, 4):
-        alone = kbn.BatchNorm(**arguments)
-        part = running.array(alone(x[start : start + 4], training=True))
-        np.testing.assert_allclose(y[start : start + 4], part, atol=1e-5)
-
-
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("axes", [[1, 3], [-1, 1], [0, 2], [2, 3], [1, 2, 3]])
 def test_several_axes_are_one_of_their_product(axes, mode):
@@ -129,17 +102,6 @@ def test_several_axes_are_one_of_their_product(axes, mode):
     mean = running.array(layer.moving_mean.value)
     assert mean.shape == expected
     np.testing.assert_allclose(mean.ravel(), exact.mean, atol=1e-6)
-
-
-def test_mask_meets_several_axes():
-    rng = np.random.default_rng(0)
-    x, mask = rng.normal(size=(6, 3, 4, 2)).astype("f4"), rng.random((6, 1, 4)) < 0.6
-    layer = kbn.BatchNorm(axis=[1, 3], momentum=0.0)
-    layer(x, training=True, mask=mask)
-    kept = np.moveaxis(x, 2, 1)[mask[:, 0]].astype("f8")
-    np.testing.assert_allclose(
-        running.array(layer.moving_mean.value)[0, :, 0], kept.mean(0), rtol=1e-4
-    )
 
 
 def test_list_of_one_axis_is_that_axis():

@@ -200,15 +200,13 @@ def test_backend_is_imported_by_its_own_modules_only():
         for module, path in MODULES.items()
         if module not in COMMAND and (needed := imported_at_once(path) & BACKENDS)
     }
-    watch = ("batches", "granted", "host", "pruned", "tensorflow")
-    watch += ("traced_evaluation", "traced_step")
+    watch = ("batches", "granted", "pruned", "tensorflow", "traced_step")
     names = [f"kernels.tensorflow{part}" for part in ("", "_formula", "_fused")]
     names += [f"callbacks.watch.{part}" for part in watch]
     owners = {name: {"tensorflow"} for name in names}
-    for name in ("differentiation", "jax", "jitted"):
-        owners[f"callbacks.watch.{name}"] = {"jax"}
-    for name in ("torch", "torch_state"):
-        owners[f"callbacks.watch.{name}"] = {"torch"}
+    owners["callbacks.watch.jitted"] = {"jax"}
+    for backend in ("jax", "torch"):
+        owners[f"callbacks.watch.{backend}"] = {backend}
     for backend in ("tensorflow", "torch", "jax"):
         owners[f"kernels.{backend}"] = {backend}
     for backend in ("tensorflow", "torch"):

@@ -1,4 +1,4 @@
-"""kbn.callbacks.log.hyperparameters: what the HParams tab compares runs by."""
+"""kbn.callbacks.log.run_log: what the HParams tab compares runs by."""
 
 import keras
 import numpy as np
@@ -7,7 +7,7 @@ import watched_models
 from keras import layers
 from tensorboard.plugins.hparams import metadata
 
-from kbn.callbacks.log.hyperparameters import (
+from kbn.callbacks.log.run_log import (
     COLUMNS,
     hyperparameter_values,
     hyperparameters,

@@ -20,11 +20,10 @@ from kbn.callbacks.watch.activations import (
     Activity,
     activation_of,
 )
-from kbn.callbacks.watch.description import describe
+from kbn.callbacks.watch.description import Met, describe
 from kbn.callbacks.watch.inputs import first_of_each
 from kbn.callbacks.watch.inventory import Inventory
 from kbn.callbacks.watch.layers import kinds_of
-from kbn.callbacks.watch.met import Met
 
 RANDOM = np.random.default_rng(0)
 

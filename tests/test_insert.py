@@ -304,6 +304,7 @@ def test_compiled_trained_saved_and_inserted_once(tmp_path):
         kbn.insert_batch_norm(new)
 
 
+@pytest.mark.long
 def test_a_deep_sigmoid_network_learns_with_it():
     digits = pytest.importorskip("sklearn.datasets").load_digits()
     x, y = np.float32(digits.data / 16), digits.target

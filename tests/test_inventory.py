@@ -24,16 +24,6 @@ def names(model, select=None):
     return set(Selection(Inventory(model), select).layers)
 
 
-def test_layers_of_a_sequential_model():
-    model, *_ = watched_models.sequential()
-    assert list(Inventory(model).layers) == ["hidden", "norm", "relu", "head"]
-
-
-def test_layers_of_nested_and_shared_models():
-    model, *_ = watched_models.nested_and_shared()
-    assert names(model) == {"encoder", "inner", "join", "head"}
-
-
 def test_operations_that_are_no_layers():
     model, *_ = watched_models.residual()
     assert {"relu", "relu_1", "add", "add_1", "block0"} <= names(model)
@@ -177,27 +167,6 @@ def test_seeing_overrides_the_instances_and_restores_them():
     tensor, name = seen.activations["head"]
     assert name == "head"
     np.testing.assert_array_equal(tensor, outputs)
-
-
-@needs_tensorflow
-def test_seeing_notes_repeated_calls_and_several_outputs():
-    model, x, _ = watched_models.nested_and_shared()
-    seen = Sighting()
-    lstm = layers.LSTM(2, return_state=True, name="lstm")
-    targets = {**Inventory(model).layers, "lstm": lstm}
-    with seeing(targets, {}, dict, lambda: seen):
-        model(x)
-        lstm(np.ones((1, 3, 2), "float32"))
-    assert {"inner", "inner#1", "encoder", "encoder#1"} <= set(seen.activations)
-    assert {"lstm/0", "lstm/1", "lstm/2"} <= set(seen.activations)
-
-
-@needs_tensorflow
-def test_seeing_with_nowhere_to_note_changes_nothing():
-    model, x, _ = watched_models.sequential()
-    expected = model(x)
-    with seeing(Inventory(model).layers, {}, dict, lambda: None):
-        np.testing.assert_array_equal(model(x), expected)
 
 
 # --- taken anew only when the model has changed ---

@@ -48,16 +48,6 @@ def test_empty_batch_has_no_statistics_and_no_gradient(shape, compiled):
         np.testing.assert_array_equal(value, np.zeros(4))
 
 
-@pytest.mark.parametrize("mean", [3.0, 1e6])
-def test_one_element_has_no_variance(mean):
-    x = data(1, 4, mean=mean)
-    y, found, variance, count = train(x)
-    np.testing.assert_array_equal(y, np.zeros((1, 4)))
-    np.testing.assert_array_equal(variance, np.zeros(4))
-    np.testing.assert_array_equal(count, np.ones(4))
-    np.testing.assert_array_equal(found, x[0])
-
-
 def test_statistics_are_biased_and_carry_no_gradient():
     x = data(8, 4)
     np.testing.assert_allclose(train(x)[2], np.var(x, 0), rtol=1e-6)

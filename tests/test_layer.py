@@ -117,26 +117,6 @@ def test_mask_is_ignored_where_no_batch_is_measured(mask, frozen):
     np.testing.assert_array_equal(array(y), array(layer(x, training=False)))
 
 
-@pytest.mark.parametrize("axis", [-1, 1, 0, [0, 2]])
-@pytest.mark.parametrize("size", ["full", "one"])
-@pytest.mark.parametrize("rank", [0, 1, 2, 3])
-def test_mask_lies_on_the_leading_axes_of_the_inputs(axis, size, rank):
-    x = array(data(3, 4, 5))
-    shape = x.shape[:rank] if size == "full" else (1,) * rank
-    mask = np.random.default_rng(1).random(shape) < 0.7
-    layer = kbn.BatchNorm(axis=axis, momentum=0.0)
-    layer(x.astype("f4"), training=True, mask=ops.convert_to_tensor(mask))
-    full = np.broadcast_to(mask.reshape(shape + (1,) * (3 - rank)), x.shape)
-    axes = [axis % 3] if isinstance(axis, int) else axis
-    others = tuple(i for i in range(3) if i not in axes)
-    count = full.sum(others, keepdims=True)
-    sums = np.where(full, x, 0).sum(others, keepdims=True)
-    mean = np.where(count > 0, sums / np.maximum(count, 1), 0)  # 0: as it started
-    np.testing.assert_allclose(
-        array(layer.moving_mean.value).ravel(), mean.ravel(), rtol=1e-5, atol=1e-6
-    )
-
-
 def test_mask_of_numbers_says_present_where_it_is_not_zero():
     x, numbers = data(4, 3), ops.convert_to_tensor([0.0, 0.5, -1.0, 2.0])
     told = [kbn.BatchNorm(), kbn.BatchNorm()]
@@ -205,17 +185,6 @@ def test_mask_goes_on_to_the_next_layer():
     x = keras.layers.Masking()(data(3, 4, 5) * mask[..., None])
     y = kbn.BatchNorm()(x, training=True)
     np.testing.assert_array_equal(np.asarray(y._keras_mask), mask)
-
-
-def test_masked_elements_do_not_count():
-    mask = np.random.default_rng(2).random((6, 7)) < 0.5
-    x = data(6, 7, 3, mean=2.0)
-    layer = kbn.BatchNorm(momentum=0.0)
-    layer(np.where(mask[..., None], x, np.nan), training=True, mask=mask)
-    kept = x[mask].astype("f8")
-    mean, variance = array(layer.moving_mean.value), array(layer.moving_variance.value)
-    np.testing.assert_allclose(mean, kept.mean(0), rtol=1e-6)
-    np.testing.assert_allclose(variance, kept.var(0), rtol=1e-5)
 
 
 def test_regularizers_and_constraints_are_applied():
@@ -331,19 +300,6 @@ def test_model_learns_as_it_does_with_keras_layer(policy):
     )
 
 
-def test_momentum_none_is_the_average_over_all_batches():
-    layer = kbn.BatchNorm(momentum=None)
-    batches = [data(32, 3, mean=m) for m in (1.0, 5.0, 9.0)]
-    means = np.mean([b.astype("f8").mean(0) for b in batches], 0)
-    variances = np.mean([b.astype("f8").var(0) for b in batches], 0)
-    for batch in batches:
-        layer(batch, training=True)
-    layer(np.full((32, 3), np.nan, "f4"), training=True)  # nothing enters: not counted
-    np.testing.assert_array_equal(array(layer.num_batches_tracked.value), [3] * 3)
-    np.testing.assert_allclose(array(layer.moving_mean.value), means, rtol=1e-6)
-    np.testing.assert_allclose(array(layer.moving_variance.value), variances, rtol=1e-6)
-
-
 @pytest.mark.parametrize("renorm", [False, True])
 def test_counter_is_the_last_weight_and_exists_only_where_it_is_read(renorm):
     names = []
@@ -436,20 +392,6 @@ def test_frozen_warmup_does_not_count():
     np.testing.assert_array_equal(layer.get_weights()[2], [0, 0, 0])
 
 
-def test_unbiased_variance_has_bessels_correction():
-    x = data(5, 3)
-    layer = kbn.BatchNorm(momentum=0.0, unbiased=True)
-    layer(x, training=True)
-    expected = x.astype("f8").var(0, ddof=1)
-    np.testing.assert_allclose(array(layer.moving_variance.value), expected, rtol=1e-6)
-
-
-def test_one_element_says_nothing_of_the_unbiased_variance():
-    layer = kbn.BatchNorm(momentum=0.0, unbiased=True)
-    layer(data(1, 3), training=True)
-    np.testing.assert_array_equal(array(layer.moving_variance.value), np.ones(3))
-
-
 @pytest.mark.parametrize(
     "arguments",
     [{}, {"renorm": True}, {"momentum": None}, {"warmup": True, "axis": [0, 1]}],
@@ -503,13 +445,6 @@ def test_keras_2_config_loads_with_one_message():  # D30
     assert (layer.axis, layer.virtual_batch_size) == (3, 4)
     silent = kbn.BatchNorm.from_config({"fused": None, "adjustment": None})
     assert silent.axis == -1
-
-
-def test_several_layers_share_no_state():
-    one, two = kbn.BatchNorm(), kbn.BatchNorm()
-    one(data(8, 3, mean=5.0), training=True)
-    two.build((None, 3))
-    np.testing.assert_array_equal(array(two.moving_mean.value), np.zeros(3))
 
 
 def test_remat_scope_leaves_the_layer_to_update_once():  # D20

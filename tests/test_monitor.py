@@ -1,7 +1,6 @@
 """kbn.callbacks.TrainingMonitor: what it writes, and that it changes nothing."""
 
 import logging
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -10,9 +9,8 @@ import watched_models
 from event_files import count, read_log, steps, values
 from watched_models import BATCH, ROWS
 
-import kbn
 from kbn.callbacks import Report, TrainingMonitor
-from kbn.callbacks.watch.steps import Steps
+from kbn.callbacks.schedule import Steps
 from tests import trainings
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
@@ -108,53 +106,6 @@ def test_tags_and_steps_of_a_training(monitor, tmp_path, said):
     assert said() == []
 
 
-@needs_tensorflow
-def test_numbers_equal_an_independent_forward_and_backward(monitor, tmp_path):
-    import tensorflow as tf
-
-    model, x, y = watched_models.sequential()
-    before = model.get_weights()
-    fit = {"batch_size": BATCH, "verbose": 0, "shuffle": False}
-    model.fit(x[:BATCH], y[:BATCH], callbacks=[monitor], **fit)
-    after = model.get_weights()
-    log = read_log(tmp_path)
-
-    model.set_weights(before)
-    with tf.GradientTape() as tape:
-        activations = [x[:BATCH]]
-        for layer in model.layers:
-            activations.append(layer(activations[-1], training=True))
-        loss = keras.losses.sparse_categorical_crossentropy(y[:BATCH], activations[-1])
-        loss = tf.reduce_mean(loss)
-    gradients = tape.gradient(loss, model.trainable_weights)
-
-    def check(tag, array):
-        ((_, rows),) = log[tag][:1]
-        array = np.asarray(array)
-        assert count(rows) == array.size
-        low, high = rows[0, 0], rows[-1, 1]
-        bound = 1e-6 * max(1, np.abs(array).max())
-        np.testing.assert_allclose([low, high], [array.min(), array.max()], atol=bound)
-        if high > low:
-            counts, _ = np.histogram(array, bins=30, range=(low, high))
-            slipped = np.abs(np.cumsum(counts) - np.cumsum(rows[:, 2]))
-            assert slipped.max() <= 1  # over an edge
-
-    for layer, activation in zip(model.layers, activations[1:], strict=True):
-        check(f"activations/{layer.name}", activation)
-    for weight, gradient in zip(model.trainable_weights, gradients, strict=True):
-        check(f"gradients/{weight.path}", gradient)
-    # Those of batch norm have a place of their own, and no variable has two.
-    (norm,) = [layer for layer in model.layers if hasattr(layer, "moving_mean")]
-    own = {id(x): f"batch_norm/{norm.name}/{x.name}" for x in norm.weights}
-    for weight, array in zip(model.weights, after, strict=True):
-        check(own.get(id(weight), f"weights/{weight.path}"), array)
-    norm = np.sqrt(sum(np.sum(np.square(gradient)) for gradient in gradients))
-    np.testing.assert_allclose(values(log, "gradient_norm/global"), [norm], rtol=1e-5)
-    rate = float(model.optimizer.learning_rate)
-    assert values(log, "learning_rate") == [np.float32(rate)]
-
-
 @pytest.mark.parametrize(
     "optimizer",
     [
@@ -235,28 +186,6 @@ def test_training_of_which_every_step_is_skipped_is_ill(tmp_path):
     (run,) = Report.read(tmp_path).runs
     for alerts in (monitor.alerts, run.alerts):
         assert "loss_scale_collapse" in {x.rule for x in alerts if x.is_open}
-
-
-@needs_tensorflow
-def test_an_embeddings_gradient_is_the_whole_one(monitor, tmp_path):
-    import tensorflow as tf
-
-    model = keras.Sequential(
-        [keras.layers.Embedding(6, 3), keras.layers.Flatten(), keras.layers.Dense(1)]
-    )
-    tokens, target = np.array([[0, 1], [1, 1], [4, 2]]), np.ones((3, 1))
-    model.build(tokens.shape)
-    with tf.GradientTape() as tape:
-        loss = tf.reduce_mean((model(tokens) - target) ** 2)
-    table = model.trainable_weights[0]
-    expected = tf.convert_to_tensor(tape.gradient(loss, table.value)).numpy()
-    model.compile("sgd", "mse")
-    model.fit(tokens, target, verbose=0, callbacks=[monitor])
-    rows = read_log(tmp_path)[f"gradients/{table.path}"][0][1]
-    assert count(rows) == expected.size  # tokens 3 and 5 do not occur
-    np.testing.assert_allclose(
-        rows[[0, -1], [0, 1]], [expected.min(), expected.max()], rtol=1e-5
-    )
 
 
 def test_non_finite_values_are_counted_apart(tmp_path):
@@ -376,18 +305,6 @@ def test_steps_go_on_over_a_second_fit(monitor, tmp_path):
     assert steps(log, "epoch/loss") == [4, 8]
 
 
-@pytest.mark.parametrize("batch_norm", ["keras", "kbn"])
-def test_batch_norm_of_either_make(batch_norm, monitor, tmp_path):
-    make = {"keras": keras.layers.BatchNormalization, "kbn": kbn.BatchNorm}[batch_norm]
-    model = keras.Sequential([keras.layers.Input((6,)), make(name="bn")])
-    model.compile("sgd", "mse")
-    x = watched_models.rows(6)
-    model.fit(x, x, epochs=1, batch_size=ROWS, verbose=0, callbacks=[monitor])
-    rows = read_log(tmp_path)["batch_norm/bn/moving_mean"][-1][1]
-    moving_mean = np.asarray(model.layers[0].moving_mean)
-    np.testing.assert_allclose(rows[[0, -1], [0, 1]], np.sort(moving_mean)[[0, -1]])
-
-
 @needs_tensorflow
 def test_a_gan_logs_both_optimizers(monitor, tmp_path):
     model, _ = train("gan", [monitor], epochs=1)
@@ -483,32 +400,6 @@ class Stop(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         if batch == self.batch:
             raise KeyboardInterrupt
-
-
-def test_an_interrupt_in_another_callback_leaves_no_trace(monitor, tmp_path):
-    keras.utils.set_random_seed(0)
-    model, x, y = watched_models.dropout()
-    fit = {"batch_size": BATCH, "verbose": 0, "epochs": 2}
-    with pytest.raises(KeyboardInterrupt):
-        model.fit(x, y, callbacks=[monitor, Stop(2)], **fit)
-    log = read_log(tmp_path)
-    assert steps(log, "activations/head") == [1]  # what was logged is readable
-    model.train_on_batch(x, y)
-    model.fit(x, y, **fit)
-    watched_models.assert_unwatched(model)
-    assert read_log(tmp_path).keys() == log.keys()
-    assert steps(read_log(tmp_path), "activations/head") == [1]
-
-    # and the training went on as if it had never been watched
-    keras.backend.clear_session(free_memory=False)
-    keras.utils.set_random_seed(0)
-    free, x, y = watched_models.dropout()
-    with pytest.raises(KeyboardInterrupt):
-        free.fit(x, y, callbacks=[Stop(2)], **fit)
-    free.train_on_batch(x, y)
-    free.fit(x, y, **fit)
-    for weight, other in zip(model.get_weights(), free.get_weights(), strict=True):
-        np.testing.assert_array_equal(weight, other)
 
 
 def test_a_monitor_watches_again_after_an_interrupt(monitor, tmp_path):
@@ -607,19 +498,6 @@ def test_what_is_inside_a_loop_is_listed(monitor, tmp_path, said):
         assert steps(log, f"activations/{layer}") == [1, STEPS + 1]
 
 
-def test_statistics_that_fail_lose_no_training(monitor, tmp_path, said, monkeypatch):
-    def fail(*args):
-        raise RuntimeError("no statistics today")
-
-    expected, _ = train("dropout", **EAGER)
-    monkeypatch.setattr("kbn.callbacks.signals.statistics._moments", fail)
-    model, _ = train("dropout", [monitor], **EAGER)
-    for weight, other in zip(model.get_weights(), expected.get_weights(), strict=True):
-        np.testing.assert_array_equal(weight, other)
-    assert any("no statistics today" in message for message in said())
-    assert steps(read_log(tmp_path), "epoch/loss") == [4, 8]
-
-
 # --- what cannot be written ---
 
 
@@ -632,27 +510,6 @@ def test_a_log_dir_that_cannot_be_written_is_refused_before_training(tmp_path):
         model.fit(x, y, verbose=0, callbacks=[monitor])
     for weight, other in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(weight, other)
-
-
-def test_a_disk_that_is_full_later_loses_no_training(
-    monitor, tmp_path, said, monkeypatch
-):
-    class Fill(keras.callbacks.Callback):
-        def on_epoch_begin(self, epoch, logs=None):
-            if epoch == 1:
-                monkeypatch.setattr(Path, "open", full)
-
-    def full(*args):
-        raise OSError(28, "No space left on device")
-
-    model, history = train("sequential", [monitor, Fill()], epochs=3, **EAGER)
-    assert len(history["loss"]) == 3
-    assert int(model.optimizer.iterations) == 3 * STEPS
-    (message,) = [message for message in said() if "cannot write" in message]
-    assert "Training goes on" in message
-    assert str(tmp_path) in message
-    monkeypatch.undo()
-    assert steps(read_log(tmp_path), "epoch/loss") == [STEPS]
 
 
 def test_a_metric_of_one_value_a_class_is_logged_by_class(tmp_path):

@@ -57,17 +57,6 @@ def test_statistics_that_are_not_finite_show_in_the_variance(value):
     np.testing.assert_allclose(array(variance.value), [x[:, 0].var(), 1], rtol=1e-5)
 
 
-def test_groups_count_by_their_elements():
-    entry = moving_average.entry(
-        tensor(1, 5, 2, 0), tensor(4, 1, 8, 0), tensor(6, 2, 2, 0), 2, unbiased=True
-    )
-    np.testing.assert_allclose(array(entry.mean), [1.25, 5])
-    np.testing.assert_allclose(array(entry.biased), [5, 1])
-    np.testing.assert_allclose(array(entry.tracked), [5 * 8 / 6, 2], rtol=1e-6)
-    np.testing.assert_array_equal(array(entry.count), [8, 2])
-    np.testing.assert_array_equal(ops.convert_to_numpy(entry.enters), [True, True])
-
-
 @pytest.mark.parametrize(
     ("momentum", "batches"), [(0.99, 991), (0.9, 91), (0.999, 9991), (0.5, 11), (0, 1)]
 )
@@ -129,16 +118,6 @@ def pooled(x, mask, layer):
     variance = scatters.sum(0) / np.maximum(freedom, 1)
     none = np.zeros(3)
     return oracle.Normalized(none, mean, variance, freedom, none, none, none)
-
-
-def test_channel_that_is_skipped_once_keeps_its_own_count():
-    batches = [np.full((4, 2), value, "float32") for value in (3.0, 5.0, 7.0)]
-    batches[0][0, 1] = np.nan
-    layer = kbn.BatchNorm(momentum=None)
-    for batch in batches:
-        layer(batch, training=True)
-    np.testing.assert_allclose(array(layer.moving_mean.value), [5, 6], rtol=1e-6)
-    np.testing.assert_array_equal(array(layer.num_batches_tracked.value), [3, 2])
 
 
 def test_renorm_statistics_keep_their_own_momentum():

@@ -103,6 +103,19 @@ def differentiated(model, x, y):
     )
 
 
+def transformer(**options):
+    """Attention, layer normalization, a lookup: of which a probe sees each output."""
+    layers = keras.layers
+    inputs = keras.Input((8,), dtype="int32")
+    x = layers.Embedding(20, 8)(inputs)
+    x = layers.LayerNormalization()(x + layers.MultiHeadAttention(2, 4)(x, x))
+    x = layers.LayerNormalization()(x + layers.Dense(8, "relu")(x))
+    x = watched_models.head(layers.GlobalAveragePooling1D()(x))
+    tokens = np.random.default_rng(4).integers(0, 20, (watched_models.ROWS, 8))
+    model = watched_models.compiled(keras.Model(inputs, x), **options)
+    return model, tokens, watched_models.classes()
+
+
 def distance(x, y):
     return np.linalg.norm(np.asarray(x) - y)
 
@@ -117,6 +130,7 @@ ARCHITECTURES = (
     "apart",
     "distilled",
     "dropout",
+    "transformer",
 )
 MODES = {
     "graph": {},
@@ -137,7 +151,8 @@ def test_gradients_and_outputs_are_those_of_ones_own(kind, mode, seen, tmp_path)
     if mode in ("xla", "steps-2") and kind not in ("sequential", "kbn_layers"):
         pytest.skip("each mode with some of them")
     keras.utils.set_random_seed(0)
-    model, x, y = watched_models.KINDS[kind](**MODES[mode])
+    kinds = watched_models.KINDS | {"transformer": transformer}
+    model, x, y = kinds[kind](**MODES[mode])
     model.optimizer.build(model.trainable_variables)
     gradients, outputs = differentiated(model, first(BATCH, x), first(BATCH, y))
     x, y = first(2 * BATCH, (x, y))

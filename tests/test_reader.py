@@ -8,9 +8,9 @@ import pytest
 
 from kbn.callbacks.alerts.alert import Alert
 from kbn.callbacks.log import reader
+from kbn.callbacks.log.layout import alerts_text
 from kbn.callbacks.log.logged import KEPT
 from kbn.callbacks.log.records import alerts_value, run_value
-from kbn.callbacks.log.texts import alerts_text
 from kbn.callbacks.log.writer import EventWriter, framed
 from kbn.callbacks.signals.statistics import histograms, summarize
 

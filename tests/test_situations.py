@@ -56,57 +56,6 @@ def same_weights(train, *monitors):
 # --- 1: methods of any signature ---
 
 
-class OwnLoss(keras.Model):
-    """Its `compute_loss` has the arguments that its `train_step` gives it."""
-
-    form = "two"
-
-    def train_step(self, data):
-        x, y = data[0], data[1]
-        with tf.GradientTape() as tape:
-            if self.form == "training":
-                loss = self.compute_loss((x, y), training=False)
-            elif self.form == "none":
-                self.seen = (x, y)
-                loss = self.compute_loss()
-            elif self.form == "keywords":
-                loss = self.compute_loss(target=y, output=self(x, training=True))
-            else:
-                loss = self.compute_loss(y, self(x, training=True))
-        gradients = tape.gradient(loss, self.trainable_variables)
-        self.optimizer.apply(gradients, self.trainable_variables)
-        return {"loss": loss}
-
-    def compute_loss(self, *args, **kwargs):
-        if self.form == "training":
-            y, output = args[0][1], self(args[0][0], **kwargs)
-        elif self.form == "none":
-            y, output = self.seen[1], self(self.seen[0])
-        elif self.form == "keywords":
-            y, output = kwargs["target"], kwargs["output"]
-        else:
-            y, output = args
-        return tf.reduce_mean(keras.losses.sparse_categorical_crossentropy(y, output))
-
-
-@pytest.mark.parametrize("form", ["two", "training", "none", "keywords"])
-def test_an_own_loss_of_another_signature(form, tmp_path):
-    def train(callbacks):
-        inputs = keras.Input((6,))
-        x = layers.BatchNormalization()(layers.Dense(4, name="hidden")(inputs))
-        model = OwnLoss(inputs, watched_models.head(x))
-        model.form = form
-        watched_models.compiled(model, run_eagerly=form != "two")
-        x, y = watched_models.rows(6), watched_models.classes()
-        model.fit(x, y, callbacks=callbacks, **FIT)
-        return model
-
-    same_weights(train, TrainingMonitor(tmp_path, log_freq="epoch"))
-    log = read_log(tmp_path)
-    assert steps(log, "activations/hidden") == [1]
-    assert any(tag.startswith("gradients/") for tag in log)
-
-
 class OddArguments(layers.Layer):
     def build(self, shape):
         self.inner = layers.Dense(shape[-1])
@@ -271,19 +220,6 @@ def test_each_model_has_a_log_of_its_own(tmp_path, said):
 
 
 @pytest.mark.long
-def test_models_in_turn_keep_their_logs(tmp_path):
-    monitor = TrainingMonitor(tmp_path, log_freq="epoch")
-    pair = [watched_models.sequential(run_eagerly=True)[0] for _ in range(2)]
-    x, y = watched_models.rows(6), watched_models.classes()
-    for _ in range(2):
-        for model in pair:
-            model.fit(x, y, callbacks=[monitor], **FIT)
-    for place in ("", pair[1].name):
-        log = read_log(tmp_path / place)
-        assert steps(log, "epoch/loss") == [STEPS, 2 * STEPS]
-
-
-@pytest.mark.long
 def test_a_tuners_copies_are_one_monitor(tmp_path):
     monitor = TrainingMonitor(tmp_path, log_freq="epoch")
     for _ in range(2):
@@ -422,30 +358,6 @@ def test_a_layer_with_odd_attributes_loses_nothing_of_others(kind, tmp_path, sai
     assert said() == []
 
 
-class OddNorm(layers.Layer):
-    """What looks like a batch norm to whoever looks at the names only."""
-
-    axis = "last"
-
-    def build(self, shape):
-        self.moving_mean = self.add_weight(shape=(2,), trainable=False)
-        self.moving_variance = self.add_weight(shape=(3,), trainable=False)
-
-    def call(self, inputs, training=None, mask=None):
-        return inputs
-
-
-def test_a_batch_norm_that_is_none_loses_only_its_own(tmp_path, said):
-    def train(callbacks):
-        return trained_around([OddNorm(name="odd")], callbacks)
-
-    same_weights(train, TrainingMonitor(tmp_path, log_freq="epoch"))
-    log = read_log(tmp_path)
-    assert len(log["batch_norm_gap/norm/mean"]) == 2
-    assert len(log["batch_norm/odd/moving_mean"]) == 3
-    assert len([message for message in said() if "odd" in message]) <= 1
-
-
 def test_a_selection_that_raises_leaves_out_that_layer(tmp_path, said):
     def select(layer):
         return layer.units > 0  # of Dense only
@@ -523,50 +435,6 @@ def test_a_look_that_fails_leaves_the_step_to_keras(
 
 
 # --- 8: frozen, compiled again, somewhere else ---
-
-
-def frozen_later(first, change, when):
-    """A training in which layers are frozen without compiling again."""
-
-    def train(callbacks):
-        model, x, y = watched_models.kbn_layers()
-        model.get_layer("conv").trainable = change != "unfreeze"
-        watched_models.compiled(model)
-        if first == "trained":
-            model.fit(x, y, **FIT)
-
-        def act(*_):
-            if change == "freeze-all-but-head":
-                for layer in model.layers[:-1]:
-                    layer.trainable = False
-            else:
-                model.get_layer("conv").trainable = change == "unfreeze"
-
-        if when == "before":
-            act()
-        else:
-            callbacks = [*callbacks, keras.callbacks.LambdaCallback(on_epoch_begin=act)]
-        model.fit(x, y, epochs=2, callbacks=callbacks, **FIT)
-        if change != "unfreeze":  # traced again, Keras would train other weights
-            model.fit(x[:32], y[:32].astype("float32"), callbacks=callbacks, **FIT)
-        return model
-
-    return train
-
-
-@pytest.mark.parametrize(
-    ("first", "change", "when"),
-    [
-        ("untrained", "freeze", "before"),
-        ("trained", "freeze", "epoch"),
-        ("trained", "unfreeze", "before"),
-        ("untrained", "freeze-all-but-head", "epoch"),
-    ],
-)
-def test_frozen_and_unfrozen_without_compiling_again(first, change, when, tmp_path):
-    monitor = TrainingMonitor(tmp_path, log_freq=2)
-    same_weights(frozen_later(first, change, when), monitor)
-    assert len(read_log(tmp_path)["activations/head"]) >= 4
 
 
 @pytest.mark.parametrize(("place", "makes"), [("first", True), ("last", False)])
@@ -682,12 +550,3 @@ def test_words_do_not_switch_the_loss_gap_off(tmp_path):
     monitor = TrainingMonitor(tmp_path, log_freq="epoch")
     model.fit(data, shuffle=False, verbose=0, callbacks=[monitor])
     assert len(read_log(tmp_path)["loss_gap/train_eval"]) == 1
-
-
-@pytest.mark.parametrize("log_freq", [np.int64(3), np.uint8(3)])
-def test_integers_of_numpy_are_integers(log_freq, tmp_path):
-    model, x, y = watched_models.sequential(run_eagerly=True)
-    watch = (name for name in ("weights", "activations"))
-    monitor = TrainingMonitor(tmp_path, log_freq, watch=watch, sample_size=np.int32(9))
-    model.fit(x, y, epochs=2, callbacks=[monitor], **FIT)
-    assert steps(read_log(tmp_path), "activations/head") == [3, 6]

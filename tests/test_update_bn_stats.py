@@ -500,13 +500,6 @@ class Broken(Exception):
     pass
 
 
-def failing(error, x):
-    """Batches, an exception in the third."""
-    yield x[:5]
-    yield x[5:9]
-    raise error
-
-
 @both_modes
 @pytest.mark.parametrize("error", [Broken, KeyboardInterrupt])
 @pytest.mark.parametrize(

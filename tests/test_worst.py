@@ -1,4 +1,4 @@
-"""kbn.callbacks.log.texts: which layers are the worst, in the Text tab."""
+"""kbn.callbacks.log.layout: which layers are the worst, in the Text tab."""
 
 import keras
 import numpy as np
@@ -8,7 +8,7 @@ from tensorboard.backend.event_processing import event_accumulator
 from tensorboard.util import tensor_util
 
 from kbn.callbacks import TrainingMonitor
-from kbn.callbacks.log.texts import WORST, WorstLayers
+from kbn.callbacks.log.layout import WORST, WorstLayers
 
 DEAD, STD = "health/dead_units/<layer>", "activation_std/<layer>"
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 from jax import export
-from jax.experimental import checkify, jet
+from jax.experimental import checkify
 from jax.sharding import NamedSharding, PartitionSpec
 
 from tests.transformations import Table, draw
@@ -119,15 +119,6 @@ def _(f, x):
     return step(f.weights, x)
 
 
-@row("jit with static arguments and donation")
-def _(f, x):
-    @partial(jax.jit, static_argnames="power", donate_argnums=1)
-    def powers(w, x, power):
-        return f.y(w, x) ** power
-
-    return powers(f.weights, x + 0, power=2)
-
-
 @row("eval_shape and make_jaxpr")
 def _(f, x):
     closed = jax.make_jaxpr(f.gradient)(f.weights, x)
@@ -145,19 +136,6 @@ def _(f, x):
 def _(f, x):
     at = (f.weights, x)
     return jax.jvp(f.y, at, tangents(at))
-
-
-@row("linearize")
-def _(f, x):
-    y, linear = jax.linearize(f.y, f.weights, x)
-    return y, linear(*tangents((f.weights, x)))
-
-
-@row("jacfwd and jacrev")
-def _(f, x):
-    return [
-        jac(partial(f.y, f.weights))(x) for jac in (jax.jacfwd, jax.jacrev)
-    ] + jax.jacfwd(f.y)(f.weights, x)
 
 
 # Keras\' float32 cancels in the next two, down to 1e-4 of the terms.
@@ -180,25 +158,6 @@ def _(f, x):
     return jax.jvp(jax.grad(f.loss, (0, 1)), at, tangents(at))
 
 
-# JAX 0.10.2 takes no jet of a custom_jvp, jax.nn.relu among them: so not in training.
-@TABLE.row("jet (Taylor mode), inference")
-def _(layer_class):
-    x = jnp.asarray(draw((6, 3)))
-    f = Pure(layer_class, x.shape, training=False)
-    series = [[tangents(x), jnp.zeros_like(x)]]
-    return jet.jet(partial(f.y, f.weights), (x,), series)
-
-
-@row("custom_vjp around the layer")
-def _(f, x):
-    clipped = jax.custom_vjp(f.y)
-    clipped.defvjp(
-        lambda w, x: jax.vjp(f.y, w, x),
-        lambda pull, dy: pull(jnp.clip(dy, -1, 1)),
-    )
-    return jax.grad(lambda w, x: jnp.sum(clipped(w, x) ** 3), (0, 1))(f.weights, x)
-
-
 # --- Control flow
 
 
@@ -213,14 +172,6 @@ def _(f, xs):
         return jnp.sum(losses), moved
 
     return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(f.weights, xs)
-
-
-@row("forward mode through scan", shape=(4, 6, 3), stack=1)
-def _(f, xs):
-    def last(w, xs):
-        return jax.lax.scan(lambda c, x: (c + f.y(w, x), None), 0 * xs[0], xs)[0]
-
-    return jax.jvp(last, (f.weights, xs), tangents((f.weights, xs)))
 
 
 @row("gradient through cond and switch")
@@ -247,35 +198,12 @@ def _(f, x):
 # --- Rematerialization
 
 
-def _remat_row(policy):
-    @row(f"gradient through checkpoint, {policy}")
-    def _(f, x):
-        how = {} if policy == "no policy" else {"policy": POLICIES[policy]}
-
-        def block(w, x):
-            x = jax.ad_checkpoint.checkpoint_name(x @ jnp.eye(x.shape[-1]), "dense")
-            return jnp.tanh(f.y(w, x))
-
-        block = jax.checkpoint(block, **how)
-        return jax.jit(jax.grad(lambda w, x: jnp.sum(block(w, x) ** 3), (0, 1)))(
-            f.weights, x
-        )
-
-
-POLICIES = {
-    "save_only_these_names": jax.checkpoint_policies.save_only_these_names("dense"),
-}
-for _policy in ("no policy", *POLICIES):
-    _remat_row(_policy)
-
-
-@row("gradient through a scan of checkpoints, without jit", shape=(4, 6, 3), stack=1)
-def _(f, xs):
-    def loss(w, xs):
-        body = jax.checkpoint(lambda c, x: (c + f.loss(w, x), None), prevent_cse=False)
-        return jax.lax.scan(body, jnp.float32(0), xs)[0]
-
-    return jax.grad(loss, (0, 1))(f.weights, xs)
+@row("gradient through checkpoint")
+def _(f, x):
+    block = jax.checkpoint(lambda w, x: jnp.tanh(f.y(w, x)))
+    return jax.jit(jax.grad(lambda w, x: jnp.sum(block(w, x) ** 3), (0, 1)))(
+        f.weights, x
+    )
 
 
 # --- Batching and devices
@@ -285,24 +213,6 @@ def _(f, xs):
 def _(f, xs):
     many = [jnp.stack([w, w * 0.5, w + 1, w - 1]) for w in f.weights]
     return jax.vmap(f.step)(many, xs), jax.jit(jax.vmap(f.gradient))(many, xs)
-
-
-@row("per-example gradients", shape=(4, 3))
-def _(f, x):
-    return jax.jit(jax.vmap(f.gradient, (None, 0)))(f.weights, x[:, None])
-
-
-@row("vmap with spmd_axis_name, under jit and a mesh", shape=(2, 6, 3), stack=1)
-def _(f, xs):
-    run = jax.vmap(f.gradient, (None, 0), spmd_axis_name="batch")
-    with jax.set_mesh(mesh()):
-        return jax.jit(run)(f.weights, xs)
-
-
-@row("gradient of a pmap", shape=(2, 6, 3), stack=1)
-def _(f, xs):
-    run = jax.pmap(f.y, in_axes=(None, 0))
-    return jax.grad(lambda w, xs: jnp.sum(run(w, xs) ** 3), (0, 1))(f.weights, xs)
 
 
 @row("jit of sharded inputs")
@@ -345,22 +255,11 @@ for _check in (True, False):
 # --- Export and serialization
 
 
-@row("jax.export, with its gradient")
-def _(f, x):
-    exported = export.export(jax.jit(f.y))(f.weights, x)
-    loss = jax.jit(lambda w, x: jnp.sum(exported.call(w, x) ** 3))
-    return jax.grad(loss, (0, 1))(f.weights, x)
-
-
 @row("jax.export with symbolic images", inference=True, shape=(2, 4, 4, 3))
 def _(f, x):
-    return _exported(f.gradient, f.weights, x, "b, h, w, 3")
-
-
-def _exported(function, weights, x, symbolic):
-    spec = jax.ShapeDtypeStruct(export.symbolic_shape(symbolic), x.dtype)
-    exported = export.export(jax.jit(function))(weights, spec)
-    return [exported.call(weights, v) for v in (x, jnp.concatenate([x, 2 * x]))]
+    spec = jax.ShapeDtypeStruct(export.symbolic_shape("b, h, w, 3"), x.dtype)
+    exported = export.export(jax.jit(f.gradient))(f.weights, spec)
+    return [exported.call(f.weights, v) for v in (x, jnp.concatenate([x, 2 * x]))]
 
 
 @row("deepcopy and pickle of the layer")
@@ -409,12 +308,6 @@ def _(f, x):
     return found
 
 
-@row("disable_jit")
-def _(f, x):
-    with jax.disable_jit():
-        return jax.grad(f.loss, 1)(f.weights, x)
-
-
 # --- Masks, renorm and other routes through the layer
 
 
@@ -458,12 +351,6 @@ def _(f, xs):
     return jax.grad(loss, (0, 1), has_aux=True)(f.weights, xs)
 
 
-@row("renorm: jvp and vmap", shape=(2, 6, 3), stack=1, renorm=True)
-def _(f, xs):
-    one = partial(f.y, f.weights)
-    return jax.jit(jax.vmap(lambda x: jax.jvp(one, (x,), (tangents(x),))))(xs)
-
-
 # --- Keras' own ways
 
 
@@ -485,22 +372,6 @@ def _fit(model, **how):
     x = draw((16, 4))
     model.fit(x, x[:, :1], batch_size=8, epochs=2, verbose=0, shuffle=False)
     return model.get_weights(), model.predict(x, verbose=0)
-
-
-@TABLE.row("model.fit, run_eagerly", within=1e-4)
-def _(layer_class):
-    return _fit(_network(layer_class), run_eagerly=True)
-
-
-@TABLE.row("model.fit under DataParallel", within=1e-4)
-def _(layer_class):
-    keras.distribution.set_distribution(
-        keras.distribution.DataParallel(devices=["cpu:0", "cpu:1"])
-    )
-    try:
-        return _fit(_network(layer_class))
-    finally:
-        keras.distribution.set_distribution(None)
 
 
 @TABLE.row("model.fit with a dynamic loss scale under mixed_float16", within=2e-2)
@@ -527,13 +398,6 @@ def _(layer_class):
 
 def _kinds(model):
     return model.trainable_variables, model.non_trainable_variables
-
-
-@TABLE.row("keras.RematScope around a model", within=1e-4)
-def _(layer_class):
-    with keras.RematScope(mode="full"):
-        model = _network(layer_class)
-    return _fit(model)
 
 
 @TABLE.row("keras.ops.scan, cond, map and vectorized_map")

@@ -50,14 +50,13 @@ def gradients(layer, training, x, **options):
 # --- graphs ---
 
 SIZES = {"known": SHAPE, "unknown sizes": (None, None, 4, 3)}
-LARGE = {"large samples": (None, 400, 3)}
 
 
 def example(shape):
     return tf.constant(draw([n or 5 for n in shape]))
 
 
-for _name, _shape in {**SIZES, **LARGE}.items():
+for _name, _shape in SIZES.items():
 
     @row(
         f"persistent tape traced first, compiled later, {_name}",
@@ -134,15 +133,6 @@ for _name, _shape in SIZES.items():
         return pushed(x)
 
 
-@row("batch_jacobian")
-def _(layer_class, training):
-    layer, x = built(layer_class), example(SHAPE)
-    with tf.GradientTape() as tape:
-        tape.watch(x)
-        y = layer(x, training=training) * x  # without x, 0 in training
-    return tape.batch_jacobian(y, x)
-
-
 @TABLE.row("second order in the weights")
 def _(layer_class):
     layer, x = built(layer_class), example(SHAPE)
@@ -152,42 +142,6 @@ def _(layer_class):
         first = inner.gradient(loss, weights(layer))
         norm = tf.add_n([tf.reduce_sum(g**2) for g in first])
     return outer.gradient(norm, weights(layer))
-
-
-@row("forward over reverse", is_long=True)
-def _(layer_class, training):
-    if training:  # D32: Keras' own is wrong in x
-        layer, x = built(layer_class), example(SHAPE)
-        gamma = weights(layer)[0]
-        with tf.autodiff.ForwardAccumulator(gamma, tf.ones_like(gamma)) as accumulator:
-            first = gradients(layer, True, x)[1]
-        return accumulator.jvp(first)
-    layer, x = built(layer_class), example(SHAPE)
-    with tf.autodiff.ForwardAccumulator(x, tf.ones_like(x)) as accumulator:
-        first = gradients(layer, False, x)[0]
-    return accumulator.jvp(first)
-
-
-@row("tf.map_fn of a gradient")
-def _(layer_class, training):
-    layer = built(layer_class)
-    x = tf.constant(draw((4, *SHAPE)))
-    return tf.map_fn(lambda x: gradients(layer, training, x)[0], x), statistics(layer)
-
-
-@row("tf.scan, gradient through it")
-def _(layer_class, training):
-    layer, x = built(layer_class), example(SHAPE)
-
-    @tf.function
-    def step(x):
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            y = tf.scan(lambda y, i: layer(y, training=training) + i, tf.range(3.0), x)
-            loss = tf.reduce_sum(y**3)
-        return tape.gradient(loss, [x, *weights(layer)])
-
-    return step(x)
 
 
 @row("tf.while_loop, gradient through it")
@@ -231,27 +185,6 @@ def _(layer_class, training):
     with tf.GradientTape() as tape:
         tape.watch(x)
         loss = tf.reduce_sum(again(x) ** 3)
-    return tape.gradient(loss, x)
-
-
-@row("tf.custom_gradient around it")
-def _(layer_class, training):
-    layer, x = built(layer_class), example(SHAPE)
-
-    @tf.custom_gradient
-    def doubled(x):
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            y = layer(x, training=training)
-
-        def gradient(dy, variables=None):
-            return 2 * tape.gradient(y, x, dy), [None] * len(variables or [])
-
-        return y, gradient
-
-    with tf.GradientTape() as tape:
-        tape.watch(x)
-        loss = tf.reduce_sum(doubled(x) ** 3)
     return tape.gradient(loss, x)
 
 
@@ -303,11 +236,6 @@ def _(layer_class):
     return checked(layer, True)
 
 
-@TABLE.row("enable_check_numerics, one row, a function of unknown batch")
-def _(layer_class):
-    return checked(built(layer_class), True, tf.constant(draw((1, 3))))
-
-
 def checked(layer, training, x=None, **options):
     x = example(SHAPE) if x is None else x
     tf.debugging.enable_check_numerics()
@@ -347,23 +275,6 @@ def _(layer_class, training):
     return [layer(v, training=training) for v in (x, np.int32(x))]
 
 
-@row(
-    "training as a tensor of a function's input, cond around",
-    inference=True,
-    within=1e-4,
-)
-def _(layer_class, training):
-    layer, x = built(layer_class), example(SHAPE)
-    step = tf.function(
-        lambda x, flag: tf.cond(
-            flag,
-            lambda: layer(x, training=True),
-            lambda: layer(x, training=False),
-        )
-    )
-    return step(x, tf.constant(training))
-
-
 # --- export and copies ---
 
 
@@ -377,15 +288,6 @@ def network(layer_class, shape=(3,)):
     for i, v in enumerate(model.variables):
         v.assign(1 + np.abs(draw(v.shape, seed=i)))
     return model
-
-
-@TABLE.row("SavedModel")
-def _(layer_class):
-    model, x = network(layer_class), draw(SHAPE)
-    with tempfile.TemporaryDirectory() as folder:
-        model.export(folder, verbose=False)
-        loaded = tf.saved_model.load(folder)  # its functions do not hold the variables
-        return loaded.serve(x)
 
 
 @TABLE.row("SavedModel with a training step in it")
@@ -439,17 +341,6 @@ def _(layer_class):
     return [c(x, training=t) for c in copies for t in (True, False)]
 
 
-@TABLE.row("tf.train.Checkpoint")
-def _(layer_class):
-    models = [network(layer_class) for _ in range(2)]
-    x = draw(SHAPE)
-    models[0](x, training=True)
-    with tempfile.TemporaryDirectory() as folder:
-        path = tf.train.Checkpoint(model=models[0]).write(folder + "/c")
-        tf.train.Checkpoint(model=models[1]).read(path)
-    return models[1](x)
-
-
 # --- training loops ---
 
 FITS = {
@@ -472,29 +363,6 @@ for _fit, _options in FITS.items():
     @TABLE.row(f"fit, {_fit}", within=1e-4, is_long=_fit == "XLA")
     def _(layer_class, options=_options):
         return trained(network(layer_class), **options)
-
-
-# They look at the shapes of the weights.
-for _optimizer in ("adafactor", "muon"):
-
-    @TABLE.row(f"fit with {_optimizer}, one channel", within=1e-2, is_long=True)
-    def _(layer_class, optimizer=_optimizer):
-        dense = keras.layers.Dense(1)
-        model = keras.Sequential([keras.Input((3,)), dense, layer_class()])
-        model.set_weights([1 + np.abs(draw(w.shape)) for w in model.get_weights()])
-        return trained(model, optimizer=optimizer)[0]
-
-
-@TABLE.row("fit, OneDeviceStrategy", within=1e-4, is_long=True)
-def _(layer_class):
-    with tf.distribute.OneDeviceStrategy("CPU:0").scope():
-        return trained(network(layer_class))
-
-
-@row("TimeDistributed")
-def _(layer_class, training):
-    wrapped = keras.layers.TimeDistributed(layer_class())
-    return wrapped(draw((4, 3, 5)), training=training)
 
 
 @row("stateless_call")

@@ -68,20 +68,9 @@ def network(layer_class, training=None):
     return keras.Model(inputs, y)
 
 
-def images(layer_class, training=None):
-    inputs = keras.Input((5, 4, 2))
-    y = keras.layers.Conv2D(3, 2)(inputs)
-    y = layer_class()(y, training=training)
-    return keras.Model(inputs, keras.layers.Flatten()(y))
-
-
 def together(values):
     """As one array: a gradient that ought to be 0 is noise of the others' size."""
     return torch.cat([torch.as_tensor(v).detach().flatten() for v in values])
-
-
-def gradients(module):
-    return together(p.grad for p in module.parameters() if p.grad is not None)
 
 
 class Call(torch.nn.Module):
@@ -103,15 +92,6 @@ def _(layer_class, training):
     return outcome(built(layer_class), tensor(grad=True), training)
 
 
-@row("backward twice through a kept graph")
-def _(layer_class, training):
-    layer, x = built(layer_class), tensor(grad=True)
-    y = layer(x, training=training)
-    (y**2).sum().backward(retain_graph=True)
-    (y**3).sum().backward()
-    return [x.grad, [v.value.grad for v in layer.trainable_variables]]
-
-
 @row("gradient penalty")
 def _(layer_class, training):
     layer, x = built(layer_class), tensor(grad=True)
@@ -126,12 +106,6 @@ def _(layer_class, training):
     layer, x = built(layer_class), tensor(grad=True)
     y = layer(x, training=training)
     return torch.autograd.grad(y, x, tensor((4, *SHAPE), 1), is_grads_batched=True)
-
-
-@row("anomaly mode")
-def _(layer_class, training):
-    with warnings.catch_warnings(), torch.autograd.set_detect_anomaly(True):
-        return outcome(built(layer_class), tensor(grad=True), training)
 
 
 @row("inference mode")
@@ -153,26 +127,6 @@ def _(layer_class, training):
         )
 
     return outcome(layer, tensor(grad=True), training, call)[:3]
-
-
-@row("keras.remat, inputs' gradient")
-def _(layer_class, training):
-    layer, x = built(layer_class), tensor(grad=True)
-    y = keras.remat(lambda x: layer(x, training=training))(x)
-    (y**3).sum().backward()
-    return [y, x.grad]
-
-
-@row("saved tensors packed in 64 bits")
-def _(layer_class, training):
-    layer, x = built(layer_class), tensor(grad=True)
-    hooks = torch.autograd.graph.saved_tensors_hooks(
-        lambda t: (t.dtype, t.double()), lambda pair: pair[1].to(pair[0])
-    )
-    with hooks:
-        y = layer(x, training=training)
-    (y**3).sum().backward()
-    return [y, x.grad]
 
 
 @row("module hooks and tensor hooks")
@@ -211,14 +165,6 @@ def _(layer_class, training):
     x = tensor((2, 3, 5, 4)).to(memory_format=torch.channels_last)
     layer = built(layer_class, x.shape, axis=1)
     return outcome(layer, x.requires_grad_(), training)
-
-
-@row("inputs and gradients transposed")
-def _(layer_class, training):
-    x = tensor((3, 6), grad=True)
-    y = built(layer_class)(x.T, training=training)
-    y.backward(tensor((3, 6), 1).T)
-    return [y, x.grad]
 
 
 for name, within in (("double", 2e-5), ("bfloat16", 0.05), ("half", 0.01)):
@@ -263,23 +209,6 @@ def _(layer_class, training):
     return torch.zeros(y.shape)
 
 
-@row("module to meta and back (to_empty)")
-def _(layer_class, training):
-    layer = built(layer_class)
-    state = layer.state_dict()
-    layer.to("meta").to_empty(device="cpu").load_state_dict(state)
-    return layer(tensor(), training=training)
-
-
-@row("deterministic algorithms")
-def _(layer_class, training):
-    torch.use_deterministic_algorithms(True)
-    try:
-        return outcome(built(layer_class), tensor(grad=True), training)
-    finally:
-        torch.use_deterministic_algorithms(False)
-
-
 # Copies and states.
 
 
@@ -301,23 +230,6 @@ def _(layer_class, training):
     return outcome(layer, tensor(grad=True), training)
 
 
-@row("torch.save of the module")
-def _(layer_class, training):
-    file = io.BytesIO()
-    torch.save(network(layer_class, training), file)
-    file.seek(0)
-    return torch.load(file, weights_only=False)(tensor((6, 4)))
-
-
-@row("averaged model (swa_utils)")
-def _(layer_class, training):
-    layer = built(layer_class)
-    averaged = torch.optim.swa_utils.AveragedModel(layer)
-    layer(tensor(), training=True)
-    averaged.update_parameters(layer)
-    return averaged(tensor(), training=training)
-
-
 @row("torch optimizer over parameters()")
 def _(layer_class, training):
     layer = built(layer_class)
@@ -328,23 +240,6 @@ def _(layer_class, training):
         (layer(tensor(seed=seed), training=training) ** 3).sum().backward()
         optimizer.step()
     return [w.value for w in layer.weights]
-
-
-@row("in a torch.nn.Sequential")
-def _(layer_class, training):
-    torch.manual_seed(0)
-    layer = Call(built(layer_class, (6, 5)), training)
-    module = torch.nn.Sequential(torch.nn.Linear(4, 5), layer, torch.nn.ReLU())
-    (module(tensor((6, 4))) ** 3).sum().backward()
-    return gradients(module)
-
-
-@row("fit", within=1e-4)
-def _(layer_class, training):
-    model = network(layer_class, training)
-    model.compile("sgd", "mse")
-    model.fit(draw((32, 4)), draw((32, 2), 1), batch_size=8, verbose=0, shuffle=False)
-    return together(model.get_weights())
 
 
 # torch.func.
@@ -384,37 +279,11 @@ def _(layer_class, training):
         return [*forward_ad.unpack_dual(dx)]
 
 
-@row("torch.func.hessian", 1e-4)
-def _(layer_class, training):
-    function, weights = pure(layer_class, training)
-    return torch.func.hessian(lambda x: (function(x, weights)[0] ** 3).sum())(tensor())
-
-
-@row("torch.autograd.functional.jacobian, vectorized")
-def _(layer_class, training):
-    layer = built(layer_class)
-    return torch.autograd.functional.jacobian(
-        lambda x: layer(x, training=training), tensor(), vectorize=True
-    )
-
-
 @row("vmap over an ensemble of weights and batches", inference=True)
 def _(layer_class, training):
     function, weights = pure(layer_class, training)
     stacked = [torch.stack([w, 2 * w, w + 1]) for w in weights]
     return torch.func.vmap(function)(tensor((3, *SHAPE)), stacked)
-
-
-@row("vmap over an ensemble of statistics")
-def _(layer_class, training):
-    layer = built(layer_class)
-    weights = [v.value.detach() for v in layer.trainable_variables]
-    stacked = [torch.stack([v, v + 1]) for v in moving(layer)]
-
-    def call(fixed, x):
-        return layer.stateless_call(weights, fixed, x, training=training)
-
-    return torch.func.vmap(call, (0, None))(stacked, tensor())
 
 
 @row("vmap of an ensemble's gradients")
@@ -423,13 +292,6 @@ def _(layer_class, training):
     stacked = [torch.stack([w, 2 * w, w + 1]) for w in weights]
     grad = torch.func.grad(lambda w, x: (function(x, w)[0] ** 3).sum())
     return torch.func.vmap(grad)(stacked, tensor((3, *SHAPE)))
-
-
-@row("vmap over the last axis")
-def _(layer_class, training):
-    function, weights = pure(layer_class, training)
-    call = torch.func.vmap(lambda x: function(x, weights)[0], -1, -1)
-    return call(tensor((*SHAPE, 4)))
 
 
 @TABLE.row("torch.func.vmap over an ensemble, the layer with state, inference")
@@ -509,14 +371,6 @@ def _(layer_class, training):
         return outcome(layer, x, training, lambda x, training: call(x))
 
 
-@row("torch.compile of images, several batch sizes", is_long=True)
-def _(layer_class, training):
-    module = Call(built(layer_class, (2, 5, 4, 3)), training)
-    with compiler():
-        call = torch.compile(module, backend="eager")
-        return [call(tensor((n, 5, 4, 3))) for n in (2, 3, 5)]
-
-
 @row("torch.compile of a gradient", is_long=True)
 def _(layer_class, training):
     function, weights = pure(layer_class, training)
@@ -543,14 +397,6 @@ def _(layer_class, training):
         return [module(tensor((n, 3))) for n in (6, 9, 2)]
 
 
-@TABLE.row("torch.export, decomposed, inference")
-def _(layer_class):
-    with compiler():
-        module = Call(built(layer_class), False)
-        program = torch.export.export(module, (tensor(),), strict=False)
-        return program.run_decompositions().module()(tensor())
-
-
 @TABLE.row("model.export to torch, inference")
 def _(layer_class):
     model = network(layer_class)
@@ -558,13 +404,3 @@ def _(layer_class):
         path = f"{folder}/model.pt2"
         model.export(path, format="torch", verbose=False)
         return torch.export.load(path).module()(tensor((1, 4)))
-
-
-@TABLE.row("torch.export saved and loaded, inference")
-def _(layer_class):
-    with compiler():
-        module = Call(built(layer_class), False)
-        file = io.BytesIO()
-        torch.export.save(torch.export.export(module, (tensor(),)), file)
-        file.seek(0)
-        return torch.export.load(file).module()(tensor())

@@ -1,6 +1,5 @@
 """What follows from an alert: a line in the log, the end of training, or a call."""
 
-import difflib
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
@@ -10,16 +9,6 @@ from .alert import Alert, rank
 OnAlert: TypeAlias = str | Callable[[Alert], object]
 
 WAYS = ("log", "stop", "raise")
-# {what is written for it: what was meant}.
-MEANT = {
-    "error": "'raise'",
-    "exception": "'raise'",
-    "ignore": "lambda alert: None",
-    "none": "lambda alert: None",
-    "print": "print",
-    "warn": "'log'",
-    "warning": "'log'",
-}
 LOGGED_AS = {
     "info": logging.INFO,
     "warning": logging.WARNING,
@@ -54,13 +43,9 @@ def check(on_alert: object) -> None:
     """Raise a ValueError unless it is one of "log", "stop", "raise", or a function."""
     if not callable(on_alert) and on_alert not in WAYS:
         ways = ", ".join(map(repr, WAYS))
-        written = str(on_alert).lower()
-        near = [repr(way) for way in difflib.get_close_matches(written, WAYS, 1)]
-        meant = MEANT.get(written) or "".join(near)
-        hint = f". Did you mean on_alert={meant}?" if meant else ""
         raise ValueError(
             f"TrainingMonitor(on_alert={on_alert!r}): expected {ways} or a function of "
-            f"an Alert{hint}"
+            "an Alert."
         )
 
 

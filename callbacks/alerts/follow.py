@@ -9,8 +9,7 @@ from ..signals.record import Record
 from ..signals.rule import Rule
 from ..signals.view import Memory, View, has_any, key
 from .alert import Alert, rank
-from .diagnosis import explained
-from .symptoms import Course, Symptom
+from .diagnosis import Course, Symptom, explained
 
 # Counts of weights that are NaN or Inf: only written where there are any.
 BROKEN = "health/non_finite/weights/"

@@ -1,14 +1,48 @@
-"""Batches out of what `fit` hands to its training function, and back in again."""
+"""Tensors of TensorFlow as arrays; batches out of what `fit` hands over, and back."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from keras import tree
 
 from kbn.private import tensorflow as private
 
-from .host import parts, without_optionals
+
+def array(tensor: Any) -> Any:
+    """A tensor as an array, without a copy if it can be."""
+    return np.asarray(tf.convert_to_tensor(tensor))
+
+
+def as_array(variable: Any) -> Any:
+    """A variable of Keras as an array, as `array`."""
+    value = variable.value
+    if not isinstance(value, tf.Variable) or hasattr(value, "values"):
+        return array(value)  # of several replicas
+    # A fifth of the time of `convert_to_tensor`, and there are hundreds of variables.
+    return np.asarray(
+        tf.raw_ops.ReadVariableOp(resource=value.handle, dtype=value.dtype)
+    )
+
+
+def tensor(x: Any) -> Any:
+    """What a batch holds, as a tensor of whatever kind."""
+    is_composite = isinstance(x, tf.__internal__.CompositeTensor)
+    return x if is_composite else tf.convert_to_tensor(x)
+
+
+def without_optionals(batch: Any) -> Any:
+    """A batch as `train_step` takes it: Keras' data pipeline may say None by one."""
+    return tree.map_structure(
+        lambda x: None if isinstance(x, tf.experimental.Optional) else x, batch
+    )
+
+
+def parts(x: Any) -> Sequence[Any]:
+    """What each replica has of it."""
+    return x.values if isinstance(x, tf.distribute.DistributedValues) else (x,)
+
 
 ITERATORS = (tf.data.Iterator, tf.distribute.DistributedIterator)
 DATA_ENDS = (StopIteration, tf.errors.OutOfRangeError)

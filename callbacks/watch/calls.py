@@ -13,7 +13,7 @@ from kbn.private import keras as private
 
 from .inventory import BatchNorm
 from .layers import Layer, Variable, attribute
-from .optimizers import Applied, loss_scaling
+from .optimizers import Applied, loss_scale
 from .tensors import is_readable
 
 Tensor: TypeAlias = Any
@@ -40,7 +40,7 @@ class CallLog:
         self._graph = graph
         self.before_apply = before_apply
         self.keep = keep
-        self.scale = scale or (lambda x: loss_scaling(x).given(x))
+        self.scale = scale or loss_scale
         self._here = graph()
         self.activations: dict[str, tuple[Tensor, str]] = {}  # with its layer's name
         self._given: dict[str, Any] = {}  # each activation as the layer gave it

@@ -8,10 +8,11 @@ import tensorflow as tf
 from ..signals.own import Function, evaluate
 from ..signals.subjects import Gradient, Subject
 from .inventory import Inventory
-from .offered import offered, whole_of
-from .optimizers import loss_scaling, unscaled
+from .notes import offered, whole_of
+from .optimizers import loss_scale, unscaled
 from .pruned import PrunedStep
 from .reduction import Reduction, is_safe, to_arrays
+from .tensors import dense
 from .traced_step import Trace
 
 OWN = "own:"  # before the names of the user's own signals
@@ -70,7 +71,7 @@ class Pruned:
         names = {
             (key, replica, part): name
             for key in dict.fromkeys([*keys, *(notes.tensors if signals else ())])
-            for replica, (parts_, _) in enumerate(notes.tensors[key])
+            for replica, parts_ in enumerate(notes.tensors[key])
             for part, name in enumerate(parts_)
         }
 
@@ -93,10 +94,10 @@ class Pruned:
 
     def _tensors(self, key: str, parts: Mapping[Any, Any], scale: Any) -> list[Any]:
         """A subject's tensors, dense, one for each replica."""
-        replicas = []
-        for replica, (names, kind) in enumerate(self._trace.notes.tensors[key]):
-            tensors = [parts[key, replica, i] for i in range(len(names))]
-            replicas.append(kind.dense(tensors))
+        replicas = [
+            dense([parts[key, replica, i] for i in range(len(names))])
+            for replica, names in enumerate(self._trace.notes.tensors[key])
+        ]
         subject = self._trace.notes.subjects[key]
         if isinstance(subject, Gradient):  # each replica has that of its part
             replicas = [unscaled(whole_of(subject, replicas), scale)]
@@ -109,7 +110,7 @@ class Pruned:
         for key, optimizer in self._trace.notes.scales.items():
             if key in self.reduction.subjects or self._signals:
                 if id(optimizer) not in by_optimizer:
-                    scale = loss_scaling(optimizer).given(optimizer)
+                    scale = loss_scale(optimizer)
                     by_optimizer[id(optimizer)] = scale
                 if by_optimizer[id(optimizer)] is not None:
                     found[key] = tf.cast(by_optimizer[id(optimizer)], tf.float32)

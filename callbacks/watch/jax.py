@@ -15,14 +15,12 @@ from ..signals.reading import EVALUATED
 from ..signals.subjects import Loss, Subject
 from . import jax_host as host
 from .calls import CallLog
-from .differentiation import Reach
-from .evaluation import LossEvaluation
+from .evaluation import LossEvaluation, python_state_kept
 from .inventory import Contents, Inventory
-from .jitted import Jitted, StepNoter, replicated, values_of
+from .jitted import Jitted, Reach, StepNoter, replicated, values_of
 from .looker import Looker
 from .notes import Notes
 from .probe import Asked, Recorded, Seen
-from .python_state import python_state_kept
 from .reduction import to_arrays
 
 

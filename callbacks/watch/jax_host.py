@@ -6,9 +6,9 @@ import jax
 import numpy as np
 from jax.experimental.multihost_utils import process_allgather
 
-from .plain import parts as parts
-from .plain import tensor as tensor
-from .plain import without_optionals as without_optionals
+from .tensors import parts as parts
+from .tensors import tensor as tensor
+from .tensors import without_optionals as without_optionals
 
 
 def array(x: Any) -> Any:

@@ -9,8 +9,7 @@ from .calls import CallLog
 from .inventory import Contents
 from .layers import weights_of
 from .probe import Asked, Seen
-from .step_reader import StepReader
-from .wishes import Wishes
+from .step_reader import StepReader, Wishes
 
 # Kept on the training function, and gone with it: tracing and compiling are expensive.
 PROBE = "_kbn_probe"

@@ -1,16 +1,17 @@
-"""What was noted of one training step, as subjects with their tensors."""
+"""What was noted of one training step, as subjects with their tensors, also whole."""
 
 import contextlib
 import functools
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import keras
 from keras import tree
 
+from ..signals.own import Named, Tensors
 from ..signals.subjects import (
     Gradient,
     Input,
@@ -26,7 +27,7 @@ from .calls import CallLog, seeing
 from .inventory import Inventory
 from .layers import attribute, children
 from .optimizers import Applied
-from .tensors import ROWS, is_readable, kind_of
+from .tensors import is_of_rows, is_readable
 
 
 @dataclass
@@ -146,8 +147,8 @@ class Noter:
                 call_log.try_to(enter, f"moments of {call}")
         for name, (gradient, scale, number) in call_log.gradients.items():
             path = re.sub(r"#\d+$", "", name)
-            is_of_rows = kind_of(gradient) is ROWS
-            subject = Gradient(name, path, _is_kernel(gradient), is_of_rows, number)
+            kinds = _is_kernel(gradient), is_of_rows(gradient)
+            subject = Gradient(name, path, *kinds, number)
             notes.enter(subject, gradient)
             notes.scales[subject.key] = scale
         loss = _loss_of(call_log, batch)
@@ -207,3 +208,31 @@ def given_by(batch: Any) -> Iterator[tuple[Subject, Any]]:
             if leaf is not None:
                 is_whole = "int" in str(getattr(leaf, "dtype", ""))
                 yield kind("/".join(map(str, path)) or name, is_whole), leaf
+
+
+def offered(
+    notes: Notes, whole: Callable[[str], Any], weights: Mapping[str, Any]
+) -> Tensors:
+    """What a signal of the user's own may ask for; `whole`: a tensor by its key."""
+
+    def named(kind: type[Subject]) -> Named:
+        return Named(
+            {
+                one.name: functools.partial(whole, key)
+                for key, one in notes.subjects.items()
+                if isinstance(one, kind)
+            }
+        )
+
+    make = keras.ops.convert_to_tensor
+    makers = {path: functools.partial(make, x) for path, x in weights.items()}
+    return Tensors(named(Output), named(Gradient), Named(makers))
+
+
+def whole_of(subject: Subject, replicas: Sequence[Any]) -> Any:
+    """One tensor of those of replicas: all examples, or the gradient by all."""
+    if len(replicas) == 1:
+        return replicas[0]
+    if isinstance(subject, Gradient):
+        return functools.reduce(keras.ops.add, replicas)
+    return keras.ops.concatenate(replicas, axis=0)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -63,53 +63,28 @@ def _leaves(name: str, value: Any, depth: int = 3) -> Iterator[tuple[str, Any]]:
         yield from _leaves(f"{name}/{key}", one, depth - 1)
 
 
-class LossScaling(NamedTuple):
-    """How one kind of optimizer scales the loss: the only place that knows.
+def _scales_anew(optimizer: Any) -> bool:
+    """Whether it finds its scale, and leaves out steps that are not finite."""
+    return isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
 
-    `given(optimizer)`: the factor in the gradients that `apply` is given now, a tensor,
-    a number, or None for 1. `logged(optimizer)`: the scale to log, None for nothing.
-    `inner(optimizer)`: the optimizer that it applies by, itself if there is no other.
-    `skips`: whether it leaves out steps whose gradients are not finite.
+
+def loss_scale(optimizer: Any) -> Any:
+    """The factor in the gradients that `apply` is given now: a number or a tensor.
+
+    None for 1.
     """
-
-    kind: type
-    given: Callable[[Any], Any]
-    logged: Callable[[Any], Any] = lambda optimizer: None
-    inner: Callable[[Any], Any] = lambda optimizer: optimizer
-    skips: bool = False
-
-
-def _dynamic_scale(optimizer: Any) -> Any:
+    if not _scales_anew(optimizer):
+        return attribute(optimizer, "loss_scale_factor")
     # Its inner optimizer unscales inside a condition, and no tensor leaves that.
     if not optimizer.built:
         return optimizer.initial_scale
     return keras.ops.convert_to_tensor(optimizer.dynamic_scale)
 
 
-# The first that fits an optimizer; a new way of scaling is a row.
-LOSS_SCALING = [
-    LossScaling(
-        keras.optimizers.LossScaleOptimizer,
-        given=_dynamic_scale,
-        logged=lambda optimizer: optimizer.dynamic_scale if optimizer.built else None,
-        inner=lambda optimizer: attribute(optimizer, "inner_optimizer", optimizer),
-        skips=True,
-    ),
-    LossScaling(
-        keras.optimizers.Optimizer,
-        given=lambda optimizer: attribute(optimizer, "loss_scale_factor"),
-    ),
-]
-
-
-def loss_scaling(optimizer: Any) -> LossScaling:
-    """The row of `LOSS_SCALING` for an optimizer."""
-    return next(x for x in LOSS_SCALING if isinstance(optimizer, x.kind))
-
-
 def inner_of(optimizer: Any) -> Any:
     """The optimizer that this one applies by: itself but for a `LossScaleOptimizer`."""
-    return loss_scaling(optimizer).inner(optimizer)
+    is_outer = _scales_anew(optimizer)
+    return attribute(optimizer, "inner_optimizer", optimizer) if is_outer else optimizer
 
 
 def parts_of(name: str, optimizer: Any) -> dict[str, Any]:
@@ -217,7 +192,7 @@ class OptimizerReader:
         return [dataclasses.replace(x, is_only=len(told) == 1) for x in told]
 
     def _skipped(self, name: str, optimizer: Any) -> int | None:
-        if not loss_scaling(optimizer).skips:
+        if not _scales_anew(optimizer):
             return None
         if inner_of(optimizer).gradient_accumulation_steps:
             return None
@@ -235,8 +210,8 @@ class OptimizerReader:
 
 
 def _logged_scale(optimizer: Any) -> float | None:
-    scale = loss_scaling(optimizer).logged(optimizer)
-    return None if scale is None else float(to_numpy(scale))
+    is_known = _scales_anew(optimizer) and optimizer.built
+    return float(to_numpy(optimizer.dynamic_scale)) if is_known else None
 
 
 class StepCount:

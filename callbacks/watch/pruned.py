@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from kbn.private import tensorflow as private
 
-from .python_state import random_state_kept
+from .evaluation import random_state_kept
 
 # What an op may do with a variable or table without changing it. A collective has one
 # only to be in order with others.

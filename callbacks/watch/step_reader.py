@@ -1,6 +1,6 @@
-"""What a look reads of a step: of its tensors, as arrays, and of its batch."""
+"""What a monitor wants to see of a step, and what a look reads of it, as arrays."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -8,17 +8,90 @@ import numpy as np
 from keras import tree
 
 from ..signals.own import evaluate
-from ..signals.subjects import Gradient, Prediction, Subject
+from ..signals.subjects import (
+    Gradient,
+    Input,
+    Loss,
+    NormInput,
+    Output,
+    Prediction,
+    Subject,
+)
 from . import probe
-from .inventory import Contents
-from .notes import Notes, given_by
-from .offered import offered, whole_of
+from .inventory import Contents, Inventory, Selection
+from .notes import Notes, given_by, offered, whole_of
 from .optimizers import unscaled
 from .probe import Asked, Seen
 from .reduction import Reduction, names_of
 from .targets import Supervision
-from .tensors import is_readable, kind_of
-from .wishes import Wishes
+from .tensors import dense, dense_parts, is_readable
+
+
+class Wishes:
+    """What one monitor wants of a model's training steps; `hidden`: what it cannot see.
+
+    All that is hidden is told once, see `hidden`.
+    """
+
+    def __init__(self, asked: Asked) -> None:
+        self.hidden: set[str] = set()
+        self._asked = asked
+        self._kinds = {
+            k for k in (Output, Gradient, NormInput) if k.watch in asked.watch
+        }
+        self._selection: Selection | None = None
+
+    @property
+    def wants_tensors(self) -> bool:
+        """Whether it wants anything that only a training step shows."""
+        return bool(self._kinds)
+
+    def selection(self, inventory: Inventory) -> Selection:
+        """What it looks at of the model as it is now."""
+        if self._selection is None or self._selection.inventory is not inventory:
+            self._selection = Selection(inventory, self._asked.select)
+        return self._selection
+
+    def granted(self, notes: Notes, inventory: Inventory) -> dict[str, Subject]:
+        """The subjects that it wants, by key; notes which of those are hidden."""
+        selection = self.selection(inventory)
+        of_kind: dict[type, Collection[str]] = {
+            Output: selection.layers,
+            Gradient: selection.weights,
+            NormInput: selection.batch_norms,
+        }
+        owners = {k: x if k in self._kinds else () for k, x in of_kind.items()}
+        everything = {*inventory.layers, *inventory.optimizers}
+        reach: set[str] = {*selection.layers} if Output in self._kinds else set()
+        reach |= {*selection.batch_norms} if NormInput in self._kinds else set()
+        reach |= {*selection.optimizers} if Gradient in self._kinds else set()
+        self.hidden |= {x for x in notes.hidden if x in reach or x not in everything}
+        if Gradient in self._kinds and not notes.applied:
+            self.hidden.add("gradients (no optimizer was applied in its reach)")
+
+        def is_wanted(subject: Subject) -> bool:
+            if isinstance(subject, Prediction):
+                return self.wants_inputs
+            return isinstance(subject, Loss) or _owner(subject) in owners[type(subject)]
+
+        return {key: one for key, one in notes.subjects.items() if is_wanted(one)}
+
+    @property
+    def wants_inputs(self) -> bool:
+        """Whether it wants what the model is given."""
+        return Input.watch in self._asked.watch
+
+    @property
+    def wants_evaluation(self) -> bool:
+        """Whether it wants the loss of both modes."""
+        return Loss.watch in self._asked.watch
+
+
+def _owner(subject: Any) -> str:
+    """The layer or variable that it belongs to."""
+    owner: str = subject.path if isinstance(subject, Gradient) else subject.layer
+    return owner
+
 
 HASHED = 2**16  # numbers of an input that tell its batch from others
 
@@ -148,5 +221,5 @@ class StepReader:
 
 
 def _dense(tensor: Any) -> Any:
-    kind = kind_of(tensor)
-    return tensor if kind is None else kind.dense(kind.parts(tensor))
+    parts = dense_parts(tensor)
+    return tensor if parts is None else dense(parts)

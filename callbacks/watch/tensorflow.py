@@ -11,7 +11,7 @@ from kbn.private import keras as private
 
 from ..signals.reading import EVALUATED
 from ..signals.subjects import Loss
-from . import host
+from . import batches as host
 from .batches import (
     DATA_ENDS,
     HandBack,
@@ -19,19 +19,17 @@ from .batches import (
     is_of_fit,
     spec_of,
     take_batch,
+    without_optionals,
 )
-from .evaluation import LossEvaluation
+from .evaluation import LossEvaluation, python_state_kept
 from .granted import Pruned
-from .host import without_optionals
 from .inventory import Contents
 from .looker import Looker
 from .looker import leaving as leaving
 from .notes import Noter, Notes
-from .optimizers import loss_scaling
+from .optimizers import loss_scale
 from .probe import Asked, Recorded, Seen
-from .python_state import python_state_kept
-from .traced_evaluation import TracedLosses
-from .traced_step import Trace, TrainStep, graph_here
+from .traced_step import Trace, TracedLosses, TrainStep, graph_here
 
 as_array = host.as_array
 STEP = "_kbn_step"  # kept on the training function, as the probe is
@@ -294,4 +292,4 @@ def scratch_graph() -> Any:
 def _scale(optimizer: Any) -> Any:
     """What is noted of the scale of a loss: a graph is to get no op for it."""
     is_eager = tf.executing_eagerly()
-    return loss_scaling(optimizer).given(optimizer) if is_eager else optimizer
+    return loss_scale(optimizer) if is_eager else optimizer

@@ -1,15 +1,17 @@
-"""A training step that notes its tensors, eager ones and those of its graphs."""
+"""A training step that notes its tensors, and the losses of a batch, both traced."""
 
 import functools
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
 
+from .batches import flat, spec_of
+from .evaluation import python_state_kept
 from .notes import Noter, Notes
-from .pruned import arguments_of
-from .tensors import kind_of
+from .pruned import PrunedStep, arguments_of
+from .tensors import dense_parts
 
 
 class TrainStep:
@@ -83,15 +85,15 @@ class Trace:
         own.applied = own.applied or notes.applied
         own.scales |= notes.scales
         for key, (tensor,) in notes.tensors.items():
-            kind = kind_of(tensor)
-            if kind is None:
+            parts = dense_parts(tensor)
+            if parts is None:
                 continue
             try:
-                names = [part.name for part in kind.parts(tensor)]
+                names = [part.name for part in parts]
             except AttributeError as error:  # an eager one, of no graph, has no name
                 own.hidden.add(f"{notes.subjects[key].name} ({error!r})")
             else:
-                own.enter(notes.subjects[key], (names, kind))
+                own.enter(notes.subjects[key], names)
 
     def takes(self, tensors: Sequence[Any]) -> bool:
         """Whether it was traced for such a batch, flat."""
@@ -105,3 +107,46 @@ class Trace:
 def graph_here() -> Any:
     """The graph in which the caller is; None if it runs eagerly."""
     return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+
+
+class TracedLosses:
+    """See `LossEvaluation`; variables that are none of Keras' are put back."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._functions: dict[Any, Any] = {}
+        self._kept: list[Any] = []
+
+    def __call__(self, loss: Callable[[Any], Any], batch: Any) -> Any:
+        """(replicas, 1) float64, a tensor."""
+        spec = spec_of(batch)
+        key = str(spec)
+        if key not in self._functions:
+            self._functions[key] = self._traced(loss, spec)
+        return self._functions[key](flat(batch), None)
+
+    def _traced(self, loss: Callable[[Any], Any], spec: Any) -> PrunedStep:
+        strategy = self._model.distribute_strategy
+        names = []
+
+        @tf.autograph.experimental.do_not_convert
+        def one(data: Any) -> Any:
+            return tf.cast(loss(data), tf.float64)[None]
+
+        @tf.autograph.experimental.do_not_convert
+        def losses(batch: Any) -> Any:
+            found = strategy.run(one, args=(batch,))
+            stacked = tf.stack(strategy.experimental_local_results(found))
+            names.append(stacked.name)
+            return stacked
+
+        with python_state_kept(self._model):
+            function = tf.function(losses).get_concrete_function(spec)
+        # Not what the function returns: that waits for all that it does.
+        named = {"losses": names[-1]}
+        pruned = PrunedStep(function.graph, named, lambda x, _: x["losses"])
+        # The bodies of its loops are gone with it: TensorFlow 2.21 ends the process.
+        self._kept.append(function)
+        if pruned.runs_python:  # it may have a state of its own
+            raise ValueError("its call runs a Python function")
+        return pruned

@@ -11,7 +11,7 @@ import keras
 from keras import layers
 
 from kbn.surgery import absorb, graph
-from kbn.surgery.affine import Affine, Inexact, Taken, of_batch_norm
+from kbn.surgery.absorb import Affine, Inexact, Taken, of_batch_norm
 from kbn.surgery.exchange import Ours, Theirs
 from kbn.surgery.graph import Call, Layer
 from kbn.surgery.wiring import Wiring
