@@ -34,6 +34,7 @@ from .tensors import to_numpy
 Path: TypeAlias = tuple[Any, ...]
 KEPT = 2**18  # numbers of targets, or of outputs, to ask a loss about
 MANY = 1000  # classes, or numbers of an example, that are counted one by one
+GROWN = 1.25  # times as many targets, of which a guess is asked for anew
 FEW = 30  # labels a class: with fewer, their shares are taken to be equal
 LOOKS = 4096  # of which targets are counted: more say nothing new
 SEVERAL = 4  # looks: of fewer, the batches may be those of sorted data
@@ -205,7 +206,7 @@ class _Head:
         self._squares: Array | None = None
         self._looks = 0
         self._guess: tuple[float, float] | None = None
-        self._guessed_of = 0
+        self._guessed_of, self._guessed_by_shares = 0, False
         self._batch: tuple[Any, Any, Array] | None = None
         self._met: set[int] = set()  # hashes of batches that were counted
 
@@ -365,9 +366,17 @@ class _Head:
         return None if value is None else self.weight * value
 
     def guess(self) -> tuple[float, float] | None:
-        """The loss of the best constant prediction and its standard error."""
-        if self._guessed_of != self.count and self._known.constants and self._y:
-            self._guessed_of = self.count
+        """The loss of the best constant prediction and its standard error.
+
+        Asked for anew once a quarter more targets are known: a loss takes time, and on
+        JAX it is compiled for each number of them.
+        """
+        if not (self._known.constants and self._y):
+            return None
+        knows = self._knows_shares()
+        is_old = self._guess is None or self.count >= GROWN * self._guessed_of
+        if is_old or knows != self._guessed_by_shares:
+            self._guessed_of, self._guessed_by_shares = self.count, knows
             self._guess = self._guessed()
         return self._guess
 
@@ -409,17 +418,22 @@ class _Head:
                 yield mean
             return
         equal = 1 / units if kind == CLASSES else 0.5
-        classes = units if kind == CLASSES else 2
         shares = np.full(units, equal)
-        seen = 0 if self._labels is None else self._labels.sum()
-        seen = seen if kind == CLASSES else self.count
-        if self._sums is not None and seen >= FEW * classes and self._is_mixed():
+        if self._sums is not None and self._knows_shares():
             smoothing = float(attribute(self.loss, "label_smoothing", 0.0) or 0.0)
             mean = np.broadcast_to(self._sums[1], shares.shape)
             shares = (1 - smoothing) * mean + smoothing * equal
         if attribute(self.loss, "from_logits", False):
             shares = self._logits(shares)
         yield shares
+
+    def _knows_shares(self) -> bool:
+        """Whether enough labels were seen, of batches that may stand for all."""
+        seen, classes = self.count, 2
+        if self._known.kind == CLASSES:
+            seen = 0 if self._labels is None else self._labels.sum()
+            classes = self.units or 1
+        return seen >= FEW * classes and self._is_mixed()
 
     def _is_mixed(self) -> bool:
         """Whether the batches that were seen may stand for all: none was like another.
