@@ -77,8 +77,8 @@ def test_curves_agree_with_what_keras_measured(shown, run):
     curves = shown.with_ if show.RUNS[run] else shown.without
     events = read(shown.out / "logs" / run)
     for tag, values in (
-        ("epoch/val_accuracy", curves.test_accuracy),
-        ("epoch/val_loss", curves.test_loss),
+        ("Epoch/val_accuracy", curves.test_accuracy),
+        ("Epoch/val_loss", curves.test_loss),
     ):
         measured = scalars(events, tag)
         ours = dict(zip(curves.steps, values, strict=True))

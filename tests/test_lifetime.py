@@ -51,7 +51,7 @@ def test_steps_increase_over_three_fits_and_a_resumed_one(log_freq, tmp_path):
 
     log = read_log(tmp_path / "logs")
     assert_steps_increase(log)
-    assert steps(log, "epoch/loss") == [STEPS * epoch for epoch in range(1, 9)]
+    assert steps(log, "Epoch/loss") == [STEPS * epoch for epoch in range(1, 9)]
     due = {
         "epoch": [STEPS * epoch + 1 for epoch in range(8)],
         1: [*range(1, 8 * STEPS + 1)],

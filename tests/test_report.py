@@ -79,8 +79,8 @@ def write(directory, names=("first", "second"), ill=(), norm=None, values=None):
     log.open()
     log.write_values(0, [run_value(record(names, norm))])
     for step in range(1, 6):
-        scalars = {"epoch": float(step), "epoch/loss": 1.0 / step}
-        scalars |= {"epoch/val_loss": 2.0 / step, "epoch/accuracy": step / 6}
+        scalars = {"epoch": float(step), "Epoch/loss": 1.0 / step}
+        scalars |= {"Epoch/val_loss": 2.0 / step, "Epoch/accuracy": step / 6}
         summaries = {}
         for i, name in enumerate(names):
             sick = i == len(names) - 1 and step >= 3
@@ -421,7 +421,7 @@ def test_what_is_not_finite_is_null_in_json_and_counted(tmp_path):
     log = EventWriter(tmp_path)
     log.open()
     for step, value in enumerate([1.0, NAN, INF], start=1):
-        log.write(step, {"epoch/loss": value}, {})
+        log.write(step, {"Epoch/loss": value}, {})
     known = strict(Report.read(tmp_path).to_json())
     (metric,) = known["runs"][0]["metrics"]
     assert metric["training"]["values"] == [1.0, None, None]

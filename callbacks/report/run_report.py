@@ -8,6 +8,7 @@ from ..alerts.alert import Alert, and_more, rank
 from ..log.logged import Histograms, LoggedRun
 from ..signals.guide import worst_of
 from ..signals.record import Record
+from ..signals.subjects import EPOCH
 from .configuration import configuration, mapping
 from .course import Band, Course, band_of, courses_of
 from .health import MEASURES, Health, Measured, Row, health, layer_of, measured
@@ -124,9 +125,9 @@ def report_of(run: LoggedRun) -> RunReport:
         problems=run.problems,
         has_batch_norm=None if record.is_empty else any(record.batch_norms()),
         last={
-            tag.removeprefix("epoch/"): course.last
+            tag.removeprefix(EPOCH): course.last
             for tag, course in courses.items()
-            if tag.startswith("epoch/")
+            if tag.startswith(EPOCH)
         },
         drift={
             tag.removeprefix(WEIGHT_DRIFT): course
@@ -219,12 +220,12 @@ def _extent(run: LoggedRun, courses: Mapping[str, Course]) -> str:
 
 def metrics_of(courses: Mapping[str, Course]) -> list[Metric]:
     """Loss first, then the metrics of `fit`, then gradient norm and learning rate."""
-    names = [tag.removeprefix("epoch/") for tag in courses if tag.startswith("epoch/")]
+    names = [tag.removeprefix(EPOCH) for tag in courses if tag.startswith(EPOCH)]
     # `val_` of a metric that is there, or of one that is only validated.
     bare = dict.fromkeys(name.removeprefix("val_") for name in names)
     ordered = sorted(bare, key=lambda name: (name != "loss", not name.endswith("loss")))
     found = [
-        Metric(name, courses.get(f"epoch/{name}"), courses.get(f"epoch/val_{name}"))
+        Metric(name, courses.get(f"{EPOCH}{name}"), courses.get(f"{EPOCH}val_{name}"))
         for name in ordered
     ]
     if "loss" not in bare and "loss/train" in courses:
