@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from .loss import (
     NO_BETTER,
+    above,
     epoch_loss,
     epoch_metric,
     epoch_validation_loss,
@@ -457,7 +458,7 @@ class Overfit(Rule):
             )
         return (
             "The validation loss has been above its lowest for "
-            f"{self.epochs} epochs and lies {reading.value:.0%} above training's: "
+            f"{self.epochs} epochs and is {above(reading.value)} training's: "
             "the network learns its examples by heart."
         )
 

@@ -19,6 +19,11 @@ _EPOCH = {"of": Metric, "given": lambda metric: (metric.value,)}
 _LOSSES = Chart("Training", "loss")
 
 
+def above(share: float) -> str:
+    """How far one loss is above another: `12% above`, or `275 times`."""
+    return f"{share:.0%} above" if share < 1 else f"{1 + share:.3g} times"
+
+
 @signal(
     f"{EPOCH}loss", where=lambda metric: metric.name == "loss", chart=_LOSSES, **_EPOCH
 )
