@@ -292,7 +292,7 @@ def _spots(axes: Axes, told: Sequence[tuple[str, Course]], chart: Curves) -> str
 def _epoch(step: int, epochs: Course | None) -> str:
     if epochs is None or not len(epochs.steps):
         return ""
-    at = min(np.searchsorted(epochs.steps, step), len(epochs.steps) - 1)
+    at = min(int(np.searchsorted(epochs.steps, step)), len(epochs.steps) - 1)
     return f", epoch {epochs.values[at]:g}"
 
 

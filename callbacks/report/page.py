@@ -96,11 +96,10 @@ def _head(story: Story) -> str:
 
 
 def verdict(story: Story) -> str:
-    """The verdict of a run, or of several, and whether the training goes on."""
-    live = '<span class="live">training</span>' if story.is_running else ""
+    """The verdict of a run, or of several."""
     return (
         f'<p class="verdict {story.level}"><span class="mark">{LEVELS[story.level]}'
-        f"</span> {escaped(story.verdict)}{live}</p>"
+        f"</span> {escaped(story.verdict)}</p>"
     )
 
 

@@ -57,9 +57,9 @@ class Metric:
     @property
     def is_setting(self) -> bool:
         """Whether it is constant and the configuration has it."""
-        known = self.training
-        may_be = known is not None and self.tag in ("learning_rate", "loss_scale")
-        return may_be and known.minimum == known.maximum
+        if self.training is None or self.tag not in ("learning_rate", "loss_scale"):
+            return False
+        return self.training.minimum == self.training.maximum
 
     @property
     def is_share(self) -> bool:
@@ -159,11 +159,12 @@ class RunReport:
     @property
     def in_short(self) -> str:
         """Its verdict without the cure: `not learning since ...`."""
+        so_far = " so far" * self.is_running
         if not self.is_healthy:
             said, _, _ = self.verdict.partition(". ")
-            return f"{said[:1].lower()}{said[1:].rstrip('.')}."
+            return f"{said[:1].lower()}{said[1:].rstrip('.')}{so_far and ', so far'}."
         best = f", {self.best_in_words} at best" if self.best else ""
-        return f"healthy{best}."
+        return f"healthy{so_far}{best}."
 
     @property
     def rank(self) -> tuple[int, float]:

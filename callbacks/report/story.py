@@ -56,16 +56,13 @@ def story_of(
         title = f"{len(runs)} runs compared"
         sections = [*_comparison(runs, own, links)]
     told = [] if pages else [_run(*pair) for pair in zip(runs, own, strict=True)]
-    running = any(run.is_running for run in runs)
-    return Story(title, verdict, level, sections, told, is_running=running)
+    return Story(title, verdict, level, sections, told)
 
 
 def _run(run: RunReport, colour: str) -> Story:
     title = run.name or run.directory
     sections = [section(run, colour) for section in RUN]
-    return Story(
-        title, run.verdict, run.level, sections, [], run.name, colour, run.is_running
-    )
+    return Story(title, run.verdict, run.level, sections, [], run.name, colour)
 
 
 def _alerts(run: RunReport, colour: str) -> Section:

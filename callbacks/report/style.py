@@ -28,8 +28,6 @@ border-left:4px solid currentColor}
 summary{cursor:pointer}summary h2{display:inline-block;margin:.6em 0 .2em;border:0}
 nav{display:flex;flex-wrap:wrap;gap:2px 16px;font-size:.87rem}
 a{color:var(--accent)}
-.live{float:right;font-size:.8rem;color:var(--accent)}
-.live::before{content:"\25cf  "}
 .dim{color:var(--dim);font-size:.87rem}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,290px),1fr));
 gap:14px;margin-bottom:14px}

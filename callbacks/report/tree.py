@@ -129,7 +129,6 @@ class Story:
     runs: list["Story"] = field(default_factory=list)
     name: str = ""
     colour: str = ""
-    is_running: bool = False
 
 
 def printable(text: object) -> str:
