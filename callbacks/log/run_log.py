@@ -10,6 +10,7 @@ from . import records, texts
 from .history import History
 from .hyperparameters import hyperparameter_values, hyperparameters, trial_of
 from .layout import Layout
+from .logged import Entry
 from .writer import EventWriter
 
 Value = TypeVar("Value")
@@ -46,6 +47,16 @@ class RunLog:
     def past(self, tag: str) -> list[float]:
         """The values of a tag so far."""
         return self._history.values(self._tag(tag))
+
+    def entries(self) -> list[Entry]:
+        """The scalars so far, as far as the history has them; without their times."""
+        by_step: dict[int, dict[str, float]] = {}
+        prefix = self._tag("")
+        for tag, points in self._history.by_tag().items():
+            if tag.startswith(prefix):
+                for step, value in zip(*points, strict=True):
+                    by_step.setdefault(step, {})[tag.removeprefix(prefix)] = value
+        return [Entry(step, 0.0, by_step[step]) for step in sorted(by_step)]
 
     def write(
         self,

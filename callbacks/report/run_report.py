@@ -322,7 +322,8 @@ def metrics_of(courses: Mapping[str, Course]) -> list[Metric]:
         for tag in [f"{EPOCH}{name}"]
     ]
     if "loss" not in bare and "loss/train" in courses:
-        found.insert(0, Metric("loss of the snapshot's batch", courses["loss/train"]))
+        known = courses["loss/train"]
+        found.insert(0, Metric("loss of the snapshot's batch", known, tag="loss/train"))
     found += [
         Metric(name, courses[tag], tag=tag)
         for tag, name in OTHERS.items()

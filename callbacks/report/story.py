@@ -59,6 +59,20 @@ def story_of(
     return Story(title, verdict, level, sections, told)
 
 
+def live_story(run: RunReport) -> Story:
+    """What is shown of a run while it trains: verdict, map, and the first curves."""
+    charts = [
+        _chart(x, run, BLUE)
+        for x in run.metrics
+        if x.is_of_fit or x.tag == train_loss.tag
+    ]
+    parts: list[Part] = [run.health] if run.health.rows else []
+    parts += [Charts(charts[:3])] if charts else []
+    return Story(
+        "", "", "", [], [Story("", run.verdict, run.level, [Section("", parts)])]
+    )
+
+
 def _run(run: RunReport, colour: str) -> Story:
     title = run.name or run.directory
     sections = [section(run, colour) for section in RUN]
@@ -97,29 +111,22 @@ def _health(run: RunReport, colour: str) -> Section:
 
 
 def _metrics(run: RunReport, colour: str) -> Section:
-    charts = []
-    for metric in run.metrics:
-        if metric.is_setting:
-            continue
-        is_named = metric.validation is not None
-        lines = [
-            Line(kind if is_named else "", course, colour, DASHED.get(kind, ""))
-            for kind, course in metric.courses
-        ]
-        found = find(metric.tag)
-        charts.append(
-            Curves(
-                metric.name,
-                lines,
-                metric.is_share,
-                _guessing(run, metric),
-                found.guide if found else None,
-                run.epochs,
-            )
-        )
+    charts = [_chart(x, run, colour) for x in run.metrics if not x.is_setting]
     data = [{"name": x.name, **dict(x.courses)} for x in run.metrics]
     parts: list[Part] = [Charts(charts, table=_numbers(charts))] if charts else []
     return Section("Loss and metrics", parts, "metrics", data)
+
+
+def _chart(metric: Metric, run: RunReport, colour: str) -> Curves:
+    is_named = metric.validation is not None
+    lines = [
+        Line(kind if is_named else "", course, colour, DASHED.get(kind, ""))
+        for kind, course in metric.courses
+    ]
+    found = find(metric.tag)
+    guide = found.guide if found else None
+    level = _guessing(run, metric)
+    return Curves(metric.name, lines, metric.is_share, level, guide, run.epochs)
 
 
 def _guessing(run: RunReport, metric: Metric) -> tuple[str, float] | None:
