@@ -9,6 +9,7 @@ from .run_report import RunReport
 # without, as in the demo's picture; the rest for further runs of a kind.
 WITH = ("#0072B2", "#009E73", "#56B4E9", "#004B7A", "#00785A")
 WITHOUT = ("#D55E00", "#CC79A7", "#E69F00", "#8F3F00", "#8A4A70")
+FOLLOW = ("layers", "parameters", "frozen layers")  # from other settings
 DASHES = ("", "6 3", "2 3", "8 3 2 3")  # beside colour, from the second of a kind on
 
 
@@ -40,6 +41,7 @@ def differences(runs: Sequence[RunReport]) -> list[tuple[str, list[str]]]:
         for group, values in run.configuration.items()
         for name in values
         if group != "log"  # of which the time differs always
+        if name not in FOLLOW
     ]
     rows = []
     for group, name in dict.fromkeys(keys):

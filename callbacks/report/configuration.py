@@ -14,6 +14,8 @@ SETTINGS = (
     *("clipnorm", "global_clipnorm", "clipvalue"),
 )
 
+USUAL = {"beta_1": 0.9, "beta_2": 0.999}  # of which there is nothing to say
+
 
 def configuration(run: LoggedRun) -> dict[str, dict[str, str]]:
     """{group: {name: value}} of what is known of a run."""
@@ -87,7 +89,7 @@ def _training(known: Mapping[str, Any]) -> dict[str, Any]:
         rate = optimizer.get("learning_rate")
         optimizers[f"optimizer{which}"] = _optimizer(optimizer)
         if isinstance(rate, float | int):
-            optimizers[f"learning rate{which}"] = f"{rate:g}"
+            optimizers[f"learning rate{which}"] = f"{rate:.4g}"
     return {
         "epochs": fit.get("epochs"),
         "steps of an epoch": fit.get("steps"),
@@ -101,7 +103,11 @@ def _training(known: Mapping[str, Any]) -> dict[str, Any]:
 def _optimizer(optimizer: Mapping[str, Any]) -> str:
     parts = [str(optimizer.get("type") or "").rpartition(".")[2]]
     settings = mapping(optimizer.get("settings"))
-    parts += [f"{k} {settings[k]}" for k in SETTINGS if settings.get(k)]
+    parts += [
+        f"{name} {settings[name]}"
+        for name in SETTINGS
+        if settings.get(name) not in (None, 0, False, USUAL.get(name))
+    ]
     parts += ["loss scaling"] if optimizer.get("loss_scaling") else []
     return ", ".join(filter(None, parts))
 

@@ -34,8 +34,7 @@ from .tree import (
 
 SIGNS = {BEYOND: "! ", BROKEN: "X "}
 DASHED = {"validation": "2 3"}  # dotted, as in the demo's picture
-# With batch norm and without, as where runs are compared; lighter on a dark page.
-BLUE, ORANGE = "var(--accent)", "var(--g2)"
+BLUE = "var(--accent)"
 KERNELS = 3  # whose distributions are shown side by side, where runs are compared
 BEST = 6  # runs of which there are charts
 
@@ -48,7 +47,7 @@ def story_of(
     `pages`: where the runs have theirs; without, they follow.
     """
     if len(runs) < 2:
-        own = [ORANGE if run.has_batch_norm is False else BLUE for run in runs]
+        own = [BLUE] * len(runs)
         title, sections = "", []
     else:
         own = colours(runs)
@@ -282,6 +281,9 @@ def _comparison(
 def _runs(runs: Sequence[RunReport], own: Sequence[str], links: Sequence[str]) -> Table:
     """A row a run, the sickest first: how it went, and the settings that differ."""
     known = differences(runs)
+    bests = [run.best_in_words for run in runs]
+    names = {best.partition(" ")[0] for best in bests if best}
+    name = f"{names.pop()} " if len(names) == 1 else ""  # of all: in the header
     rows: list[list[str | Cell]] = []
     for i in sorted(range(len(runs)), key=lambda i: runs[i].rank):
         run = runs[i]
@@ -290,12 +292,12 @@ def _runs(runs: Sequence[RunReport], own: Sequence[str], links: Sequence[str]) -
             [
                 Cell(run.name, colour=own[i], link=links[i]),
                 f"{LEVELS[run.level]} {'healthy' if run.is_healthy else run.in_short}",
-                Cell(run.best_in_words, course),
+                Cell(bests[i].removeprefix(name), course),
                 f"{run.steps:,}",
                 *(cells[i] for _, cells in known),
             ]
         )
-    header = ["run", "verdict", "best", "steps", *(name for name, _ in known)]
+    header = ["run", "verdict", f"best {name}", "steps", *(x for x, _ in known)]
     return Table(header, rows, [3], is_sortable=len(runs) > BEST)
 
 
