@@ -1,4 +1,4 @@
-"""Draws README's first picture: a sick network beside its cure, as the monitor has them.
+"""Draws README's first picture: a sick network beside its cure, as reports show them.
 
 python docs/picture.py: needs kbn[test], and Chromium.
 """

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from event_files import read_log, steps, values
 from playwright import sync_api
+from test_report import dead, write
 
 import kbn
 from kbn_command import demo
@@ -123,9 +124,50 @@ def drawn(page, chart, part):
     return page.locator(chart).filter(has=page.locator(part))
 
 
+def test_the_first_screen_is_the_loss_and_the_metrics(page, address):
+    page.goto("about:blank")
+    page.goto(address)
+    groups = page.get_by_role("button", name=re.compile("(Expand|Collapse) group"))
+    expect(groups.first).to_contain_text("Epoch")
+    expect(shown(page, "Epoch/loss").first).to_be_visible()
+    expect(shown(page, "Health").first).to_be_visible()  # the tab
+    for never in ("worst", "median", "highest", "lowest"):
+        expect(shown(page, never)).to_have_count(0)
+
+
+def test_links_in_the_health_tab_stay_in_it(page, address):
+    page.goto("about:blank")
+    page.goto(f"{address}/#kbn_health")
+    outer = page.frame_locator("iframe").first
+    inner = outer.frame_locator("iframe")
+    section = inner.locator("#drift > details")
+    expect(section).not_to_have_attribute("open", "")
+    inner.get_by_role("link", name="Drift of the weights").click()
+    expect(section).to_have_attribute("open", "")
+    expect(inner.get_by_role("heading", name="2 runs compared")).to_be_visible()
+
+
+def test_a_table_of_many_runs_is_sorted_by_a_click(page, tmp_path):
+    for i in range(8):
+        ill = [dead("second")] if i == 5 else []
+        write(tmp_path / f"run_{i}", ill=ill)
+    place = kbn.callbacks.Report.read(tmp_path).save(tmp_path / "report.html")
+    page.goto(place.as_uri())
+    first = page.locator("table.sort tr:nth-child(2) td").first
+    expect(first).to_have_text("run_5")  # the one that is ill
+    head = page.locator("table.sort th").first
+    head.click()
+    expect(first).to_have_text("run_0")
+    head.click()
+    expect(first).to_have_text("run_7")
+
+
 @pytest.mark.long
 def test_time_series_has_a_card_for_every_histogram(page, address):
-    show(page, address, "timeseries", "activations/relu", "activations/batch_norm")
+    show(page, address, "timeseries")
+    group = page.get_by_role("button", name="Expand group")
+    group.filter(has_text=re.compile("^activations")).click()
+    expect(shown(page, "activations/batch_norm").first).to_be_visible()
     expect(drawn(page, "tb-histogram", "path").nth(6)).to_be_visible()
 
 
