@@ -17,6 +17,7 @@ from . import arguments
 from .alerts import action
 from .alerts.action import OnAlert
 from .alerts.alert import Alert
+from .live import LiveCell
 from .log.history import History, to_frame
 from .run import OnLook, Run, Settings
 from .runs import Runs
@@ -168,6 +169,7 @@ class TrainingMonitor(keras.callbacks.Callback):
         self._is_counted = False  # of the batch that began
         self._has_bar = False  # whether `fit` shows a progress bar
         self._added = 0
+        self._cell = LiveCell()
 
     def __getstate__(self) -> dict[str, Any]:
         """What is copied and pickled: what was seen, and not the model."""
@@ -303,6 +305,7 @@ class TrainingMonitor(keras.callbacks.Callback):
         self._has_bar = fit.get("verbose") in ("auto", 1)
         self._has_begun = self._epoch_begins = False
         self._is_due = self._is_broken = False
+        self._cell = LiveCell()
         if "steps" not in fit:  # no `fit`: a loop written by hand
             self.__dict__["on_train_batch_begin"] = self._before_batch
         self._try_to(lambda: self._wrap(model), "see the training step")
@@ -339,6 +342,7 @@ class TrainingMonitor(keras.callbacks.Callback):
             self._look_after_batch()
             self._check_weights()
             self._act(self._run.end_epoch(self.model, logs or {}))
+            self._draw()
 
     def on_train_end(self, logs: Any = None) -> None:
         """Look at weights and batch norm once more, and leave the model as it was."""
@@ -347,6 +351,7 @@ class TrainingMonitor(keras.callbacks.Callback):
         if self._run is not None:
             self._look()
             self._act(self._run.end_training(self.model))
+            self._draw(is_last=True)
             self._try_to(self._sum_up, "sum up the training")
         self.params = None
         self.__dict__.pop("on_train_batch_begin", None)
@@ -486,6 +491,7 @@ class TrainingMonitor(keras.callbacks.Callback):
         self._epoch_begins = False
         model = private.held_model(self)
         self._act(self._here.look(model, seen or Seen()))
+        self._draw()
 
     def _breaks(self, batch: Any, late: int) -> None:
         """The loss became NaN or Inf so many calls ago; with this batch, if known."""
@@ -513,6 +519,15 @@ class TrainingMonitor(keras.callbacks.Callback):
         except BaseException:  # the training ends here: leave its model as it was
             self._unwrap()
             raise
+
+    def _draw(self, *, is_last: bool = False) -> None:
+        """Show a notebook how the training goes, unless `fit` is to be silent."""
+        fit: dict[str, Any] = self.params or {}
+        if fit.get("verbose", 0):
+            logged = self._here.logged
+            self._try_to(
+                lambda: self._cell.draw(logged, is_last=is_last), "draw a cell"
+            )
 
     def _sum_up(self) -> None:
         """Say at the end how the training went, if alerts are open."""

@@ -103,6 +103,7 @@ class Run:
         self._has_hyperparameters = False
         self._is_running = False
         self._fit: dict[str, Any] = {}
+        self._record_of_run: Mapping[str, Any] = {}
         self._model = weakref.ref(model)
 
     def is_of(self, model: Any) -> bool:
@@ -335,17 +336,19 @@ class Run:
         return found
 
     def logged(self) -> LoggedRun:
-        """As much of its log as a verdict needs."""
-        entry = Entry(self._step(), 0.0, {"epoch": float(self.epoch)})
+        """Its log without histograms, from memory."""
+        entries = self.log.entries()
+        entries.append(Entry(self._step(), 0.0, {"epoch": float(self.epoch)}))
         record = {
             "model": {"name": attribute(self._model(), "name")},
+            **self._record_of_run,
             "is_running": self._is_running,
             "options": self.settings.described,
         }
         return LoggedRun(
             self.name,
             self.log.directory,
-            entries=[entry] if self.steps.count else [],
+            entries=entries if self.steps.count else [],
             record=record,
             alerts=self.follower.alerts,
         )
@@ -463,7 +466,7 @@ class Run:
         )
         if state != self._described and self._inventory.weights:
             self._described = state
-            record = self._record(model, step)
+            record = self._record_of_run = self._record(model, step)
             self.follower.record(record)
             self.log.write_record(step, record)
 

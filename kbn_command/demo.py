@@ -109,8 +109,8 @@ def build_network(batch_norm: bool, learning_rate: float) -> keras.Sequential:
 
 
 def is_logged(step: int) -> bool:
-    """When the monitor looks: at the start, then twice an epoch."""
-    return step == 1 or step % (STEPS_PER_EPOCH // 2) == 0
+    """When the monitor looks: at the first steps, then twice an epoch."""
+    return step in (1, 2, 4, 8) or step % (STEPS_PER_EPOCH // 2) == 0
 
 
 def loss_and_accuracy(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:

@@ -27,9 +27,10 @@ EVERY_BACKEND = {"from_pytorch"}
 
 
 def check_quickstart(output, directory):
-    accuracy = re.search(r"^Test accuracy: (.*)%$", output, re.MULTILINE)[1]
-    assert 90 < float(accuracy) <= 100
-    assert output.endswith("Now run: tensorboard --logdir logs\n")
+    assert output.endswith(
+        "Healthy at the end of 430 steps, 10 epochs.\n"
+        "Now run: tensorboard --logdir logs\n"
+    )
     assert len(list((directory / "logs").glob("*/events.out.tfevents.*"))) == 1
 
 

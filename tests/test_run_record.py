@@ -225,4 +225,4 @@ def test_optimizers_are_described(optimizer, inner, scaling):
 
 
 def test_another_value_is_no_record():
-    assert run_in(summary_pb2.Summary.Value(tag="epoch/loss")) is None
+    assert run_in(summary_pb2.Summary.Value(tag="Epoch/loss")) is None

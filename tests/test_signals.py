@@ -651,7 +651,7 @@ def test_tensorboard_shows_the_sentence(tmp_path):
     for tag, sentence in (
         ("update_ratio/network/conv/kernel", "`||w_after - w_before||"),
         ("weights/network/conv/kernel", "All elements of one variable"),
-        ("epoch/loss", "The loss that `fit` reports"),
+        ("Epoch/loss", "The loss that `fit` reports"),
     ):
         metadata = events.SummaryMetadata(tag)
         assert metadata.summary_description.startswith(sentence)

@@ -79,4 +79,6 @@ def test_several_models_have_a_table_each(tmp_path):
     for directory in (tmp_path, second):
         events = event_accumulator.EventAccumulator(str(directory)).Reload()
         assert WORST in events.PluginTagToContent("text")
-    assert {"worst/weight_std", f"{second.name}/worst/weight_std"} <= {*monitor.history}
+    assert {"layers/worst/weight_std", f"{second.name}/layers/worst/weight_std"} <= {
+        *monitor.history
+    }

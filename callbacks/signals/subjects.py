@@ -284,9 +284,13 @@ class OpenAlerts(Subject):
     count: int
 
 
+# TensorBoard sorts tags by their letters, capitals first: the loss comes first.
+EPOCH = "Epoch/"
+
+
 @dataclass(frozen=True)
 class Metric(Subject):
-    """What `fit` reports at the end of an epoch."""
+    """What `fit` reports at the end of an epoch, in tags that begin with EPOCH."""
 
     value: float
 
