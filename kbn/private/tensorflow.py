@@ -1,5 +1,7 @@
 """The private names of TensorFlow that kbn uses, as 2.16 to 2.22 have them."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 
@@ -57,3 +59,24 @@ def spec_of_replica(spec: Any) -> Any:
     # https://github.com/tensorflow/tensorflow/blob/v2.21.0/tensorflow/python/distribute/values.py
     specs = getattr(spec, "_value_specs", None)
     return spec if specs is None else specs[0]
+
+
+@contextlib.contextmanager
+def eager_seeds_kept() -> Iterator[None]:
+    """Put back the seeds that `tf.random` draws where an op is given none.
+
+    Without the names, what is drawn meanwhile is drawn.
+    """
+    # https://github.com/tensorflow/tensorflow/blob/v2.21.0/tensorflow/python/eager/context.py
+    try:
+        from tensorflow.python.eager.context import context
+
+        generator = context()._rng
+    except (ImportError, AttributeError):
+        generator = None
+    state = None if generator is None else generator.getstate()
+    try:
+        yield
+    finally:
+        if generator is not None:
+            generator.setstate(state)

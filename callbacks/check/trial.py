@@ -1,0 +1,41 @@
+"""A short training of a copy under the monitor: what its looks say, and its record."""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from ..log.reader import read_run
+from ..monitor import TrainingMonitor
+from .examples import Batch
+
+STEPS = 24  # of two epochs: rules compare their losses
+
+Entries = list[tuple[int, Mapping[str, float]]]
+
+
+class Repeated(keras.utils.PyDataset):
+    """So many batches an epoch: these, one after the other, again and again."""
+
+    def __init__(self, batches: list[Batch], steps: int) -> None:
+        super().__init__()
+        self._batches, self._steps = batches, steps
+
+    def __len__(self) -> int:
+        return self._steps
+
+    def __getitem__(self, index: int) -> Any:
+        x, y, weights = self._batches[index % len(self._batches)]
+        return keras.utils.pack_x_y_sample_weight(x, y, weights)
+
+
+def train(model: Any, batches: list[Batch]) -> tuple[Mapping[str, Any], Entries]:
+    """The record of the run and its entries; the model has been trained then."""
+    with tempfile.TemporaryDirectory() as directory:
+        monitor = TrainingMonitor(directory, rules=None)
+        data = Repeated(batches, STEPS // 2)
+        model.fit(data, epochs=2, verbose=0, shuffle=False, callbacks=[monitor])
+        run = read_run(Path(directory))
+    return run.record, [(entry.step, entry.scalars) for entry in run.entries]
