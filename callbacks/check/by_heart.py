@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import keras
 import numpy as np
-from keras import ops
 
 from kbn.private import keras as private
 from kbn.surgery import graph
@@ -40,6 +39,8 @@ def learn(model: Any, settings: Mapping[str, Any], batch: Batch) -> Learned:
     kept = ("loss", "loss_weights", "run_eagerly", "jit_compile")
     known = {name: settings[name] for name in kept if name in settings}
     model.compile(keras.optimizers.Adam(RATE), **known)
+    # In the first step TensorFlow would trace all twice.
+    model.optimizer.build(model.trainable_variables)
     before = [to_numpy(weight).copy() for weight in model.trainable_variables]
     watch = _Watch(batch)
     data = Repeated([batch], STEPS)

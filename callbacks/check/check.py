@@ -164,7 +164,8 @@ class _Looker:
             self._facts.outputs = forward.outputs(model, x, training=False)
         except Exception as error:
             if self._has_own_step:
-                self._facts.why_no_call = f"the model is not called on x ({error!r})"
+                name = type(error).__name__
+                self._facts.why_no_call = f"the model is not called on x ({name})"
                 return
             shapes = tree.map_structure(lambda one: tuple(one.shape), x)
             raise ValueError(
@@ -200,6 +201,9 @@ class _Looker:
         """The trial, and what its model gives then."""
         facts = self._facts
         model = self._copied(start)
+        if not (self._has_own_step or model.optimizer.built):
+            # In the first step TensorFlow would trace all twice.
+            model.optimizer.build(model.trainable_variables)
         try:
             facts.record, facts.entries = trial.train(model, self._given.batches)
         except Exception as error:
@@ -245,8 +249,16 @@ class _Looker:
 def _alert(rule: Rule, where: str, fault: Any) -> Alert:
     message = f"{fault.message} {fault.remedy.words}"
     return Alert(
-        rule.name, "critical", where, 0, None, fault.share, 0.0, message,
-        title=rule.title, remedy=fault.remedy,
+        rule.name,
+        "critical",
+        where,
+        0,
+        None,
+        fault.share,
+        0.0,
+        message,
+        title=rule.title,
+        remedy=fault.remedy,
     )
 
 

@@ -11,7 +11,9 @@ from ..signals.targets import CLASSES, LOSSES, Fault
 SPARSE = "sparse_categorical_crossentropy"
 
 
-def faults(loss: str | None, targets: Any, output: Any, ignored: Any) -> Iterator[Fault]:
+def faults(
+    loss: str | None, targets: Any, output: Any, ignored: Any
+) -> Iterator[Fault]:
     """What does not fit: targets, (N, ...), beside outputs of a batch, (n, ..., C).
 
     `loss`: its name in `LOSSES`; of others nothing is known. `ignored`: a label that
@@ -21,7 +23,9 @@ def faults(loss: str | None, targets: Any, output: Any, ignored: Any) -> Iterato
     if known is None:
         return
     units = output.shape[-1]
-    shapes = f"the targets have shape {_of_one(y)} an example, the outputs {_of_one(output)}"
+    shapes = (
+        f"the targets have shape {_of_one(y)} an example, the outputs {_of_one(output)}"
+    )
     is_column = y.ndim == axes and y.shape[-1] == 1
     if known.kind == CLASSES and loss != SPARSE:
         if y.shape[1:] != output.shape[1:]:

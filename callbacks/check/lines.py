@@ -56,14 +56,14 @@ def _why(name: str, facts: Facts) -> str:
     if name == "batch norm" and facts.entries:
         return "there is none that trains"
     if facts.why_none or not facts.entries:
-        return f"not checked: {facts.why_none or 'no step can be made'}"
+        return f"not checked, {facts.why_none or 'no step can be made'}"
     why = {
         "first loss": facts.record.get("no_guess") or "no guess is known",
         "inputs": facts.why_no_call,
         "examples": facts.why_no_call,
         "by heart": facts.why_not_learned or facts.record.get("no_guess"),
     }
-    return f"not checked: {why.get(name) or 'nothing of it was seen'}"
+    return f"not checked, {why.get(name) or 'nothing of it was seen'}"
 
 
 def _data(facts: Facts) -> Text:
@@ -106,6 +106,8 @@ def _shares(y: Any) -> str:
     values, counts = np.unique(labels, return_counts=True)
     if len(values) <= MANY and (values == np.floor(values)).all():
         largest = counts.max() / counts.sum()
+        if len(values) == 1:
+            return f"always {values[0]:g}"
         return f"{len(values)} classes, the largest {largest:.0%}"
     return f"{y.min():.3g} to {y.max():.3g}, mean {y.mean():.3g}, std {y.std():.3g}"
 
@@ -139,11 +141,15 @@ def _gradients(facts: Facts) -> Text:
 
 
 def _batch_norm(facts: Facts) -> Text:
-    found = [
-        value
-        for tag, value in facts.entries[0][1].items()
-        if tag.startswith("batch_norm_elements/")
-    ] if facts.entries else []
+    found = (
+        [
+            value
+            for tag, value in facts.entries[0][1].items()
+            if tag.startswith("batch_norm_elements/")
+        ]
+        if facts.entries
+        else []
+    )
     return f"{min(found):.0f} elements a channel or more" if found else None
 
 
@@ -156,7 +162,9 @@ def _first_steps(facts: Facts) -> Text:
 
 def _inputs(facts: Facts) -> Text:
     spread = facts.newest(SPREAD)
-    return None if spread is None else f"the outputs differ by {spread:.2g} of their size"
+    return (
+        None if spread is None else f"the outputs differ by {spread:.2g} of their size"
+    )
 
 
 def _examples(facts: Facts) -> Text:

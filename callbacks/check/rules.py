@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..rules import BnStatsCold, LearningRateTooLow, TargetScale, UnchangedWeight
-from ..signals.batch_norm import age, statistics_updates
 from ..signals.default import DEFAULT
 from ..signals.loss import train_loss
 from ..signals.remedy import Remedy, ask, scale_targets
@@ -96,7 +95,9 @@ class StartLoss(Rule):
         if first is not None and guessed is not None and guessed > 0:
             times = first / guessed
             is_far = times > self.times
-            limit, level = (self.times, "warning") if is_far else (self.times / 3, "info")
+            limit, level = (
+                (self.times, "warning") if is_far else (self.times / 3, "info")
+            )
             yield Reading("", times, limit, level)
 
     def explain(self, reading: Reading, view: View) -> str:
@@ -204,27 +205,16 @@ class _ScaledTargets(TargetScale):
 
 
 class _ColdStatistics(BnStatsCold):
-    """`BnStatsCold`, of the statistics as they will be after an epoch."""
+    """`BnStatsCold`, where an epoch leaves more than half of the start."""
 
     name = "bn_stats_cold"
-    reads: ClassVar = (statistics_updates,)
 
     def readings(self, view: View) -> Iterable[Reading]:
         steps = view.record.steps_per_epoch
-        for where, norm in view.record.batch_norms():
-            momentum = norm.get("momentum")
-            if steps and momentum and not norm.get("is_frozen"):
-                left = 0.0 if norm.get("warmup") else float(momentum) ** steps
-                is_young = age(view, where).is_young
-                yield Reading(where, left if is_young else 0.0, HALF)
-
-    def explain(self, reading: Reading, view: View) -> str:
-        named = view.record.describe(reading.where)
-        return (
-            f"After an epoch {reading.value:.0%} of the moving statistics of {named} "
-            "will still be those that it began with: the first validations judge "
-            "another network than the one that trains."
-        )
+        for reading in super().readings(view):
+            momentum = view.record.batch_norm(reading.where).get("momentum")
+            left = float(momentum) ** steps if momentum and steps else 0.0
+            yield reading if left > HALF else reading._replace(value=0.0)
 
 
 class _Unreached(UnchangedWeight):

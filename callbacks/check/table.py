@@ -64,14 +64,18 @@ class Check:
 
     def __str__(self) -> str:
         wide = max(len(line.name) for line in self.lines)
-        shown = [self.headline]
+        shown, skipped = [self.headline], dict[str, list[str]]()
         for line in self.lines:
-            start = f"{MARKS[line.status]:>6}  {line.name:<{wide}}  "
             texts = [line.text, *(f"{x.rule}: {x.said}" for x in line.alerts)]
+            if line.status == "skipped":
+                skipped.setdefault(line.text, []).append(line.name)
+                continue
+            start = f"{MARKS[line.status]:>6}  {line.name:<{wide}}  "
             for text in filter(None, texts):
-                shown += textwrap.wrap(text, WIDTH, initial_indent=start,
-                                       subsequent_indent=" " * len(start))
+                shown += _wrapped(start, text)
                 start = " " * len(start)
+        for text, names in skipped.items():
+            shown += _wrapped(f"{MARKS['skipped']:>6}  ", f"{', '.join(names)}: {text}")
         return "\n".join(shown)
 
     __repr__ = __str__
@@ -79,7 +83,7 @@ class Check:
     def _repr_html_(self) -> str:
         rows = "".join(
             f'<tr><td style="color:{SHADES[line.status]}"><b>{MARKS[line.status]}</b>'
-            f"</td><td>{html.escape(line.name)}</td><td style=\"text-align:left\">"
+            f'</td><td>{html.escape(line.name)}</td><td style="text-align:left">'
             f"{html.escape(line.text)}{''.join(x._repr_html_() for x in line.alerts)}"
             "</td></tr>"
             for line in self.lines
@@ -93,3 +97,9 @@ class Check:
         looked = sum(line.status != "skipped" for line in self.lines)
         said = f"{failed} of {looked} lines failed" if failed else "nothing failed"
         return f"{self.title}: {said}"
+
+
+def _wrapped(start: str, text: str) -> list[str]:
+    return textwrap.wrap(
+        text, WIDTH, initial_indent=start, subsequent_indent=" " * len(start)
+    )

@@ -7,8 +7,6 @@ from typing import Any
 
 import keras
 
-from ..log.reader import read_run
-from ..monitor import TrainingMonitor
 from .examples import Batch
 
 STEPS = 24  # of two epochs: rules compare their losses
@@ -33,6 +31,10 @@ class Repeated(keras.utils.PyDataset):
 
 def train(model: Any, batches: list[Batch]) -> tuple[Mapping[str, Any], Entries]:
     """The record of the run and its entries; the model has been trained then."""
+    # They need TensorBoard.
+    from ..log.reader import read_run
+    from ..monitor import TrainingMonitor
+
     with tempfile.TemporaryDirectory() as directory:
         monitor = TrainingMonitor(directory, rules=None)
         data = Repeated(batches, STEPS // 2)

@@ -161,6 +161,9 @@ def take_state(layer: Layer, twin: Layer) -> None:
         store: dict[str, Any] = {}
         layer.save_own_variables(store)
         twin.load_own_variables({key: graph.value(store[key]) for key in store})
+        # A layer with LoRA saves the product in its kernel, and loads zeros.
+        for variable, copied in zip(theirs, ours, strict=True):
+            copied.assign(graph.value(variable))
     for seed, made_seed in zip(seeds, made_seeds, strict=True):
         made_seed.assign(graph.value(seed))
     if hasattr(layer, "save_assets"):  # vocabularies and their kind are no variables
