@@ -17,6 +17,7 @@ BACKEND = keras.backend.backend()  # an unknown one is an error here
 EVERY_BACKEND = {
     "test_alerts.py",
     "test_capture.py",
+    "test_check.py",
     "test_convert.py",
     "test_defects.py",
     "test_differentiation.py",

@@ -493,7 +493,7 @@ def read(x, y=None, weights=None, size=32):
 def test_arrays_are_read_in_another_order():
     given = read(X, Y)
     assert (len(given.batches), given.steps) == (4, 6)
-    x, y, weights = given.first
+    x, y, weights = given.batches[0]
     assert weights is None
     assert x.shape == (32, 6)
     rows = [int(np.flatnonzero((row == X).all(axis=1))[0]) for row in x]
@@ -503,16 +503,16 @@ def test_arrays_are_read_in_another_order():
 
 def test_few_examples_are_one_batch():
     given = read(X[:20], Y[:20], np.ones(20))
-    assert [len(one) for one in given.first] == [20, 20, 20]
+    assert [len(one) for one in given.batches[0]] == [20, 20, 20]
     assert (len(given.batches), given.steps) == (1, 1)
 
 
 def test_data_set_is_read_by_its_batches():
     data = Batches()
     given = read(data)
-    assert (len(given.batches), given.steps, given.whole) == (4, 6, None)
+    assert (len(given.batches), given.steps) == (4, 6)
     np.testing.assert_array_equal(given.batches[1][0], X[32:64])
-    np.testing.assert_array_equal(given.rows(40)[1], Y[:40])
+    np.testing.assert_array_equal(given.few(40)[1], Y[:40])
     assert data.ends == 0
 
 
@@ -535,8 +535,8 @@ REFUSED = {
         "is not compiled",
     ),
     "two lengths": (lambda: kbn.check(model(), X, Y[:5]), r"\[192\].*\[5\]"),
-    "nothing": (lambda: kbn.check(model(), X[:0], Y[:0]), "at least one example"),
-    "None": (lambda: kbn.check(model(), None, Y), "different lengths"),
+    "nothing": (lambda: kbn.check(model(), X[:0], Y[:0]), "without an example"),
+    "None": (lambda: kbn.check(model(), None, Y), "these lengths"),
     "a generator": (
         lambda: kbn.check(model(), (x for x in [(X, Y)])),
         "read only once",
@@ -544,7 +544,7 @@ REFUSED = {
     "y beside a data set": (lambda: kbn.check(model(), Batches(), Y), "gives .x, y."),
     "an empty data set": (lambda: kbn.check(model(), EMPTY), "without a batch"),
     "another width": (lambda: kbn.check(model(), X[:, :4], Y), r"shape \(32, 4\)"),
-    "batches of 0": (lambda: kbn.check(model(), X, Y, batch_size=0), "batch_size=0"),
+    "batches of 0": (lambda: kbn.check(model(), X, Y, batch_size=0), "received 0"),
     "batches of 1.5": (lambda: kbn.check(model(), X, Y, batch_size=1.5), "integer"),
 }
 

@@ -13,7 +13,7 @@ from ..watch.targets import Progress, Supervision, progress
 from ..watch.tensors import to_numpy
 from .examples import Batch
 from .forward import outputs
-from .trial import Repeated
+from .trial import Repeated, build_optimizer
 
 EXAMPLES = 32
 RATE = 1e-2  # of Adam
@@ -39,8 +39,7 @@ def learn(model: Any, settings: Mapping[str, Any], batch: Batch) -> Learned:
     kept = ("loss", "loss_weights", "run_eagerly", "jit_compile")
     known = {name: settings[name] for name in kept if name in settings}
     model.compile(keras.optimizers.Adam(RATE), **known)
-    # In the first step TensorFlow would trace all twice.
-    model.optimizer.build(model.trainable_variables)
+    build_optimizer(model)
     before = [to_numpy(weight).copy() for weight in model.trainable_variables]
     watch = _Watch(batch)
     data = Repeated([batch], STEPS)

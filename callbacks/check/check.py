@@ -1,6 +1,5 @@
 """The check of a model and its data before they are trained."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -8,19 +7,15 @@ import keras
 from keras import tree
 
 from kbn.private import keras as private
-from kbn.surgery import compiling, copying, graph
+from kbn.surgery import copying, graph
 
 from ..alerts.alert import Alert, rank
 from ..alerts.follow import Follower
-from ..signals.rule import Rule
-from ..signals.targets import OutputMismatch
 from ..watch.evidence import non_finite
-from ..watch.layers import attribute
-from ..watch.targets import Supervision, supervised
 from . import by_heart, examples, forward, rules, seeds, trial
 from .examples import Examples
 from .facts import Facts
-from .labels import faults
+from .labels import misfits
 from .lines import lines
 from .table import Check
 
@@ -82,16 +77,6 @@ def check(
         Google Cloud, "Guidelines for developing high-quality, predictive ML solutions":
         a model learns a handful of examples by heart, or there is a bug.
     """
-    _require(model)
-    with seeds.kept():
-        given = examples.read(x, y, sample_weight, batch_size, trial.STEPS)
-        found = _Looker(model, given).look()
-    if verbose:
-        print(found)
-    return found
-
-
-def _require(model: Any) -> None:
     graph.require_layer(model, "kbn.check", " Call kbn.check(model, x, y).")
     if not getattr(model, "compiled", False):
         raise ValueError(
@@ -99,6 +84,12 @@ def _require(model: Any) -> None:
             "compiled: its loss and optimizer are checked too. Call model.compile("
             "optimizer, loss) first."
         )
+    with seeds.kept():
+        given = examples.read(x, y, sample_weight, batch_size, trial.STEPS)
+        found = _Looker(model, given).look()
+    if verbose:
+        print(found)
+    return found
 
 
 class _Looker:
@@ -114,96 +105,47 @@ class _Looker:
 
     def look(self) -> Check:
         """All lines."""
-        facts = self._facts
-        found = non_finite(self._given.everything)
-        facts.scalars |= {
+        found, facts = non_finite(self._given.everything), self._facts
+        facts.scalars = {
             f"health/non_finite/{PLACES[part]}/{name}": float(count)
             for (part, name), (count, _) in found.items()
             if part in PLACES
         }
+        alerts: list[Alert] = []
         try:
-            start = self._copied(self._model)
+            start = trial.copy(self._model)
         except ValueError as error:
             facts.why_none = str(error)
-            return self._check(self._alerts())
-        self._call(start)
-        misfits = [*self._misfits(start)]
-        if not misfits:
-            self._train(start)
-            self._learn(start)
-        return self._check(misfits or self._alerts())
-
-    def _check(self, alerts: list[Alert]) -> Check:
-        return Check(self._model.name, lines(self._facts, alerts))
-
-    def _copied(self, model: Any) -> Any:
-        """A copy that is compiled alike.
-
-        Raises:
-            ValueError: It cannot be copied, or not compiled.
-        """
-        twin, layers = copying.copy(model)
-        if type(model).compile is keras.Model.compile:
-            compiling.compile_like(model, twin, layers)
-        else:  # what it has kept, by the names that it has for it
-            for name, value in vars(model).items():
-                if isinstance(value, keras.optimizers.Optimizer | keras.losses.Loss):
-                    setattr(twin, name, compiling.copied(value))
-            settings = private.compile_settings(model) or {}
-            keras.Model.compile(twin, **compiling.copied(settings))
-        if not twin.compiled:
-            raise ValueError(f"The copy of {model.name!r} could not be compiled.")
-        return twin
+        else:
+            self._call(start)
+            if not self._has_own_step:
+                alerts = misfits(start, self._given, facts.outputs)
+            if not alerts:
+                self._train(start)
+                self._learn(start)
+        alerts = alerts or self._judge()
+        return Check(str(self._model.name), lines(facts, alerts))
 
     def _call(self, model: Any) -> None:
         """Call it on a batch, which builds it."""
-        x = self._given.first[0]
+        x = self._given.batches[0][0]
         try:
             if not model.built:
                 model(tree.map_structure(forward.tensor, x), training=False)
             self._facts.outputs = forward.outputs(model, x, training=False)
         except Exception as error:
-            if self._has_own_step:
-                name = type(error).__name__
-                self._facts.why_no_call = f"the model is not called on x ({name})"
-                return
-            shapes = tree.map_structure(lambda one: tuple(one.shape), x)
-            raise ValueError(
-                f"kbn.check received x of shape {shapes} in a batch, on which "
-                f"{model.name!r} cannot be called: {error}"
-            ) from error
-
-    def _misfits(self, model: Any) -> Iterator[Alert]:
-        """Of targets with which no step can be made."""
-        x, y, weights = self._given.first
-        if self._has_own_step or y is None:
-            return
-        failure = None
-        try:  # what tells the losses by their outputs
-            given = model(tree.map_structure(forward.tensor, x), training=False)
-            model.compute_loss(x, tree.map_structure(forward.tensor, y), given, weights)
-        except Exception as error:
-            failure = error
-        whole = Supervision(self._given.everything[1], None, self._facts.outputs)
-        for head, targets, _, output in supervised(model, whole):
-            ignored = attribute(head.loss, "ignore_class")
-            for fault in faults(head.loss_name, targets, output, ignored):
-                failure = None
-                yield _alert(OutputMismatch(), head.name, fault)
-        if failure is not None:
-            shapes = tree.map_structure(lambda one: tuple(one.shape), y)
-            raise ValueError(
-                f"kbn.check received y of shape {shapes} in a batch, of which the loss "
-                f"cannot be computed: {failure}"
-            ) from failure
+            if not self._has_own_step:
+                raise ValueError(
+                    f"kbn.check received x of shape {forward.shapes(x)} in a batch, on "
+                    f"which {model.name!r} cannot be called: {error}"
+                ) from error
+            name = type(error).__name__
+            self._facts.why_no_call = f"the model is not called on x ({name})"
 
     def _train(self, start: Any) -> None:
         """The trial, and what its model gives then."""
-        facts = self._facts
-        model = self._copied(start)
-        if not (self._has_own_step or model.optimizer.built):
-            # In the first step TensorFlow would trace all twice.
-            model.optimizer.build(model.trainable_variables)
+        facts, batch = self._facts, self._given.batches[0]
+        model = trial.copy(start)
         try:
             facts.record, facts.entries = trial.train(model, self._given.batches)
         except Exception as error:
@@ -212,7 +154,6 @@ class _Looker:
             facts.why_none = f"its own train_step raises {error!r} in a copy"
             return
         if facts.outputs:
-            batch = self._given.first
             given = forward.outputs(model, batch[0], training=False)
             facts.measure(rules.SPREAD, forward.spread(given))
             facts.measure(rules.MIXED, forward.mixed(model, batch, given))
@@ -222,54 +163,30 @@ class _Looker:
         if self._has_own_step:
             facts.why_not_learned = "the model trains by a step or loss of its own"
             return
-        batch = self._given.rows(by_heart.EXAMPLES)
         model, _ = copying.copy(start)
+        batch = self._given.few(by_heart.EXAMPLES)
         learned = by_heart.learn(model, settings or {}, batch)
-        facts.learned = learned
         for name, course in learned.courses.items():
+            facts.measure("by_heart", learned.steps)
             share = 1.0 if course.is_right else course.share
             facts.measure(f"{rules.WAY}{name}", share)
-        facts.measure(rules.STEPS_TAKEN, float(learned.steps))
         for path in learned.unmoved:
             facts.measure(f"{rules.UNMOVED}{path}", 0.0)
 
-    def _alerts(self) -> list[Alert]:
-        """What the rules say, effects as symptoms of their cause."""
+    def _judge(self) -> list[Alert]:
+        """What the rules say; effects are symptoms of the first cause beside them."""
         follower = Follower(rules.RULES)
-        record = {**self._facts.record, "fit": {"steps": self._given.steps}}
-        follower.record(record)
-        for step, scalars in self._facts.all_entries():
-            follower.look(step, scalars)
+        follower.record({**self._facts.record, "fit": {"steps": self._given.steps}})
+        for entry in self._facts.all_entries():
+            follower.look(*entry)
         follower.end()
         for error in follower.failures.values():
             raise error
-        return _explained(follower.open)
-
-
-def _alert(rule: Rule, where: str, fault: Any) -> Alert:
-    message = f"{fault.message} {fault.remedy.words}"
-    return Alert(
-        rule.name,
-        "critical",
-        where,
-        0,
-        None,
-        fault.share,
-        0.0,
-        message,
-        title=rule.title,
-        remedy=fault.remedy,
-    )
-
-
-def _explained(alerts: list[Alert]) -> list[Alert]:
-    """Effects that only a check finds as symptoms of the first cause beside them."""
-    is_grave = {id(x): rank(x.level) >= rank("warning") for x in alerts}
-    causes = [x for x in alerts if x.rule not in rules.EFFECTS and is_grave[id(x)]]
-    effects = [x for x in alerts if x.rule in rules.EFFECTS and is_grave[id(x)]]
-    if not causes or not effects:
-        return alerts
-    names = (*causes[0].symptoms, *(x.rule for x in effects))
-    cause = replace(causes[0], symptoms=names)
-    rest = [x for x in alerts if x not in (causes[0], *effects)]
-    return [cause, *rest]
+        grave = [x for x in follower.open if rank(x.level) >= rank("warning")]
+        effects = [x for x in grave if x.rule in rules.EFFECTS]
+        causes = [x for x in grave if x not in effects]
+        if not causes:
+            return follower.open
+        names = (*causes[0].symptoms, *(x.rule for x in effects))
+        rest = [x for x in follower.open if x not in (causes[0], *effects)]
+        return [replace(causes[0], symptoms=names), *rest]

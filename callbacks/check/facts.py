@@ -1,20 +1,24 @@
-"""What a check has measured."""
+"""What a check has measured, by tag, and why the rest is missing."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from .by_heart import Learned
+from ..signals.batch_norm import channel_elements
 from .examples import Examples
 from .forward import Outputs
 from .trial import Entries
 
+ELEMENTS = channel_elements.key
+
 
 class Facts:
-    """What each part of a check fills in, and why a part has not.
+    """What each part of a check fills in.
 
-    `scalars`: of all data. `own`: of the check's own measurements, after the trial.
+    `scalars`: of all data. `outputs`: of the first batch, none where the model is not
+    called on it. `texts`: of lines. `why_none`, `why_no_call`, `why_not_learned`: why
+    a part has filled in nothing.
     """
 
     def __init__(self, given: Examples) -> None:
@@ -23,7 +27,7 @@ class Facts:
         self.record: Mapping[str, Any] = {}
         self.entries: Entries = []
         self.outputs: Outputs = {}
-        self.learned: Learned | None = None
+        self.texts: Mapping[str, str | None] = {}
         self.why_none = self.why_no_call = self.why_not_learned = ""
         self._own: dict[str, float] = {}
 
@@ -37,14 +41,36 @@ class Facts:
         first, *others = self.entries or [(1, {})]
         yield first[0], {"epoch": 1.0, **first[1], **self.scalars}
         yield from others
-        step = (others[-1] if others else first)[0] + 1
-        yield step, {"epoch": 2.0, **self._own}
+        last = (others or [first])[-1][0]
+        found = {"epoch": 2.0, **self._own}
+        if self.entries:
+            found |= {"steps": last, "trainable": self._trainable()}
+        elements = [x for tag, x in first[1].items() if tag.startswith(ELEMENTS)]
+        if elements:
+            found["elements"] = min(elements)
+        yield last + 1, found
 
-    def newest(self, tag: str) -> float | None:
-        """The last value of a tag."""
-        found = [x[tag] for _, x in (*self.entries, (0, self._own)) if tag in x]
-        return found[-1] if found else None
+    def _trainable(self) -> int:
+        layers = self.record.get("layers") or ()
+        return sum(bool(x["trainable"]) for one in layers for x in one["weights"])
 
-    def first(self, tag: str) -> float | None:
-        """The first value of a tag."""
-        return next((x[tag] for _, x in self.entries if tag in x), None)
+    def first(self, tag: str) -> Any:
+        """The first value of a tag, or the text of a line; None if there is none."""
+        looks = (scalars for _, scalars in self.all_entries())
+        known = next((x[tag] for x in looks if tag in x), None)
+        return self.texts.get(tag) if known is None else known
+
+    def why_not(self, line: str) -> str:
+        """Why there is nothing to say on a line."""
+        if line == "batch norm" and self.entries:
+            return "there is none that trains"
+        if self.why_none or not self.entries:
+            return f"not checked, {self.why_none or 'no step can be made'}"
+        no_guess = self.record.get("no_guess")
+        why = {
+            "first loss": no_guess,
+            "inputs": self.why_no_call,
+            "examples": self.why_no_call,
+            "by heart": self.why_not_learned or no_guess,
+        }
+        return f"not checked, {why.get(line) or 'nothing of it was seen'}"

@@ -29,6 +29,11 @@ def tensor(x: Any) -> Any:
     return keras.ops.convert_to_tensor(x) if isinstance(x, np.ndarray) else x
 
 
+def shapes(structure: Any) -> Any:
+    """Of the arrays in a structure, for a user to read."""
+    return tree.map_structure(lambda x: getattr(x, "shape", None), structure)
+
+
 def spread(given: Outputs) -> float:
     """How far outputs differ between examples, beside their size: the largest.
 

@@ -1,6 +1,6 @@
 """The rules that a check adds to the monitor's: on what only it measures."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,72 +9,104 @@ from ..signals.default import DEFAULT
 from ..signals.loss import train_loss
 from ..signals.remedy import Remedy, ask, scale_targets
 from ..signals.rule import Reading, Rule
-from ..signals.targets import LOSSES, NUMBERS, guess, newest, target_mean, target_std
-from ..signals.view import Tag, View
+from ..signals.targets import guess, newest, target_mean, target_std
+from ..signals.view import View
 
-# Tags of what only a check measures; each but the last two of one output.
-WAY, STEPS_TAKEN = "check/by_heart/", "check/by_heart_steps"
-UNMOVED = "check/unmoved/"
-HALF = 0.5  # of batch norm's start, left after an epoch
+# Tags of what only a check measures; the first of each output, then of each weight.
+WAY, UNMOVED = "check/by_heart/", "check/unmoved/"
 SPREAD, MIXED = "check/spread", "check/mixed"
+HALF = 0.5  # of batch norm's start, left after an epoch
 
 
-@dataclass(frozen=True)
-class NotByHeart(Rule):
-    """One batch is not learned by heart.
+class Fact(Rule):
+    """A number that only a check measures, the first that it `reads`, and its limit."""
 
-    (L_guess - L) / (L_guess - L_floor) below `share` after 500 steps of Adam at 1e-2 on
-    32 examples, by a copy without dropout and penalties, and not all labels are right.
-    L_guess is the loss of the best constant prediction, L_floor that of the targets
-    themselves.
+    is_of_model: ClassVar = True
+    limit: ClassVar[float]
+    below: ClassVar[bool] = True
+    message: ClassVar[str]  # may name the value
+    cure: ClassVar[str]
 
-    No unit, 1 is perfect. Source: Google's guidelines for high-quality ML solutions.
+    def readings(self, view: View) -> Iterable[Reading]:
+        """Of the model, or the output that is the farthest off."""
+        tag = str(self.reads[0])
+        found = view.under(tag) or {"": view[tag]}
+        where = min(found, key=lambda x: found[x])
+        yield Reading(where, found[where], self.limit, below=self.below)
+
+    def explain(self, reading: Reading, view: View) -> str:
+        """What it means, and which weights no gradient has reached."""
+        unmoved = ", ".join([*view.under(UNMOVED)][:4])
+        known = f" No gradient reaches {unmoved}." if unmoved else ""
+        return self.message.format(reading.value) + known
+
+    def remedy(self, reading: Reading, view: View) -> Remedy:
+        """What to look for."""
+        return ask(self.cure)
+
+
+class NotByHeart(Fact):
+    """(L_guess - L) / (L_guess - L_floor) below 0.9, and not all labels are right.
+
+    After 500 steps of Adam at 1e-2 on 32 examples, by a copy without dropout and
+    penalties. L_guess: the loss of the best constant; L_floor: that of the targets
+    themselves. Source: Google's guidelines for high-quality ML solutions.
     """
 
     title: ClassVar = "a batch is not learned by heart"
-
-    share: float = 0.9
-
-    reads: ClassVar = (WAY,)
-    keeps: ClassVar[Mapping[Tag, int]] = {UNMOVED: 0}
-
-    def readings(self, view: View) -> Iterable[Reading]:
-        """Of each output whose loss has a guess."""
-        for name, share in view.under(WAY).items():
-            yield Reading(name, share, self.share, below=True)
-
-    def explain(self, reading: Reading, view: View) -> str:
-        """Say how far it came, and which weights no gradient reached."""
-        steps = view.get(STEPS_TAKEN) or 0
-        return (
-            f"{steps:.0f} steps on one batch bring the loss of {reading.where} "
-            f"{max(reading.value, 0):.0%} of the way from guessing to its lowest: a "
-            f"model that cannot learn a few examples has a bug{_cut_off(view)}."
-        )
-
-    def remedy(self, reading: Reading, view: View) -> Remedy:
-        """Mend what cuts the output off from the inputs or the loss."""
-        if unmoved := [*view.under(UNMOVED)]:
-            return ask(f"Find what keeps the gradient from {unmoved[-1]}.")
-        return ask(
-            "See that the loss fits the output and the targets, that targets and "
-            "inputs are scaled, and that the model has units enough; then look for a "
-            "layer that loses what it is given."
-        )
+    reads: ClassVar = (WAY, UNMOVED)
+    limit: ClassVar = 0.9
+    message: ClassVar = (
+        "Training on one batch brings the loss {:.0%} of the way from guessing to its "
+        "lowest: a model that cannot learn a few examples by heart has a bug."
+    )
+    cure: ClassVar = (
+        "See that the loss fits output and targets, that inputs and targets are scaled "
+        "and belong together, and that no layer loses what it is given."
+    )
 
 
-def _cut_off(view: View) -> str:
-    unmoved = [*view.under(UNMOVED)]
-    return f"; no gradient reaches {', '.join(unmoved[:4])}" if unmoved else ""
+class IgnoresInput(Fact):
+    """std over examples / root mean square of the outputs, below 1e-6: rounding.
+
+    After the steps of a check, in evaluation mode, of examples that differ.
+    """
+
+    title: ClassVar = "the output does not depend on the input"
+    reads: ClassVar = (SPREAD,)
+    limit: ClassVar = 1e-6
+    message: ClassVar = "All examples of a batch get one answer, whatever their inputs."
+    cure: ClassVar = (
+        "Find the layer that gives all examples the same: with kbn.capture(model) as "
+        "seen: model(x), then look at seen.activations."
+    )
+
+
+class MixedExamples(Fact):
+    """|y - y'| of an example in its batch and beside itself repeated, above 0.01.
+
+    In evaluation mode, over the deviation of the outputs between examples.
+    """
+
+    title: ClassVar = "examples mix in evaluation"
+    reads: ClassVar = (MIXED,)
+    limit: ClassVar = 0.01
+    below: ClassVar = False
+    message: ClassVar = (
+        "In evaluation mode an example's output changes by {:.2g} deviations when the "
+        "others of its batch do."
+    )
+    cure: ClassVar = (
+        "Look for a reshape, mean, softmax or normalization over axis 0, and for batch "
+        "norm that is called with training=True."
+    )
 
 
 @dataclass(frozen=True)
 class StartLoss(Rule):
-    """The loss before the first step is far above that of guessing.
+    """The first loss / `loss/guess`, above `times`; a note above a third of that.
 
-    L_1 / `loss/guess` above `times`; a note above a third of that.
-
-    No unit. Limit: kbn's own; measured on the zoo's healthy networks: up to 2.5.
+    No unit. Limit: kbn's own; the zoo's healthy networks start at up to 3.
     """
 
     title: ClassVar = "the loss starts far above guessing"
@@ -82,130 +114,50 @@ class StartLoss(Rule):
     times: float = 10.0
 
     reads: ClassVar = (train_loss,)
-    keeps: ClassVar[Mapping[Tag, int]] = {
-        train_loss: 1,
-        guess: 1,
-        target_mean: 1,
-        target_std: 1,
-    }
+    keeps: ClassVar = {train_loss: 1, guess: 1, target_mean: 1, target_std: 1}
 
     def readings(self, view: View) -> Iterable[Reading]:
         """Of the model."""
         first, guessed = view.first(train_loss), view.newest(guess)
         if first is not None and guessed is not None and guessed > 0:
             times = first / guessed
-            is_far = times > self.times
-            limit, level = (
-                (self.times, "warning") if is_far else (self.times / 3, "info")
-            )
-            yield Reading("", times, limit, level)
+            is_grave = times > self.times
+            limit, level = self.times, "warning" if is_grave else "info"
+            yield Reading("", times, limit if is_grave else limit / 3, level)
 
     def explain(self, reading: Reading, view: View) -> str:
         """Give both losses."""
         return (
-            f"The first loss is {view.first(train_loss):.3g}, {reading.value:.2g} times "
-            f"that of guessing, {view.newest(guess):.3g}: the first steps only undo it."
+            f"The first loss is {view.first(train_loss):.3g}, {reading.value:.2g} "
+            f"times that of guessing, {view.newest(guess):.3g}: the first steps only "
+            "undo it."
         )
 
     def remedy(self, reading: Reading, view: View) -> Remedy:
         """Scale the targets if they are far from 0, else the inputs or the weights."""
-        for head in view.record.heads:
-            loss, name = LOSSES.get(str(head.get("loss"))), str(head["name"])
+        for name in [str(head["name"]) for head in view.record.heads]:
             mean, std = (newest(view, x, name) for x in (target_mean, target_std))
-            is_far = mean is not None and std and abs(mean) > 2 * std
-            if loss is not None and loss.kind == NUMBERS and is_far and mean and std:
+            if mean is not None and std and abs(mean) > 2 * std:
                 return scale_targets(name, mean, std)
-        return ask(
-            "Scale the inputs to unit spread, or start the last layer with smaller "
-            "weights."
-        )
-
-
-@dataclass(frozen=True)
-class IgnoresInput(Rule):
-    """After the steps of a check every example gets the same output.
-
-    std over examples / root mean square of the outputs in evaluation mode below
-    `spread`, of examples that differ.
-
-    No unit. Limit: kbn's own, some rounding errors of float32.
-    """
-
-    title: ClassVar = "the output does not depend on the input"
-
-    spread: float = 1e-6
-
-    reads: ClassVar = (SPREAD,)
-    is_of_model: ClassVar = True
-
-    def readings(self, view: View) -> Iterable[Reading]:
-        """Of the model."""
-        yield Reading("", view[SPREAD], self.spread, below=True)
-
-    def explain(self, reading: Reading, view: View) -> str:
-        """Say that it is so."""
-        return "All examples of a batch get one answer, whatever their inputs."
-
-    def remedy(self, reading: Reading, view: View) -> Remedy:
-        """Find the layer that loses the inputs."""
-        return ask(
-            "Find the layer whose output is the same for all examples: with kbn.capture"
-            "(model) as seen: model(x), then look at seen.activations."
-        )
-
-
-@dataclass(frozen=True)
-class MixedExamples(Rule):
-    """In evaluation an example's output depends on the others of its batch.
-
-    |y - y'| of one example beside itself repeated, over the deviation of the outputs
-    between examples, above `share`.
-
-    No unit. Limit: kbn's own.
-    """
-
-    title: ClassVar = "examples mix in evaluation"
-
-    share: float = 0.01
-
-    reads: ClassVar = (MIXED,)
-    is_of_model: ClassVar = True
-
-    def readings(self, view: View) -> Iterable[Reading]:
-        """Of the model."""
-        yield Reading("", view[MIXED], self.share)
-
-    def explain(self, reading: Reading, view: View) -> str:
-        """Say by how much."""
-        return (
-            f"In evaluation mode the output of an example changes by {reading.value:.2g}"
-            " of the outputs' deviation when the others of its batch are replaced."
-        )
-
-    def remedy(self, reading: Reading, view: View) -> Remedy:
-        """Look for what works across the batch axis."""
-        return ask(
-            "Look for a reshape, mean, softmax or normalization over axis 0, and for "
-            "a batch norm that is called with training=True in evaluation."
-        )
+        return ask("Scale the inputs, or start the last layer with smaller weights.")
 
 
 class _ScaledTargets(TargetScale):
-    """`TargetScale`, of a batch that was not learned by heart."""
+    """Of a batch that is not learned by heart."""
 
     name = "target_scale"
-    reads: ClassVar = (WAY,)
+    reads = (WAY,)  # type: ignore[assignment]
 
     def readings(self, view: View) -> Iterable[Reading]:
         for name, share in view.under(WAY).items():
             mean, std = (newest(view, x, name) for x in (target_mean, target_std))
-            if mean is not None and std and share < NotByHeart.share:
+            if mean is not None and std and share < NotByHeart.limit:
                 value = max(abs(mean), std, 1 / std if abs(mean) < 1 else 0)
                 yield Reading(name, value, self.scale)
 
 
 class _ColdStatistics(BnStatsCold):
-    """`BnStatsCold`, where an epoch leaves more than half of the start."""
+    """Where an epoch leaves more than half of the start."""
 
     name = "bn_stats_cold"
 
@@ -218,10 +170,10 @@ class _ColdStatistics(BnStatsCold):
 
 
 class _Unreached(UnchangedWeight):
-    """`UnchangedWeight`, and each weight that learning by heart has left as it was."""
+    """Also of each weight that learning by heart has left as it was."""
 
     name = "unchanged_weight"
-    reads: ClassVar = (*UnchangedWeight.reads, UNMOVED)
+    reads = (*UnchangedWeight.reads, UNMOVED)  # type: ignore[assignment]
 
     def readings(self, view: View) -> Iterable[Reading]:
         yield from super().readings(view)
@@ -229,18 +181,15 @@ class _Unreached(UnchangedWeight):
             yield Reading(path, change, self.change, below=True)
 
 
-EFFECTS = ("start_loss", "ignores_input", "not_by_heart", "unchanged_weight")
-OWN = (NotByHeart(), StartLoss(), IgnoresInput(), MixedExamples())
 HEIRS = (
     _ScaledTargets(),
     _ColdStatistics(),
-    LearningRateTooLow(steps=2),
     _Unreached(patience=1),
+    LearningRateTooLow(steps=2),  # of the 100 of a training
 )
 # Of a whole training, and of as many epochs as `fit` will be given.
-LEFT_OUT = ("overfit", "not_learning", "schedule_length")
-RULES = [
-    *(x for x in DEFAULT if x.name not in {*LEFT_OUT, *(one.name for one in HEIRS)}),
-    *HEIRS,
-    *OWN,
-]
+LEFT_OUT = {"overfit", "not_learning", "schedule_length", *(x.name for x in HEIRS)}
+OWN = (StartLoss(), IgnoresInput(), MixedExamples(), NotByHeart())
+RULES = [*(rule for rule in DEFAULT if rule.name not in LEFT_OUT), *HEIRS, *OWN]
+# What follows from another illness, if there is one.
+EFFECTS = ("start_loss", "ignores_input", "not_by_heart", "unchanged_weight")

@@ -7,6 +7,9 @@ from typing import Any
 
 import keras
 
+from kbn.private import keras as private
+from kbn.surgery import compiling, copying
+
 from .examples import Batch
 
 STEPS = 24  # of two epochs: rules compare their losses
@@ -29,8 +32,30 @@ class Repeated(keras.utils.PyDataset):
         return keras.utils.pack_x_y_sample_weight(x, y, weights)
 
 
+def copy(model: Any) -> Any:
+    """A copy that is compiled alike.
+
+    Raises:
+        ValueError: It cannot be copied, or not compiled.
+    """
+    twin, layers = copying.copy(model)
+    if type(model).compile is keras.Model.compile:
+        compiling.compile_like(model, twin, layers)
+    else:  # what it has kept, by the names that it has for it
+        for name, value in vars(model).items():
+            if isinstance(value, keras.optimizers.Optimizer | keras.losses.Loss):
+                setattr(twin, name, compiling.copied(value))
+        settings = private.compile_settings(model) or {}
+        keras.Model.compile(twin, **compiling.copied(settings))
+    if not twin.compiled:
+        raise ValueError(f"The copy of {model.name!r} could not be compiled.")
+    return twin
+
+
 def train(model: Any, batches: list[Batch]) -> tuple[Mapping[str, Any], Entries]:
     """The record of the run and its entries; the model has been trained then."""
+    if type(model).train_step is keras.Model.train_step:
+        build_optimizer(model)
     # They need TensorBoard.
     from ..log.reader import read_run
     from ..monitor import TrainingMonitor
@@ -41,3 +66,9 @@ def train(model: Any, batches: list[Batch]) -> tuple[Mapping[str, Any], Entries]
         model.fit(data, epochs=2, verbose=0, shuffle=False, callbacks=[monitor])
         run = read_run(Path(directory))
     return run.record, [(entry.step, entry.scalars) for entry in run.entries]
+
+
+def build_optimizer(model: Any) -> None:
+    """Before the first step, which TensorFlow would trace twice otherwise."""
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
