@@ -1,5 +1,6 @@
 """The check of a model and its data before they are trained."""
 
+import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -7,7 +8,7 @@ import keras
 from keras import tree
 
 from kbn.private import keras as private
-from kbn.surgery import copying, graph
+from kbn.surgery import graph
 
 from ..alerts.alert import Alert, rank
 from ..alerts.follow import Follower
@@ -84,7 +85,9 @@ def check(
             "compiled: its loss and optimizer are checked too. Call model.compile("
             "optimizer, loss) first."
         )
-    with seeds.kept():
+    with seeds.kept(), warnings.catch_warnings():
+        # It is `unchanged_weight` here.
+        warnings.filterwarnings("ignore", "Gradients do not exist")
         given = examples.read(x, y, sample_weight, batch_size, trial.STEPS)
         found = _Looker(model, given).look()
     if verbose:
@@ -97,7 +100,7 @@ class _Looker:
 
     def __init__(self, model: Any, given: Examples) -> None:
         self._model, self._given = model, given
-        self._facts = Facts(given)
+        self._facts, self._x = Facts(given), given.batches[0][0]
         self._has_own_step = any(
             getattr(type(model), name) is not getattr(keras.Model, name)
             for name in ("train_step", "compute_loss")
@@ -113,7 +116,7 @@ class _Looker:
         }
         alerts: list[Alert] = []
         try:
-            start = trial.copy(self._model)
+            start = trial.copy(self._model, self._x)
         except ValueError as error:
             facts.why_none = str(error)
         else:
@@ -128,7 +131,7 @@ class _Looker:
 
     def _call(self, model: Any) -> None:
         """Call it on a batch, which builds it."""
-        x = self._given.batches[0][0]
+        x = self._x
         try:
             if not model.built:
                 model(tree.map_structure(forward.tensor, x), training=False)
@@ -145,7 +148,7 @@ class _Looker:
     def _train(self, start: Any) -> None:
         """The trial, and what its model gives then."""
         facts, batch = self._facts, self._given.batches[0]
-        model = trial.copy(start)
+        model = trial.copy(start, self._x)
         try:
             facts.record, facts.entries = trial.train(model, self._given.batches)
         except Exception as error:
@@ -154,7 +157,7 @@ class _Looker:
             facts.why_none = f"its own train_step raises {error!r} in a copy"
             return
         if facts.outputs:
-            given = forward.outputs(model, batch[0], training=False)
+            given = forward.outputs(model, self._x, training=False)
             facts.measure(rules.SPREAD, forward.spread(given))
             facts.measure(rules.MIXED, forward.mixed(model, batch, given))
 
@@ -163,8 +166,9 @@ class _Looker:
         if self._has_own_step:
             facts.why_not_learned = "the model trains by a step or loss of its own"
             return
-        model, _ = copying.copy(start)
-        batch = self._given.few(by_heart.EXAMPLES)
+        model = trial.copy(start, self._x)
+        fixed = [x.shape[0] for x in getattr(model, "inputs", None) or () if x.shape[0]]
+        batch = self._given.few(fixed[0] if fixed else by_heart.EXAMPLES)
         learned = by_heart.learn(model, settings or {}, batch)
         for name, course in learned.courses.items():
             facts.measure("by_heart", learned.steps)
@@ -176,7 +180,8 @@ class _Looker:
     def _judge(self) -> list[Alert]:
         """What the rules say; effects are symptoms of the first cause beside them."""
         follower = Follower(rules.RULES)
-        follower.record({**self._facts.record, "fit": {"steps": self._given.steps}})
+        known = {"fit": {"steps": self._given.steps}, "first_look": 0}
+        follower.record(self._facts.record | known)
         for entry in self._facts.all_entries():
             follower.look(*entry)
         follower.end()

@@ -54,7 +54,8 @@ class NotByHeart(Fact):
     """
 
     title: ClassVar = "a batch is not learned by heart"
-    reads: ClassVar = (WAY, UNMOVED)
+    reads: ClassVar = (WAY,)
+    keeps: ClassVar = {UNMOVED: 0}
     limit: ClassVar = 0.9
     message: ClassVar = (
         "Training on one batch brings the loss {:.0%} of the way from guessing to its "

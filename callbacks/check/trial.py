@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import keras
+from keras import tree
 
 from kbn.private import keras as private
 from kbn.surgery import compiling, copying
 
+from . import forward
 from .examples import Batch
 
 STEPS = 24  # of two epochs: rules compare their losses
@@ -32,13 +34,14 @@ class Repeated(keras.utils.PyDataset):
         return keras.utils.pack_x_y_sample_weight(x, y, weights)
 
 
-def copy(model: Any) -> Any:
-    """A copy that is compiled alike.
+def copy(model: Any, x: Any) -> Any:
+    """A copy that is compiled alike; x: a batch to build it with.
 
     Raises:
         ValueError: It cannot be copied, or not compiled.
     """
-    twin, layers = copying.copy(model)
+    given = tree.map_structure(forward.tensor, x)
+    twin, layers = copying.copy(model, build=lambda one: one(given, training=False))
     if type(model).compile is keras.Model.compile:
         compiling.compile_like(model, twin, layers)
     else:  # what it has kept, by the names that it has for it
