@@ -306,6 +306,13 @@ def pictures():
     )
 
 
+def fixed(size):
+    inputs = keras.Input(batch_shape=(size, 6))
+    made = keras.Model(inputs, layers.Dense(3, "softmax")(hidden()(inputs)))
+    made.compile("adam", SPARSE)
+    return made
+
+
 def unbuilt():
     made = keras.Sequential([hidden(), layers.Dense(3, "softmax")])
     made.compile("adam", SPARSE)
@@ -351,6 +358,11 @@ HEALTHY = {
         X,
         Y,
     ),
+    "a batch of fixed size": (
+        lambda: fixed(8),
+        X,
+        Y,
+    ),
     "half precision": (
         lambda: model(hidden(dtype="mixed_bfloat16"), hidden()),
         X,
@@ -365,7 +377,8 @@ HEALTHY = {
 )
 def test_healthy_model_passes(name):
     build, x, y = HEALTHY[name]
-    found = kbn.check(build(), x, y, verbose=0)
+    size = 8 if name == "a batch of fixed size" else 32
+    found = kbn.check(build(), x, y, batch_size=size, verbose=0)
     assert found.ok, str(found)
     by_name = {line.name: line for line in found.lines}
     skips = name == "a step of its own"
@@ -599,13 +612,14 @@ def test_progress_goes_from_the_guess_to_the_floor(loss, y, guess, best):
 
 def test_spread_and_mixing_are_measured():
     plain, mixing = model(hidden()), model(Mixing(), hidden())
-    batch = X[:16], Y[:16], None
     for made, mixes in ((plain, False), (mixing, True)):
         given = forward.outputs(made, X[:16], training=False)
         assert forward.spread(given) > 0.01
-        assert (forward.mixed(made, batch, given) > 0.01) is mixes
+        assert (forward.mixed(made, X[:16], given) > 0.01) is mixes
     same = forward.outputs(plain, np.repeat(X[:1], 4, axis=0), training=False)
     assert forward.spread(same) < 1e-6
+    for unknown in (X[:1], with_nan(X)):
+        assert np.isnan(forward.spread({(): unknown}))
 
 
 HEAD = {"name": "y", "loss": "mean_squared_error", "activation": "linear"}

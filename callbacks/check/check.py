@@ -145,9 +145,15 @@ class _Looker:
             name = type(error).__name__
             self._facts.why_no_call = f"the model is not called on x ({name})"
 
+    def _few(self, model: Any) -> examples.Batch:
+        """Some examples: as many as the model is made for, if that is fixed."""
+        shapes = [one.shape for one in getattr(model, "inputs", None) or ()]
+        fixed = next((shape[0] for shape in shapes if shape[0]), None)
+        return self._given.few(fixed or by_heart.EXAMPLES)
+
     def _train(self, start: Any) -> None:
         """The trial, and what its model gives then."""
-        facts, batch = self._facts, self._given.batches[0]
+        facts, x = self._facts, self._few(start)[0]
         model = trial.copy(start, self._x)
         try:
             facts.record, facts.entries = trial.train(model, self._given.batches)
@@ -157,9 +163,9 @@ class _Looker:
             facts.why_none = f"its own train_step raises {error!r} in a copy"
             return
         if facts.outputs:
-            given = forward.outputs(model, self._x, training=False)
+            given = forward.outputs(model, x, training=False)
             facts.measure(rules.SPREAD, forward.spread(given))
-            facts.measure(rules.MIXED, forward.mixed(model, batch, given))
+            facts.measure(rules.MIXED, forward.mixed(model, x, given))
 
     def _learn(self, start: Any) -> None:
         facts, settings = self._facts, private.compile_settings(self._model)
@@ -167,9 +173,7 @@ class _Looker:
             facts.why_not_learned = "the model trains by a step or loss of its own"
             return
         model = trial.copy(start, self._x)
-        fixed = [x.shape[0] for x in getattr(model, "inputs", None) or () if x.shape[0]]
-        batch = self._given.few(fixed[0] if fixed else by_heart.EXAMPLES)
-        learned = by_heart.learn(model, settings or {}, batch)
+        learned = by_heart.learn(model, settings or {}, self._few(model))
         for name, course in learned.courses.items():
             facts.measure("by_heart", learned.steps)
             share = 1.0 if course.is_right else course.share
@@ -180,8 +184,8 @@ class _Looker:
     def _judge(self) -> list[Alert]:
         """What the rules say; effects are symptoms of the first cause beside them."""
         follower = Follower(rules.RULES)
-        known = {"fit": {"steps": self._given.steps}, "first_look": 0}
-        follower.record(self._facts.record | known)
+        fit = {"steps": self._given.steps}
+        follower.record({**self._facts.record, "fit": fit, "first_look": 0})
         for entry in self._facts.all_entries():
             follower.look(*entry)
         follower.end()

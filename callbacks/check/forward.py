@@ -8,7 +8,6 @@ import numpy as np
 from keras import tree
 
 from ..watch.tensors import is_readable, to_numpy
-from .examples import Batch
 
 Outputs = Mapping[tuple[Any, ...], Any]
 
@@ -37,25 +36,26 @@ def shapes(structure: Any) -> Any:
 def spread(given: Outputs) -> float:
     """How far outputs differ between examples, beside their size: the largest.
 
-    std over examples / root mean square; 0 if all examples get one answer.
+    std over examples / root mean square; 0 if all examples get one answer, NaN if it
+    cannot be told: of one example, or where an output is not finite.
     """
     found = [0.0]
     for one in given.values():
-        wide = np.asarray(one, np.float64)
-        size = np.sqrt(np.square(wide).mean())
-        if size > 0 and np.isfinite(size):
-            found.append(float(wide.std(axis=0).max() / size))
+        if not one.ndim or len(one) < 2 or not np.isfinite(one).all():
+            return np.nan
+        size = np.sqrt(np.square(one, dtype=np.float64).mean())
+        if size > 0:
+            found.append(float(one.std(axis=0, dtype=np.float64).max() / size))
     return max(found)
 
 
-def mixed(model: Any, batch: Batch, given: Outputs) -> float:
+def mixed(model: Any, x: Any, given: Outputs) -> float:
     """How far the first example's output depends on the others of its batch.
 
     |y_1 - y'_1|, y' of a batch of that example alone, repeated, beside the deviation of
     y between examples; the largest over the outputs, in evaluation mode.
     """
-    x = tree.map_structure(_of_first, batch[0])
-    alone = outputs(model, x, training=False)
+    alone = outputs(model, tree.map_structure(_of_first, x), training=False)
     found = [0.0]
     for path, one in given.items():
         other = alone[path]

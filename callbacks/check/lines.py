@@ -12,6 +12,7 @@ from .rules import MIXED, SPREAD
 from .table import Line
 
 LABELS = 100  # whole numbers, up to which targets are called labels
+READ = 2**20  # targets of which shares are told
 
 
 class Row(NamedTuple):
@@ -41,7 +42,7 @@ LINES = {
     "gradients": Row(
         "unchanged_weight vanishing_gradient exploding_gradient gradient_imbalance "
         "non_finite",
-        "reach all weights; their norm is {:.3g}",
+        "reach the weights; their norm is {:.3g}",
         ("gradient_norm/global",),
     ),
     "batch norm": Row(
@@ -125,7 +126,7 @@ def _arrays(structure: Any, name: str) -> list[tuple[str, Any]]:
 def _shares(y: Any) -> str:
     is_one_hot = y.ndim > 1 and y.shape[-1] > 1 and ((y == 0) | (y == 1)).all()
     is_one_hot = is_one_hot and (y.sum(axis=-1) == 1).all()
-    labels = y.argmax(axis=-1) if is_one_hot else y
+    labels = (y.argmax(axis=-1) if is_one_hot else y).reshape(-1)[:READ]
     values, counts = np.unique(labels, return_counts=True)
     if len(values) == 1:
         return f"always {values[0]:g}"
