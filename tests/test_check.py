@@ -629,8 +629,16 @@ TARGETS = {"targets/y/mean": 1000.0, "targets/y/std": 1.0}
 @pytest.mark.parametrize(
     ("scalars", "rule", "kind"),
     [
-        ({"loss/train": 50.0, "loss/guess": 2.3}, "start_loss", "ask"),
-        ({"loss/train": 1e6, "loss/guess": 1.0, **TARGETS}, "start_loss", "data"),
+        (
+            {"loss/train": 50.0, "loss/guess": 2.3, "check/steps": 24.0},
+            "start_loss",
+            "ask",
+        ),
+        (
+            {"loss/train": 1e6, "loss/guess": 1.0, "check/steps": 24.0, **TARGETS},
+            "start_loss",
+            "data",
+        ),
         ({"check/spread": 0.0}, "ignores_input", "ask"),
         ({"check/mixed": 0.3}, "mixed_examples", "ask"),
         (
@@ -650,6 +658,13 @@ def test_rule_of_the_check_alone(scalars, rule, kind):
     (alert,) = [one for one in follower.open if one.rule == rule]
     assert alert.remedy.kind == kind
     assert alert.title
+
+
+def test_penalty_is_no_start_far_from_guessing():
+    follower = Follower(rules.RULES)
+    scalars = {"loss/train": 50.0, "loss/guess": 2.3, "check/steps": 24.0}
+    follower.look(1, {"epoch": 1.0, "loss/penalty": 47.0, **scalars})
+    assert not follower.open
 
 
 def test_rules_of_the_check_have_names_of_their_own():

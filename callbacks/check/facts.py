@@ -8,6 +8,7 @@ import numpy as np
 from ..signals.batch_norm import channel_elements
 from .examples import Examples
 from .forward import Outputs
+from .rules import STEPS
 from .trial import Entries
 
 ELEMENTS = channel_elements.key
@@ -44,7 +45,7 @@ class Facts:
         last = (others or [first])[-1][0]
         found = {"epoch": 2.0, **self._own}
         if self.entries:
-            found |= {"steps": last, "trainable": self._trainable()}
+            found |= {STEPS: last, "trainable": self._trainable()}
         elements = [x for tag, x in first[1].items() if tag.startswith(ELEMENTS)]
         if elements:
             found["elements"] = min(elements)

@@ -8,7 +8,7 @@ from keras import tree
 
 from ..alerts.alert import Alert, rank
 from .facts import Facts
-from .rules import MIXED, SPREAD
+from .rules import MIXED, SPREAD, STEPS
 from .table import Line
 
 LABELS = 100  # whole numbers, up to which targets are called labels
@@ -51,7 +51,7 @@ LINES = {
         ("elements",),
     ),
     # All other rules.
-    "first steps": Row("", "{:.0f} bring no finding", ("steps",)),
+    "first steps": Row("", "{:.0f} bring no finding", (STEPS,)),
     "inputs": Row("ignores_input", "outputs differ by {:.2g} of their size", (SPREAD,)),
     "examples": Row("mixed_examples", "do not depend on each other", (MIXED,)),
     "by heart": Row("not_by_heart", "one batch takes {:.0f} steps", ("by_heart",)),
