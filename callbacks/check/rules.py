@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..rules import BnStatsCold, LearningRateTooLow, TargetScale, UnchangedWeight
+from ..signals.batch_norm import youngest
 from ..signals.default import DEFAULT
 from ..signals.loss import train_loss
 from ..signals.remedy import Remedy, ask, scale_targets
@@ -162,16 +163,26 @@ class _ScaledTargets(TargetScale):
 
 
 class _ColdStatistics(BnStatsCold):
-    """Where an epoch leaves more than half of the start."""
+    """Where an epoch leaves more than half of a start that matters; else a note."""
 
     name = "bn_stats_cold"
 
     def readings(self, view: View) -> Iterable[Reading]:
-        steps = view.record.steps_per_epoch
-        for reading in super().readings(view):
-            momentum = view.record.batch_norm(reading.where).get("momentum")
-            left = float(momentum) ** steps if momentum and steps else 0.0
-            yield reading if left > HALF else reading._replace(value=0.0)
+        one, steps = youngest(view), view.record.steps_per_epoch
+        momentum = view.record.batch_norm(one.where).get("momentum")
+        left = float(momentum) ** steps if momentum and steps else 0.0
+        if left > HALF and one.is_young:
+            found = [x for x in super().readings(view) if x.is_ill]
+            yield from found or [Reading(one.where, left, HALF, "info")]
+
+    def explain(self, reading: Reading, view: View) -> str:
+        if reading.level != "info":
+            return super().explain(reading, view)
+        named = view.record.describe(reading.where)
+        return (
+            f"After an epoch {reading.value:.0%} of the moving statistics of {named} "
+            "will still be those that it began with."
+        )
 
 
 class _Unreached(UnchangedWeight):

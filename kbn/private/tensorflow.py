@@ -1,6 +1,7 @@
 """The private names of TensorFlow that kbn uses, as 2.16 to 2.22 have them."""
 
 import contextlib
+import random
 from collections.abc import Iterator
 from typing import Any
 
@@ -63,20 +64,21 @@ def spec_of_replica(spec: Any) -> Any:
 
 @contextlib.contextmanager
 def eager_seeds_kept() -> Iterator[None]:
-    """Put back the seeds that `tf.random` draws where an op is given none.
+    """Let `tf.random` draw others than the seeds that it goes on with.
 
-    Without the names, what is drawn meanwhile is drawn.
+    Put back, they would be drawn twice, and an eager op of a seed that was drawn goes
+    on with its numbers. Without the names, what is drawn meanwhile is drawn.
     """
     # https://github.com/tensorflow/tensorflow/blob/v2.21.0/tensorflow/python/eager/context.py
     try:
         from tensorflow.python.eager.context import context
 
-        generator = context()._rng
+        eager, kept = context(), context()._rng
     except (ImportError, AttributeError):
-        generator = None
-    state = None if generator is None else generator.getstate()
+        yield
+        return
+    eager._rng = random.Random(0)
     try:
         yield
     finally:
-        if generator is not None:
-            generator.setstate(state)
+        eager._rng = kept
