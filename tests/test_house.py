@@ -19,7 +19,7 @@ SURGERY = {"convert_batch_norm", "fold_batch_norm", "update_bn_stats"}
 SURGERY |= {"insert_batch_norm", "freeze_batch_norm", "unfreeze_batch_norm"}
 SURGERY |= {"from_torch_batch_norm", "to_torch_batch_norm"}
 PUBLIC = {"BatchNorm", "BatchNormalization", "__version__", "callbacks", "capture"}
-PUBLIC |= SURGERY
+PUBLIC |= SURGERY | {"check"}
 NAMES = ["defaults", "demo", "explain", "picture", "report", "show"]
 COMMAND = {"kbn.__main__", "kbn_command", *(f"kbn_command.{name}" for name in NAMES)}
 

@@ -499,3 +499,17 @@ def test_a_state_of_the_trainer_becomes_the_models():
     model.train_on_batch(x, y)
     assert len(seen) == 3
     assert not np.array_equal(seen[0], seen[1])
+
+
+@on_tensorflow
+def test_eager_seeds_of_tensorflow_are_kept():
+    import tensorflow as tf
+
+    from kbn.private.tensorflow import eager_seeds_kept
+
+    tf.random.set_seed(1)
+    expected = float(tf.random.uniform(()))
+    tf.random.set_seed(1)
+    with eager_seeds_kept():
+        assert float(tf.random.uniform(())) != expected
+    assert float(tf.random.uniform(())) == expected
