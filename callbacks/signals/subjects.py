@@ -62,6 +62,22 @@ class Output(Subject):
 
 
 @dataclass(frozen=True)
+class Entering(Subject):
+    """What entered an activation function in one call, by the layer that has it.
+
+    `is_normalized`: a batch norm gave it, by the statistics of the batch. `earlier`:
+    its row, (replicas, 2 + 2 units), of the look before.
+    """
+
+    is_one_of_many = True
+    watch = "activations"
+    layer: str
+    unit_axis: int = -1
+    is_normalized: bool = False
+    earlier: Array | None = None
+
+
+@dataclass(frozen=True)
 class Input(Subject):
     """What the model was given in the looked-at step: one array of x, by its name.
 

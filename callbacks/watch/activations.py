@@ -10,7 +10,8 @@ import keras
 import numpy as np
 
 from ..signals.activations import dead_units
-from ..signals.subjects import Output, Subject, Target
+from ..signals.shift import activation_shift
+from ..signals.subjects import Entering, Output, Subject, Target
 from .layers import attribute
 
 INF = math.inf
@@ -79,6 +80,12 @@ _ENDS_WITH_ACTIVATION = (
     keras.layers.SeparableConv1D,
     keras.layers.SeparableConv2D,
 )
+_ACTIVATIONS = (
+    keras.layers.ReLU,
+    keras.layers.LeakyReLU,
+    keras.layers.PReLU,
+    keras.layers.ELU,
+)
 
 
 def activation_of(layer: Any) -> Activation | None:
@@ -97,6 +104,16 @@ def activation_of(layer: Any) -> Activation | None:
     name = _OPERATIONS.get(type(layer).__name__.lower(), "")
     with_settings = {"relu": _relu, "elu": _elu, "threshold": _threshold}
     return with_settings.get(name, lambda _: ACTIVATIONS.get(name))(layer)
+
+
+def entered_by(layer: Any) -> list[str]:
+    """By which method its inputs enter its activation function, if it has one."""
+    if isinstance(layer, _ENDS_WITH_ACTIVATION):
+        known = _of_function(attribute(layer, "activation"))
+        is_linear = known is None or known.name in ("linear", "softmax")
+        return [] if is_linear else ["activation"]
+    is_function = isinstance(layer, _ACTIVATIONS) or activation_of(layer) is not None
+    return ["call"] if is_function else []
 
 
 def _of_function(function: Any) -> Activation | None:
@@ -134,12 +151,13 @@ class Activity:
     A unit that is 0 for one batch need not be for the next. So what a look says of dead
     units is of at least `LOOKS` batches, and `EXAMPLES` examples, as far as they were
     seen. A batch with one target for all, as of sorted data, tells of one class only:
-    it is left out.
+    it is left out. And what entered activation functions at the look before.
     """
 
     LOOKS, EXAMPLES = 3, 64
 
     def __init__(self) -> None:
+        self._earlier: dict[str, Any] = {}  # moments of units at the look before
         self._rows: dict[str, deque[Any]] = {}  # (replicas, 1 + units) of each look
 
     def over_looks(
@@ -151,6 +169,10 @@ class Activity:
         looks = max(self.LOOKS, -(-self.EXAMPLES // (batch_size or self.EXAMPLES)))
         found = []
         for subject in subjects:
+            if isinstance(subject, Entering) and not is_one:
+                now = subject.rows.get(activation_shift.tag)
+                subject = replace(subject, earlier=self._earlier.get(subject.key))
+                self._earlier[subject.key] = now
             row = subject.rows.get(dead_units.tag)
             if isinstance(subject, Output) and row is not None:
                 rows = {k: x for k, x in subject.rows.items() if k != dead_units.tag}

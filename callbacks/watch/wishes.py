@@ -4,6 +4,7 @@ from collections.abc import Collection
 from typing import Any
 
 from ..signals.subjects import (
+    Entering,
     Gradient,
     Input,
     Loss,
@@ -27,7 +28,7 @@ class Wishes:
         self.hidden: set[str] = set()
         self._asked = asked
         self._kinds = {
-            k for k in (Output, Gradient, NormInput) if k.watch in asked.watch
+            k for k in (Output, Entering, Gradient, NormInput) if k.watch in asked.watch
         }
         self._selection: Selection | None = None
 
@@ -47,6 +48,7 @@ class Wishes:
         selection = self.selection(inventory)
         of_kind: dict[type, Collection[str]] = {
             Output: selection.layers,
+            Entering: selection.layers,
             Gradient: selection.weights,
             NormInput: selection.batch_norms,
         }
