@@ -44,3 +44,4 @@ from .signals.start import PoorInit as PoorInit
 from .signals.targets import NotShuffled as NotShuffled
 from .signals.targets import OutputMismatch as OutputMismatch
 from .signals.view import View as View
+from .signals.zeros import ZeroWeights as ZeroWeights

@@ -18,6 +18,7 @@ from .log.history import History
 from .log.logged import Entry, LoggedRun
 from .log.records import versions
 from .log.run_log import RunLog
+from .pace import Stopwatch
 from .signals.look import Look, look
 from .signals.reading import read
 from .signals.rule import Rule
@@ -33,6 +34,7 @@ from .signals.subjects import (
     Subject,
 )
 from .telling import Voice
+from .watch import probe
 from .watch.activations import Activity
 from .watch.description import describe
 from .watch.evidence import Evidence, non_finite
@@ -83,6 +85,7 @@ class Run:
         self.optimizers = OptimizerReader()
         self.follower = Follower(settings.rules)
         self._activity = Activity()
+        self.stopwatch = Stopwatch()
         self.search = Search()  # for the data that made a NaN
         self._evidence = Evidence()
         self._has_evidence = False
@@ -124,6 +127,7 @@ class Run:
         self.log.open()
         self._fit = {k: v for k, v in fit.items() if isinstance(v, int)}
         self._described, self._is_running = (), True
+        self.stopwatch.start()
 
     def take(self, model: Any) -> None:
         """See what there is in the model now: what follows goes by that."""
@@ -161,6 +165,8 @@ class Run:
         """Note the weights as they are, for a look after the step."""
         self._iterations = self.iterations()
         self._noted_at = self.steps.count
+        at_once = attribute(self._model(), "steps_per_execution", 1)
+        self.stopwatch.before_look(self.steps.count - at_once)
         self._weights.before_step(self.selection, self.steps.count)
 
     def look(self, model: Any, step: Seen) -> list[Alert]:
@@ -196,6 +202,7 @@ class Run:
                 subjects.append(Loss("", reported=step.reported))
             read += self._read_tensors(subjects, step.rows, is_one_step=is_one_step)
             read += self._read_heads(model, step.supervision, read)
+            read += self.stopwatch.read(self.batch_size)
             shown = look(read, self.settings.asked.watch, self.log.past)
             seen.scalars |= shown.scalars
             seen.histograms |= shown.histograms
@@ -213,7 +220,9 @@ class Run:
             self._voice.try_to(
                 lambda: self._evidence.keep(model, self._step()), "keep the weights"
             )
-        return self._write(model, seen)
+        found_alerts = self._write(model, seen)
+        self.stopwatch.after_look(self.steps.count)
+        return found_alerts
 
     def _found_in_data(self, step: Seen) -> dict[str, int]:
         """What of its batch is not finite, if that is searched for."""
@@ -482,6 +491,9 @@ class Run:
             "fit": {**self._fit, **self._found_out()},
             "hparams": dict(self.settings.hparams),
             "versions": {"backend": keras.backend.backend(), **versions()},
+            "commit": self.log.commit,
+            "device": probe.backend().device(),
+            "seconds": self.stopwatch.seconds,
             "options": dict(self.settings.described),
         }
 

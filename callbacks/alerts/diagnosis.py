@@ -37,6 +37,7 @@ EFFECTS = (
     "update_ratio_high",
     "non_finite",
     "loss_scale_collapse",
+    "zero_weights",
     "bn_collapsed",
     "gradient_imbalance",
     "saturated",  # no gradient passes it, and none makes it

@@ -9,11 +9,13 @@ from . import (
     loss,
     optimizers,
     overview,
+    pace,
     registry,
     shift,
     targets,
     tensors,
     weights,
+    zeros,
 )
 
 # The order of the charts, and of the table in the docs.
@@ -23,12 +25,14 @@ FAMILIES = (
     targets,
     gradients,
     optimizers,
+    pace,
     activations,
     shift,
     collapse,
     data,
     batch_norm,
     weights,
+    zeros,
     tensors,
 )
 registry.arrange([family.__name__ for family in FAMILIES])

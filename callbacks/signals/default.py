@@ -20,6 +20,7 @@ from . import (
     schedule,
     start,
     targets,
+    zeros,
 )
 from .rule import Rule
 
@@ -28,6 +29,7 @@ FAMILIES = (
     optimizers,
     gradients,
     movement,
+    zeros,
     learning_rate,
     schedule,
     activations,

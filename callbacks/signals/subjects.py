@@ -294,6 +294,19 @@ class Progress(Subject):
 
 
 @dataclass(frozen=True)
+class Pace(Subject):
+    """The steps since the look before, and the seconds they took, this look's not.
+
+    `memory`: the most of the host's that the process has held so far, in MiB.
+    """
+
+    steps: int
+    seconds: float
+    batch_size: int | None = None
+    memory: float | None = None
+
+
+@dataclass(frozen=True)
 class OpenAlerts(Subject):
     """The open alerts of one level, which is its name."""
 

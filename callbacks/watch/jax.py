@@ -33,6 +33,11 @@ def as_array(variable: Any) -> Any:
     return np.asarray(variable.value)
 
 
+def device() -> str:
+    """On what JAX computes."""
+    return str(jax.devices()[0].device_kind)
+
+
 scratch_graph = private.symbolic_scope
 
 

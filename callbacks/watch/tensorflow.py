@@ -37,6 +37,14 @@ as_array = host.as_array
 STEP = "_kbn_step"  # kept on the training function, as the probe is
 
 
+def device() -> str:
+    """On what TensorFlow computes."""
+    for one in tf.config.list_physical_devices("GPU"):
+        details = tf.config.experimental.get_device_details(one)
+        return str(details.get("device_name", "GPU"))
+    return "CPU"
+
+
 class Probe(Looker):
     """Looks at training steps of one model: see `probe.Probe`.
 

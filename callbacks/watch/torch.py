@@ -31,6 +31,11 @@ def as_array(variable: Any) -> Any:
     return keras.ops.convert_to_numpy(variable.value)
 
 
+def device() -> str:
+    """On what torch computes."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+
+
 class Probe(Looker):
     """Looks at training steps of one model: see `probe.Probe`.
 
