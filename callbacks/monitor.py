@@ -329,6 +329,7 @@ class TrainingMonitor(keras.callbacks.Callback):
         self._voice.is_bar_open = self._has_bar
         if self._run is not None:
             self._run.stopwatch.pause()
+            self._run.validates(private.held_model(self))
         self._check_weights()
 
     def on_test_end(self, logs: Any = None) -> None:

@@ -3,7 +3,7 @@
 import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -38,7 +38,7 @@ from .watch import probe
 from .watch.activations import Activity
 from .watch.description import describe
 from .watch.evidence import Evidence, non_finite
-from .watch.inputs import first_of_each
+from .watch.inputs import first_of_each, validation_rows
 from .watch.inventory import Contents, Inventory, Selection
 from .watch.layers import attribute
 from .watch.met import Met
@@ -107,6 +107,7 @@ class Run:
         self._has_hyperparameters = False
         self._is_running = False
         self._fit: dict[str, Any] = {}
+        self._validation: dict[str, Any] = {}  # rows of its inputs, by key
         self._model = weakref.ref(model)
 
     def is_of(self, model: Any) -> bool:
@@ -126,6 +127,7 @@ class Run:
         """Start an event file for a fit with these parameters; may be an OSError."""
         self.log.open()
         self._fit = {k: v for k, v in fit.items() if isinstance(v, int)}
+        self._validation.clear()
         self._described, self._is_running = (), True
         self.stopwatch.start()
 
@@ -234,6 +236,14 @@ class Run:
                 "search the data for NaN",
             )
         return found
+
+    def validates(self, model: Any) -> None:
+        """A validation begins: see what its inputs are like, once in a fit."""
+        if not self._validation and Input.watch in self.settings.asked.watch:
+            self._voice.try_to(
+                lambda: self._validation.update(validation_rows(model)),
+                "read the validation data",
+            )
 
     def check(self, model: Any) -> list[Alert]:
         """Look whether the weights are finite; the alerts that this raises or ends."""
@@ -394,6 +404,12 @@ class Run:
         self._met.see(subjects)
         found = read([*own, *subjects], {**rows, **own_rows})
         self._weights.saw(selection, found)
+        found = [
+            replace(x, validation=self._validation.get(x.key))
+            if isinstance(x, Input)
+            else x
+            for x in found
+        ]
         return self._activity.over_looks(found, self.batch_size)
 
     def _tell_of_layers(self, model: Any) -> None:

@@ -15,6 +15,7 @@ FACTS = (
     "bn_small_batch",
     "poor_init",
     "input_scale",
+    "skewed",
     "target_scale",
     "not_shuffled",
     "schedule_length",
@@ -59,6 +60,7 @@ ONLY = {
     "bn_stats_cold": ("bn_train_eval_gap", "overfit", "class_imbalance"),
     "class_imbalance": ("not_learning", "overfit", "bn_train_eval_gap"),
     "bn_train_eval_gap": ("overfit",),
+    "skewed": ("overfit",),
     "overfit": (),
     "schedule_length": (),
 }

@@ -18,6 +18,7 @@ from . import (
     movement,
     optimizers,
     schedule,
+    skew,
     start,
     targets,
     zeros,
@@ -40,6 +41,7 @@ FAMILIES = (
     loss,
     batch_norm,
     data,
+    skew,
 )
 
 

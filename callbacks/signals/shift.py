@@ -18,11 +18,11 @@ def _two_looks(entering: Entering) -> tuple[Array, Array, bool] | None:
     now, before = entering.rows[activation_shift.tag], entering.earlier
     if before is None or now.shape[1] < 2 or now.shape[1] != before.shape[1]:
         return None
-    return _merged(before), _merged(now), not entering.is_normalized
+    return merged(before), merged(now), not entering.is_normalized
 
 
-def _merged(replicas: Array) -> Array:
-    """(2 + 2 units,) of the rows of replicas."""
+def merged(replicas: Array) -> Array:
+    """One row of those of replicas: see `rows.units_row`."""
     counts, noises, (means, stds) = (
         replicas[:, 0],
         replicas[:, 1],

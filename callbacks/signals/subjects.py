@@ -81,7 +81,8 @@ class Entering(Subject):
 class Input(Subject):
     """What the model was given in the looked-at step: one array of x, by its name.
 
-    `is_whole`: its type is one of whole numbers.
+    `is_whole`: its type is one of whole numbers. `validation`: the row of `skew` of the
+    data that `fit` validates on, (1, 2 + 2 columns); None until they are known.
     """
 
     is_one_of_many = True
@@ -89,6 +90,7 @@ class Input(Subject):
     watch = "activations"
     is_whole: bool = False
     summary: Summary | None = None
+    validation: Array | None = None
 
 
 @dataclass(frozen=True)
