@@ -11,6 +11,7 @@ from ..signals.record import Record
 from .configuration import configuration, mapping
 from .course import Band, Course, band_of, courses_of
 from .health import MEASURES, Health, Measured, Row, health, layer_of, measured
+from .quality import Ticked, ticked
 
 HEALTHY, UNKNOWN = "healthy", "unknown"  # levels, beside those of alerts
 # Beside the metrics of `fit`: tag -> name.
@@ -20,7 +21,7 @@ OTHERS = {
     "learning_rate": "learning rate",
     "loss_scale": "loss scale",
 }
-WEIGHT_DRIFT = "weight_drift/"
+WEIGHT_DRIFT, SHIFT = "weight_drift/", "activation_shift/"
 # Of `MEASURES`, those of a batch norm.
 OF_BATCH_NORM = (
     *("difference, mean", "difference, variance"),
@@ -86,6 +87,8 @@ class RunReport:
     has_batch_norm: bool | None  # None if no layer is known
     last: dict[str, float]  # of each metric of the epochs, by Keras' name
     drift: dict[str, Course]  # by path of the weight
+    shift: dict[str, Course]  # by layer
+    quality: list[Ticked]
     kernels: dict[str, Band]  # by path, in forward order
 
     @property
@@ -128,16 +131,20 @@ def report_of(run: LoggedRun) -> RunReport:
             for tag, course in courses.items()
             if tag.startswith("epoch/")
         },
-        drift={
-            tag.removeprefix(WEIGHT_DRIFT): course
-            for tag, course in courses.items()
-            if tag.startswith(WEIGHT_DRIFT)
-        },
+        drift=_under(WEIGHT_DRIFT, courses),
+        shift=_under(SHIFT, courses),
+        quality=ticked(courses, record, run.alerts),
         kernels={
             path: band_of(tag, path, run.histograms[tag])
             for path, tag in _kernels(run.histograms, record).items()
         },
     )
+
+
+def _under(prefix: str, courses: Mapping[str, Course]) -> dict[str, Course]:
+    """The courses of the tags with this prefix, by the rest of the tag."""
+    own = {tag: course for tag, course in courses.items() if tag.startswith(prefix)}
+    return {tag.removeprefix(prefix): course for tag, course in own.items()}
 
 
 def open_of(alerts: Sequence[Alert]) -> list[Alert]:

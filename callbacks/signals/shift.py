@@ -18,7 +18,7 @@ def _two_looks(entering: Entering) -> tuple[Array, Array, bool] | None:
     now, before = entering.rows[activation_shift.tag], entering.earlier
     if before is None or now.shape[1] < 2 or now.shape[1] != before.shape[1]:
         return None
-    return merged(before), merged(now), not entering.is_normalized
+    return merged(before), merged(now), entering.is_noisy
 
 
 def merged(replicas: Array) -> Array:
@@ -56,10 +56,13 @@ def activation_shift(before: Array, now: Array, is_noisy: bool = True) -> float 
 
     Two batches differ even if the network does not: `noise` is how much they would,
     1.5 times the variance of the means over examples, divided by their number, of
-    both looks. Of what a batch norm gave there is none. What is left is 0 if it is
-    less. It takes batches of one kind: shuffled, and of more than a few examples. More
-    steps between two looks, more shift: compare runs of the same `log_freq`. Not of the
-    model's outputs.
+    both looks. Of what a batch norm gave there is none, nor where both looks have the
+    same batch. What is left is 0 if it is less.
+
+    So it takes batches of one kind: shuffled, and of more than a few examples. More
+    steps between two looks are more shift: compare runs of the same `log_freq`. Not of
+    the model's outputs, nor of layers with a mask. Behind a batch norm only gamma and
+    beta can move it.
 
     before, now: (2 + 2 units,), examples, noise, means and deviations.
     """

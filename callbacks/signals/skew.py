@@ -55,9 +55,9 @@ def skew(training: Array, validation: Array) -> float | None:
 class Skewed(Rule):
     """The validation data are of another kind than the training data.
 
-    `skew` of an input above `deviations`. Different scaling, units or preprocessing show so;
-    classes in other proportions, augmentation and later times of a series do not, as
-    a rule.
+    `skew` of an input above `deviations`. Other scaling, units or preprocessing show
+    so; classes in other proportions, augmentation and later times of a series do not,
+    as a rule.
 
     In standard deviations of the training batch. Source: measured on the zoo's healthy
     networks, at most SKEW_MEASURED; digits of 0 to 255 beside ones of 0 to 1: 300.
@@ -77,9 +77,9 @@ class Skewed(Rule):
     def explain(self, reading: Reading, view: View) -> str:
         """Say how far."""
         return (
-            f"In the input {reading.where}, the validation data lie {reading.value:.2g} "
-            "standard deviations from the training data: what is measured on them is "
-            "of another task."
+            f"In the input {reading.where}, the validation data lie "
+            f"{reading.value:.2g} standard deviations from the training data: what is "
+            "measured on them is of another task."
         )
 
     def remedy(self, reading: Reading, view: View) -> Remedy:

@@ -191,13 +191,13 @@ def _summaries_of(rows: Array) -> list[Summary]:
     index = np.minimum(position.astype(np.intp), BINS - 1)
     index += np.arange(len(rows))[:, None] * BINS
     bins = np.bincount(index.reshape(-1), minlength=len(rows) * BINS)
-    moments = np.stack([low, high, mean, np.sqrt(spread)], axis=1).tolist()
-    parts = zip(rows, safe, moments, bins.reshape(-1, BINS), zeros, strict=True)
+    moments = np.stack([low, high, mean, np.sqrt(spread), zeros], axis=1).tolist()
+    parts = zip(rows, safe, moments, bins.reshape(-1, BINS), strict=True)
     return [
-        Summary(row.size, 0, *four, counts, float(share))
+        Summary(row.size, 0, *four, counts, share)
         if is_safe
         else _careful_summary(row, row)
-        for row, is_safe, four, counts, share in parts
+        for row, is_safe, (*four, share), counts in parts
     ]
 
 

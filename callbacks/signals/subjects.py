@@ -65,15 +65,15 @@ class Output(Subject):
 class Entering(Subject):
     """What entered an activation function in one call, by the layer that has it.
 
-    `is_normalized`: a batch norm gave it, by the statistics of the batch. `earlier`:
-    its row, (replicas, 2 + 2 units), of the look before.
+    `is_noisy`: its moments differ from batch to batch: no batch norm gave it, and the
+    look before had another batch. `earlier`: its row, (replicas, 2 + 2 units), of then.
     """
 
     is_one_of_many = True
     watch = "activations"
     layer: str
     unit_axis: int = -1
-    is_normalized: bool = False
+    is_noisy: bool = True
     earlier: Array | None = None
 
 

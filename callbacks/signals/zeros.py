@@ -12,7 +12,6 @@ from .subjects import Gradient, Output, Weight
 from .view import View
 from .weights import weight_growth
 
-
 BORN = 0.1  # a weight with more zeros than that at the start was meant to have them
 
 
@@ -53,8 +52,9 @@ def zero_weights(summary: Summary) -> float:
 def zero_gradients(summary: Summary) -> float:
     """Share of a gradient's elements that are exactly 0, only where there are any.
 
-    Sampled as its histogram. Of weights of two and more dimensions. They are those of dead units, of inputs that
-    are 0, of rows of an embedding that the batch does not have, and of what underflows:
+    Sampled as its histogram. Of weights of two and more dimensions. They are those of
+    dead units, of inputs that are 0, of rows of an embedding that the batch does not
+    have, and of what underflows:
     at 1 no gradient reaches the weight.
     """
     return summary.zeros
@@ -113,8 +113,8 @@ class ZeroWeights(Rule):
         """Give the share, and what is left of the norm."""
         left = view.get(weight_growth.tag_of(reading.where)) or 0.0
         return (
-            f"{reading.value:.0%} of the weights of {reading.where} have become exactly "
-            f"0, and {left:.1g} of its norm is left: it has been shrunk until it "
+            f"{reading.value:.0%} of the weights of {reading.where} have become exactly"
+            f" 0, and {left:.1g} of its norm is left: it has been shrunk until it "
             "vanished."
         )
 

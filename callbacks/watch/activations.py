@@ -11,6 +11,7 @@ import numpy as np
 
 from ..signals.activations import dead_units
 from ..signals.shift import activation_shift
+from ..signals.skew import skew
 from ..signals.subjects import Entering, Output, Subject, Target
 from .layers import attribute
 
@@ -157,7 +158,9 @@ class Activity:
     LOOKS, EXAMPLES = 3, 64
 
     def __init__(self) -> None:
-        self._earlier: dict[str, Any] = {}  # moments of units at the look before
+        # Moments of units and of inputs at the look before.
+        self._earlier: dict[str, Any] = {}
+        self._inputs: dict[str, Any] = {}
         self._rows: dict[str, deque[Any]] = {}  # (replicas, 1 + units) of each look
 
     def over_looks(
@@ -165,14 +168,13 @@ class Activity:
     ) -> list[Subject]:
         """The subjects of a look, their counts of units those of the last looks."""
         targets = [x.summary for x in subjects if isinstance(x, Target) and x.summary]
+        is_same = self._is_same_batch(subjects)
         is_one = bool(targets) and all(x.minimum == x.maximum for x in targets)
         looks = max(self.LOOKS, -(-self.EXAMPLES // (batch_size or self.EXAMPLES)))
         found = []
         for subject in subjects:
             if isinstance(subject, Entering) and not is_one:
-                now = subject.rows.get(activation_shift.tag)
-                subject = replace(subject, earlier=self._earlier.get(subject.key))
-                self._earlier[subject.key] = now
+                subject = self._since_before(subject, is_same)
             row = subject.rows.get(dead_units.tag)
             if isinstance(subject, Output) and row is not None:
                 rows = {k: x for k, x in subject.rows.items() if k != dead_units.tag}
@@ -182,6 +184,29 @@ class Activity:
                 subject = replace(subject, rows=rows)
             found.append(subject)
         return found
+
+    def _since_before(self, subject: Entering, is_same: bool) -> Entering:
+        earlier = self._earlier.get(subject.key)
+        self._earlier[subject.key] = subject.rows.get(activation_shift.tag)
+        is_noisy = subject.is_noisy and not is_same
+        return replace(subject, earlier=earlier, is_noisy=is_noisy)
+
+    def _is_same_batch(self, subjects: Sequence[Subject]) -> bool:
+        """Whether the inputs have the moments that they had at the look before.
+
+        With a seed, Keras on TensorFlow gives the same batches in every epoch.
+        """
+        now = {x.key: x.rows[skew.tag] for x in subjects if skew.tag in x.rows}
+        before, self._inputs = self._inputs, now
+        return (
+            bool(now)
+            and now.keys() == before.keys()
+            and all(
+                now[k].shape == before[k].shape
+                and np.allclose(now[k], before[k], 1e-9, 0)
+                for k in now
+            )
+        )
 
     def _kept(self, key: str, row: Any, looks: int) -> deque[Any]:
         kept = self._rows.get(key)

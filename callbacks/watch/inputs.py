@@ -10,6 +10,7 @@ from kbn.private import keras as private
 
 from ..signals.data import ELEMENTS
 from ..signals.skew import columns_row
+from ..signals.subjects import Input
 from .activations import activation_of
 from .layers import Layer, attribute, graph_of, kinds_of, weights_of
 from .notes import given_by
@@ -70,7 +71,7 @@ def validation_rows(model: Any) -> Iterator[tuple[str, Any]]:
     Where that is arrays of NumPy: to read a batch of anything else would take it away.
     """
     for subject, x in given_by((private.validation_inputs(model),)):
-        if isinstance(x, np.ndarray) and x.dtype.kind in "fiub":
+        if isinstance(subject, Input) and isinstance(x, np.ndarray):
             some = x[:: -(-x.size // ELEMENTS) or 1]
             yield subject.key, columns_row(some, subject)[None]
 

@@ -168,7 +168,7 @@ class Noter:
         for call, (tensor, name, giver) in call_log.entering.items():
             if name not in call_log.hidden | call_log.masked | final:
                 axis = unit_axis(self._inventory.layers[name])
-                notes.enter(Entering(call, name, axis, giver in norms), tensor)
+                notes.enter(Entering(call, name, axis, giver not in norms), tensor)
 
     def _enter_norm(self, notes: Notes, call: str, name: str, tensor: Any) -> None:
         norm = self._inventory.batch_norms[name]
