@@ -84,6 +84,7 @@ WANTED = [
     ("compiled_losses", "model", "_compile_loss"),
     ("optimizer_variables", "optimizer", "_trainable_variables"),
     ("mask_of", "masked", "_keras_mask"),
+    ("validation_inputs", "validated", "_eval_epoch_iterator"),
     *([("track_on_torch", "layer", "_track_variables")] * (BACKEND == "torch")),
 ]
 MORE = {

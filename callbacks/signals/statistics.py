@@ -194,10 +194,10 @@ def _summaries_of(rows: Array) -> list[Summary]:
     moments = np.stack([low, high, mean, np.sqrt(spread), zeros], axis=1).tolist()
     parts = zip(rows, safe, moments, bins.reshape(-1, BINS), strict=True)
     return [
-        Summary(row.size, 0, *four, counts, share)
+        Summary(row.size, 0, low, high, mean, std, counts, share)
         if is_safe
         else _careful_summary(row, row)
-        for row, is_safe, (*four, share), counts in parts
+        for row, is_safe, (low, high, mean, std, share), counts in parts
     ]
 
 

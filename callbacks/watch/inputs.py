@@ -71,7 +71,8 @@ def validation_rows(model: Any) -> Iterator[tuple[str, Any]]:
     Where that is arrays of NumPy: to read a batch of anything else would take it away.
     """
     for subject, x in given_by((private.validation_inputs(model),)):
-        if isinstance(subject, Input) and isinstance(x, np.ndarray):
+        is_array = isinstance(x, np.ndarray) and x.dtype.kind in "fiub"
+        if isinstance(subject, Input) and is_array:
             some = x[:: -(-x.size // ELEMENTS) or 1]
             yield subject.key, columns_row(some, subject)[None]
 
