@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from . import rows
-from .registry import Chart, Guide, signal
+from .registry import Chart, signal
 from .subjects import Array, Entering
 
 
@@ -41,7 +41,6 @@ def merged(replicas: Array) -> Array:
     row=_units,
     given=_two_looks,
     unit="standard deviations at the look before",
-    guide=Guide(healthy=(0, 1)),
     source="internal covariate shift, Ioffe and Szegedy, 2015 (arXiv:1502.03167); "
     "that it need not be why batch norm helps, Santurkar et al., 2018 "
     "(arXiv:1805.11604)",
@@ -62,7 +61,8 @@ def activation_shift(before: Array, now: Array, is_noisy: bool = True) -> float 
     So it takes batches of one kind: shuffled, and of more than a few examples. More
     steps between two looks are more shift: compare runs of the same `log_freq`. Not of
     the model's outputs, nor of layers with a mask. Behind a batch norm only gamma and
-    beta can move it.
+    beta can move it. No limit is known: healthy networks without batch norm have up to
+    4.5 between the first looks, and less than 0.3 later.
 
     before, now: (2 + 2 units,), examples, noise, means and deviations.
     """
