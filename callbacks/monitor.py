@@ -333,7 +333,15 @@ class TrainingMonitor(keras.callbacks.Callback):
     def on_test_begin(self, logs: Any = None) -> None:
         """Look whether the weights are finite, before they are validated."""
         self._voice.is_bar_open = self._has_bar
+        if self._run is not None:
+            self._run.stopwatch.pause()
+            self._run.validates(private.held_model(self))
         self._check_weights()
+
+    def on_test_end(self, logs: Any = None) -> None:
+        """A validation counts for no step's time."""
+        if self._run is not None:
+            self._run.stopwatch.go_on()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Write the epoch's metrics and the learning rate."""

@@ -43,6 +43,7 @@ class Curves:
     train_accuracy: list[float] = dataclasses.field(default_factory=list)
     test_accuracy: list[float] = dataclasses.field(default_factory=list)
     quantiles: list[np.ndarray] = dataclasses.field(default_factory=list)  # (5,)
+    shift: list[float] = dataclasses.field(default_factory=list)  # half an epoch apart
 
     def steps_to(self, accuracy: float) -> int | None:
         """The first look at which the test accuracy is reached; None: never."""
@@ -186,4 +187,6 @@ def train(
         verbose=0,
         callbacks=callbacks,
     )
+    if log_dir is not None:
+        _, curves.shift = monitor.history.get("activation_shift/relu", ([], []))
     return curves

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import keras
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
@@ -116,6 +117,10 @@ def build_table(curves: dict[str, demo.Curves], learning_rate: float) -> Table:
             "not reached"
             if (steps := run.steps_to(demo.TARGET)) is None
             else str(steps)
+            for run in curves.values()
+        ],
+        "covariate shift of the ReLUs' inputs": [
+            f"{np.median(run.shift):.2g} std" if run.shift else ""
             for run in curves.values()
         ],
     }

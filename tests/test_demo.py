@@ -70,6 +70,9 @@ def test_table_shows_what_the_runs_reached(shown):
     assert row("test accuracy") == [f"{r.test_accuracy[-1]:.1%}" for r in runs]
     steps = [str(r.steps_to(0.95) or "not reached") for r in runs]
     assert row("steps to 95% test accuracy") == steps
+    shifts = [np.median(r.shift) for r in runs]
+    assert row("covariate shift") == [f"{x:.2g} std" for x in shifts]
+    assert shifts[1] < shifts[0] / 5
 
 
 @pytest.mark.parametrize("run", show.RUNS)

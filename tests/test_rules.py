@@ -104,6 +104,10 @@ def gradients(*rms):
     return {f"gradient_rms/{path}": x for path, x in zip(KERNELS, rms, strict=False)}
 
 
+def zeros(share, growth, path=KERNELS[0]):
+    return {f"zeros/weights/{path}": share, f"weight_growth/{path}": growth, "epoch": 1}
+
+
 def stds(*values):
     return {f"activation_std/dense_{i}": x for i, x in enumerate(values)}
 
@@ -520,6 +524,18 @@ ILL = {
             *series("between_examples/dense_3", 0.5, *[0.05] * 3),
         ]
     },
+    "zero_weights": {
+        f"warning in {KERNELS[0]} at 120: 40% of the weights": [
+            DENSE,
+            *looks(*[zeros(0.4, growth=1e-3)] * 3),
+        ]
+    },
+    "skewed": {
+        "warning in x at 30: 2.5e+02 standard deviations from the training data": [
+            DENSE,
+            (30, {"skew/x": 250.0, "epoch": 2}),
+        ]
+    },
 }
 
 # {rule: {what looks like its illness and is healthy: entries}}
@@ -891,6 +907,12 @@ GOOD = {
             *[(28 * i, {"batch_norm_elements/norm": 3}) for i in range(1, 5)],
         ],
     },
+    "zero_weights": {
+        "pruned weights": [DENSE, *looks(*[zeros(0.9, growth=0.6)] * 3)],
+        "weights that decay": [DENSE, *looks(*[zeros(0.05, 0.01)] * 3)],
+        "biases of 0": [DENSE, *looks(*[zeros(1.0, 0.01, "net/gru/bias")] * 3)],
+    },
+    "skewed": {"validation data of a later month": [DENSE, (30, {"skew/x": 1.2})]},
     "collapsed": {
         "outputs apart": [OWN, *series("between_examples/dense_3", 1, 0.2)],
         "one of two outputs alike": [
@@ -1222,6 +1244,7 @@ schedule_length loss_spike overfit bn_train_eval_gap
 bn_stats_cold bn_not_updated bn_collapsed
 bn_small_batch input_scale output_mismatch
 not_shuffled not_learning collapsed target_scale class_imbalance
+zero_weights skewed
 """
 
 

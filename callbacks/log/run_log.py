@@ -91,6 +91,7 @@ class RunLog:
         self._worst = layout.WorstLayers()
         self._last_step: dict[str, int] = {}
         self._can_write = False
+        self.commit = records.commit()
 
     def open(self) -> None:
         """Start an event file; an OSError if the directory cannot be written."""

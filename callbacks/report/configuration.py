@@ -95,6 +95,8 @@ def _training(known: Mapping[str, Any]) -> dict[str, Any]:
         "steps of an epoch": fit.get("steps"),
         "batch size": fit.get("batch_size"),
         "seed": fit.get("seed"),
+        "git commit": known.get("commit"),
+        "device": known.get("device"),
         **mapping(known.get("hparams")),
         **optimizers,
     }

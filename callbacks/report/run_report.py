@@ -16,6 +16,7 @@ from ..signals.targets import guess
 from .configuration import configuration, mapping
 from .course import Band, Course, band_of, courses_of
 from .health import MEASURES, Health, Measured, Row, health, layer_of, measured
+from .quality import Ticked, ticked
 
 HEALTHY, UNKNOWN = "healthy", "unknown"  # levels, beside those of alerts
 # Beside the metrics of `fit`: tag -> name.
@@ -25,7 +26,7 @@ OTHERS = {
     "learning_rate": "learning rate",
     "loss_scale": "loss scale",
 }
-WEIGHT_DRIFT = "weight_drift/"
+WEIGHT_DRIFT, SHIFT = "weight_drift/", "activation_shift/"
 SHARES_OF_ONE = ("acc", "precision", "recall")  # in the names of metrics
 # Of `MEASURES`, those of a batch norm.
 OF_BATCH_NORM = (
@@ -117,6 +118,8 @@ class RunReport:
     has_batch_norm: bool | None  # None if no layer is known
     last: dict[str, float]  # of each metric of the epochs, by Keras' name
     drift: dict[str, Course]  # by path of the weight
+    shift: dict[str, Course]  # by layer
+    quality: list[Ticked]
     kernels: dict[str, Band]  # by path, in forward order
     steps: int
     is_running: bool
@@ -210,11 +213,9 @@ def report_of(run: LoggedRun) -> RunReport:
             for tag, course in courses.items()
             if tag.startswith(EPOCH)
         },
-        drift={
-            tag.removeprefix(WEIGHT_DRIFT): course
-            for tag, course in courses.items()
-            if tag.startswith(WEIGHT_DRIFT)
-        },
+        drift=_under(WEIGHT_DRIFT, courses),
+        shift=_under(SHIFT, courses),
+        quality=ticked(courses, record, run.alerts),
         steps=last,
         is_running=bool(run.record.get("is_running")),
         guess=courses[guess.tag].last if guess.tag in courses else None,
@@ -231,6 +232,12 @@ def _ends(courses: Mapping[str, Course]) -> Course:
     ends = {} if known is None else dict(zip(known.values, known.steps, strict=True))
     ends = {epoch: step for epoch, step in ends.items() if math.isfinite(epoch)}
     return Course(np.array([*ends.values()], np.int64), np.array([*ends], np.float64))
+
+
+def _under(prefix: str, courses: Mapping[str, Course]) -> dict[str, Course]:
+    """The courses of the tags with this prefix, by the rest of the tag."""
+    own = {tag: course for tag, course in courses.items() if tag.startswith(prefix)}
+    return {tag.removeprefix(prefix): course for tag, course in own.items()}
 
 
 def open_of(alerts: Sequence[Alert]) -> list[Alert]:

@@ -37,6 +37,10 @@ DASHED = {"validation": "2 3"}  # dotted, as in the demo's picture
 BLUE = "var(--accent)"
 KERNELS = 3  # whose distributions are shown side by side, where runs are compared
 BEST = 6  # runs of which there are charts
+SHIFT_WORDS = (
+    "How far what enters activation functions has moved since the snapshot before, in "
+    "standard deviations."
+)
 
 
 def story_of(
@@ -153,6 +157,17 @@ def _distributions(run: RunReport, colour: str) -> Section:
     return Section("How distributions move", parts, "bands", data, is_folded=True)
 
 
+def _quality(run: RunReport, colour: str) -> Section:
+    rows = [[LEVELS[x.level], x.words, x.shown] for x in run.quality]
+    quiet = [i for i, x in enumerate(run.quality) if x.level in ("healthy", "unknown")]
+    data = [{"statement": x.words, "level": x.level} for x in run.quality]
+    line = Line("", largest_of(run.shift.values()), colour)
+    chart = Curves("largest covariate shift of a layer's inputs", [line])
+    parts: list[Part] = [Table(["", "asked", "by"], rows, quiet=quiet)]
+    parts += [Charts([chart], SHIFT_WORDS)] if run.shift else []
+    return Section("Model quality", parts if run.quality else [], "quality", data)
+
+
 def _layers(run: RunReport, colour: str) -> Section:
     data = [
         {
@@ -244,7 +259,7 @@ def _problems(run: RunReport, colour: str) -> Section:
 # The sections on a run, in the order in which they are read.
 RUN = (
     *(_alerts, _health, _metrics, _distributions),
-    *(_layers, _batch_norms, _configuration, _problems),
+    *(_quality, _layers, _batch_norms, _configuration, _problems),
 )
 
 
@@ -336,6 +351,13 @@ def _drift(styles: Sequence[Style]) -> Iterator[Section]:
         "runs on one scale."
     )
     parts: list[Part] = [Charts([Curves("largest drift of a weight", lines)], words)]
+    shifts = [
+        Line(run.name, largest_of(run.shift.values()), colour, dashes)
+        for run, colour, dashes in styles
+        if run.shift
+    ]
+    title = "largest covariate shift of a layer's inputs"
+    parts += [Charts([Curves(title, shifts)], SHIFT_WORDS)] if shifts else []
     paths = dict.fromkeys(path for run, _ in sides for path in run.kernels)
     shared = [path for path in paths if all(path in run.kernels for run, _ in sides)]
     for path in (shared or [*paths])[:KERNELS]:

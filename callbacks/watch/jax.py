@@ -34,6 +34,11 @@ def is_first_process() -> bool:
     return jax.process_index() == 0
 
 
+def device() -> str:
+    """On what JAX computes."""
+    return str(jax.devices()[0].device_kind)
+
+
 scratch_graph = private.symbolic_scope
 
 

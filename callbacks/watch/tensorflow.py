@@ -43,6 +43,14 @@ def is_first_process() -> bool:
     return cluster.task_type in (None, first) and not cluster.task_id
 
 
+def device() -> str:
+    """On what TensorFlow computes."""
+    for one in tf.config.list_physical_devices("GPU"):
+        details = tf.config.experimental.get_device_details(one)
+        return str(details.get("device_name", "GPU"))
+    return "CPU"
+
+
 class Probe(Looker):
     """Looks at training steps of one model: see `probe.Probe`.
 

@@ -114,6 +114,11 @@ def is_first_process() -> bool:
     return is_alone or distributed.get_rank() == 0
 
 
+def device() -> str:
+    """On what torch computes."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+
+
 class Probe(Looker):
     """Looks at training steps of one model: see `probe.Probe`.
 
