@@ -47,7 +47,7 @@ def test_data_of_another_scale_are_named(tmp_path):
 def test_what_cannot_be_looked_at_is_left_out(tmp_path):
     monitor = fitted(tmp_path, is_array=False)
     assert "skew/x" not in monitor.history
-    assert "epoch/val_loss" in monitor.history
+    assert "Epoch/val_loss" in monitor.history
 
 
 def test_validation_inputs_are_those_that_were_given():
