@@ -67,6 +67,10 @@ class Constant(layers.Layer):
         return 0 * x + 1
 
 
+def not_a_number(y, y_pred):
+    return ops.log(0 * y_pred[:, 0] - 1)
+
+
 def with_nan(x):
     x = np.array(x, "float32")
     x[100].reshape(-1)[0] = np.nan
@@ -106,6 +110,13 @@ SICK = {
         "poor_init",
         "weights",
         lambda: model(hidden(kernel_initializer="zeros")),
+        X,
+        Y,
+    ),
+    "a loss that is NaN": (
+        "non_finite",
+        "gradients",
+        lambda: model(hidden(), loss=not_a_number),
         X,
         Y,
     ),

@@ -43,7 +43,8 @@ class Facts:
         yield first[0], {"epoch": 1.0, **first[1], **self.scalars}
         yield from others
         last = (others or [first])[-1][0]
-        found = {"epoch": 2.0, **self._own}
+        # Without an epoch: that would be one more look.
+        found = dict(self._own)
         if self.entries:
             found |= {STEPS: last, "trainable": self._trainable()}
         elements = [x for tag, x in first[1].items() if tag.startswith(ELEMENTS)]
