@@ -184,7 +184,9 @@ class Run:
         self.take(model)
         self.batch_size = self.batch_size or step.batch_size
         if self._first_look is None:
-            self._first_look = self._iterations
+            tried = self.steps.count - getattr(model, "steps_per_execution", 1)
+            known = self._iterations  # None: the optimizer was not built yet
+            self._first_look = max(tried, 0) if known is None else known
         self.optimizers.saw_applied(step.applied)
         self._knows_applied |= step.knows_applied
         each = getattr(model, "steps_per_execution", 1) == 1
