@@ -258,6 +258,11 @@ def targets_of(data, seed, scale, mean=0.0):
     return data._replace(y=y, y_val=y_val)
 
 
+def validation_times(data, seed, scale):
+    """Validation inputs of another unit than the training inputs."""
+    return data._replace(x_val=data.x_val * scale)
+
+
 def unlabelled(seed):
     """`large_images` without labels."""
     data = large_images(seed)

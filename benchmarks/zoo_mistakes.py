@@ -288,6 +288,12 @@ mistake(
     optimizer=lambda: optimizers.Adam(optimizers.schedules.CosineDecay(3e-3, 12)),
 )
 mistake(
+    ["digits CNN", "digits", "wine"],
+    "validation data times 255",
+    "skewed",
+    data=then(data.validation_times, 255.0),
+)
+mistake(
     CLASSIFIERS, "weights of 0", "poor_init", options={"kernel_initializer": "zeros"}
 )
 mistake(

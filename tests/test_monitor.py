@@ -73,6 +73,7 @@ def test_tags_and_steps_of_a_training(monitor, tmp_path, said):
     assert steps(log, "learning_rate") == [1, per_epoch, per_epoch + 1, last]
     tops = {tag.split("/")[0] for tag in log}
     assert tops - {"alerts"} == {
+        *("activation_shift", "zeros", "skew", "speed", "memory"),
         "weights",
         "gradients",
         "activations",

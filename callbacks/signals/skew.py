@@ -59,8 +59,8 @@ class Skewed(Rule):
     so; classes in other proportions, augmentation and later times of a series do not,
     as a rule.
 
-    In standard deviations of the training batch. Source: measured on the zoo's healthy
-    networks, at most SKEW_MEASURED; digits of 0 to 255 beside ones of 0 to 1: 300.
+    Unit: standard deviations of the training batch. Source: measured on healthy
+    networks of the zoo, at most 0.3; digits times 255 beside digits: 460.
     """
 
     title: ClassVar = "validation data are of another kind"
