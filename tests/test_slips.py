@@ -59,10 +59,11 @@ SLIPS = {
         "('weights', 'gradients', 'activations', 'batch_norm', 'quantiles')."
         for watch in ("'weights'", "['weight']", "('gradient',)", "3")
     },
-    "TrainingMonitor(layers=['first'])": 'Did you mean layers="^(first)$"?',
-    "TrainingMonitor(layers=model().layers[0])": 'Did you mean layers="^(first)$"?',
-    "TrainingMonitor(layers=model().layers)": 'mean layers="^(first|norm)$"?',
-    "TrainingMonitor(layers=3)": "a regular expression, a function layer -> bool",
+    **{
+        f"TrainingMonitor(layers={layers})": "layers must be a regular expression, a "
+        "function layer -> bool, or None."
+        for layers in ("3", "['first']", "model().layers[0]")
+    },
     "TrainingMonitor(layers='first(')": "no regular expression: missing )",
     "TrainingMonitor(layer='first')": "Did you mean layers='first'?",
     "TrainingMonitor(on_alert=None)": "expected 'log', 'stop', 'raise' or a function",
