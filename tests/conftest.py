@@ -124,7 +124,6 @@ ONE_ROW_IN = {
     "test_guess_without_a_closed_form_is_not_below_the_best": ONLY_THE_FIRST,
     "test_help_and_report_start_without_keras": ONLY_THE_FIRST,
     "test_histograms_are_drawn": ONLY_THE_FIRST,
-    "test_layers_that_can_be_dead_or_saturated": 8,
     "test_log_freq": 6,
     "test_loss_gap_is_of_models_that_tell_modes_apart": ONLY_THE_FIRST,
     "test_mixed_precision": ONLY_THE_FIRST,

@@ -375,23 +375,9 @@ def test_mixed_precision(batch_norm, policy, tmp_path):
 @pytest.mark.parametrize(
     ("make", "tags"),
     [
-        (lambda: layers.ReLU(), "dead_units"),
         (lambda: layers.ReLU(max_value=6), "dead_units saturated"),
-        (lambda: layers.ReLU(max_value=6, negative_slope=0.1), "saturated"),
-        (lambda: layers.Activation("relu6"), "dead_units saturated"),
-        (lambda: layers.Dense(4, activation="relu"), "dead_units"),
-        (lambda: layers.Conv1D(4, 1, activation=keras.ops.relu), "dead_units"),
         (lambda: layers.ELU(0.5), "saturated"),
-        (lambda: layers.Activation("softsign"), "saturated"),
-        (lambda: layers.Activation("hard_sigmoid"), "saturated"),
-        (
-            lambda: layers.EinsumDense("abc,cd->abd", (3, 4), activation="tanh"),
-            "saturated",
-        ),
-        (lambda: layers.ReLU(negative_slope=0.1), ""),
-        (lambda: layers.Activation("leaky_relu"), ""),
-        (lambda: layers.LeakyReLU(), ""),
-        (lambda: layers.Activation("gelu"), "dead_units"),
+        (lambda: layers.Dense(4, activation="gelu"), "dead_units"),
         (lambda: layers.LSTM(4, return_sequences=True), ""),
     ],
 )
@@ -405,7 +391,7 @@ def test_layers_that_can_be_dead_or_saturated(make, tags, tmp_path):
     assert health == {f"health/{tag}/{layer.name}" for tag in tags.split()}
 
 
-@pytest.mark.parametrize("operation", ["relu", "relu6", "tanh", "sigmoid"])
+@pytest.mark.parametrize("operation", ["relu6", "tanh"])
 def test_operations_that_are_no_layers(operation, tmp_path):
     inputs = keras.Input((4,))
     outputs = layers.Dense(2)(getattr(keras.ops, operation)(inputs))
@@ -415,11 +401,10 @@ def test_operations_that_are_no_layers(operation, tmp_path):
     x[:, 0] = 0
     _, log = fit(model, tmp_path, x, x[:, :2])
     found = {t.split("/")[1]: v for t, ((_, v),) in log.items() if "health/" in t}
-    flat = {"tanh": np.tanh(x) > 0.99, "sigmoid": 1 / (1 + np.exp(-x)) > 0.99}
-    flat["relu6"] = x > 6
-    expected = {"saturated": flat[operation]} if operation in flat else {}
-    expected |= {"dead_units": np.array(0.25)} if "relu" in operation else {}
-    assert found == {tag: np.float32(x.mean()) for tag, x in expected.items()}
+    flat = x > 6 if operation == "relu6" else np.tanh(x) > 0.99
+    expected = {"saturated": np.float32(flat.mean())}
+    expected |= {"dead_units": 0.25} if operation == "relu6" else {}
+    assert found == expected
 
 
 def test_units_of_channels_first_lie_on_axis_1(tmp_path):
