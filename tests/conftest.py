@@ -119,7 +119,7 @@ ONE_ROW_IN = {
     "test_each_of_several_outputs_has_its_guess": ONLY_THE_FIRST,
     "test_first_remedy_cures_and_the_verdict_is_healthy_then": ONLY_THE_FIRST,
     "test_gradients_are_unscaled_and_unclipped": ONLY_THE_FIRST,
-    "test_graph_of_fifty_layers_is_not_much_larger_than_keras_own": ONLY_THE_FIRST,
+    "test_graph_of_twenty_layers_is_not_much_larger_than_keras_own": ONLY_THE_FIRST,
     "test_guess_is_the_loss_of_the_best_constant": 8,
     "test_guess_without_a_closed_form_is_not_below_the_best": ONLY_THE_FIRST,
     "test_help_and_report_start_without_keras": ONLY_THE_FIRST,

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 import watched_models
-from event_files import read_log, steps, values
+from event_files import count, read_log, steps, values
 from keras import layers
 
 import kbn
@@ -342,6 +342,8 @@ def test_replicas_are_merged(tmp_path, monkeypatch):
     one, two = logs["one"], logs["two"]
     for tag in ("health/dead_units/conv", "health/saturated/tanh"):
         assert values(two, tag) == values(one, tag)
+    for tag in ("activations/hidden", "gradients/network/hidden/kernel"):
+        assert count(two[tag][0][1]) == count(one[tag][0][1])
     for part in ("batch_mean", "batch_variance"):
         rows = [log[f"batch_norm/norm/{part}"][0][1] for log in (two, one)]
         np.testing.assert_allclose(*rows, rtol=1e-5, atol=1e-6)
