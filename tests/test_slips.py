@@ -67,6 +67,8 @@ SLIPS = {
     "TrainingMonitor(layers='first(')": "no regular expression: missing )",
     "TrainingMonitor(layer='first')": "Did you mean layers='first'?",
     "TrainingMonitor(on_alert=None)": "expected 'log', 'stop', 'raise' or a function",
+    "TrainingMonitor(on_alert='stopp')": "'log', 'stop', 'raise' or a function",
+    "TrainingMonitor(on_alert=['log'])": "'log', 'stop', 'raise' or a function",
     "TrainingMonitor(on_alerts='stop')": "Did you mean on_alert='stop'?",
     "TrainingMonitor(rules='all')": "Did you mean rules='default'?",
     "TrainingMonitor(rules=False)": "Did you mean rules=None?",
