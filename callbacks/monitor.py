@@ -17,6 +17,7 @@ from . import arguments
 from .alerts import action
 from .alerts.action import OnAlert
 from .alerts.alert import Alert
+from .live import LiveCell
 from .log.history import History, to_frame
 from .run import OnLook, Run, Settings
 from .runs import Runs
@@ -166,7 +167,9 @@ class TrainingMonitor(keras.callbacks.Callback):
         self._is_broken = self._is_epoch_unchecked = False
         self._is_due = False  # of a batch that nobody has looked at yet
         self._is_counted = False  # of the batch that began
+        self._has_bar = False  # whether `fit` shows a progress bar
         self._added = 0
+        self._cell = LiveCell()
 
     def __getstate__(self) -> dict[str, Any]:
         """What is copied and pickled: what was seen, and not the model."""
@@ -283,10 +286,11 @@ class TrainingMonitor(keras.callbacks.Callback):
     def on_train_begin(self, logs: Any = None) -> None:
         """Open the event file and wrap the model's training function."""
         model = self.model
+        fit: dict[str, Any] = self.params or {}
         self._refuse_a_second(model)
         run = self._run = self._runs.of(model, self._new_run)
         try:
-            run.open(self.params or {})
+            run.open(fit)
         except OSError as error:
             raise OSError(
                 f"TrainingMonitor(log_dir={self.log_dir!r}) cannot be written: "
@@ -298,9 +302,11 @@ class TrainingMonitor(keras.callbacks.Callback):
                 f"is given another model, {model.name!r}: its log goes to "
                 f"{str(run.log.directory)!r}."
             )
+        self._has_bar = fit.get("verbose") in ("auto", 1)
         self._has_begun = self._epoch_begins = False
         self._is_due = self._is_broken = False
-        if "steps" not in (self.params or {}):  # no `fit`: a loop written by hand
+        self._cell = LiveCell()
+        if "steps" not in fit:  # no `fit`: a loop written by hand
             self.__dict__["on_train_batch_begin"] = self._before_batch
         self._try_to(lambda: self._wrap(model), "see the training step")
 
@@ -327,7 +333,15 @@ class TrainingMonitor(keras.callbacks.Callback):
     def on_test_begin(self, logs: Any = None) -> None:
         """Look whether the weights are finite, before they are validated."""
         self._voice.is_bar_open = self._has_bar
+        if self._run is not None:
+            self._run.stopwatch.pause()
+            self._run.validates(private.held_model(self))
         self._check_weights()
+
+    def on_test_end(self, logs: Any = None) -> None:
+        """A validation counts for no step's time."""
+        if self._run is not None:
+            self._run.stopwatch.go_on()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Write the epoch's metrics and the learning rate."""
@@ -336,6 +350,7 @@ class TrainingMonitor(keras.callbacks.Callback):
             self._look_after_batch()
             self._check_weights()
             self._act(self._run.end_epoch(self.model, logs or {}))
+            self._draw()
 
     def on_train_end(self, logs: Any = None) -> None:
         """Look at weights and batch norm once more, and leave the model as it was."""
@@ -344,17 +359,12 @@ class TrainingMonitor(keras.callbacks.Callback):
         if self._run is not None:
             self._look()
             self._act(self._run.end_training(self.model))
+            self._draw(is_last=True)
             self._try_to(self._sum_up, "sum up the training")
         self.params = None
         self.__dict__.pop("on_train_batch_begin", None)
 
     # --- looking ---
-
-    @property
-    def _has_bar(self) -> bool:
-        """Whether `fit` shows a progress bar."""
-        fit: dict[str, Any] = self.params or {}
-        return fit.get("verbose") in ("auto", 1)
 
     @property
     def _here(self) -> Run:
@@ -416,27 +426,6 @@ class TrainingMonitor(keras.callbacks.Callback):
         if attribute(model, "built"):
             run.note_weights()
 
-    def _advance(self, steps: int) -> range:
-        """Count a call of so many steps; returns their numbers."""
-        if not self._has_begun:
-            self._try_to(self._begin, "read the weights")
-        # After the first step of an epoch.
-        self._voice.is_bar_open = self._has_bar and not self._is_first_of_epoch
-        run = self._here
-        first = run.steps.count + 1
-        self._added = run.optimizers.steps.add(steps)
-        run.steps.count += self._added
-        return range(first, first + steps)
-
-    def _asks_for(self, steps: range) -> bool:
-        """Whether to look in a call of these steps."""
-        is_due = self._is_due_in(steps)
-        search = self._here.search
-        if search.is_on:
-            search.is_alone = not is_due
-            return True
-        return is_due
-
     def _is_due_in(self, steps: range) -> bool:
         """Whether one of these steps is due."""
         if self._is_broken:  # the step before has made a NaN
@@ -457,11 +446,23 @@ class TrainingMonitor(keras.callbacks.Callback):
         return is_due
 
     def _begin_step(self, steps: int) -> bool:
-        """Right before a call of so many steps: whether to look at it."""
+        """Right before a call of so many steps: count them; whether to look at it."""
         if self._is_counted:  # at the beginning of the batch
             self._is_counted = False
             return self._is_due
-        return self._asks_for(self._advance(steps))
+        if not self._has_begun:
+            self._try_to(self._begin, "read the weights")
+        # After the first step of an epoch.
+        self._voice.is_bar_open = self._has_bar and not self._is_first_of_epoch
+        run = self._here
+        first = run.steps.count + 1
+        self._added = run.optimizers.steps.add(steps)
+        run.steps.count += self._added
+        is_due = self._is_due_in(range(first, first + steps))
+        if run.search.is_on:
+            run.search.is_alone = not is_due
+            return True
+        return is_due
 
     def _note(self) -> None:
         """Right before a call that is looked at."""
@@ -498,6 +499,7 @@ class TrainingMonitor(keras.callbacks.Callback):
         self._epoch_begins = False
         model = private.held_model(self)
         self._act(self._here.look(model, seen or Seen()))
+        self._draw()
 
     def _breaks(self, batch: Any, late: int) -> None:
         """The loss became NaN or Inf so many calls ago; with this batch, if known."""
@@ -515,6 +517,8 @@ class TrainingMonitor(keras.callbacks.Callback):
 
     def _act(self, alerts: Sequence[Alert]) -> None:
         """Do about new alerts what the user asked for."""
+        if self._voice.is_silent and self.on_alert == "log":
+            return
         if any(alert.is_open for alert in alerts):
             self._voice.begin_line()
         try:
@@ -524,13 +528,22 @@ class TrainingMonitor(keras.callbacks.Callback):
             self._unwrap()
             raise
 
+    def _draw(self, *, is_last: bool = False) -> None:
+        """Show a notebook how the training goes, unless `fit` is to be silent."""
+        fit: dict[str, Any] = self.params or {}
+        if fit.get("verbose", 0):
+            logged = self._here.logged
+            self._try_to(
+                lambda: self._cell.draw(logged, is_last=is_last), "draw a cell"
+            )
+
     def _sum_up(self) -> None:
         """Say at the end how the training went, if alerts are open."""
         from .report.run_report import summary
 
         run = self._here
         found, place, here = run.follower.open, run.log.directory, Path.cwd()
-        if found:
+        if found and not self._voice.is_silent:
             place = place.relative_to(here) if place.is_relative_to(here) else place
             command = shlex.join(["kbn", "report", str(place)])
             action.log_summary(summary(run.logged(), command), found)

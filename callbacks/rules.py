@@ -40,7 +40,9 @@ from .signals.optimizers import LossScaleCollapse as LossScaleCollapse
 from .signals.rule import Reading as Reading
 from .signals.rule import Rule as Rule
 from .signals.schedule import ScheduleLength as ScheduleLength
+from .signals.skew import Skewed as Skewed
 from .signals.start import PoorInit as PoorInit
 from .signals.targets import NotShuffled as NotShuffled
 from .signals.targets import OutputMismatch as OutputMismatch
 from .signals.view import View as View
+from .signals.zeros import ZeroWeights as ZeroWeights

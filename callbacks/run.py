@@ -3,7 +3,7 @@
 import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,6 +18,7 @@ from .log.history import History
 from .log.logged import Entry, LoggedRun
 from .log.records import versions
 from .log.run_log import RunLog
+from .pace import Stopwatch
 from .schedule import Steps
 from .signals.look import Look, look
 from .signals.reading import read
@@ -34,10 +35,11 @@ from .signals.subjects import (
     Subject,
 )
 from .telling import Voice
+from .watch import probe
 from .watch.activations import Activity
 from .watch.description import Met, describe
-from .watch.evidence import Evidence, Search, non_finite
-from .watch.inputs import first_of_each
+from .watch.evidence import Evidence, Search, arrays_of, non_finite
+from .watch.inputs import first_of_each, validation_rows
 from .watch.inventory import Contents, Inventory, Selection
 from .watch.layers import attribute
 from .watch.optimizers import OptimizerReader
@@ -81,6 +83,7 @@ class Run:
         self.optimizers = OptimizerReader()
         self.follower = Follower(settings.rules)
         self._activity = Activity()
+        self.stopwatch = Stopwatch()
         self.search = Search()  # for the data that made a NaN
         self._evidence = Evidence()
         self._has_evidence = False
@@ -102,6 +105,8 @@ class Run:
         self._has_hyperparameters = False
         self._is_running = False
         self._fit: dict[str, Any] = {}
+        self._record_of_run: Mapping[str, Any] = {}
+        self._validation: dict[str, Any] = {}  # rows of its inputs, by key
         self._model = weakref.ref(model)
 
     def is_of(self, model: Any) -> bool:
@@ -118,10 +123,18 @@ class Run:
         self.contents, self._selection = Contents(), None
 
     def open(self, fit: Mapping[str, Any]) -> None:
-        """Start an event file for a fit with these parameters; may be an OSError."""
-        self.log.open()
+        """Start an event file for a fit with these parameters; may be an OSError.
+
+        Of several processes that train together, the first writes and speaks.
+        """
+        is_first = probe.backend().is_first_process()
+        self._voice.is_silent = not is_first
+        if is_first:
+            self.log.open()
         self._fit = {k: v for k, v in fit.items() if isinstance(v, int)}
+        self._validation.clear()
         self._described, self._is_running = (), True
+        self.stopwatch.start()
 
     def take(self, model: Any) -> None:
         """See what there is in the model now: what follows goes by that."""
@@ -159,6 +172,8 @@ class Run:
         """Note the weights as they are, for a look after the step."""
         self._iterations = self.iterations()
         self._noted_at = self.steps.count
+        at_once = attribute(self._model(), "steps_per_execution", 1)
+        self.stopwatch.before_look(self.steps.count - at_once)
         self._weights.before_step(self.selection, self.steps.count)
 
     def look(self, model: Any, step: Seen) -> list[Alert]:
@@ -194,6 +209,7 @@ class Run:
                 subjects.append(Loss("", reported=step.reported))
             read += self._read_tensors(subjects, step.rows, is_one_step=is_one_step)
             read += self._read_heads(model, step.supervision, read)
+            read += self.stopwatch.read(self.batch_size)
             shown = look(read, self.settings.asked.watch, self.log.past)
             seen.scalars |= shown.scalars
             seen.histograms |= shown.histograms
@@ -211,7 +227,9 @@ class Run:
             self._voice.try_to(
                 lambda: self._evidence.keep(model, self._step()), "keep the weights"
             )
-        return self._write(model, seen)
+        found_alerts = self._write(model, seen)
+        self.stopwatch.after_look(self.steps.count)
+        return found_alerts
 
     def _found_in_data(self, step: Seen) -> dict[str, int]:
         """What of its batch is not finite, if that is searched for."""
@@ -223,6 +241,14 @@ class Run:
                 "search the data for NaN",
             )
         return found
+
+    def validates(self, model: Any) -> None:
+        """A validation begins: see what its inputs are like, once in a fit."""
+        if not self._validation and Input.watch in self.settings.asked.watch:
+            self._voice.try_to(
+                lambda: self._validation.update(validation_rows(model)),
+                "read the validation data",
+            )
 
     def check(self, model: Any) -> list[Alert]:
         """Look whether the weights are finite; the alerts that this raises or ends."""
@@ -250,16 +276,17 @@ class Run:
                 f"weights/{path}": count
                 for path, count in self._weights.non_finite(self._inventory).items()
             }
-            bad = {} if batch is None else non_finite(batch)
+            known = None if batch is None else arrays_of(batch)
+            bad = {} if known is None else non_finite(known)
             places = {"x": "inputs", "y": "targets"}
             for (part, name), (count, _) in bad.items():
                 if part in places:
                     counts[f"{places[part]}/{name}"] = count
             seen.scalars |= self._broken(counts).scalars
             seen.scalars |= look([BrokenLoss("")]).scalars
-            if batch is not None:
+            if known is not None:
                 self.search.end()
-                self._keep(batch, bad, self._step() - late)
+                self._keep(known, bad, self._step() - late)
 
         self._voice.try_to(see, "see where the loss became NaN")
         return self._write(model, seen)
@@ -273,7 +300,7 @@ class Run:
     def _keep(
         self, batch: Any, bad: Mapping[tuple[str, str], tuple[int, int]], step: int
     ) -> None:
-        if self._has_evidence:
+        if self._has_evidence or self._voice.is_silent:
             return
         self._has_evidence = True
         directory = self.log.directory / f"non_finite_step_{step}"
@@ -327,17 +354,19 @@ class Run:
         return found
 
     def logged(self) -> LoggedRun:
-        """As much of its log as a verdict needs."""
-        entry = Entry(self._step(), 0.0, {"epoch": float(self.epoch)})
+        """Its log without histograms, from memory."""
+        entries = self.log.entries()
+        entries.append(Entry(self._step(), 0.0, {"epoch": float(self.epoch)}))
         record = {
             "model": {"name": attribute(self._model(), "name")},
+            **self._record_of_run,
             "is_running": self._is_running,
             "options": self.settings.described,
         }
         return LoggedRun(
             self.name,
             self.log.directory,
-            entries=[entry] if self.steps.count else [],
+            entries=entries if self.steps.count else [],
             record=record,
             alerts=self.follower.alerts,
         )
@@ -383,6 +412,12 @@ class Run:
         self._met.see(subjects)
         found = read([*own, *subjects], {**rows, **own_rows})
         self._weights.saw(selection, found)
+        found = [
+            replace(x, validation=self._validation.get(x.key))
+            if isinstance(x, Input)
+            else x
+            for x in found
+        ]
         return self._activity.over_looks(found, self.batch_size)
 
     def _tell_of_layers(self, model: Any) -> None:
@@ -455,7 +490,7 @@ class Run:
         )
         if state != self._described and self._inventory.weights:
             self._described = state
-            record = self._record(model, step)
+            record = self._record_of_run = self._record(model, step)
             self.follower.record(record)
             self.log.write_record(step, record)
 
@@ -480,6 +515,9 @@ class Run:
             "fit": {**self._fit, **self._found_out()},
             "hparams": dict(self.settings.hparams),
             "versions": {"backend": keras.backend.backend(), **versions()},
+            "commit": self.log.commit,
+            "device": probe.backend().device(),
+            "seconds": self.stopwatch.seconds,
             "options": dict(self.settings.described),
         }
 

@@ -10,12 +10,13 @@ _log = logging.getLogger(__name__)
 class Voice:
     """Says each thing once.
 
-    `is_bar_open`: Keras shows a progress bar, whose line has not ended.
+    `is_bar_open`: Keras shows a progress bar, whose line has not ended. `is_silent`:
+    another process speaks, of those that train together.
     """
 
     def __init__(self) -> None:
         self._said: set[str] = set()
-        self.is_bar_open = False
+        self.is_bar_open = self.is_silent = False
 
     def begin_line(self) -> None:
         """End the line of the progress bar: Keras draws it anew below."""
@@ -26,7 +27,7 @@ class Voice:
     def say(self, message: str, about: str | None = None) -> None:
         """Log a warning; of what it is about, only the first."""
         about = about or message
-        if about not in self._said:
+        if about not in self._said and not self.is_silent:
             self._said.add(about)
             self.begin_line()
             space = "" if message.startswith("(") else " "

@@ -6,6 +6,7 @@ from the same starting weights and on the same batches.
 
 import functools
 import sys
+import tempfile
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -83,6 +84,13 @@ CLAIMS = (
         "standard deviations",
         "lower",
         lambda lab: lab.train(hidden=2).drift(),
+    ),
+    Claim(
+        "lessens covariate shift",
+        "how far the inputs of second-layer ReLUs move in an epoch: activation_shift",
+        "standard deviations",
+        "lower",
+        lambda lab: lab.shift(),
     ),
     Claim(
         "keeps sigmoids unsaturated",
@@ -229,6 +237,22 @@ class Lab:
         epochs = self.epochs * len(self.x) // len(x)
         network.fit(x, y, BATCH_SIZE, epochs, verbose=0, callbacks=[callback])
         return Run(*map(np.stack, zip(*looks, strict=True)))
+
+    def shift(self, rate=0.5):
+        """What the monitor says of the last ReLU of two, mean over the epochs."""
+        network, _ = build(self.x.shape[1], self.batch_norm, 2, "relu")
+        start(network, "relu", 1.0, self.seed)
+        network.optimizer.learning_rate = rate
+        epoch = len(self.x) // BATCH_SIZE
+        with tempfile.TemporaryDirectory() as log_dir:
+            monitor = kbn.callbacks.TrainingMonitor(
+                log_dir, log_freq=epoch, watch=["activations"], rules=None
+            )
+            fit = {"epochs": self.epochs, "verbose": 0, "callbacks": [monitor]}
+            network.fit(self.x, self.y, BATCH_SIZE, **fit)
+        return np.mean(
+            monitor.history[f"activation_shift/{network.layers[-2].name}"][1]
+        )
 
     def gradients(self, function="relu", scale=1.0):
         """Norms of the kernels' gradients, first layer to last, before any training."""

@@ -13,7 +13,7 @@ x, x_test, y, y_test = train_test_split(digits / 16, labels, random_state=0)
 
 model = keras.Sequential()
 model.add(keras.layers.Dense(256))
-model.add(kbn.BatchNorm())
+model.add(kbn.BatchNorm(warmup=True))  # for a short training
 model.add(keras.layers.ReLU())
 model.add(keras.layers.Dense(10, activation="softmax"))
 model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
@@ -22,6 +22,5 @@ log_dir = time.strftime("logs/%Y-%m-%d-%H%M%S")  # each run has its own
 monitor = kbn.callbacks.TrainingMonitor(log_dir)
 model.fit(x, y, epochs=10, validation_data=(x_test, y_test), callbacks=[monitor])
 
-accuracy = model.evaluate(x_test, y_test, verbose=0)[1]
-print(f"Test accuracy: {accuracy:.1%}")
+print(monitor.report().verdict)
 print("Now run: tensorboard --logdir logs")

@@ -9,6 +9,7 @@ from kbn.layer import BatchNormalization as BatchNormalization
 if TYPE_CHECKING:
     from kbn import callbacks as callbacks
     from kbn.callbacks.capture import capture as capture
+    from kbn.callbacks.check.check import check as check
     from kbn.surgery.convert import convert_batch_norm as convert_batch_norm
     from kbn.surgery.fold import fold_batch_norm as fold_batch_norm
     from kbn.surgery.freeze import freeze_batch_norm as freeze_batch_norm
@@ -30,6 +31,7 @@ __all__ = [
     "__version__",
     "callbacks",
     "capture",
+    "check",
     "convert_batch_norm",
     "fold_batch_norm",
     "freeze_batch_norm",
@@ -43,6 +45,7 @@ __all__ = [
 # {name: its module}, imported at their first use: `import kbn` stays cheap.
 _HOMES = {
     "capture": "callbacks.capture",
+    "check": "callbacks.check.check",
     "convert_batch_norm": "surgery.convert",
     "fold_batch_norm": "surgery.fold",
     "freeze_batch_norm": "surgery.freeze",

@@ -43,6 +43,7 @@ class Curves:
     train_accuracy: list[float] = dataclasses.field(default_factory=list)
     test_accuracy: list[float] = dataclasses.field(default_factory=list)
     quantiles: list[np.ndarray] = dataclasses.field(default_factory=list)  # (5,)
+    shift: list[float] = dataclasses.field(default_factory=list)  # half an epoch apart
 
     def steps_to(self, accuracy: float) -> int | None:
         """The first look at which the test accuracy is reached; None: never."""
@@ -109,8 +110,8 @@ def build_network(batch_norm: bool, learning_rate: float) -> keras.Sequential:
 
 
 def is_logged(step: int) -> bool:
-    """When the monitor looks: at the start, then twice an epoch."""
-    return step == 1 or step % (STEPS_PER_EPOCH // 2) == 0
+    """When the monitor looks: at the first steps, then twice an epoch."""
+    return step in (1, 2, 4, 8) or step % (STEPS_PER_EPOCH // 2) == 0
 
 
 def loss_and_accuracy(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
@@ -186,4 +187,6 @@ def train(
         verbose=0,
         callbacks=callbacks,
     )
+    if log_dir is not None:
+        _, curves.shift = monitor.history.get("activation_shift/relu", ([], []))
     return curves

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import keras
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
@@ -69,11 +70,12 @@ def run(out: Path, epochs: int, seed: int, learning_rate: float) -> None:
     without, with_ = curves["without_batch_norm"], curves["with_batch_norm"]
     picture.draw_picture(without, with_, learning_rate, out / PICTURE)
     console.print(build_table(curves, learning_rate))
-    print(f"{demo.verdict(without, with_)}\n")
+    logs = [out / "logs" / run for run in RUNS]
+    report = kbn.callbacks.Report.read(*logs)
+    print(f"{demo.verdict(without, with_)}\n\n{report.verdict}\n")
     # Not by rich, which wraps lines and takes brackets in a path for markup.
     print(f"Picture:      {out / PICTURE}")
-    logs = [out / "logs" / run for run in RUNS]
-    print(f"Report:       {kbn.callbacks.Report.read(*logs).save(out / REPORT)}")
+    print(f"Report:       {report.save(out / REPORT)}")
     print(f"TensorBoard:  {tensorboard_command(out / 'logs')}")
 
 
@@ -115,6 +117,10 @@ def build_table(curves: dict[str, demo.Curves], learning_rate: float) -> Table:
             "not reached"
             if (steps := run.steps_to(demo.TARGET)) is None
             else str(steps)
+            for run in curves.values()
+        ],
+        "covariate shift of the ReLUs' inputs": [
+            f"{np.median(run.shift):.2g} std" if run.shift else ""
             for run in curves.values()
         ],
     }

@@ -16,6 +16,7 @@ BACKEND = keras.backend.backend()  # an unknown one is an error here
 # What is run on every backend; the rest needs TensorFlow, or no backend at all.
 EVERY_BACKEND = {
     "test_capture.py",
+    "test_check.py",
     "test_convert.py",
     "test_defects.py",
     "test_differentiation.py",

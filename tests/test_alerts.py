@@ -141,7 +141,7 @@ def test_ends_of_epochs_are_no_looks_of_a_rule_that_measures_nothing_there():
     follower = Follower([rules.UpdateRatioHigh()])
     for step in (20, 30):
         follower.look(step, {"update_ratio/net/a/kernel": 0.5, "loss/train": 2.0})
-        follower.look(step + 5, {"epoch/loss": 2.0, "epoch": 1})
+        follower.look(step + 5, {"Epoch/loss": 2.0, "epoch": 1})
     (alert,) = follower.end()
     assert alert.rule == "update_ratio_high"
 
@@ -176,8 +176,8 @@ def test_state_that_only_epochs_show_is_ended_only_by_an_epoch():
     for epoch in range(1, 6):
         for step in (epoch * 30 - 20, epoch * 30 - 10):
             told += follower.look(step, {"loss/train": 1.0, "epoch": epoch})
-        broken = {"epoch/val_loss": math.nan if epoch < 4 else 1.0}
-        end = {"epoch/loss": 1.0, "epoch": epoch, **broken}
+        broken = {"Epoch/val_loss": math.nan if epoch < 4 else 1.0}
+        end = {"Epoch/loss": 1.0, "epoch": epoch, **broken}
         told += follower.look(epoch * 30, end)
     assert [(x.rule, x.step, x.resolved_step) for x in told] == [
         ("non_finite", 30, None),
@@ -238,7 +238,7 @@ def test_a_finite_epoch_is_no_sign_of_health_where_looks_see_more():
     follower = Follower()
     follower.record(RECORD)
     follower.look(29, look)
-    follower.look(56, {"epoch/loss": 2.3, "epoch": 1})
+    follower.look(56, {"Epoch/loss": 2.3, "epoch": 1})
     follower.look(56, look)
     (alert,) = follower.alerts
     assert alert.is_open
@@ -255,7 +255,7 @@ def test_tag_has_one_value_a_step_as_in_an_event_file():
     assert follower.end() == []
     follower.look(5, {tag: 0.5, "epoch": 4})
     assert follower._last.epoch == 4
-    follower.look(5, {"epoch/loss": 1.0, "epoch": 4})
+    follower.look(5, {"Epoch/loss": 1.0, "epoch": 4})
     assert (follower._last.epoch, "epoch" in follower._last) == (4, False)
 
 
@@ -302,8 +302,8 @@ CALLS = ["b", "a", "a#1", "c"]
 TAGS = [
     "epoch",
     "loss/train",
-    "epoch/loss",
-    "epoch/val_loss",
+    "Epoch/loss",
+    "Epoch/val_loss",
     "gradient_norm/global",
     "learning_rate",
     "loss_scale",

@@ -12,7 +12,7 @@ from tensorboard.util import tensor_util
 
 from kbn.callbacks import Alert, TrainingAlert, TrainingMonitor, rules
 from kbn.callbacks.alerts.follow import alerts_of
-from kbn.callbacks.log.layout import ALERTS, alert_table
+from kbn.callbacks.log.layout import ALERTS, alert_list
 from kbn.callbacks.log.records import alerts_in, run_in
 from kbn.callbacks.watch.watched_function import WatchedFunction
 
@@ -298,20 +298,21 @@ def test_text_tab_and_counts(tmp_path):
     accumulator = event_accumulator.EventAccumulator(str(tmp_path)).Reload()
     (*_, newest) = accumulator.Tensors(ALERTS)
     text = tensor_util.make_ndarray(newest.tensor_proto).item().decode()
-    assert text == alert_table(monitor.alerts)
-    assert "| **critical** | non_finite_data | `x` | step 2, epoch 1 | " in text
-    assert monitor.history["alerts/critical"] == ([2, 3, 4], [1.0, 1.0, 1.0])
-    assert set(monitor.history["alerts/warning"][1]) == {0.0}
+    assert text == alert_list(monitor.alerts)
+    assert text.startswith("- **critical: ")
+    assert "** in `x`, since step 2, epoch 1. " in text
+    assert text.endswith("(`non_finite_data`)")
+    assert monitor.history["Health/critical"] == ([2, 3, 4], [1.0, 1.0, 1.0])
+    assert set(monitor.history["Health/warning"][1]) == {0.0}
 
 
-def test_markdown_has_open_alerts_first_and_the_newest_on_top():
-    def alert(step, resolved=None):
-        return Alert("a", "info", "w|x", step, None, 1.0, 0.0, "M.", 2, resolved)
+def test_markdown_has_the_worst_open_alert_first_and_of_equals_the_newest():
+    def alert(step, level, resolved=None):
+        return Alert("a", level, "x", step, None, 1.0, 0.0, "M.", 2, resolved)
 
-    rows = alert_table([alert(1), alert(2, 9), alert(3)]).splitlines()[2:]
-    assert [row.split(" | ")[3] for row in rows] == [
-        "step 3",
-        "step 1",
-        "step 2, resolved at step 9",
-    ]
-    assert "`w&#124;x` and 2 more" in rows[0]
+    alerts = [alert(1, "critical"), alert(2, "critical", 9)]
+    alerts += [alert(step, "warning") for step in (3, 4)]
+    rows = alert_list(alerts).splitlines()
+    assert [row.partition("since step ")[2][0] for row in rows] == ["1", "4", "3", "2"]
+    assert rows[0] == "- **critical: a** in `x` and 2 more, since step 1. M. (`a`)"
+    assert rows[-1].startswith("- critical: a in `x` and 2 more, since step 2, ")

@@ -19,6 +19,7 @@ HERE = ROOT / "benchmarks"
 RUNS = [
     ("accelerator", ["--quick"], r"\| 6 x 5 x 4 x 3 \| XLA \| \d"),
     ("accuracy", ["--quick"], r"\| eager \| up to a million \| 1e\+06 \| \d"),
+    ("check_zoo", ["--quick"], r"1 healthy networks, 0 with a line .* 1 named by"),
     ("cures", ["--quick", "--processes", "1"], r"1 mistakes: 1 of 1 .* 0 are worse"),
     ("bn_statistics", ["--quick"], r"\| 24 \| \d+\.\d+ \| \d+\.\d+ \| [-+]"),
     ("layer_memory", ["--quick"], r"\| channels \| mixed_bfloat16 \| .*\*\*0\.[34]\d"),

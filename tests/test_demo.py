@@ -70,6 +70,9 @@ def test_table_shows_what_the_runs_reached(shown):
     assert row("test accuracy") == [f"{r.test_accuracy[-1]:.1%}" for r in runs]
     steps = [str(r.steps_to(0.95) or "not reached") for r in runs]
     assert row("steps to 95% test accuracy") == steps
+    shifts = [np.median(r.shift) for r in runs]
+    assert row("covariate shift") == [f"{x:.2g} std" for x in shifts]
+    assert shifts[1] < shifts[0] / 5
 
 
 @pytest.mark.parametrize("run", show.RUNS)
@@ -77,8 +80,8 @@ def test_curves_agree_with_what_keras_measured(shown, run):
     curves = shown.with_ if show.RUNS[run] else shown.without
     events = read(shown.out / "logs" / run)
     for tag, values in (
-        ("epoch/val_accuracy", curves.test_accuracy),
-        ("epoch/val_loss", curves.test_loss),
+        ("Epoch/val_accuracy", curves.test_accuracy),
+        ("Epoch/val_loss", curves.test_loss),
     ):
         measured = scalars(events, tag)
         ours = dict(zip(curves.steps, values, strict=True))
@@ -110,7 +113,7 @@ def test_steps_to_is_the_first_look_that_reaches_it():
 def test_output_and_report_tell_the_default_learning_rate(shown):
     assert f"SGD, learning rate {demo.LEARNING_RATE:g}" in shown.output
     page = (shown.out / show.REPORT).read_text(encoding="utf-8")
-    assert page.count(f"SGD, learning rate {demo.LEARNING_RATE:g}<") == 2
+    assert page.count(f"<td>learning rate</td><td>{demo.LEARNING_RATE:g}</td>") == 2
 
 
 def test_runs_that_diverge_are_shown_as_they_are(tmp_path, capsys):
@@ -121,7 +124,7 @@ def test_runs_that_diverge_are_shown_as_they_are(tmp_path, capsys):
     assert "Neither network reaches 95%: they end at " in output
     page = (tmp_path / show.REPORT).read_text(encoding="utf-8")
     assert page.count("Critical since epoch 1: the learning rate is too high") >= 2
-    assert page.count("SGD, learning rate 1e+09<") == 2
+    assert page.count("learning rate</td><td>1e+09</td>") == 2
     assert (tmp_path / show.PICTURE).stat().st_size > 20_000
 
 
@@ -238,6 +241,11 @@ def test_demo_ends_with_a_report_of_both_runs(shown):
     assert "2 runs compared" in text
     for run in show.RUNS:
         assert f"{run}</summary>" in text
+    # One story: the network without batch norm is told its cure, and the other is well.
+    told = shown.output.partition("\nwith_batch_norm: ")[2].partition("\n")[0]
+    assert told.startswith("healthy, val_accuracy 9")
+    assert "without_batch_norm: " in told
+    assert told.endswith("since epoch 1: the learning rate is too high.")
     line = re.search(r"^TensorBoard:  (.*)$", shown.output, re.MULTILINE)[1]
     assert line.endswith(f"--logdir {shown.out / 'logs'}")
     assert "tensorboard" in line
@@ -338,7 +346,7 @@ def test_interrupt_exits_with_130_and_keeps_the_logs(tmp_path, monkeypatch, caps
         f"kbn demo: interrupted; what was logged is in {tmp_path / 'logs'}\n"
     )
     events = read(tmp_path / "logs" / "without_batch_norm").Tensors("activations/relu")
-    assert [event.step for event in events] == [1, 21]
+    assert [event.step for event in events] == [1, 2, 4, 8, 21]
 
 
 def test_no_command_prints_help(capsys):

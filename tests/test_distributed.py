@@ -1,5 +1,6 @@
 """Replicas: statistics of all of them together, and moving averages they share."""
 
+import json
 import os
 import socket
 import subprocess
@@ -14,6 +15,7 @@ import kbn
 from tests import oracle, two_workers, watched_models
 from tests.cases import BACKEND
 from tests.running import array
+from tests.test_examples import check_distributed
 
 EPSILON = 1e-3
 
@@ -28,31 +30,44 @@ def free_ports(number):
     return ports
 
 
-@pytest.mark.skipif(BACKEND == "jax", reason="JAX shards one process's arrays")
-def test_two_processes_equal_one(tmp_path):
-    """Two processes on loopback: gRPC on TensorFlow, gloo on torch."""
-    ports = free_ports(2 if BACKEND == "tensorflow" else 1)
-    outputs = [tmp_path / f"{rank}.npz" for rank in (0, 1)]
+def said_by(*commands):
+    """What processes print that run at once: each is Python with these arguments."""
     environment = {**os.environ, "KERAS_BACKEND": BACKEND, "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", "tests.two_workers"]
     workers = [
         subprocess.Popen(
-            [*command, str(rank), *ports, str(output)],
+            [sys.executable, *command],
             cwd=Path(__file__).parent.parent,
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
-        for rank, output in enumerate(outputs)
+        for command in commands
     ]
+    found = []
     try:
         for worker in workers:
             said, _ = worker.communicate(timeout=300)
             assert worker.returncode == 0, said
+            found.append(said)
     finally:
         for worker in workers:
             worker.kill()
+    return found
+
+
+@pytest.mark.skipif(BACKEND == "jax", reason="JAX shards one process's arrays")
+def test_two_processes_equal_one(tmp_path):
+    """Two processes on loopback: gRPC on TensorFlow, gloo on torch."""
+    ports = free_ports(2 if BACKEND == "tensorflow" else 1)
+    outputs = [tmp_path / f"{rank}.npz" for rank in (0, 1)]
+    command = ["-m", "tests.two_workers"]
+    said_by(
+        *(
+            [*command, str(rank), *ports, str(output)]
+            for rank, output in enumerate(outputs)
+        )
+    )
     seen = [np.load(output) for output in outputs]
     for mean in two_workers.MEANS:
         expect_whole_batch(
@@ -62,6 +77,43 @@ def test_two_processes_equal_one(tmp_path):
                 for x in seen
             ],
         )
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="elsewhere `fit` is of one process")
+@pytest.mark.parametrize("kind", ["nan", "model"])
+def test_monitor_of_two_processes_sees_what_that_of_one_does(kind, tmp_path):
+    def trained(processes, watched):
+        (port,), log_dir = free_ports(1), str(tmp_path / f"{processes}{watched}")
+        rest = [str(processes), port, log_dir, kind, watched]
+        commands = [
+            ["-m", "tests.two_watched", str(rank), *rest] for rank in range(processes)
+        ]
+        said = said_by(*commands)
+        return said, [json.loads(one.splitlines()[-1]) for one in said]
+
+    said, (first, second) = trained(2, "watched")
+    assert first["history"].keys() == second["history"].keys()
+    _, (alone,) = trained(1, "watched")
+    assert first["alerts"] == second["alerts"] == alone["alerts"]
+    assert first["history"].keys() == alone["history"].keys()
+    for tag, (steps, values) in alone["history"].items():
+        assert first["history"][tag][0] == steps
+        np.testing.assert_allclose(
+            first["history"][tag][1], values, rtol=1e-3, atol=1e-5, err_msg=tag
+        )
+    assert len([*(tmp_path / "2watched").glob("*.kbn")]) == 1  # the first writes
+    _, (unwatched, _) = trained(2, "unwatched")
+    np.testing.assert_array_equal(first["losses"], unwatched["losses"])
+    if kind == "nan":
+        assert first["alerts"] == [["non_finite_data", 3]]
+        assert "NaN or Inf in x" in said[0]
+        assert "NaN or Inf in x" not in said[1]  # nor speaks another
+
+
+@pytest.mark.skipif(BACKEND == "tensorflow", reason="see test_examples.py")
+def test_example_trains_the_network_of_one_process():
+    (said,) = said_by(["examples/distributed.py"])
+    check_distributed(said[said.index(" " * 17) :], None)
 
 
 def expect_whole_batch(mean, parts):

@@ -27,9 +27,10 @@ EVERY_BACKEND = {"from_pytorch"}
 
 
 def check_quickstart(output, directory):
-    accuracy = re.search(r"^Test accuracy: (.*)%$", output, re.MULTILINE)[1]
-    assert 90 < float(accuracy) <= 100
-    assert output.endswith("Now run: tensorboard --logdir logs\n")
+    assert output.endswith(
+        "Healthy at the end of 430 steps, 10 epochs.\n"
+        "Now run: tensorboard --logdir logs\n"
+    )
     assert len(list((directory / "logs").glob("*/events.out.tfevents.*"))) == 1
 
 
@@ -64,7 +65,9 @@ def check_gradient_penalty(output, directory):
 
 
 def check_distributed(output, directory):
-    heading, *rows = output.splitlines()
+    table, _, verdicts = output.partition("\n\n")
+    assert verdicts.count("Healthy at the end of 20 steps") == 2
+    heading, *rows = table.splitlines()
     assert heading.split()[-2:] == ["worker", "1"]
     names = [row[:17].strip() for row in rows]
     assert names[:1] == ["loss"]

@@ -3,13 +3,17 @@
 import importlib.metadata
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import types
 
 import pytest
-from test_report import check_page, dead, write
+from test_report import check_page, dead, record, write
 from werkzeug.test import Client
+
+from kbn.callbacks.log.records import run_value
+from kbn.callbacks.log.writer import EventWriter
 
 PLUGIN = importlib.util.find_spec("kbn_tensorboard").origin
 
@@ -44,7 +48,7 @@ def test_tab_shows_the_page_of_the_report(tmp_path):
     reply = get(plugin, "/page")
     assert "script-src 'self'" in reply.headers["Content-Security-Policy"]
     checker = check_page(reply.text)
-    assert "dead_relu in second since step 3" in "".join(checker.text)
+    assert "dead_relu in second, since step 3" in "".join(checker.text)
 
 
 def test_runs_are_chosen_by_name(tmp_path):
@@ -67,6 +71,20 @@ def test_state_changes_with_the_log_and_so_does_the_page(tmp_path):
     write(tmp_path / "more")
     assert runs(plugin)["state"] != before
     assert "2 runs compared" in get(plugin, "/page").text
+
+
+def test_the_tab_says_which_trainings_go_on(tmp_path):
+    for name in ("ended", "going", "killed"):
+        write(tmp_path / name)
+        if name != "ended":
+            log = EventWriter(tmp_path / name)
+            log.open()
+            log.write_values(5, [run_value(record(["first"]) | {"is_running": True})])
+    for file in (tmp_path / "killed").iterdir():
+        os.utime(file, (0, 0))
+    plugin = made(tmp_path)
+    get(plugin, "/page")
+    assert runs(plugin)["training"] == ["going"]
 
 
 def test_logdir_spec_names_its_directories(tmp_path):

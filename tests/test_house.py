@@ -19,7 +19,7 @@ SURGERY = {"convert_batch_norm", "fold_batch_norm", "update_bn_stats"}
 SURGERY |= {"insert_batch_norm", "freeze_batch_norm", "unfreeze_batch_norm"}
 SURGERY |= {"from_torch_batch_norm", "to_torch_batch_norm"}
 PUBLIC = {"BatchNorm", "BatchNormalization", "__version__", "callbacks", "capture"}
-PUBLIC |= SURGERY
+PUBLIC |= SURGERY | {"check"}
 NAMES = ["defaults", "demo", "explain", "picture", "report", "show"]
 COMMAND = {"kbn.__main__", "kbn_command", *(f"kbn_command.{name}" for name in NAMES)}
 
@@ -205,6 +205,7 @@ def test_backend_is_imported_by_its_own_modules_only():
     names += [f"callbacks.watch.{part}" for part in watch]
     owners = {name: {"tensorflow"} for name in names}
     owners["callbacks.watch.jitted"] = {"jax"}
+    owners["callbacks.watch.jax_host"] = {"jax"}
     for backend in ("jax", "torch"):
         owners[f"callbacks.watch.{backend}"] = {backend}
     for backend in ("tensorflow", "torch", "jax"):

@@ -9,6 +9,7 @@ import pytest
 from keras import layers as L
 
 import kbn
+from kbn.surgery import copying
 from tests.surgical_models import Net, batch, randomized
 from tests.test_convert import arrays, assert_close, assert_same, described, weights
 from tests.test_fold import on_this_backend
@@ -321,3 +322,37 @@ def test_a_deep_sigmoid_network_learns_with_it():
 
     assert accuracy(model) < 0.2
     assert accuracy(new) > 0.7
+
+
+def test_a_layer_with_lora_has_its_own_matrices():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="out")])
+    model.layers[0].enable_lora(2)
+    twin, _ = copying.copy(model)
+    for given, made in zip(model.variables, twin.variables, strict=True):
+        np.testing.assert_array_equal(
+            keras.ops.convert_to_numpy(given), keras.ops.convert_to_numpy(made)
+        )
+
+
+class Nameless(keras.layers.Layer):
+    """Its constructor takes nothing of Keras' own."""
+
+    def __init__(self, units):
+        super().__init__()
+        self.units = units
+        self.dense = keras.layers.Dense(units)
+
+    def call(self, x):
+        return self.dense(x)
+
+
+def test_a_class_whose_constructor_takes_no_name_is_copied():
+    model = keras.Sequential([keras.Input((4,)), Nameless(3)])
+    model.layers[0].trainable = False
+    twin, _ = copying.copy(model)
+    assert twin.layers[0].name == model.layers[0].name
+    assert not twin.trainable_variables
+    x = np.ones((2, 4), "float32")
+    np.testing.assert_array_equal(
+        keras.ops.convert_to_numpy(model(x)), keras.ops.convert_to_numpy(twin(x))
+    )

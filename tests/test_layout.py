@@ -54,7 +54,7 @@ def test_layout_grows_with_the_tags_and_only_then():
         "NaN and Inf: activations/relu",
     ]
     assert "Training" in shown
-    two = ["health/dead_units/relu_1", "worst/health/dead_units"]
+    two = ["health/dead_units/relu_1", "layers/worst/health/dead_units"]
     shown = read(layout.grown(two))
     assert next(iter(shown["Health"])) == "dead units, healthy 0 to 0.2"
     assert [*shown][-1] == EVERY_LAYER
@@ -63,8 +63,8 @@ def test_layout_grows_with_the_tags_and_only_then():
 def test_layouts_of_two_runs_have_equal_charts():
     # TensorBoard merges by equality, and draws what is equal once, with both runs.
     plain, normed = Layout(), Layout()
-    both = [*FIRST, "epoch/loss"]
-    one, two = read(plain.grown(both)), read(normed.grown([*both[::-1], "epoch/auc"]))
+    both = [*FIRST, "Epoch/loss"]
+    one, two = read(plain.grown(both)), read(normed.grown([*both[::-1], "Epoch/auc"]))
     for title, category in one.items():
         for name, chart in category.items():
             assert two[title][name] == chart
@@ -99,7 +99,7 @@ def test_of_many_layers_the_worst_and_the_median_are_drawn(pattern):
     one = REGISTRY[pattern]
     layers = [one.tag_of(name) for name in ("a", "a/b")]
     summaries = over_layers(one)
-    assert summaries == [f"{which}/{one.name}" for which in ("worst", "median")]
+    assert summaries == [f"layers/{x}/{one.name}" for x in ("worst", "median")]
     tags = [*layers, *summaries]
     title = drawn_in(summaries[0], tags)[0][1]
     for tag in summaries:
@@ -128,8 +128,8 @@ def test_a_run_of_one_layer_does_not_draw_all_layers_of_another():
     assert not drawn_in("health/dead_units/b/a", tags)
 
 
-@pytest.mark.parametrize("tag", ["epoch/loss", "epoch/val_loss", "epoch/val_auc"])
+@pytest.mark.parametrize("tag", ["Epoch/loss", "Epoch/val_loss", "Epoch/val_auc"])
 def test_the_loss_and_the_metrics_are_in_charts_of_their_own(tag):
-    everything = ["epoch/loss", "epoch/val_loss", "epoch/val_auc"]
+    everything = ["Epoch/loss", "Epoch/val_loss", "Epoch/val_auc"]
     expected = "loss" if tag.endswith("loss") else "metrics"
     assert drawn_in(tag, everything) == [("Training", expected)]

@@ -51,7 +51,7 @@ def test_steps_increase_over_three_fits_and_a_resumed_one(log_freq, tmp_path):
 
     log = read_log(tmp_path / "logs")
     assert_steps_increase(log)
-    assert steps(log, "epoch/loss") == [STEPS * epoch for epoch in range(1, 9)]
+    assert steps(log, "Epoch/loss") == [STEPS * epoch for epoch in range(1, 9)]
     due = {
         "epoch": [STEPS * epoch + 1 for epoch in range(8)],
         1: [*range(1, 8 * STEPS + 1)],
@@ -313,4 +313,4 @@ def test_a_used_monitor_is_pickled_with_what_it_saw_and_without_the_model(
     assert copied.model is None
     other, x, y = watched_models.sequential(run_eagerly=True)
     other.fit(x, y, callbacks=[copied], **FIT)
-    assert f"{other.name}/epoch/loss" in copied.history
+    assert f"{other.name}/Epoch/loss" in copied.history

@@ -68,8 +68,8 @@ def test_tags_and_steps_of_a_training(monitor, tmp_path, said):
     for part in ("gamma", "beta", "moving_mean", "moving_variance"):
         assert steps(log, f"batch_norm/norm/{part}") == [*first, last]
     assert steps(log, "gradient_norm/global") == first
-    assert steps(log, "epoch/loss") == [per_epoch, last]
-    assert steps(log, "epoch/val_loss") == [per_epoch, last]
+    assert steps(log, "Epoch/loss") == [per_epoch, last]
+    assert steps(log, "Epoch/val_loss") == [per_epoch, last]
     assert steps(log, "learning_rate") == [1, per_epoch, per_epoch + 1, last]
     tops = {tag.split("/")[0] for tag in log}
     assert tops - {"alerts"} == {
@@ -302,7 +302,7 @@ def test_steps_go_on_over_a_second_fit(monitor, tmp_path):
     log = read_log(tmp_path)
     assert steps(log, "activations/head") == [1, STEPS + 1]
     assert steps(log, "weights/sequential/head/bias") == [1, 4, 5, 8]
-    assert steps(log, "epoch/loss") == [4, 8]
+    assert steps(log, "Epoch/loss") == [4, 8]
 
 
 @needs_tensorflow
@@ -313,7 +313,7 @@ def test_a_gan_logs_both_optimizers(monitor, tmp_path):
     assert gradients == {f"gradients/{w.path}" for w in model.trainable_weights}
     assert values(log, "learning_rate/d_optimizer")[0] == np.float32(1e-2)
     assert "learning_rate/optimizer" not in log
-    assert steps(log, "epoch/d_loss") == [STEPS]
+    assert steps(log, "Epoch/d_loss") == [STEPS]
 
 
 def test_repeated_calls_are_numbered(monitor, tmp_path):
@@ -505,5 +505,5 @@ def test_a_metric_of_one_value_a_class_is_logged_by_class(tmp_path):
     monitor = TrainingMonitor(tmp_path, log_freq="epoch")
     x, y = np.ones((12, 4)), np.eye(3)[np.arange(12) % 3]
     model.fit(x, y, validation_data=(x, y), verbose=0, callbacks=[monitor])
-    tags = {f"epoch/{name}/{i}" for name in ("f1", "val_f1") for i in range(3)}
+    tags = {f"Epoch/{name}/{i}" for name in ("f1", "val_f1") for i in range(3)}
     assert tags <= monitor.history.keys()

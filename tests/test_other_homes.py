@@ -42,7 +42,7 @@ def test_on_look_is_told_all_that_is_logged(tmp_path):
         np.testing.assert_array_equal(
             np.float32([*ours.values()]), np.float32([theirs[k] for k in ours])
         )
-    assert any("epoch/loss" in scalars for _, scalars in told)
+    assert any("Epoch/loss" in scalars for _, scalars in told)
 
 
 def test_what_on_look_raises_is_said_once_and_training_goes_on(tmp_path, caplog):

@@ -34,6 +34,17 @@ class Nested(keras.layers.Layer):
         return x
 
 
+def validated():
+    """A model as it is while `fit` validates it."""
+    model, found = keras.Sequential([keras.layers.Dense(1)]), []
+    model.compile("sgd", "mse")
+    note = keras.callbacks.LambdaCallback()
+    note.on_test_begin = lambda logs=None: found.append(model._eval_epoch_iterator)
+    x, y = np.ones((4, 3)), np.ones((4, 1))
+    model.fit(x, y, verbose=0, validation_data=(x, y), callbacks=[note])
+    return types.SimpleNamespace(_eval_epoch_iterator=found[0])
+
+
 @pytest.fixture(scope="module")
 def given():
     """{what it is: an object of Keras'}."""
@@ -51,6 +62,7 @@ def given():
         "sequential": keras.Sequential([keras.Input((3,)), keras.layers.ReLU()]),
         "optimizer": model.optimizer,
         "masked": keras.layers.Masking()(np.zeros((2, 3, 1))),
+        "validated": validated(),
     }
 
 
@@ -84,6 +96,7 @@ WANTED = [
     ("compiled_losses", "model", "_compile_loss"),
     ("optimizer_variables", "optimizer", "_trainable_variables"),
     ("mask_of", "masked", "_keras_mask"),
+    ("validation_inputs", "validated", "_eval_epoch_iterator"),
     *([("track_on_torch", "layer", "_track_variables")] * (BACKEND == "torch")),
 ]
 MORE = {
@@ -137,6 +150,7 @@ def test_without_the_name_it_says_so_and_does_nothing(given, function, what, nam
         ("compile_settings", "model", "_compile_config", None),
         ("compiled_losses", "model", "_compile_loss", None),
         ("optimizer_variables", "optimizer", "_trainable_variables", []),
+        ("validation_inputs", "validated", "_eval_epoch_iterator", None),
     ],
 )
 def test_without_the_name_there_is_another_answer(given, function, what, name, answer):
@@ -499,3 +513,17 @@ def test_a_state_of_the_trainer_becomes_the_models():
     model.train_on_batch(x, y)
     assert len(seen) == 3
     assert not np.array_equal(seen[0], seen[1])
+
+
+@on_tensorflow
+def test_eager_seeds_of_tensorflow_are_kept():
+    import tensorflow as tf
+
+    from kbn.private.tensorflow import eager_seeds_kept
+
+    tf.random.set_seed(1)
+    expected = float(tf.random.uniform(()))
+    tf.random.set_seed(1)
+    with eager_seeds_kept():
+        assert float(tf.random.uniform(())) != expected
+    assert float(tf.random.uniform(())) == expected

@@ -157,7 +157,7 @@ def test_a_made_up_signal_is_everywhere(kind, where, tmp_path, monkeypatch):
     }
     guided = "apples, healthy below 3"
     if len(tags) > 1:
-        assert summaries == ["worst/made_up", "median/made_up"]
+        assert summaries == ["layers/worst/made_up", "layers/median/made_up"]
         assert drawn == {
             ("Made up", guided): [f"^{tag}$" for tag in summaries],
             ("Every layer", guided): [made_up.chart_regex],
@@ -168,8 +168,8 @@ def test_a_made_up_signal_is_everywhere(kind, where, tmp_path, monkeypatch):
                 at.setdefault(step, []).append(value)
         at = {step: found for step, found in at.items() if len(found) > 1}
         worst, median = ([*map(reduce, at.values())] for reduce in (max, np.median))
-        assert monitor.history["worst/made_up"] == ([*at], worst)
-        assert monitor.history["median/made_up"] == ([*at], median)
+        assert monitor.history["layers/worst/made_up"] == ([*at], worst)
+        assert monitor.history["layers/median/made_up"] == ([*at], median)
         assert all(f"`{made_up.tag}`: {text}" in one for one in told)
         assert "The highest is the worst." in told[0]
     else:
@@ -193,9 +193,12 @@ def test_without_guide_values_the_highest_is_the_worst(tmp_path):
         layout = layout_pb2.Layout.FromString(category)
     each = [values(log, tag) for tag in log if tag.startswith("made_up/")]
     assert len(each) > 1
-    assert values(log, "worst/made_up") == np.max(each, axis=0).tolist()
+    assert values(log, "layers/worst/made_up") == np.max(each, axis=0).tolist()
     (chart,) = next(one.chart for one in layout.category if one.title == "Made up")
-    assert [*chart.multiline.tag] == ["^worst/made_up$", "^median/made_up$"]
+    assert [*chart.multiline.tag] == [
+        "^layers/worst/made_up$",
+        "^layers/median/made_up$",
+    ]
 
 
 def test_a_signal_that_raises_loses_only_its_own(tmp_path, caplog):

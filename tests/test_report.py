@@ -5,6 +5,7 @@ import gzip
 import html.parser
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,7 @@ from kbn.callbacks.log.logged import LoggedRun
 from kbn.callbacks.log.reader import read_run
 from kbn.callbacks.log.records import alerts_value, run_value
 from kbn.callbacks.log.writer import EventWriter
-from kbn.callbacks.report import comparison, health, story
+from kbn.callbacks.report import charts, comparison, health, story
 from kbn.callbacks.report.configuration import duration
 from kbn.callbacks.report.course import SHARES, Course, columns, quantiles_of
 from kbn.callbacks.report.text import sparkline
@@ -79,8 +80,8 @@ def write(directory, names=("first", "second"), ill=(), norm=None, values=None):
     log.open()
     log.write_values(0, [run_value(record(names, norm))])
     for step in range(1, 6):
-        scalars = {"epoch": float(step), "epoch/loss": 1.0 / step}
-        scalars |= {"epoch/val_loss": 2.0 / step, "epoch/accuracy": step / 6}
+        scalars = {"epoch": float(step), "Epoch/loss": 1.0 / step}
+        scalars |= {"Epoch/val_loss": 2.0 / step, "Epoch/accuracy": step / 6}
         summaries = {}
         for i, name in enumerate(names):
             sick = i == len(names) - 1 and step >= 3
@@ -345,8 +346,11 @@ def check_page(page):
     assert checker.open == []
     names = {tag for tag, _ in checker.met}
     assert not {"script", "link", "img", "iframe", "object"} & names
-    loading = {"href", "src", "onload", "onclick"}
+    loading = {"src", "onload", "onclick"}
     assert not [a for _, a in checker.met if loading & a.keys()]
+    links = [a["href"] for _, a in checker.met if "href" in a]
+    places = {f"#{a['id']}" for _, a in checker.met if "id" in a}
+    assert {*links} <= places
     assert "url(" not in page
     assert "@import" not in page
     return checker
@@ -421,7 +425,7 @@ def test_what_is_not_finite_is_null_in_json_and_counted(tmp_path):
     log = EventWriter(tmp_path)
     log.open()
     for step, value in enumerate([1.0, NAN, INF], start=1):
-        log.write(step, {"epoch/loss": value}, {})
+        log.write(step, {"Epoch/loss": value}, {})
     known = strict(Report.read(tmp_path).to_json())
     (metric,) = known["runs"][0]["metrics"]
     assert metric["training"]["values"] == [1.0, None, None]
@@ -448,12 +452,20 @@ def test_a_directory_without_a_log_is_refused(tmp_path):
         Report.read(write(tmp_path / "one"), tmp_path / "two")
 
 
-def test_a_notebook_shows_the_same_page_in_a_frame(tmp_path):
-    report = Report.read(write(tmp_path))
-    checker = Checker()
-    checker.feed(report._repr_html_())
-    ((tag, attributes),) = checker.met
-    assert (tag, attributes["srcdoc"]) == ("iframe", report.to_html())
+def test_a_notebook_shows_the_same_as_a_part_of_its_page(tmp_path):
+    report = Report.read(write(tmp_path, ill=[dead("second")]))
+    part, whole = check_page(report._repr_html_()), check_page(report.to_html())
+    assert part.met[0] == ("div", {"class": "kbn"})
+    assert not {"html", "body", "iframe"} & {tag for tag, _ in part.met}
+    assert part.text[1:] == whole.text[-len(part.text[1:]) - 1 : -1]
+    # Its style is for nothing else in the notebook.
+    (style,) = [text for text in part.text if "{" in text]
+    outside = re.sub(r"\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}", "", style)
+    assert all(
+        "kbn" in x or ".page" in x or x.startswith("@media")
+        for x in outside.split("\n")
+        if x
+    )
 
 
 def test_the_alert_says_what_to_try_everywhere(tmp_path):
@@ -496,10 +508,12 @@ def test_runs_are_named_by_their_directories_and_compared(tmp_path):
     write(tmp_path / "b" / "x", ["first"], ill=[dead("first")])
     report = Report.read(tmp_path / "a" / "x", tmp_path / "b")
     assert [run.name for run in report.runs] == ["x", "b/x"]
-    assert report.verdict == "1 of 2 runs are healthy; unhealthy: b/x."
+    assert report.verdict == (
+        "x: healthy, val_loss 0.4 at best. "
+        "b/x: unhealthy since epoch 1: dead_relu in first."
+    )
     assert report.level == "warning"
     known = dict(comparison.differences(report.runs))
-    assert known["open alerts"] == ["none", "dead_relu"]
     assert known["batch norm"] == ["1 keras.BatchNormalization", "none"]
     assert "optimizer" not in known
     page = report.to_html()
@@ -523,15 +537,52 @@ def test_a_run_has_one_colour_by_its_batch_norm(tmp_path):
     assert len({*found}) == len(found)
 
 
-def test_a_page_of_many_runs_stays_small(tmp_path):
+def test_many_runs_are_a_table_the_sickest_first_that_links_to_their_pages(tmp_path):
     for i in range(12):
         ill = [dead("second")] if i == 11 else []
         write(tmp_path / f"run_{i:02}", ill=ill)
-    page = Report.read(tmp_path).to_html()
-    assert page.count('<details class="run"') == 8
-    assert "4 more runs, the healthiest, are in the tables only" in page
-    # The one that is ill is among those that are shown.
-    assert page.rindex("Open alerts, and what to try") > page.rindex("run_11</summary>")
+    report = Report.read(tmp_path)
+    assert report.verdict == (
+        "11 of 12 runs are healthy. The best is run_00, val_loss 0.4. "
+        "Most often the others have dead_relu (1)."
+    )
+    page = report.save(tmp_path / "all.html").read_text(encoding="utf-8")
+    checker = Checker()
+    checker.feed(page)
+    links = [a["href"] for tag, a in checker.met if tag == "a"]
+    pages = [x for x in links if not x.startswith("#")]
+    assert pages[0] == "all-runs/011-run_11.html"
+    assert sorted(pages) == [f"all-runs/{i:03}-run_{i:02}.html" for i in range(12)]
+    for link in pages:
+        check_page((tmp_path / link).read_text(encoding="utf-8"))
+    assert '<details class="run"' not in page
+    assert page.count('class="key"') < 12 * 7  # charts are of the best few
+    # Where there is one page only, those that matter most are on it.
+    whole = report.to_html()
+    assert whole.count('<details class="run"') == 8
+    assert "4 more runs, the healthiest, are in the table only" in whole
+    assert "Open alerts, and what to try" in whole.partition("run_11</summary>")[2]
+
+
+def test_an_outlier_does_not_flatten_the_others():
+    steps, fine = np.arange(9), np.linspace(2.0, 1.0, 9)
+    axes = charts.axes_of([fine] * 5 + [fine * 1e6], [steps], by=6)
+    assert (axes.y, axes.is_log) == ((1.0, 2.0), False)
+    assert charts.axes_of([fine, fine * 1e6], [steps], by=2).is_log
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0.0945, 1.0, [0.2, 0.4, 0.6, 0.8, 1.0]),
+        (-0.67, 0.03, [-0.6, -0.4, -0.2, 0.0]),
+        (1, 630, [200, 400, 600]),
+        (-1.7e308, 1.7e308, [-1e308, 0, 1e308]),
+        (3.0, 3.0, [3.0]),
+    ],
+)
+def test_ticks_are_round(low, high, expected):
+    assert charts.ticks(low, high, 5) == pytest.approx(expected)
 
 
 # --- an old log, a live one, and without a framework ---

@@ -95,13 +95,17 @@ def epochs(**metrics):
     """Ends of epochs: loss=[...], val_loss=[...]."""
     columns = zip(*metrics.values(), strict=True)
     return [
-        (28 * i, {f"epoch/{k}": x for k, x in zip(metrics, row, strict=True)})
+        (28 * i, {f"Epoch/{k}": x for k, x in zip(metrics, row, strict=True)})
         for i, row in enumerate(columns, start=1)
     ]
 
 
 def gradients(*rms):
     return {f"gradient_rms/{path}": x for path, x in zip(KERNELS, rms, strict=False)}
+
+
+def zeros(share, growth, path=KERNELS[0]):
+    return {f"zeros/weights/{path}": share, f"weight_growth/{path}": growth, "epoch": 1}
 
 
 def stds(*values):
@@ -135,7 +139,7 @@ def unmoved(share=1.0, updates=0.0):
     return {"batch_norm_start/norm/share": share, "batch_norm_updates/norm": updates}
 
 
-EPOCH = 28, {"epoch/loss": 1.0}  # the first is over
+EPOCH = 28, {"Epoch/loss": 1.0}  # the first is over
 HEALTHY_KERNEL = {
     "weight_std/net/dense_0/kernel": 0.1,
     "weight_spread/net/dense_0/kernel": 1.0,
@@ -190,7 +194,7 @@ def first_steps(updates, losses, rate=0.5, steps=(1, 2, 4, 8, 16), **others):
 def with_epochs(entries, losses, steps=60):
     rate = {"learning_rate": entries[-1][1]["learning_rate"]}
     ends = enumerate(losses, start=1)
-    return entries + [(steps * i, {"epoch/loss": x, **rate}) for i, x in ends]
+    return entries + [(steps * i, {"Epoch/loss": x, **rate}) for i, x in ends]
 
 
 NAN = math.nan
@@ -368,7 +372,7 @@ ILL = {
             CLASSES,
             guessing(0.1, 0.01),
             *later(*epochs(loss=[0.1, 0.05], val_loss=[0.9, 1.2])),
-            (184, {"epoch/loss": 0.04, **targets(share_of_largest=0.98, count=900)}),
+            (184, {"Epoch/loss": 0.04, **targets(share_of_largest=0.98, count=900)}),
         ],
     },
     "not_shuffled": {
@@ -506,7 +510,7 @@ ILL = {
     "schedule_length": {
         "warning in sgd at 29: what comes after it changes nothing": [
             scheduled("CosineDecay", decay_steps=28),
-            (28, {"epoch/loss": 2.0}),
+            (28, {"Epoch/loss": 2.0}),
             (29, {**LOOK[0][1], "loss/guess": 2.3}),
         ],
         **{
@@ -518,6 +522,18 @@ ILL = {
         "warning in dense_3 at 140: differ by 0.05 of their size, by 0.5 at first": [
             OWN,
             *series("between_examples/dense_3", 0.5, *[0.05] * 3),
+        ]
+    },
+    "zero_weights": {
+        f"warning in {KERNELS[0]} at 120: 40% of the weights": [
+            DENSE,
+            *looks(*[zeros(0.4, growth=1e-3)] * 3),
+        ]
+    },
+    "skewed": {
+        "warning in x at 30: 2.5e+02 standard deviations from the training data": [
+            DENSE,
+            (30, {"skew/x": 250.0, "epoch": 2}),
         ]
     },
 }
@@ -844,12 +860,12 @@ GOOD = {
             (1, gap(0.0)),
             *epochs(loss=[1.0], val_loss=[1.1]),
             (29, {**gap(0.1), **young()}),
-            (56, {"epoch/loss": 1, "epoch/val_loss": 9}),
+            (56, {"Epoch/loss": 1, "Epoch/val_loss": 9}),
         ],
         "renewed since the last look": [
             COLD,
             (1, young()),
-            (500, {"epoch/loss": 1.0, "epoch/val_loss": 4.0}),
+            (500, {"Epoch/loss": 1.0, "Epoch/val_loss": 4.0}),
         ],
         "an average over all": [CUMULATIVE, EPOCH, (29, gap(4.0))],
         "not seen since the first step": [
@@ -891,6 +907,12 @@ GOOD = {
             *[(28 * i, {"batch_norm_elements/norm": 3}) for i in range(1, 5)],
         ],
     },
+    "zero_weights": {
+        "pruned weights": [DENSE, *looks(*[zeros(0.9, growth=0.6)] * 3)],
+        "weights that decay": [DENSE, *looks(*[zeros(0.05, 0.01)] * 3)],
+        "biases of 0": [DENSE, *looks(*[zeros(1.0, 0.01, "net/gru/bias")] * 3)],
+    },
+    "skewed": {"validation data of a later month": [DENSE, (30, {"skew/x": 1.2})]},
     "collapsed": {
         "outputs apart": [OWN, *series("between_examples/dense_3", 1, 0.2)],
         "one of two outputs alike": [
@@ -1058,11 +1080,11 @@ ORIGINS = {
         ("net", "in this step, of which there is no snapshot; all weights are finite"),
     ),
     "between looks": (
-        [(29, FINE), (56, {"epoch/loss": NAN, "epoch": 2})],
+        [(29, FINE), (56, {"Epoch/loss": NAN, "epoch": 2})],
         ("net", "log_freq=1, or log_freq=lambda step: step > 29"),
     ),
     "validation": (
-        [(56, {"epoch/loss": 0.3, "epoch/val_loss": NAN})],
+        [(56, {"Epoch/loss": 0.3, "Epoch/val_loss": NAN})],
         ("net", "validation loss is NaN or Inf while that of training is finite"),
     ),
 }
@@ -1079,7 +1101,7 @@ def test_non_finite_names_its_origin(origin):
 
 def test_epoch_of_one_bad_batch_is_told_of_once():
     entries = [(7, non_finite("activations/dense_1", **{"loss/train": NAN})), (8, FINE)]
-    entries += [(28, {"epoch/loss": NAN, "epoch": 1})]
+    entries += [(28, {"Epoch/loss": NAN, "epoch": 1})]
     (alert,) = alerts_of([DENSE, *entries], [rules.NonFinite()])
     assert (alert.where, alert.ending) == ("dense_1", "resolved at step 8")
 
@@ -1108,7 +1130,7 @@ def test_bad_data_explain_the_rest_and_are_never_over(tag, part):
 def test_network_that_broke_is_one_alert_to_the_end():
     broken = {BAD + tag: 5 for tag in [*WEIGHTS, "activations/dense_0"]}
     entries = [(7, non_finite("activations/dense_2", *WEIGHTS, **BROKEN))]
-    entries += [(28, {"epoch/loss": NAN}), (29, {**broken, "epoch": 2})]
+    entries += [(28, {"Epoch/loss": NAN}), (29, {**broken, "epoch": 2})]
     (alert,) = alerts_of([DENSE, *entries], [rules.NonFinite()])
     assert (alert.where, alert.is_open) == ("dense_2", True)
     assert "the first variable to break is net/dense_0/kernel" in alert.message
@@ -1119,7 +1141,7 @@ def test_network_that_broke_is_one_alert_to_the_end():
 )
 @pytest.mark.parametrize("start", [stds(1, 8, 64, 512), OF_ZEROS, OF_ONES])
 def test_poor_start_is_over_once_the_network_has_learned(start, loss, ending):
-    entries = [(1, {**start, "loss/guess": 2.3}), (28, {"epoch/loss": loss})]
+    entries = [(1, {**start, "loss/guess": 2.3}), (28, {"Epoch/loss": loss})]
     (alert,) = alerts_of([DENSE, *entries, (29, start)], [rules.PoorInit()])
     assert alert.ending == ending
 
@@ -1222,6 +1244,7 @@ schedule_length loss_spike overfit bn_train_eval_gap
 bn_stats_cold bn_not_updated bn_collapsed
 bn_small_batch input_scale output_mismatch
 not_shuffled not_learning collapsed target_scale class_imbalance
+zero_weights skewed
 """
 
 

@@ -579,7 +579,7 @@ def test_every_tag_is_written_and_no_other(tmp_path):
         TrainingMonitor(tmp_path / "a", log_freq="epoch", watch=watch),
     )
     validation = {"validation_data": batch(4)}
-    model.fit(*batch(), verbose=0, callbacks=[monitor], **validation)
+    model.fit(*batch(), epochs=2, verbose=0, callbacks=[monitor], **validation)
     logs = [read_log(tmp_path / "a")]
     x = batch()[0]
     x[0] = np.nan
@@ -600,6 +600,13 @@ def test_every_tag_is_written_and_no_other(tmp_path):
     x = rng.normal(size=(128, 3))
     model.fit(x, targets, verbose=0, callbacks=[monitor])
     logs += [read_log(tmp_path / "d")]
+    model = keras.Sequential([layers.Input((3,)), layers.Dense(1)])
+    model.compile(keras.optimizers.Ftrl(0.1, l1_regularization_strength=50.0), "mse")
+    monitor = TrainingMonitor(tmp_path / "e", log_freq=2)
+    y = targets[1]
+    validation = {"validation_data": (x, y)}
+    model.fit(x, y, epochs=4, verbose=0, callbacks=[monitor], **validation)
+    logs += [read_log(tmp_path / "e")]
     tags = {tag for log in logs for tag in log}
     assert all(registry.find(tag) for tag in tags)
     assert {registry.find(tag).tag for tag in tags} == REGISTRY.keys()

@@ -162,7 +162,7 @@ def test_an_unused_default_optimizer_counts_no_steps(place, log_freq, tmp_path):
     model.fit(watched_models.rows(6), epochs=5, callbacks=[monitor], **FIT)
     log = read_log(tmp_path)
     ends = [STEPS * epoch for epoch in range(1, 6)]
-    assert steps(log, "epoch/d_loss") == ends
+    assert steps(log, "Epoch/d_loss") == ends
     due = [1 + end - STEPS for end in ends] if log_freq == "epoch" else None
     due = due or [step for step in range(1, 5 * STEPS + 1) if step % log_freq == 0]
     assert steps(log, "activations/left") == due
@@ -178,7 +178,7 @@ def test_steps_go_on_when_nothing_tells_them(tmp_path):
     monitor = TrainingMonitor(tmp_path, log_freq=3)
     model.fit(x, y, epochs=3, callbacks=[monitor], **FIT)
     log = read_log(tmp_path)
-    assert steps(log, "epoch/loss") == [4, 8, 12]
+    assert steps(log, "Epoch/loss") == [4, 8, 12]
     assert steps(log, "activations/head") == [3, 6, 9, 12]
 
 
@@ -193,7 +193,7 @@ def test_a_model_that_is_compiled_again_goes_on(log_freq, tmp_path, said):
         model.fit(x, y, epochs=2, callbacks=[monitor], **FIT)
         watched_models.compiled(model, run_eagerly=True)
     log = read_log(tmp_path)
-    assert steps(log, "epoch/loss") == [STEPS * epoch for epoch in range(1, 7)]
+    assert steps(log, "Epoch/loss") == [STEPS * epoch for epoch in range(1, 7)]
     for tag in log:
         assert steps(log, tag) == sorted(set(steps(log, tag)))
     looks = {"epoch": 6, 3: 2 * STEPS}[log_freq]
@@ -212,11 +212,11 @@ def test_each_model_has_a_log_of_its_own(tmp_path, said):
             model.fit(x, y, callbacks=[monitor], **FIT)
     logs = [read_log(tmp_path / name) for name in ("", "fold", "fold_1")]
     for log in logs:
-        assert steps(log, "epoch/loss") == [STEPS, 2 * STEPS]
+        assert steps(log, "Epoch/loss") == [STEPS, 2 * STEPS]
         assert steps(log, "activations/head") == [2, 4, 6, 8]
     for name, message in zip(("fold", "fold_1"), said(), strict=True):
         assert f"'{tmp_path / name}'" in message
-    assert monitor.history["fold_1/epoch/loss"][0] == [STEPS, 2 * STEPS]
+    assert monitor.history["fold_1/Epoch/loss"][0] == [STEPS, 2 * STEPS]
 
 
 @pytest.mark.long
@@ -226,8 +226,8 @@ def test_a_tuners_copies_are_one_monitor(tmp_path):
         model, x, y = watched_models.sequential(run_eagerly=True)
         model.name = "trial"
         model.fit(x, y, callbacks=copy.deepcopy([monitor]), **FIT)
-    assert steps(read_log(tmp_path), "epoch/loss") == [STEPS]
-    assert steps(read_log(tmp_path / "trial"), "epoch/loss") == [STEPS]
+    assert steps(read_log(tmp_path), "Epoch/loss") == [STEPS]
+    assert steps(read_log(tmp_path / "trial"), "Epoch/loss") == [STEPS]
 
 
 # --- 4: loops written by hand ---
@@ -268,7 +268,7 @@ def test_a_loop_of_train_on_batch_shows_all(log_freq, mode, tmp_path):
     for tag in ("activations/head", f"gradients/{model.weights[-1].path}"):
         assert steps(log, tag) == due
     assert steps(log, f"weights/{model.weights[-1].path}") == sorted({*due, 6})
-    assert steps(log, "epoch/loss") == [3, 6]
+    assert steps(log, "Epoch/loss") == [3, 6]
     assert type(model.train_function).__name__ == "function"
 
 
@@ -294,7 +294,7 @@ def test_a_loop_of_ones_own_shows_weights_and_epochs(is_compiled, tmp_path):
         assert steps(log, f"weights/{tag}") == [2, 4, 6]
     assert steps(log, "batch_norm/n/moving_mean") == [2, 4, 6]
     assert steps(log, f"update_ratio/{model.weights[-2].path}") == [2, 4, 6]
-    assert steps(log, "epoch/loss") == [3, 6]
+    assert steps(log, "Epoch/loss") == [3, 6]
 
 
 # --- 5: capture without compile ---
@@ -430,7 +430,7 @@ def test_a_look_that_fails_leaves_the_step_to_keras(
     (message,) = said()
     assert "no look today" in message or "sees no gradients" in message
     log = read_log(tmp_path)
-    assert steps(log, "epoch/loss") == [STEPS, 2 * STEPS]
+    assert steps(log, "Epoch/loss") == [STEPS, 2 * STEPS]
     assert any(tag.startswith("weights/") for tag in log)
 
 
@@ -455,7 +455,7 @@ def test_a_callback_that_compiles_again_is_followed(place, makes, tmp_path):
     model = same_weights(train, TrainingMonitor(tmp_path, log_freq="epoch"))
     log = read_log(tmp_path)
     assert steps(log, "activations/head") == [1, STEPS + 1, 2 * STEPS + 1]
-    assert steps(log, "epoch/loss") == [STEPS, 2 * STEPS, 3 * STEPS]
+    assert steps(log, "Epoch/loss") == [STEPS, 2 * STEPS, 3 * STEPS]
     assert type(model.train_function).__name__ == "function"
 
 
@@ -469,7 +469,7 @@ def test_a_training_that_changes_its_directory_is_logged(tmp_path, monkeypatch, 
     for _ in range(2):
         model.fit(x, y, epochs=2, callbacks=[monitor, moving], **FIT)
     assert said() == []
-    assert len(read_log(tmp_path / "logs")["epoch/loss"]) == 4
+    assert len(read_log(tmp_path / "logs")["Epoch/loss"]) == 4
     assert not (tmp_path / "elsewhere" / "logs").exists()
 
 
@@ -532,7 +532,7 @@ def test_before_and_after_backup_and_restore(is_first, tmp_path):
     callbacks = [backup, TrainingMonitor(tmp_path / "logs", log_freq=1)]
     fit(5, callbacks[::-1] if is_first else callbacks)
     log = read_log(tmp_path / "logs")
-    assert steps(log, "epoch/loss") == [4 * STEPS, 5 * STEPS]
+    assert steps(log, "Epoch/loss") == [4 * STEPS, 5 * STEPS]
     assert set(values(log, "skipped_steps")) == {0}
     tags = [x for x in log if x.startswith("distance_from_init") and "hidden" in x]
     (tag,) = tags

@@ -13,6 +13,7 @@ import pytest
 from kbn.callbacks import TrainingMonitor
 from kbn.callbacks.signals import targets as signals
 from kbn.callbacks.signals.subjects import Head
+from kbn.callbacks.watch import targets
 from kbn.callbacks.watch.targets import HeadReader, Supervision
 
 if keras.backend.backend() != "tensorflow":
@@ -129,6 +130,12 @@ def looks(loss, y, shape, size=60, weights=None):
     return {type(one).__name__: one for one in found}
 
 
+@pytest.fixture
+def asks_at_each_look(monkeypatch):
+    monkeypatch.setattr(targets, "GROWN", 1.0)
+
+
+@pytest.mark.usefixtures("asks_at_each_look")
 @pytest.mark.parametrize("name", GUESSES)
 def test_guess_is_the_loss_of_the_best_constant(name):
     loss, y, shape, expected = GUESSES[name]
@@ -150,6 +157,14 @@ def test_guess_without_a_closed_form_is_not_below_the_best(name):
     assert best * (1 - 1e-4) <= found["Guess"].loss < 1.05 * best
 
 
+def test_guess_is_of_four_fifths_of_the_targets_at_least():
+    found = looks(SPARSE, LABELS, (4,))["Guess"]
+    shares = np.bincount(LABELS) / len(LABELS)
+    expected = -(shares * np.log(shares)).sum()
+    assert abs(found.loss - expected) < found.error
+
+
+@pytest.mark.usefixtures("asks_at_each_look")
 def test_guess_has_the_weights_of_examples():
     weights = np.where(LABELS == 0, 1.0, 3.0).astype("float32")
     found = looks(SPARSE, LABELS, (4,), weights=weights)

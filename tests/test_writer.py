@@ -88,8 +88,8 @@ def test_a_tag_has_one_value_per_step(tmp_path):
 
 def test_complete_values_are_appended_as_they_are(writer):
     layout = Layout()
-    writer.write_values(3, [layout.grown(["epoch/loss"])])
-    writer.write_values(9, [layout.grown(["epoch/auc"])])
+    writer.write_values(3, [layout.grown(["Epoch/loss"])])
+    writer.write_values(9, [layout.grown(["Epoch/auc"])])
     accumulator = load(writer)
     (tag,) = accumulator.PluginTagToContent("custom_scalars")
     assert [event.step for event in accumulator.Tensors(tag)] == [3, 9]

@@ -186,6 +186,7 @@ FACTS = (
     "bn_small_batch",
     "poor_init",
     "input_scale",
+    "skewed",
     "target_scale",
     "not_shuffled",
     "schedule_length",
@@ -208,6 +209,7 @@ EFFECTS = (
     "update_ratio_high",
     "non_finite",
     "loss_scale_collapse",
+    "zero_weights",
     "bn_collapsed",
     "gradient_imbalance",
     "saturated",  # no gradient passes it, and none makes it
@@ -229,6 +231,7 @@ ONLY = {
     "bn_stats_cold": ("bn_train_eval_gap", "overfit", "class_imbalance"),
     "class_imbalance": ("not_learning", "overfit", "bn_train_eval_gap"),
     "bn_train_eval_gap": ("overfit",),
+    "skewed": ("overfit",),
     "overfit": (),
     "schedule_length": (),
 }

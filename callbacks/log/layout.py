@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from tensorboard.plugins.custom_scalar import layout_pb2, metadata
 from tensorboard.plugins.text import metadata as text_metadata
 
-from ..alerts.alert import Alert, and_more, since
+from ..alerts.alert import Alert, and_more, rank, since
 from ..signals.guide import worst_of
 from ..signals.registry import REGISTRY, Signal, find, over_layers
 from .records import string_value
@@ -132,27 +132,24 @@ def _multilines(lines_of: Mapping[str, Sequence[str]]) -> list[Any]:
 
 
 def alerts_text(alerts: Sequence[Alert]) -> Any:
-    """All alerts up to now as a value of a Summary proto: a table in Markdown."""
+    """All alerts up to now as a value of a Summary proto, in Markdown."""
     description = "What is wrong with this training, and what to try."
-    return _value(ALERTS, "Alerts", description, alert_table(alerts))
+    return _value(ALERTS, "Alerts", description, alert_list(alerts))
 
 
-def alert_table(alerts: Sequence[Alert]) -> str:
-    """A table in Markdown: the open alerts first, the newest on top."""
-    rows = []
-    for alert in sorted(alerts, key=lambda alert: (not alert.is_open, -alert.step)):
+def alert_list(alerts: Sequence[Alert]) -> str:
+    """A list in Markdown: the open alerts first, of those the worst, the newest on top.
+
+    Not a table: TensorBoard makes columns so narrow that it breaks every word.
+    """
+    parts = []
+    for alert in sorted(alerts, key=lambda x: (not x.is_open, -rank(x.level), -x.step)):
+        mark = "**" if alert.is_open else ""
         ending = f", {alert.ending}" if alert.ending else ""
-        rows.append(
-            (
-                f"**{alert.level}**" if alert.is_open else alert.level,
-                alert.rule,
-                f"`{alert.where}`{and_more(alert.others)}",
-                f"{since(alert)}{ending}",
-                alert.said,
-            )
-        )
-    header = ("level", "alert", "where", "since", "what it means, what to try")
-    return _markdown(header, rows)
+        what = f"{mark}{alert.level}: {alert.title or alert.rule}{mark}"
+        place = f"`{alert.where}`{and_more(alert.others)}, since {since(alert)}{ending}"
+        parts.append(f"- {what} in {place}. {alert.said} (`{alert.rule}`)")
+    return "\n".join(parts)
 
 
 class Row(NamedTuple):

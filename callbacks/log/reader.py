@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError
 from tensorboard.compat.proto import event_pb2, types_pb2
 
 from ..alerts.alert import Alert
+from ..signals.subjects import EPOCH
 from . import records
 from .logged import Entry, Histograms, LoggedRun, Rows
 
@@ -149,6 +150,8 @@ class _Reading:
         if kind is None:
             kind = self._kinds[tag] = _kind_of(value)
         if kind == "scalar":
+            if tag.startswith("epoch/"):  # as 0.1.0 wrote it
+                tag = EPOCH + tag.removeprefix("epoch/")
             scalars[tag] = value.tensor.float_val[0]
         elif kind == "histogram":
             tensor = value.tensor

@@ -2,6 +2,7 @@
 
 import json
 import platform
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -44,6 +45,16 @@ def versions() -> dict[str, str]:
     found = {name: str(version) for name, version in loaded.items() if version}
     own = sys.modules["kbn"].__version__
     return {"kbn": own, "python": platform.python_version(), **found}
+
+
+def commit() -> str | None:
+    """What git has checked out in the working directory; None without git."""
+    command = ("git", "rev-parse", "HEAD")
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=5)
+    except (OSError, subprocess.SubprocessError):  # there is no git, or it hangs
+        return None
+    return found.stdout.strip() or None if found.returncode == 0 else None
 
 
 def string_value(tag: str, content: bytes, metadata: Any) -> Any:

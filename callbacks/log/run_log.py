@@ -12,6 +12,7 @@ from ..signals.statistics import Summary
 from . import layout, records
 from .history import History
 from .layout import Layout
+from .logged import Entry
 from .writer import EventWriter
 
 
@@ -19,8 +20,7 @@ def hyperparameters(record: Mapping[str, Any]) -> dict[str, bool | float | str]:
     """{name: value} from a run record: what kbn knows, and the user's own."""
     kinds = {x["type"] for x in record["layers"] if "batch_norm" in x}
     known: dict[str, bool | float | str] = {
-        "batch_norm": bool(kinds),
-        "batch_norm_kind": ", ".join(sorted(kinds)) or "none",
+        "batch_norm": ", ".join(sorted(kinds)) or "none",
         "parameters": record["model"]["parameters"],
     }
     # Without one that `compile` was given, the first of the model's own.
@@ -31,7 +31,7 @@ def hyperparameters(record: Mapping[str, Any]) -> dict[str, bool | float | str]:
         if isinstance(record["fit"].get(name), int):
             known[name] = record["fit"][name]
     if isinstance(record["model"].get("dtype_policy"), str):
-        known["dtype_policy"] = record["model"]["dtype_policy"]
+        known["precision"] = record["model"]["dtype_policy"]
     return {**known, **record.get("hparams", {})}
 
 
@@ -42,10 +42,11 @@ def trial_of(directory: Path) -> str:
     return f"{directory.name or 'run'}-{digest[:6]}"
 
 
-# TensorBoard takes the columns of all runs from the configuration of one of them.
+# TensorBoard takes the columns of all runs from the configuration of one of them, and
+# ticks the first five by their letters.
 COLUMNS = (
-    *("batch_norm", "batch_norm_kind", "optimizer", "learning_rate", "batch_size"),
-    *("dtype_policy", "seed", "epochs", "steps", "parameters"),
+    *("batch_norm", "batch_size", "epochs", "learning_rate", "optimizer"),
+    *("parameters", "precision", "seed", "steps"),
 )
 
 
@@ -90,6 +91,7 @@ class RunLog:
         self._worst = layout.WorstLayers()
         self._last_step: dict[str, int] = {}
         self._can_write = False
+        self.commit = records.commit()
 
     def open(self) -> None:
         """Start an event file; an OSError if the directory cannot be written."""
@@ -99,6 +101,16 @@ class RunLog:
     def past(self, tag: str) -> list[float]:
         """The values of a tag so far."""
         return self._history.values(self._tag(tag))
+
+    def entries(self) -> list[Entry]:
+        """The scalars so far, as far as the history has them; without their times."""
+        by_step: dict[int, dict[str, float]] = {}
+        prefix = self._tag("")
+        for tag, points in self._history.by_tag().items():
+            if tag.startswith(prefix):
+                for step, value in zip(*points, strict=True):
+                    by_step.setdefault(step, {})[tag.removeprefix(prefix)] = value
+        return [Entry(step, 0.0, by_step[step]) for step in sorted(by_step)]
 
     def write(
         self,

@@ -10,8 +10,9 @@ import numpy as np
 from .course import Array, Course
 from .tree import Bands, Curves, Line, number, printable
 
-WIDTH, HEIGHT = 340, 150
-LEFT, RIGHT, TOP, BOTTOM = 50, 8, 8, 18
+WIDTH, HEIGHT = 340, 168
+LEFT, RIGHT, TOP, FLOOR = 50, 8, 8, 136
+CROWD = 4  # lines, from which on an outlier is not to flatten the others
 POINTS = 120  # of a line at most
 SPOTS = 20  # places of a chart that tell their values on hover
 
@@ -43,23 +44,44 @@ class Axes:
             values = np.log10(values) if self.is_log else values
             # Halves, for a range that float64 cannot hold.
             share = (values / 2 - low / 2) / (high / 2 - low / 2)
-            found: Array = HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)
-        found[~np.isfinite(found)] = math.nan
+            found: Array = FLOOR - np.clip(share, -9, 9) * (FLOOR - TOP)
+        found[~np.isfinite(values)] = math.nan
         return found
 
 
-def axes_of(values: Iterable[Array], steps: Iterable[Array], is_log: bool) -> Axes:
-    """Axes on which all finite values can be drawn."""
+def axes_of(values: Sequence[Array], steps: Iterable[Array], *, by: int = 0) -> Axes:
+    """Axes on which all finite values can be drawn, of `by` lines all but outliers.
+
+    Logarithmic over two decades of values above 0, if `by` is not 0.
+    """
     known = np.concatenate([np.zeros(0), *(np.ravel(x) for x in values)])
-    known = known[np.isfinite(known) & ((known > 0) | (not is_log))]
-    known = np.log10(known) if is_log else known
+    known = known[np.isfinite(known)]
+    lines = [x[np.isfinite(x)] for x in values[:by]]
+    if len(lines := [x for x in lines if len(x)]) >= CROWD:
+        low, high = (np.median([end(x) for x in lines]) for end in (np.min, np.max))
+        width = 2 * (high - low)  # that of the line in the middle
+        known = known[(known >= low - width) & (known <= high + width)]
     low, high = (known.min(), known.max()) if len(known) else (0.0, 1.0)
+    is_log = bool(by) and low > 0 and high / 100 > low
+    if is_log:
+        low, high = np.log10(low), np.log10(high)
     if low == high:
         pad = abs(low) * 0.1 or 1.0
         low, high = low - pad, high + pad
     met = np.concatenate([np.zeros(0), *steps])
     x = (float(met.min()), float(met.max())) if len(met) else (0.0, 1.0)
     return Axes(x, (float(low), float(high)), is_log)
+
+
+def ticks(low: float, high: float, count: int) -> list[float]:
+    """About so many round numbers from `low` to `high`."""
+    half = (high / 2 - low / 2) / count
+    if not 0 < half < math.inf:
+        return [low]
+    power = 10.0 ** math.floor(math.log10(half * 2))
+    width = next(x * power for x in (1, 2, 5, 10) if x * power >= half * 1.999)
+    first, last = math.ceil(low / width), math.floor(high / width)
+    return [i * width for i in range(first, last + 1)]
 
 
 def points(x: Array, y: Array) -> list[str]:
@@ -87,16 +109,50 @@ def _curves(chart: Curves) -> str:
     if not lines:
         return ""
     courses = [line.course for line in lines]
-    axes = axes_of(
-        [x.values for x in courses], [x.steps for x in courses], chart.is_log
-    )
-    parts = [_frame(axes)]
+    values = [x.values for x in courses]
+    values += [np.array(chart.level[1:])] if chart.level else []
+    axes = axes_of(values, [x.steps for x in courses], by=len(lines))
+    inside = [*_guide(chart, axes), *_level(chart, axes)]
     for line in lines:
-        parts += _line(line, axes)
-    parts.append(_spots(axes, [(line.label, line.course) for line in lines]))
-    legend = "".join(map(_entry, lines))
-    log = " (log)" if chart.is_log else ""
+        inside += _line(line, axes)
+    told = [(line.label, line.course) for line in lines]
+    parts = [_frame(axes, chart), _inside(inside)]
+    parts.append(_spots(axes, told, chart))
+    if chart.level is not None:
+        name, value = chart.level
+        same = Course(courses[0].steps, np.full(len(courses[0].steps), value))
+        lines.append(Line(name, same, "var(--dim)", "4 3"))
+    legend = "".join(_entry(line, chart) for line in lines)
+    log = " (log)" if axes.is_log else ""
     return _figure(chart.title + log, parts, legend)
+
+
+def _inside(parts: Iterable[str]) -> str:
+    """Cut off at the edges of the chart."""
+    width, height = WIDTH - LEFT - RIGHT, FLOOR - TOP + 2
+    return (
+        f'<svg x="{LEFT}" y="{TOP - 1}" width="{width}" height="{height}" '
+        f'viewBox="{LEFT} {TOP - 1} {width} {height}">{"".join(parts)}</svg>'
+    )
+
+
+def _guide(chart: Curves, axes: Axes) -> Iterator[str]:
+    """The healthy values as a band."""
+    if chart.guide is not None:
+        ends = [x if x is not None else math.inf for x in chart.guide.healthy]
+        low = -math.inf if chart.guide.healthy[0] is None else ends[0]
+        span = 10.0 ** np.array(axes.y) if axes.is_log else np.array(axes.y)
+        floor, top = axes.down(np.clip([low, ends[1]], *span)).tolist()
+        yield (
+            f'<rect class="guide" x="{LEFT}" y="{top:.1f}" width="{WIDTH}" '
+            f'height="{max(0.0, floor - top):.1f}"/>'
+        )
+
+
+def _level(chart: Curves, axes: Axes) -> Iterator[str]:
+    if chart.level is not None:
+        (y,) = axes.down(np.array(chart.level[1:]))
+        yield f'<line class="level" x1="0" y1="{y:.1f}" x2="{WIDTH}" y2="{y:.1f}"/>'
 
 
 def _line(line: Line, axes: Axes) -> Iterator[str]:
@@ -111,7 +167,7 @@ def _line(line: Line, axes: Axes) -> Iterator[str]:
             fill = f'style="fill:{line.colour}"'
             yield f'<circle cx="{right}" cy="{down}" r="2.5" {fill}/>'
     for right in x[~np.isfinite(line.course.values)]:
-        yield f'<text class="lost" x="{right:.1f}" y="{HEIGHT - BOTTOM - 2}">X</text>'
+        yield f'<text class="lost" x="{right:.1f}" y="{FLOOR - 2}">X</text>'
 
 
 def _dashes(line: Line) -> str:
@@ -122,9 +178,9 @@ def _bands(chart: Bands) -> str:
     """5 to 95 % and 25 to 75 % around the median, over time."""
     band, colour = chart.band, chart.colour
     shown = chart.beside or [band]
-    axes = axes_of([x.quantiles for x in shown], [x.steps for x in shown], False)
+    axes = axes_of([x.quantiles for x in shown], [x.steps for x in shown])
     x = axes.right(band.steps)
-    parts = [_frame(axes)]
+    parts = [_frame(axes, Curves("", []))]
     known = np.isfinite(band.quantiles).all(axis=1)
     for low, high, kind in ((0, 4, "outer"), (1, 3, "inner")):
         upper = points(x[known], axes.down(band.quantiles[known, high]))
@@ -134,7 +190,7 @@ def _bands(chart: Bands) -> str:
         parts.append(f'<polygon class="{kind}" {style} points="{outline}"/>')
     parts += _line(Line("", band.at(0.5), colour), axes)
     told = [("5 %", band.at(0.05)), ("median", band.at(0.5)), ("95 %", band.at(0.95))]
-    parts.append(_spots(axes, told))
+    parts.append(_spots(axes, told, Curves("", [])))
     legend = ", ".join(f"{name} {number(course.last, 3)}" for name, course in told)
     return _figure(chart.title, parts, f"at the end: {legend}")
 
@@ -162,43 +218,53 @@ def _figure(title: str, parts: Sequence[str], legend: str) -> str:
     )
 
 
-def _entry(line: Line) -> str:
+def _entry(line: Line, chart: Curves) -> str:
     lost = line.course.non_finite
     tail = f", {lost} not finite" if lost else ""
     return (
         '<span><svg class="key" viewBox="0 0 24 8"><line x1="0" y1="4" x2="24" y2="4" '
         f'style="stroke:{line.colour}"{_dashes(line)}/></svg>{escaped(line.label)} '
-        f"<b>{number(line.course.last)}</b>{tail}</span>"
+        f"<b>{chart.number(line.course.last)}</b>{tail}</span>"
     )
 
 
-def _frame(axes: Axes) -> str:
-    """Axes with their ends, and the middle of y."""
+def _frame(axes: Axes, chart: Curves) -> str:
+    """Lines at round values; below, round steps and the ends of round epochs."""
     low, high = axes.y
-    floor = HEIGHT - BOTTOM
+    if axes.is_log:
+        values = [10.0**x for x in ticks(low, high, 5) if x == round(x)]
+    else:
+        values = ticks(low, high, 5)
     parts = []
-    for share in (0.0, 0.5, 1.0):
-        value = low * (1 - share) + high * share
-        shown = 10**value if axes.is_log else value
-        y = floor - share * (floor - TOP)
+    for value, y in zip(values, axes.down(np.array(values)), strict=True):
+        shown = chart.number(value) if chart.is_share else _tick(value)
         parts.append(
             f'<line class="grid" x1="{LEFT}" y1="{y:.1f}" x2="{WIDTH - RIGHT}" '
             f'y2="{y:.1f}"/><text class="tick end" x="{LEFT - 4}" y="{y + 3.5:.1f}">'
-            f"{_tick(shown)}</text>"
+            f"{shown}</text>"
         )
-    first, last = axes.x
-    parts.append(
-        f'<text class="tick" x="{LEFT}" y="{HEIGHT - 5}">step {first:g}</text>'
-    )
-    if last > first:
-        parts.append(
-            f'<text class="tick end" x="{WIDTH - RIGHT}" y="{HEIGHT - 5}">{last:,.0f}'
-            "</text>"
-        )
+    steps = [x for x in ticks(*axes.x, 4) if x == round(x)] or [axes.x[0]]
+    parts += _below("step", FLOOR + 16, axes, [(x, f"{x:,.0f}") for x in steps])
+    if chart.epochs is not None and len(chart.epochs.steps):
+        known = dict(zip(chart.epochs.values, chart.epochs.steps, strict=True))
+        wanted = [x for x in ticks(0, max(known), 4) if x in known] or [max(known)]
+        marks = [(float(known[x]), f"{x:g}") for x in wanted]
+        parts += _below("epoch", FLOOR + 27, axes, marks)
     return "".join(parts)
 
 
-def _spots(axes: Axes, told: Sequence[tuple[str, Course]]) -> str:
+def _below(
+    name: str, y: float, axes: Axes, marks: Iterable[tuple[float, str]]
+) -> Iterator[str]:
+    yield f'<text class="tick end" x="{LEFT - 4}" y="{y}">{name}</text>'
+    for step, shown in marks:
+        (x,) = axes.right(np.array([step]))
+        if LEFT <= x <= WIDTH - RIGHT:
+            kind = "end" if x > WIDTH - RIGHT - 12 else "middle"
+            yield f'<text class="tick {kind}" x="{x:.1f}" y="{y}">{shown}</text>'
+
+
+def _spots(axes: Axes, told: Sequence[tuple[str, Course]], chart: Curves) -> str:
     """Upright strips that tell on hover what lies there."""
     steps = np.unique(np.concatenate([course.steps for _, course in told]))
     if not len(steps):
@@ -208,18 +274,26 @@ def _spots(axes: Axes, told: Sequence[tuple[str, Course]]) -> str:
     edges = [LEFT, *((x[1:] + x[:-1]) / 2), WIDTH - RIGHT]
     parts = []
     for i, step in enumerate(chosen):
-        lines = [f"step {step:,}"]
+        lines = [f"step {step:,}{_epoch(step, chart.epochs)}"]
         for label, course in told:
             at = np.searchsorted(course.steps, step, side="right") - 1
             if at >= 0:
-                lines.append(f"{printable(label)}: {number(float(course.values[at]))}")
+                value = chart.number(float(course.values[at]))
+                lines.append(f"{printable(label)} {value}".strip())
         width = max(0.0, float(edges[i + 1] - edges[i]))
         text = html.escape("\n".join(lines))
         parts.append(
             f'<rect class="spot" x="{edges[i]:.1f}" y="{TOP}" width="{width:.1f}" '
-            f'height="{HEIGHT - TOP - BOTTOM}"><title>{text}</title></rect>'
+            f'height="{FLOOR - TOP}"><title>{text}</title></rect>'
         )
     return "".join(parts)
+
+
+def _epoch(step: int, epochs: Course | None) -> str:
+    if epochs is None or not len(epochs.steps):
+        return ""
+    at = min(int(np.searchsorted(epochs.steps, step)), len(epochs.steps) - 1)
+    return f", epoch {epochs.values[at]:g}"
 
 
 def _tick(value: float) -> str:

@@ -1,6 +1,6 @@
 """Several runs: their names, their colours, and what differs between them."""
 
-import math
+from collections import Counter
 from collections.abc import Sequence
 
 from .run_report import RunReport
@@ -9,7 +9,7 @@ from .run_report import RunReport
 # without, as in the demo's picture; the rest for further runs of a kind.
 WITH = ("#0072B2", "#009E73", "#56B4E9", "#004B7A", "#00785A")
 WITHOUT = ("#D55E00", "#CC79A7", "#E69F00", "#8F3F00", "#8A4A70")
-ALWAYS = ("time", "steps")  # which differ between any two runs
+FOLLOW = ("layers", "parameters", "frozen layers")  # from other settings
 DASHES = ("", "6 3", "2 3", "8 3 2 3")  # beside colour, from the second of a kind on
 
 
@@ -34,45 +34,36 @@ def names(runs: Sequence[RunReport]) -> list[str]:
 
 
 def differences(runs: Sequence[RunReport]) -> list[tuple[str, list[str]]]:
-    """(name, a value for each run) of what differs, metrics at the end first."""
-    finals = [_finals(run) for run in runs]
-    validated = {name for known in finals for name, kind in known if kind != "training"}
-    rows = []
-    for name, kind in dict.fromkeys(key for known in finals for key in known):
-        title = f"{name}, {kind}" if name in validated else name
-        cells = [known.get((name, kind), "") for known in finals]
-        rows.append((f"{title}, at the end", cells))
-    rows.append(("open alerts", [_rules(run) for run in runs]))
-    rows.append(("largest drift of weights", [_drift(run) for run in runs]))
+    """(name, a value for each run) of the settings that differ."""
     keys = [
         (group, name)
         for run in runs
         for group, values in run.configuration.items()
         for name in values
-        if name not in ALWAYS
+        if group != "log"  # of which the time differs always
+        if name not in FOLLOW
     ]
+    rows = []
     for group, name in dict.fromkeys(keys):
         cells = [run.configuration.get(group, {}).get(name, "") for run in runs]
-        rows.append((name if group != "versions" else f"version of {name}", cells))
-    return [(name, cells) for name, cells in rows if len({*cells}) > 1]
+        if len({*cells}) > 1:
+            rows.append((name if group != "versions" else f"version of {name}", cells))
+    return rows
 
 
-def _finals(run: RunReport) -> dict[tuple[str, str], str]:
-    return {
-        (metric.name, kind): f"{course.last:.4g}"
-        for metric in run.metrics
-        for kind, course in metric.courses
-    }
+def verdict(runs: Sequence[RunReport]) -> str:
+    """How several runs went: of two or three each, of more the best and the illnesses.
 
-
-def _rules(run: RunReport) -> str:
-    return ", ".join(dict.fromkeys(alert.rule for alert in run.open)) or "none"
-
-
-def _drift(run: RunReport) -> str:
-    last = {path: course.last for path, course in run.drift.items()}
-    known = {path: x for path, x in last.items() if math.isfinite(x)}
-    if not known:
-        return ""
-    path = max(known, key=lambda path: known[path])
-    return f"{known[path]:.3g} in {path}"
+    The best come first.
+    """
+    ranked = sorted(runs, key=lambda run: (-run.rank[0], run.rank[1]))
+    if len(runs) <= 3:
+        return " ".join(f"{run.name}: {run.in_short}" for run in ranked)
+    healthy = sum(run.is_healthy for run in runs)
+    ills = Counter(run.open[0].rule for run in runs if not run.is_healthy and run.open)
+    ill = ", ".join(f"{name} ({count})" for name, count in ills.most_common(3))
+    best = min(ranked, key=lambda run: run.rank[1])
+    parts = [f"{healthy} of {len(runs)} runs are healthy."]
+    parts += [f"The best is {best.name}, {best.best_in_words}."] if best.best else []
+    parts += [f"Most often the others have {ill}."] if ill else []
+    return " ".join(parts)

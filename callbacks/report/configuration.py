@@ -1,5 +1,6 @@
 """The configuration of a run, in words."""
 
+import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,8 @@ SETTINGS = (
     *("momentum", "nesterov", "weight_decay", "beta_1", "beta_2"),
     *("clipnorm", "global_clipnorm", "clipvalue"),
 )
+
+USUAL = {"beta_1": 0.9, "beta_2": 0.999}  # of which there is nothing to say
 
 
 def configuration(run: LoggedRun) -> dict[str, dict[str, str]]:
@@ -52,12 +55,14 @@ def _model(known: Mapping[str, Any]) -> dict[str, Any]:
         for layer in layers
         if isinstance(layer, Mapping) and layer.get("batch_norm")
     )
-    parameters, why = model.get("parameters"), known.get("no_guess")
+    why = known.get("no_guess")
+    frozen = [x["name"] for x in layers if x.get("weights") and not x.get("trainable")]
     kinds = ", ".join(f"{count} {kind}" for kind, count in norms.items())
     return {
         "name": model.get("name"),
         "type": model.get("type"),
-        "parameters": f"{parameters:,}" if isinstance(parameters, int) else None,
+        "parameters": _parameters(model, layers),
+        "frozen layers": ", ".join(frozen) or None,
         "layers": len(layers) or None,
         "batch norm": kinds or ("none" if layers else None),
         "loss": model.get("loss"),
@@ -66,29 +71,45 @@ def _model(known: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _parameters(model: Mapping[str, Any], layers: Sequence[Any]) -> str | None:
+    count = model.get("parameters")
+    if not isinstance(count, int):
+        return None
+    parts = (model, *layers)
+    weights = {x["path"]: x for part in parts for x in part.get("weights") or ()}
+    trained = sum(math.prod(x["shape"]) for x in weights.values() if x.get("trainable"))
+    return f"{count:,}" + (f", trained: {trained:,}" if weights else "")
+
+
 def _training(known: Mapping[str, Any]) -> dict[str, Any]:
     fit = mapping(known.get("fit"))
-    optimizers = {
-        "optimizer" if i == 0 else f"optimizer {i + 1}": _optimizer(optimizer)
-        for i, optimizer in enumerate(Record(known).optimizers)
-    }
+    optimizers: dict[str, str] = {}
+    for i, optimizer in enumerate(map(mapping, Record(known).optimizers)):
+        which = f" {i + 1}" * bool(i)
+        rate = optimizer.get("learning_rate")
+        optimizers[f"optimizer{which}"] = _optimizer(optimizer)
+        if isinstance(rate, float | int):
+            optimizers[f"learning rate{which}"] = f"{rate:.4g}"
     return {
         "epochs": fit.get("epochs"),
         "steps of an epoch": fit.get("steps"),
         "batch size": fit.get("batch_size"),
         "seed": fit.get("seed"),
+        "git commit": known.get("commit"),
+        "device": known.get("device"),
         **mapping(known.get("hparams")),
         **optimizers,
     }
 
 
-def _optimizer(optimizer: Any) -> str:
-    optimizer = mapping(optimizer)
-    kind = str(optimizer.get("type") or "").rpartition(".")[2]
-    rate = optimizer.get("learning_rate")
-    parts = [kind, f"learning rate {rate:g}" if isinstance(rate, float | int) else ""]
+def _optimizer(optimizer: Mapping[str, Any]) -> str:
+    parts = [str(optimizer.get("type") or "").rpartition(".")[2]]
     settings = mapping(optimizer.get("settings"))
-    parts += [f"{k} {settings[k]}" for k in SETTINGS if settings.get(k)]
+    parts += [
+        f"{name} {settings[name]}"
+        for name in SETTINGS
+        if settings.get(name) not in (None, 0, False, USUAL.get(name))
+    ]
     parts += ["loss scaling"] if optimizer.get("loss_scaling") else []
     return ", ".join(filter(None, parts))
 

@@ -14,7 +14,7 @@ from ..signals.record import Record
 from ..signals.registry import Signal
 from .course import Array, Course, columns
 
-WHOLE = "(whole model)"
+WHOLE = "(model)"
 COLUMNS = 60
 # Severities: in the guide's healthy range, outside of it, beyond its limits, NaN.
 UNKNOWN, HEALTHY, OUTSIDE, BEYOND, BROKEN = -1, 0, 1, 2, 3
@@ -164,18 +164,25 @@ def health(
 
 
 def _cells(found: Iterable[Measured], steps: Array) -> list[Cell]:
-    """The worst value in each column; UNKNOWN where nothing was measured."""
+    """The worst value in each column; UNKNOWN before anything was measured.
+
+    A value lasts until the next one: the last look may be at weights only.
+    """
     cells = [Cell(UNKNOWN, "", "")] * len(steps)
     excess = [-math.inf] * len(steps)
     for one in found:
         values = one.course.values
         places = np.searchsorted(steps, one.course.steps, side="right") - 1
-        graded = zip(places, severities(one.signal, values), values, strict=True)
-        for i, severity, value in graded:
+        ends = np.append(places[1:], len(steps))
+        lasts = one.signal.guide is not None  # a count of NaN is logged where there are
+        ends = np.maximum(ends if lasts else 0, places + 1)
+        graded = zip(places, ends, severities(one.signal, values), values, strict=True)
+        for first, end, severity, value in graded:
             beyond = _excess(one.signal, value)
-            if (severity, beyond) > (cells[i].severity, excess[i]):
-                excess[i] = beyond
-                cells[i] = Cell(int(severity), one.what, sentence(one, value))
+            for i in range(first, end):
+                if (severity, beyond) > (cells[i].severity, excess[i]):
+                    excess[i] = beyond
+                    cells[i] = Cell(int(severity), one.what, sentence(one, value))
     return cells
 
 

@@ -106,7 +106,7 @@ def _open(step: int, health: Health) -> str:
 def _why(row: Row) -> str:
     """The alerts or the last value of a layer, for readers who cannot hover."""
     if row.open:
-        rules = ", ".join(dict.fromkeys(alert.rule for alert in row.open))
+        rules = ", ".join(dict.fromkeys(x.title or x.rule for x in row.open))
         oldest = min(row.open, key=lambda alert: alert.step)
         return f"{rules}, since {since(oldest)}"
     known = [cell for cell in row.cells if cell.severity != UNKNOWN]

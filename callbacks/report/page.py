@@ -1,14 +1,13 @@
-"""The report as one self-contained HTML page: no script, nothing loaded."""
+"""The report as one self-contained HTML page: nothing is loaded."""
 
-import html
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from ..alerts.alert import Alert, since
+from ..alerts.alert import Alert, and_more, since
 from .charts import curve, escaped, figure
 from .course import Course
 from .health import Health
 from .heat import heat_map
-from .run_report import measure, named
+from .run_report import measure
 from .style import CSS
 from .tree import (
     LEVELS,
@@ -28,68 +27,100 @@ DRAWN = 24  # charts of a section at most
 WORDY = 24  # letters of a cell that is to be wrapped late
 
 
+# Sorts a table by the column whose header is clicked.
+SORT = """<script>for (const table of document.querySelectorAll("table.sort"))
+  [...table.rows[0].cells].forEach((head, i) => head.onclick = () => {
+    const sign = (head.dataset.up = head.dataset.up > 0 ? -1 : 1);
+    const text = (row) => row.cells[i].textContent.replace(/,/g, "");
+    const number = (row) => parseFloat(text(row).match(/-?[\\d.]+(e[-+]?\\d+)?/));
+    const order = (a, b) => number(a) - number(b) || text(a).localeCompare(text(b));
+    [...table.rows].slice(1).sort((a, b) => sign * order(a, b))
+      .forEach((row) => table.tBodies[0].append(row));
+  });</script>"""
+
+
 def page(story: Story) -> str:
     """A whole document."""
     title = story.title or (story.runs[0].title if story.runs else "kbn")
+    body = "".join(_body(story))
+    script = SORT if 'class="sort"' in body else ""
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{escaped(title)}: health</title><style>{CSS}</style></head>\n"
-        f"<body>{''.join(_body(story))}</body></html>\n"
+        f'<body class="kbn page">{body}{script}</body></html>\n'
     )
 
 
-def notebook(document: str) -> str:
-    """The page in a frame, so that its style and the notebook's stay apart."""
-    return (
-        f'<iframe srcdoc="{html.escape(document)}" title="Health of the training" '
-        'style="width:100%;height:760px;border:0" sandbox=""></iframe>'
-    )
+def part_of_a_page(story: Story) -> str:
+    """The same, to stand in a notebook, in its width, height and colours."""
+    return embedded("".join(_body(story)))
+
+
+def embedded(body: str) -> str:
+    """Some of a page, with its style and no effect on what is around it."""
+    return f'<div class="kbn"><style>{CSS}</style>{body}</div>'
 
 
 def _body(story: Story) -> Iterator[str]:
     if story.title or not story.runs:
         yield _head(story)
+        yield _contents(story.sections)
     yield from map(_section, story.sections)
     if not story.title:
         for run in story.runs:
             yield _head(run)
+            yield _contents(run.sections)
             yield from map(_section, run.sections)
         return
     order = [*LEVELS]  # the worst first
     ranked = sorted(story.runs, key=lambda run: order.index(run.level))
-    for run in story.runs:
+    for i, run in enumerate(story.runs):
         if run in ranked[:SHOWN]:
             is_open = " open" if len(story.runs) <= ROOMY else ""
             yield (
-                f'<details class="run"{is_open}><summary>{_swatch(run.colour)}'
-                f"{escaped(run.title)}</summary>{_verdict(run)}"
-                f"{''.join(map(_section, run.sections))}</details>"
+                f'<details class="run" id="run-{i}"{is_open}><summary>'
+                f"{_swatch(run.colour)}{escaped(run.title)}</summary>{verdict(run)}"
+                f"{''.join(_section(x, f'run-{i}-') for x in run.sections)}</details>"
             )
     if ranked[SHOWN:]:
         yield _paragraph(
-            f"{len(ranked[SHOWN:])} more runs, the healthiest, are in the tables only: "
+            f"{len(ranked[SHOWN:])} more runs, the healthiest, are in the table only: "
             "ask for them alone to see their layers."
         )
 
 
 def _head(story: Story) -> str:
     title = f"<h1>{escaped(story.title)}</h1>" if story.title else ""
-    return title + _verdict(story)
+    return title + verdict(story)
 
 
-def _verdict(story: Story) -> str:
+def verdict(story: Story) -> str:
+    """The verdict of a run, or of several."""
     return (
         f'<p class="verdict {story.level}"><span class="mark">{LEVELS[story.level]}'
         f"</span> {escaped(story.verdict)}</p>"
     )
 
 
-def _section(section: Section) -> str:
+def _contents(sections: Sequence[Section]) -> str:
+    links = [
+        f'<a href="#{x.key}">{escaped(x.title)}</a>'
+        for x in sections
+        if x.parts and x.key
+    ]
+    return f"<nav>{''.join(links)}</nav>" if len(links) > 1 else ""
+
+
+def _section(section: Section, prefix: str = "") -> str:
     if not section.parts:
         return ""
     title = f"<h2>{escaped(section.title)}</h2>" if section.title else ""
-    return title + "".join(map(_part, section.parts))
+    body = "".join(map(_part, section.parts))
+    if section.is_folded:
+        title, body = f"<details><summary>{title}</summary>{body}</details>", ""
+    anchor = f' id="{prefix}{section.key}"' if section.key else ""
+    return f"<section{anchor}>{title}{body}</section>"
 
 
 def _part(part: Part) -> str:
@@ -121,11 +152,13 @@ def _paragraph(words: str) -> str:
 
 
 def _alert(alert: Alert) -> str:
+    what = f"{LEVELS[alert.level]} {alert.level}: {alert.title or alert.rule}"
+    place = f"in {alert.where}{and_more(alert.others)}, since {since(alert)}"
+    words = f"Measured {measure(alert)}. To read more: kbn explain {alert.rule}"
     return (
-        f'<div class="alert {alert.level}"><b>{LEVELS[alert.level]} {alert.level}: '
-        f"{escaped(named(alert))}</b> since {escaped(since(alert))} "
-        f'<span class="dim">measured {escaped(measure(alert))}</span>'
-        f"<p>{escaped(alert.said)}</p></div>"
+        f'<details class="alert {alert.level}"><summary><b>{escaped(what)}</b> '
+        f'{escaped(place)}</summary><p class="ink">{escaped(alert.said)}</p>'
+        f"{_paragraph(words)}</details>"
     )
 
 
@@ -136,16 +169,22 @@ def _table(table: Table) -> str:
     )
     rows = [
         "".join(
-            _tag("td", table, i, f"{_curve(cell.course)}{escaped(cell.text)}", cell)
+            _tag("td", table, i, f"{_curve(cell.course)}{_linked(cell)}", cell)
             for i, cell in enumerate(map(_cell, row))
         )
         for row in table.rows
     ]
     body = "".join(f"<tr>{row}</tr>" for row in [header, *rows] if row)
-    drawn = f'<div class="scroll"><table>{body}</table></div>'
+    kind = ' class="sort"' if table.is_sortable else ""
+    drawn = f'<div class="scroll"><table{kind}><tbody>{body}</tbody></table></div>'
     if not table.folded:
         return drawn
     return f"<details><summary>{escaped(table.folded)}</summary>{drawn}</details>"
+
+
+def _linked(cell: Cell) -> str:
+    text = escaped(cell.text)
+    return f'<a href="{escaped(cell.link)}">{text}</a>' if cell.link else text
 
 
 def _cell(cell: str | Cell) -> Cell:

@@ -2,17 +2,20 @@
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from ..alerts.alert import Alert
 from ..log.logged import LoggedRun
 from ..log.reader import find_runs, read_run
 from . import text
 from .comparison import names
+from .comparison import verdict as several
 from .data import data_of
-from .page import notebook, page
+from .page import SHOWN, page, part_of_a_page
 from .run_report import HEALTHY, UNKNOWN, RunReport, report_of
 from .story import story_of
 from .tree import Story
@@ -105,10 +108,7 @@ class Report:
             return "Nothing is logged of a training here."
         if len(self.runs) == 1:
             return self.runs[0].verdict
-        healthy = sum(run.level == HEALTHY for run in self.runs)
-        sick = [run.name for run in self.runs if run.level in ("critical", "warning")]
-        rest = f"; unhealthy: {', '.join(sick)}" if sick else ""
-        return f"{healthy} of {len(self.runs)} runs are healthy{rest}."
+        return several(self.runs)
 
     @property
     def open_alerts(self) -> list[Alert]:
@@ -121,8 +121,8 @@ class Report:
         """
         return [alert for run in self.runs for alert in run.open]
 
-    def _story(self) -> Story:
-        return story_of(self.runs, self.verdict, self.level)
+    def _story(self, pages: Sequence[str] = ()) -> Story:
+        return story_of(self.runs, self.verdict, self.level, pages)
 
     def __str__(self) -> str:
         return text.plain(self._story())
@@ -138,7 +138,7 @@ class Report:
     __hash__ = None  # type: ignore[assignment]
 
     def _repr_html_(self) -> str:
-        return notebook(self.to_html())
+        return part_of_a_page(self._story())
 
     def to_html(self) -> str:
         """The page: self-contained, for a browser.
@@ -187,6 +187,8 @@ class Report:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write a `.html`, `.md`, `.json` or `.txt` file; returns its path.
 
+        Of more than eight runs, each has a page of its own in a directory beside it.
+
         Raises:
             ValueError: The name ends otherwise.
             OSError: It cannot be written.
@@ -209,5 +211,20 @@ class Report:
                 f"{', '.join(ways)}"
             )
         content = ways[place.suffix.lower()]()
+        if place.suffix.lower() == ".html" and len(self.runs) > SHOWN:
+            content = page(self._story(self._save_runs(place)))
         place.write_text(content, encoding="utf-8")
         return place
+
+    def _save_runs(self, place: Path) -> list[str]:
+        """A page for each run, in a directory beside that of all; their addresses."""
+        directory = place.with_name(f"{place.stem}-runs")
+        directory.mkdir(exist_ok=True)
+        links = []
+        for i, run in enumerate(self.runs):
+            bare = re.sub(r"[^A-Za-z0-9._-]+", "-", run.name)[:60]
+            own = directory / f"{i:03}-{bare}.html"
+            story = story_of([run], run.verdict, run.level)
+            own.write_text(page(story), encoding="utf-8")
+            links.append(f"{quote(directory.name)}/{own.name}")
+        return links

@@ -1,16 +1,22 @@
 """A run as its report has it: verdict, health, metrics and distributions."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from ..alerts.alert import Alert, and_more, rank
 from ..log.logged import Histograms, LoggedRun
 from ..signals.guide import worst_of
 from ..signals.record import Record
+from ..signals.subjects import EPOCH
+from ..signals.targets import guess
 from .configuration import configuration, mapping
 from .course import Band, Course, band_of, courses_of
 from .health import MEASURES, Health, Measured, Row, health, layer_of, measured
+from .quality import Ticked, ticked
 
 HEALTHY, UNKNOWN = "healthy", "unknown"  # levels, beside those of alerts
 # Beside the metrics of `fit`: tag -> name.
@@ -20,7 +26,8 @@ OTHERS = {
     "learning_rate": "learning rate",
     "loss_scale": "loss scale",
 }
-WEIGHT_DRIFT = "weight_drift/"
+WEIGHT_DRIFT, SHIFT = "weight_drift/", "activation_shift/"
+SHARES_OF_ONE = ("acc", "precision", "recall")  # in the names of metrics
 # Of `MEASURES`, those of a batch norm.
 OF_BATCH_NORM = (
     *("difference, mean", "difference, variance"),
@@ -36,6 +43,31 @@ class Metric:
     name: str
     training: Course | None
     validation: Course | None = None
+    tag: str = ""  # of the training's
+
+    @property
+    def is_of_fit(self) -> bool:
+        """Whether the epochs have it, not the looks."""
+        return self.tag.startswith(EPOCH)
+
+    @property
+    def is_loss(self) -> bool:
+        """Whether it is the loss that is trained."""
+        return self.tag == f"{EPOCH}loss"
+
+    @property
+    def is_setting(self) -> bool:
+        """Whether it is constant and the configuration has it."""
+        if self.training is None or self.tag not in ("learning_rate", "loss_scale"):
+            return False
+        return self.training.minimum == self.training.maximum
+
+    @property
+    def is_share(self) -> bool:
+        """Whether it is a share of 1 that people say in percent."""
+        known = [course.finite for _, course in self.courses]
+        is_within = all(((x >= 0) & (x <= 1)).all() for x in known)
+        return is_within and any(x in self.name for x in SHARES_OF_ONE)
 
     @property
     def courses(self) -> Iterator[tuple[str, Course]]:
@@ -86,12 +118,65 @@ class RunReport:
     has_batch_norm: bool | None  # None if no layer is known
     last: dict[str, float]  # of each metric of the epochs, by Keras' name
     drift: dict[str, Course]  # by path of the weight
+    shift: dict[str, Course]  # by layer
+    quality: list[Ticked]
     kernels: dict[str, Band]  # by path, in forward order
+    steps: int
+    is_running: bool
+    guess: float | None  # the loss of guessing
+    epochs: Course  # the last step of each, and its number
 
     @property
     def open(self) -> list[Alert]:
         """The alerts that are not over: the worst first, then the oldest."""
         return open_of(self.alerts)
+
+    @property
+    def best(self) -> tuple[Metric, Course, float] | None:
+        """What runs are ranked by, its course, and its best value; None: nothing.
+
+        A validated accuracy or the like if there is one, else the loss.
+        """
+        known = [(x, x.validation or x.training) for x in self.metrics if x.is_of_fit]
+        ranked = sorted(known, key=lambda x: (x[0].validation is None, x[0].is_loss))
+        for metric, course in ranked:
+            if course is not None and (metric.is_share or metric.is_loss):
+                best = course.minimum if metric.is_loss else course.maximum
+                return metric, course, best
+        return None
+
+    @property
+    def best_in_words(self) -> str:
+        """`val_accuracy 97.8 %`; empty where nothing is known."""
+        if self.best is None:
+            return ""
+        metric, _, value = self.best
+        shown = f"{100 * value:.3g} %" if metric.is_share else f"{value:.4g}"
+        return f"{'val_' if metric.validation else ''}{metric.name} {shown}"
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether no warning is open."""
+        return self.level in (HEALTHY, "info")
+
+    @property
+    def in_short(self) -> str:
+        """Its verdict without the cure: `not learning since ...`."""
+        so_far = " so far" * self.is_running
+        if not self.is_healthy:
+            said, _, _ = self.verdict.partition(". ")
+            return f"{said[:1].lower()}{said[1:].rstrip('.')}{so_far and ', so far'}."
+        best = f", {self.best_in_words} at best" if self.best else ""
+        return f"healthy{so_far}{best}."
+
+    @property
+    def rank(self) -> tuple[int, float]:
+        """The sickest first; of equals, the best."""
+        levels = ("critical", "warning", UNKNOWN, "info", HEALTHY)
+        if self.best is None or math.isnan(self.best[2]):
+            return levels.index(self.level), math.inf
+        metric, _, value = self.best
+        return levels.index(self.level), value if metric.is_loss else -value
 
     @property
     def over(self) -> list[Alert]:
@@ -124,20 +209,35 @@ def report_of(run: LoggedRun) -> RunReport:
         problems=run.problems,
         has_batch_norm=None if record.is_empty else any(record.batch_norms()),
         last={
-            tag.removeprefix("epoch/"): course.last
+            tag.removeprefix(EPOCH): course.last
             for tag, course in courses.items()
-            if tag.startswith("epoch/")
+            if tag.startswith(EPOCH)
         },
-        drift={
-            tag.removeprefix(WEIGHT_DRIFT): course
-            for tag, course in courses.items()
-            if tag.startswith(WEIGHT_DRIFT)
-        },
+        drift=_under(WEIGHT_DRIFT, courses),
+        shift=_under(SHIFT, courses),
+        quality=ticked(courses, record, run.alerts),
+        steps=last,
+        is_running=bool(run.record.get("is_running")),
+        guess=courses[guess.tag].last if guess.tag in courses else None,
+        epochs=_ends(courses),
         kernels={
             path: band_of(tag, path, run.histograms[tag])
             for path, tag in _kernels(run.histograms, record).items()
         },
     )
+
+
+def _ends(courses: Mapping[str, Course]) -> Course:
+    known = courses.get("epoch")
+    ends = {} if known is None else dict(zip(known.values, known.steps, strict=True))
+    ends = {epoch: step for epoch, step in ends.items() if math.isfinite(epoch)}
+    return Course(np.array([*ends.values()], np.int64), np.array([*ends], np.float64))
+
+
+def _under(prefix: str, courses: Mapping[str, Course]) -> dict[str, Course]:
+    """The courses of the tags with this prefix, by the rest of the tag."""
+    own = {tag: course for tag, course in courses.items() if tag.startswith(prefix)}
+    return {tag.removeprefix(prefix): course for tag, course in own.items()}
 
 
 def open_of(alerts: Sequence[Alert]) -> list[Alert]:
@@ -219,18 +319,22 @@ def _extent(run: LoggedRun, courses: Mapping[str, Course]) -> str:
 
 def metrics_of(courses: Mapping[str, Course]) -> list[Metric]:
     """Loss first, then the metrics of `fit`, then gradient norm and learning rate."""
-    names = [tag.removeprefix("epoch/") for tag in courses if tag.startswith("epoch/")]
+    names = [tag.removeprefix(EPOCH) for tag in courses if tag.startswith(EPOCH)]
     # `val_` of a metric that is there, or of one that is only validated.
     bare = dict.fromkeys(name.removeprefix("val_") for name in names)
     ordered = sorted(bare, key=lambda name: (name != "loss", not name.endswith("loss")))
     found = [
-        Metric(name, courses.get(f"epoch/{name}"), courses.get(f"epoch/val_{name}"))
+        Metric(name, courses.get(tag), courses.get(f"{EPOCH}val_{name}"), tag)
         for name in ordered
+        for tag in [f"{EPOCH}{name}"]
     ]
     if "loss" not in bare and "loss/train" in courses:
-        found.insert(0, Metric("loss of the snapshot's batch", courses["loss/train"]))
+        known = courses["loss/train"]
+        found.insert(0, Metric("loss of the snapshot's batch", known, tag="loss/train"))
     found += [
-        Metric(name, courses[tag]) for tag, name in OTHERS.items() if tag in courses
+        Metric(name, courses[tag], tag=tag)
+        for tag, name in OTHERS.items()
+        if tag in courses
     ]
     return found
 

@@ -10,6 +10,8 @@ from typing import TypeAlias
 import numpy as np
 
 from ..alerts.alert import since
+from ..signals.loss import train_loss
+from ..signals.registry import find
 from .comparison import DASHES, WITHOUT, colours, differences
 from .course import SHARES, largest_of
 from .health import BEYOND, BROKEN, WORDS, Measured, severities
@@ -32,22 +34,46 @@ from .tree import (
 
 SIGNS = {BEYOND: "! ", BROKEN: "X "}
 DASHED = {"validation": "2 3"}  # dotted, as in the demo's picture
-# With batch norm and without, as where runs are compared; lighter on a dark page.
-BLUE, ORANGE = "var(--accent)", "var(--g2)"
+BLUE = "var(--accent)"
 KERNELS = 3  # whose distributions are shown side by side, where runs are compared
-SIDES = 6  # runs of which they are
+BEST = 6  # runs of which there are charts
+SHIFT_WORDS = (
+    "How far what enters activation functions has moved since the snapshot before, in "
+    "standard deviations."
+)
 
 
-def story_of(runs: Sequence[RunReport], verdict: str, level: str) -> Story:
-    """The report of one run, of several, or of none."""
+def story_of(
+    runs: Sequence[RunReport], verdict: str, level: str, pages: Sequence[str] = ()
+) -> Story:
+    """The report of one run, of several, or of none.
+
+    `pages`: where the runs have theirs; without, they follow.
+    """
     if len(runs) < 2:
-        own = [ORANGE if run.has_batch_norm is False else BLUE for run in runs]
+        own = [BLUE] * len(runs)
         title, sections = "", []
     else:
         own = colours(runs)
-        title, sections = f"{len(runs)} runs compared", [*_comparison(runs, own)]
-    pairs = zip(runs, own, strict=True)
-    return Story(title, verdict, level, sections, [_run(*pair) for pair in pairs])
+        links = pages or [f"#run-{i}" for i in range(len(runs))]
+        title = f"{len(runs)} runs compared"
+        sections = [*_comparison(runs, own, links)]
+    told = [] if pages else [_run(*pair) for pair in zip(runs, own, strict=True)]
+    return Story(title, verdict, level, sections, told)
+
+
+def live_story(run: RunReport) -> Story:
+    """What is shown of a run while it trains: verdict, map, and the first curves."""
+    charts = [
+        _chart(x, run, BLUE)
+        for x in run.metrics
+        if x.is_of_fit or x.tag == train_loss.tag
+    ]
+    parts: list[Part] = [run.health] if run.health.rows else []
+    parts += [Charts(charts[:3])] if charts else []
+    return Story(
+        "", "", "", [], [Story("", run.verdict, run.level, [Section("", parts)])]
+    )
 
 
 def _run(run: RunReport, colour: str) -> Story:
@@ -88,17 +114,28 @@ def _health(run: RunReport, colour: str) -> Section:
 
 
 def _metrics(run: RunReport, colour: str) -> Section:
-    charts = []
-    for metric in run.metrics:
-        is_named = metric.validation is not None
-        lines = [
-            Line(kind if is_named else "", course, colour, DASHED.get(kind, ""))
-            for kind, course in metric.courses
-        ]
-        charts.append(Curves(metric.name, lines))
+    charts = [_chart(x, run, colour) for x in run.metrics if not x.is_setting]
     data = [{"name": x.name, **dict(x.courses)} for x in run.metrics]
     parts: list[Part] = [Charts(charts, table=_numbers(charts))] if charts else []
     return Section("Loss and metrics", parts, "metrics", data)
+
+
+def _chart(metric: Metric, run: RunReport, colour: str) -> Curves:
+    is_named = metric.validation is not None
+    lines = [
+        Line(kind if is_named else "", course, colour, DASHED.get(kind, ""))
+        for kind, course in metric.courses
+    ]
+    found = find(metric.tag)
+    guide = found.guide if found else None
+    level = _guessing(run, metric)
+    return Curves(metric.name, lines, metric.is_share, level, guide, run.epochs)
+
+
+def _guessing(run: RunReport, metric: Metric) -> tuple[str, float] | None:
+    if run.guess is None or not (metric.is_loss or metric.tag == train_loss.tag):
+        return None
+    return "guessing", run.guess
 
 
 def _distributions(run: RunReport, colour: str) -> Section:
@@ -117,7 +154,18 @@ def _distributions(run: RunReport, colour: str) -> Section:
         "around the median."
     )
     parts: list[Part] = [Charts(charts, words)] if charts else []
-    return Section("How distributions move", parts, "bands", data)
+    return Section("How distributions move", parts, "bands", data, is_folded=True)
+
+
+def _quality(run: RunReport, colour: str) -> Section:
+    rows = [[LEVELS[x.level], x.words, x.shown] for x in run.quality]
+    quiet = [i for i, x in enumerate(run.quality) if x.level in ("healthy", "unknown")]
+    data = [{"statement": x.words, "level": x.level} for x in run.quality]
+    line = Line("", largest_of(run.shift.values()), colour)
+    chart = Curves("largest covariate shift of a layer's inputs", [line])
+    parts: list[Part] = [Table(["", "asked", "by"], rows, quiet=quiet)]
+    parts += [Charts([chart], SHIFT_WORDS)] if run.shift else []
+    return Section("Model quality", parts if run.quality else [], "quality", data)
 
 
 def _layers(run: RunReport, colour: str) -> Section:
@@ -148,7 +196,7 @@ def _layers(run: RunReport, colour: str) -> Section:
         "lies far beyond the guide values, with X what is NaN or Inf."
     )
     parts: list[Part] = [words, table] if run.layers else []
-    return Section("Layers", parts, "layers", data)
+    return Section("Layers", parts, "layers", data, is_folded=True)
 
 
 def _name(layer: Layer) -> str:
@@ -192,14 +240,15 @@ def _batch_norms(run: RunReport, colour: str) -> Section:
     header = ["layer", "momentum", "epsilon", "", *measures]
     right = [1, 2, *range(4, len(header))]
     parts: list[Part] = [words, Table(header, rows, right)] if norms else []
-    return Section("Batch norm", parts, "batch_norms", data)
+    return Section("Batch norm", parts, "batch_norms", data, is_folded=True)
 
 
 def _configuration(run: RunReport, colour: str) -> Section:
     known = {group: values for group, values in run.configuration.items() if values}
     parts: list[Part] = [Settings(known)] if known else []
     parts.append(f"Read from the event files in {run.directory}.")
-    return Section("Configuration", parts, "configuration", run.configuration)
+    data = run.configuration
+    return Section("Configuration", parts, "configuration", data, is_folded=True)
 
 
 def _problems(run: RunReport, colour: str) -> Section:
@@ -210,7 +259,7 @@ def _problems(run: RunReport, colour: str) -> Section:
 # The sections on a run, in the order in which they are read.
 RUN = (
     *(_alerts, _health, _metrics, _distributions),
-    *(_layers, _batch_norms, _configuration, _problems),
+    *(_quality, _layers, _batch_norms, _configuration, _problems),
 )
 
 
@@ -221,7 +270,7 @@ def _numbers(charts: Sequence[Curves]) -> Table:
             course = line.course
             ends = course.first, course.last, course.minimum, course.maximum
             lost = str(course.non_finite) if course.non_finite else ""
-            shown = map(number, ends)
+            shown = map(chart.number, ends)
             rows.append([chart.title, line.label, *shown, lost, Cell("", course)])
     header = ["metric", "", "first", "last", "lowest", "highest", "NaN", ""]
     return Table(header, rows, range(2, 7), folded="As a table")
@@ -230,19 +279,41 @@ def _numbers(charts: Sequence[Curves]) -> Table:
 # --- several runs ---
 
 
-def _comparison(runs: Sequence[RunReport], own: Sequence[str]) -> Iterator[Section]:
-    names = [Cell(run.name, colour=x) for run, x in zip(runs, own, strict=True)]
-    verdicts: list[list[str | Cell]] = [
-        [name, LEVELS[run.level], run.verdict]
-        for name, run in zip(names, runs, strict=True)
-    ]
-    yield Section("", [Table(["run", "", "verdict"], verdicts)])
+def _comparison(
+    runs: Sequence[RunReport], own: Sequence[str], links: Sequence[str]
+) -> Iterator[Section]:
     styles = [*zip(runs, own, _dashes(own), strict=True)]
-    if charts := _shared(styles):
-        yield Section("Loss and metrics", [Charts(charts)])
-    rows = [[name, *cells] for name, cells in differences(runs)]
-    yield Section("What differs", [Table(["", *names], rows)])
-    yield from _drift(styles)
+    best = sorted(styles, key=lambda x: (-x[0].rank[0], x[0].rank[1]))[:BEST]
+    few = [style for style in styles if style in best]
+    charts = _shared(few)
+    title = "Loss and metrics" if len(few) == len(styles) else f"The best {BEST}"
+    table = Section("Runs", [_runs(runs, own, links)], "runs")
+    drawn = Section(title, [Charts(charts)] if charts else [], "charts")
+    yield from (table, drawn)
+    yield from _drift(few)
+
+
+def _runs(runs: Sequence[RunReport], own: Sequence[str], links: Sequence[str]) -> Table:
+    """A row a run, the sickest first: how it went, and the settings that differ."""
+    known = differences(runs)
+    bests = [run.best_in_words for run in runs]
+    names = {best.partition(" ")[0] for best in bests if best}
+    name = f"{names.pop()} " if len(names) == 1 else ""  # of all: in the header
+    rows: list[list[str | Cell]] = []
+    for i in sorted(range(len(runs)), key=lambda i: runs[i].rank):
+        run = runs[i]
+        course = run.best[1] if run.best else None
+        rows.append(
+            [
+                Cell(run.name, colour=own[i], link=links[i]),
+                f"{LEVELS[run.level]} {'healthy' if run.is_healthy else run.in_short}",
+                Cell(bests[i].removeprefix(name), course),
+                f"{run.steps:,}",
+                *(cells[i] for _, cells in known),
+            ]
+        )
+    header = ["run", "verdict", f"best {name}", "steps", *(x for x, _ in known)]
+    return Table(header, rows, [3], is_sortable=len(runs) > BEST)
 
 
 Style: TypeAlias = tuple[RunReport, str, str]  # a run, its colour and its dashes
@@ -259,15 +330,12 @@ def _shared(styles: Sequence[Style]) -> list[Curves]:
     charts: dict[tuple[str, str], Curves] = {}
     for run, colour, dashes in styles:
         for metric in run.metrics:
-            for kind, course in metric.courses:
-                title = _title(metric, kind)
-                chart = charts.setdefault((metric.name, kind), Curves(title, []))
+            for kind, course in metric.courses if not metric.is_setting else ():
+                title = f"{metric.name}, {kind}" if metric.validation else metric.name
+                new = Curves(title, [], metric.is_share, _guessing(run, metric))
+                chart = charts.setdefault((metric.name, kind), new)
                 chart.lines.append(Line(run.name, course, colour, dashes))
     return [*charts.values()]
-
-
-def _title(metric: Metric, kind: str) -> str:
-    return f"{metric.name}, {kind}" if metric.validation else metric.name
 
 
 def _drift(styles: Sequence[Style]) -> Iterator[Section]:
@@ -276,13 +344,20 @@ def _drift(styles: Sequence[Style]) -> Iterator[Section]:
         for run, colour, dashes in styles
         if run.drift
     ]
-    sides = [(run, colour) for run, colour, _ in styles if run.kernels][:SIDES]
+    sides = [(run, colour) for run, colour, _ in styles if run.kernels]
     words = (
         "How far the distribution of a weight has moved, in its own standard "
         "deviations at the start; below, the middle 90 % and 50 % of a weight, in all "
         "runs on one scale."
     )
     parts: list[Part] = [Charts([Curves("largest drift of a weight", lines)], words)]
+    shifts = [
+        Line(run.name, largest_of(run.shift.values()), colour, dashes)
+        for run, colour, dashes in styles
+        if run.shift
+    ]
+    title = "largest covariate shift of a layer's inputs"
+    parts += [Charts([Curves(title, shifts)], SHIFT_WORDS)] if shifts else []
     paths = dict.fromkeys(path for run, _ in sides for path in run.kernels)
     shared = [path for path in paths if all(path in run.kernels for run, _ in sides)]
     for path in (shared or [*paths])[:KERNELS]:
@@ -294,4 +369,4 @@ def _drift(styles: Sequence[Style]) -> Iterator[Section]:
         ]
         parts.append(Charts(charts))
     if lines or sides:
-        yield Section("Drift of the weights", parts)
+        yield Section("Drift of the weights", parts, "drift", is_folded=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from ..alerts.alert import Alert
+from ..signals.guide import Guide
 from .course import Band, Course
 from .health import HEALTHY, Health
 
@@ -21,6 +22,7 @@ class Cell:
     note: str = ""  # below a header, or for who points at a cell
     colour: str = ""  # of a run
     severity: int = HEALTHY
+    link: str = ""
 
 
 @dataclass
@@ -32,6 +34,7 @@ class Table:
     right: Sequence[int] = ()
     quiet: Sequence[int] = ()
     folded: str = ""  # a title, where the table is shown on request
+    is_sortable: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,18 +49,22 @@ class Line:
 
 @dataclass
 class Curves:
-    """A chart of courses over the steps."""
+    """A chart of courses over the steps.
+
+    `is_share`: of 1, shown as percent. `level`: a value to compare with, and its name.
+    `guide`: healthy values. `epochs`: (last step, number) of each epoch.
+    """
 
     title: str
     lines: list[Line]
+    is_share: bool = False
+    level: tuple[str, float] | None = None
+    guide: Guide | None = None
+    epochs: Course | None = None
 
-    @property
-    def is_log(self) -> bool:
-        """Whether the axis is logarithmic: all above 0, and over two decades."""
-        known = [line.course for line in self.lines if len(line.course.finite)]
-        low = min((course.minimum for course in known), default=0.0)
-        high = max((course.maximum for course in known), default=0.0)
-        return low > 0 and high / low > 100
+    def number(self, value: float) -> str:
+        """A value as the chart has it: `97.8 %`."""
+        return f"{number(100 * value, 3)} %" if self.is_share else number(value)
 
 
 @dataclass
@@ -99,12 +106,16 @@ Part: TypeAlias = str | Table | Charts | Alerts | Settings | Health
 
 @dataclass
 class Section:
-    """A heading and its parts; `data`: its content as JSON has it, under `key`."""
+    """A heading and its parts; `data`: its content as JSON has it, under `key`.
+
+    `is_folded`: whether a page shows it on request.
+    """
 
     title: str
     parts: list[Part]
     key: str = ""
     data: Any = None
+    is_folded: bool = False
 
 
 @dataclass

@@ -9,10 +9,14 @@ from . import (
     loss,
     optimizers,
     overview,
+    pace,
     registry,
+    shift,
+    skew,
     targets,
     tensors,
     weights,
+    zeros,
 )
 
 # The order of the charts, and of the table in the docs.
@@ -22,11 +26,15 @@ FAMILIES = (
     targets,
     gradients,
     optimizers,
+    pace,
     activations,
+    shift,
     collapse,
     data,
+    skew,
     batch_norm,
     weights,
+    zeros,
     tensors,
 )
 registry.arrange([family.__name__ for family in FAMILIES])

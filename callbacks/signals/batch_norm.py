@@ -12,7 +12,13 @@ import numpy as np
 
 from kbn.momentum import fitting_momentum
 
-from .loss import epoch_loss, epoch_validation_loss, train_eval_gap, train_loss
+from .loss import (
+    above,
+    epoch_loss,
+    epoch_validation_loss,
+    train_eval_gap,
+    train_loss,
+)
 from .registry import Chart, Guide, signal
 from .remedy import Remedy, ask
 from .rule import LASTING, Reading, Rule
@@ -475,8 +481,8 @@ class BnTrainEvalGap(Rule):
             )
         if train_eval_gap in view:
             return (
-                f"With the moving statistics the loss is {reading.value:.0%} higher "
-                "than with the batch's own, on the same batch, so validation and "
+                f"With the moving statistics the loss is {above(reading.value)} that "
+                "with the batch's own, on the same batch, so validation and "
                 f"inference are worse than training; {named} is the farthest off."
             )
         mean, variance = _gaps(view).get(reading.where, (reading.value, reading.value))
@@ -565,7 +571,7 @@ class BnStatsCold(Rule):
         return (
             f"{100 * share:.2g}% of the moving statistics of "
             f"{view.record.describe(reading.where)} are still {start}, so evaluation's "
-            f"loss is {reading.value:.0%} above that of training: validation and "
+            f"loss is {above(reading.value)} that of training: validation and "
             "inference judge another network, until they are renewed."
             f"{_renewed(view, reading.where)}"
         )

@@ -18,8 +18,10 @@ from . import (
     movement,
     optimizers,
     schedule,
+    skew,
     start,
     targets,
+    zeros,
 )
 from .rule import Rule
 
@@ -28,6 +30,7 @@ FAMILIES = (
     optimizers,
     gradients,
     movement,
+    zeros,
     learning_rate,
     schedule,
     activations,
@@ -38,6 +41,7 @@ FAMILIES = (
     loss,
     batch_norm,
     data,
+    skew,
 )
 
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from .loss import (
     NO_BETTER,
+    above,
     epoch_loss,
     epoch_metric,
     epoch_validation_loss,
@@ -18,6 +19,7 @@ from .loss import (
 from .optimizers import learning_rate
 from .remedy import USUAL, USUAL_RATE, Remedy, ask, scale_targets, set_rate
 from .rule import Reading, Rule
+from .subjects import EPOCH
 from .targets import (
     ALL,
     LOSSES,
@@ -73,8 +75,8 @@ class LossCourse:
         is_whole = head is None or len(heads) == 1
         self.name = "" if is_whole else str(self.head["name"])
         tag = "loss" if is_whole else f"{self.name}_loss"
-        losses = _by_step(view, f"epoch/{tag}")
-        validation = _by_step(view, f"epoch/val_{tag}")
+        losses = _by_step(view, f"{EPOCH}{tag}")
+        validation = _by_step(view, f"{EPOCH}val_{tag}")
         penalties = _by_step(view, penalty.tag) if is_whole else {}
         self.steps = [step for step, loss in losses.items() if math.isfinite(loss)]
         self.train: list[float] = []
@@ -188,7 +190,7 @@ class NotLearning(Rule):
         if share is None or not count or share >= 0.9:
             return False
         limit = share + 2 * math.sqrt(share * (1 - share) / count)
-        tags = [f"epoch/{x}{y}" for x in ("", "val_") for y in ACCURACIES]
+        tags = [f"{EPOCH}{x}{y}" for x in ("", "val_") for y in ACCURACIES]
         found = [[*_by_step(view, tag).values()][-3:] for tag in tags if tag in view]
         is_low = all(len(x) == 3 and max(x) <= limit for x in found)
         assert course.guess is not None, "see readings"
@@ -456,7 +458,7 @@ class Overfit(Rule):
             )
         return (
             "The validation loss has been above its lowest for "
-            f"{self.epochs} epochs and lies {reading.value:.0%} above training's: "
+            f"{self.epochs} epochs and is {above(reading.value)} training's: "
             "the network learns its examples by heart."
         )
 

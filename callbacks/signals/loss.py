@@ -10,7 +10,7 @@ from .optimizers import learning_rate
 from .registry import Chart, Guide, signal
 from .remedy import Remedy, change_rate
 from .rule import Reading, Rule
-from .subjects import BrokenLoss, Loss, Metric, Progress
+from .subjects import EPOCH, BrokenLoss, Loss, Metric, Progress
 from .view import View
 
 NO_BETTER = 0.99  # of the loss of guessing: nothing was learned
@@ -19,8 +19,13 @@ _EPOCH = {"of": Metric, "given": lambda metric: (metric.value,)}
 _LOSSES = Chart("Training", "loss")
 
 
+def above(share: float) -> str:
+    """How far one loss is above another: `12% above`, or `275 times`."""
+    return f"{share:.0%} above" if share < 1 else f"{1 + share:.3g} times"
+
+
 @signal(
-    "epoch/loss", where=lambda metric: metric.name == "loss", chart=_LOSSES, **_EPOCH
+    f"{EPOCH}loss", where=lambda metric: metric.name == "loss", chart=_LOSSES, **_EPOCH
 )
 def epoch_loss(value: float) -> float:
     """The loss that `fit` reports for the epoch.
@@ -31,7 +36,7 @@ def epoch_loss(value: float) -> float:
 
 
 @signal(
-    "epoch/val_loss",
+    f"{EPOCH}val_loss",
     where=lambda metric: metric.name == "val_loss",
     chart=_LOSSES,
     **_EPOCH,
@@ -42,9 +47,9 @@ def epoch_validation_loss(value: float) -> float:
 
 
 @signal(
-    "epoch/<metric>",
+    f"{EPOCH}<metric>",
     where=lambda metric: metric.name not in ("loss", "val_loss"),
-    chart=Chart("Training", "metrics", r"^epoch/(?!(val_)?loss$)"),
+    chart=Chart("Training", "metrics", rf"^{EPOCH}(?!(val_)?loss$)"),
     **_EPOCH,
 )
 def epoch_metric(value: float) -> float:
@@ -153,7 +158,7 @@ class LossSpike(Rule):
 
     L / mean of the last `looks` above 1 + `jump`, and L above `floor` * the first loss:
     late in training one hard batch is ten times the mean of easy ones, and harmless.
-    Of `loss/train`, and of `epoch/loss` after three epochs.
+    Of `loss/train`, and of `Epoch/loss` after three epochs.
 
     No unit. Source: Lightning's SpikeDetection (|L - mean_10| >= 2 mean_10, and not
     an improvement).

@@ -10,7 +10,7 @@ from .subjects import Layers, OpenAlerts
 
 
 @signal(
-    "worst/<diagnostic>",
+    "layers/worst/<diagnostic>",
     of=Layers,
     given=lambda layers: (layers.values, layers.guide),
 )
@@ -26,7 +26,7 @@ def worst(values: Mapping[str, float], guide: Guide | None) -> float:
 
 
 @signal(
-    "median/<diagnostic>",
+    "layers/median/<diagnostic>",
     of=Layers,
     given=lambda layers: (layers.values,),
 )
@@ -40,7 +40,7 @@ def median(values: Mapping[str, float]) -> float:
 
 
 @signal(
-    "alerts/<level>",
+    "Health/<level>",
     of=OpenAlerts,
     given=lambda alerts: (alerts.count,),
     unit="alerts",
@@ -49,6 +49,7 @@ def median(values: Mapping[str, float]) -> float:
 def open_alerts(count: int) -> float:
     """Alerts of this level, critical, warning or info, that are open.
 
-    What they say stands in the Text tab. Written from the first alert on.
+    What is wrong, where, and what to try: the tab Health, and the first table of the
+    tab Text. Written from the first alert on.
     """
     return float(count)

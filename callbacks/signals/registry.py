@@ -192,7 +192,7 @@ def describe(tag: str) -> str:
         return "" if found is None else found.text()
     one = next(x for x in REGISTRY.values() if tag in over_layers(x))
     parts = [found.text(), f"`{one.tag}`: {one.text()}"]
-    if one.guide is not None and tag.startswith("worst/"):
+    if one.guide is not None and tag.startswith("layers/worst/"):
         parts.insert(1, one.guide.direction())
     return "\n\n".join(parts)
 

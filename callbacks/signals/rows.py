@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 PIECE = 1024  # elements of each channel that are reduced at once
+SAMPLE = 2**16  # elements of which moments of units are, as of a histogram
 
 
 def active_row(x: Any, axis: int, rest: float = 0.0, within: float = 0.0) -> Any:
@@ -76,6 +77,34 @@ def spread_row(x: Any) -> Any:
     wide = ops.cast(x, wide_dtype(x))
     variance = ops.mean(ops.var(wide, axis=0))
     return _row(x, x.shape[0], variance, ops.mean(ops.square(wide)))
+
+
+def units_row(x: Any, axis: int) -> Any:
+    """(2 + 2 units,): examples, noise, then mean and deviation of each unit.
+
+    Over batch x space, of a tensor of two and more dimensions; of a large one, every
+    n-th place. `noise`: the sum of the variances that means and deviations have because
+    the batch is a sample of examples, of normal distributions.
+    """
+    from keras import ops
+
+    xp: Any = np if isinstance(x, np.ndarray) else ops
+    stride = -(-math.prod(x.shape) // SAMPLE)
+    if axis == 1 and len(x.shape) > 2:  # (N, C, places)
+        wide = xp.reshape(x, (*x.shape[:2], -1))[:, :, ::stride]
+        wide = xp.swapaxes(wide, 1, 2)
+    else:
+        wide = xp.reshape(x, (x.shape[0], -1, x.shape[-1]))[:, ::stride]
+    wide = wide.astype(np.float64) if xp is np else ops.cast(wide, wide_dtype(x))
+    of_examples = xp.mean(wide, axis=1)  # (N, C)
+    mean = xp.mean(of_examples, axis=0)
+    variance = xp.mean(xp.square(wide - mean), axis=(0, 1))
+    # Means and deviations: 1 and 1/2 of the variance over the examples.
+    noise = 1.5 * xp.sum(xp.var(of_examples, axis=0)) / max(x.shape[0] - 1, 1)
+    parts = x.shape[0], noise, mean, xp.sqrt(variance)
+    if xp is np:
+        return np.concatenate([np.reshape(part, -1) for part in parts])
+    return _row(x, *parts)
 
 
 def scalar_row(x: Any) -> Any:

@@ -32,7 +32,8 @@ class Summary:
     """count, minimum, maximum, mean, std: of all finite elements; bins: of a sample.
 
     std = sqrt(mean((x - mean)^2)). `bins`: (960,), counts of equally wide bins from
-    `minimum` to `maximum`. With no finite element the moments are NaN.
+    `minimum` to `maximum`. `zeros`: share of the sample that is exactly 0. With no
+    finite element the moments are NaN.
     """
 
     count: int
@@ -42,6 +43,7 @@ class Summary:
     mean: float
     std: float
     bins: Array
+    zeros: float = 0.0
 
     @property
     def norm(self) -> float:
@@ -184,18 +186,18 @@ def _summaries_of(rows: Array) -> list[Summary]:
         width = np.where(high > low, high - low, 1)
         position = (rows - low[:, None]) * (BINS / width)[:, None]
         safe = _is_safe(mean, spread)
+        zeros = (rows == 0).mean(axis=1)
     position[~safe] = 0
     index = np.minimum(position.astype(np.intp), BINS - 1)
     index += np.arange(len(rows))[:, None] * BINS
     bins = np.bincount(index.reshape(-1), minlength=len(rows) * BINS)
-    parts = zip(low, high, mean, np.sqrt(spread), bins.reshape(-1, BINS), strict=True)
+    moments = np.stack([low, high, mean, np.sqrt(spread), zeros], axis=1).tolist()
+    parts = zip(rows, safe, moments, bins.reshape(-1, BINS), strict=True)
     return [
-        Summary(row.size, 0, float(low), float(high), float(mean), float(std), counts)
+        Summary(row.size, 0, low, high, mean, std, counts, share)
         if is_safe
         else _careful_summary(row, row)
-        for row, is_safe, (low, high, mean, std, counts) in zip(
-            rows, safe, parts, strict=True
-        )
+        for row, is_safe, (low, high, mean, std, share), counts in parts
     ]
 
 
@@ -219,7 +221,8 @@ def _summary_of(x: Array, sample: Array) -> Summary:
     lowest, highest = low.min(), high.max()
     bins = _bins(sample, lowest, highest)
     std = math.sqrt(spread)
-    return Summary(x.size, 0, float(lowest), float(highest), mean, std, bins)
+    moments = float(lowest), float(highest), mean, std
+    return Summary(x.size, 0, *moments, bins, _zeros(sample))
 
 
 def _careful_summary(x: Array, sample: Array) -> Summary:
@@ -231,9 +234,14 @@ def _careful_summary(x: Array, sample: Array) -> Summary:
         return Summary(0, non_finite, nan, nan, nan, nan, np.zeros(BINS))
     low, high, mean = finite.min(), finite.max(), finite.mean()
     std = math.sqrt(np.mean(np.square(finite - mean)))
-    bins = _bins(sample[np.isfinite(sample)].astype(np.float64), low, high)
+    sample = sample[np.isfinite(sample)].astype(np.float64)
+    bins = _bins(sample, low, high)
     moments = float(low), float(high), float(mean), std
-    return Summary(finite.size, non_finite, *moments, bins)
+    return Summary(finite.size, non_finite, *moments, bins, _zeros(sample))
+
+
+def _zeros(sample: Array) -> float:
+    return float(np.mean(sample == 0)) if sample.size else 0.0
 
 
 def _bins(sample: Array, low: Any, high: Any) -> Array:
@@ -343,7 +351,8 @@ def from_moments(size: int, moments: Array, sample: Array) -> Summary:
     mean, spread = _mean_and_spread(size, moments)
     low, high = float(moments[3]), float(moments[4])
     bins = _bins(sample.astype(moments.dtype, copy=False), low, high)
-    return Summary(size, 0, low, high, mean, math.sqrt(spread), bins)
+    std = math.sqrt(spread)
+    return Summary(size, 0, low, high, mean, std, bins, _zeros(sample))
 
 
 def _from_pieces(size: int, pieces: Array, sample: Array) -> Summary:
@@ -357,8 +366,10 @@ def _from_pieces(size: int, pieces: Array, sample: Array) -> Summary:
     spreads += np.square(means - mean)
     std = math.sqrt(np.average(spreads, weights=counts))
     low, high, count = float(lows.min()), float(highs.max()), int(counts.sum())
-    bins = _bins(sample[np.isfinite(sample)].astype(np.float64), low, high)
-    return Summary(count, size - count, low, high, mean, std, bins)
+    sample = sample[np.isfinite(sample)].astype(np.float64)
+    bins = _bins(sample, low, high)
+    zeros = _zeros(sample)
+    return Summary(count, size - count, low, high, mean, std, bins, zeros)
 
 
 def _mean_and_spread(size: int, moments: Array) -> tuple[float, float]:
@@ -385,4 +396,5 @@ def merge(parts: Sequence[Summary]) -> Summary:
         position = ((edges[:-1] + edges[1:]) / 2 - low) / (high - low or 1.0) * BINS
         np.add.at(bins, np.minimum(position.astype(np.int64), BINS - 1), part.bins)
     std = math.sqrt(np.average(spread, weights=counts))
-    return Summary(int(counts.sum()), non_finite, low, high, mean, std, bins)
+    zeros = float(np.average([part.zeros for part in full], weights=counts))
+    return Summary(int(counts.sum()), non_finite, low, high, mean, std, bins, zeros)

@@ -62,10 +62,27 @@ class Output(Subject):
 
 
 @dataclass(frozen=True)
+class Entering(Subject):
+    """What entered an activation function in one call, by the layer that has it.
+
+    `is_noisy`: its moments differ from batch to batch: no batch norm gave it, and the
+    look before had another batch. `earlier`: its row, (replicas, 2 + 2 units), of then.
+    """
+
+    is_one_of_many = True
+    watch = "activations"
+    layer: str
+    unit_axis: int = -1
+    is_noisy: bool = True
+    earlier: Array | None = None
+
+
+@dataclass(frozen=True)
 class Input(Subject):
     """What the model was given in the looked-at step: one array of x, by its name.
 
-    `is_whole`: its type is one of whole numbers.
+    `is_whole`: its type is one of whole numbers. `validation`: the row of `skew` of the
+    data that `fit` validates on, (1, 2 + 2 columns); None until they are known.
     """
 
     is_one_of_many = True
@@ -73,6 +90,7 @@ class Input(Subject):
     watch = "activations"
     is_whole: bool = False
     summary: Summary | None = None
+    validation: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -278,15 +296,32 @@ class Progress(Subject):
 
 
 @dataclass(frozen=True)
+class Pace(Subject):
+    """The steps since the look before, and the seconds they took, this look's not.
+
+    `memory`: the most of the host's that the process has held so far, in MiB.
+    """
+
+    steps: int
+    seconds: float
+    batch_size: int | None = None
+    memory: float | None = None
+
+
+@dataclass(frozen=True)
 class OpenAlerts(Subject):
     """The open alerts of one level, which is its name."""
 
     count: int
 
 
+# TensorBoard sorts tags by their letters, capitals first: the loss comes first.
+EPOCH = "Epoch/"
+
+
 @dataclass(frozen=True)
 class Metric(Subject):
-    """What `fit` reports at the end of an epoch."""
+    """What `fit` reports at the end of an epoch, in tags that begin with EPOCH."""
 
     value: float
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from .record import Record, kind_of
 from .registry import Signal
+from .subjects import EPOCH
 
 Tag: TypeAlias = str | Signal  # a tag, the beginning of tags, or a signal of its own
 
@@ -78,7 +79,7 @@ class View:
     @functools.cached_property
     def is_of_epoch(self) -> bool:
         """Whether it is what `fit` reports at the end of an epoch, and not a look."""
-        return any(tag.startswith("epoch/") for tag in self.scalars)
+        return any(tag.startswith(EPOCH) for tag in self.scalars)
 
     def __contains__(self, tag: Tag) -> bool:
         return key(tag) in self.scalars

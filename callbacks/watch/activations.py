@@ -10,7 +10,9 @@ import keras
 import numpy as np
 
 from ..signals.activations import dead_units
-from ..signals.subjects import Output, Subject, Target
+from ..signals.shift import activation_shift
+from ..signals.skew import skew
+from ..signals.subjects import Entering, Output, Subject, Target
 from .layers import attribute
 
 INF = math.inf
@@ -79,6 +81,12 @@ _ENDS_WITH_ACTIVATION = (
     keras.layers.SeparableConv1D,
     keras.layers.SeparableConv2D,
 )
+_ACTIVATIONS = (
+    keras.layers.ReLU,
+    keras.layers.LeakyReLU,
+    keras.layers.PReLU,
+    keras.layers.ELU,
+)
 
 
 def activation_of(layer: Any) -> Activation | None:
@@ -97,6 +105,16 @@ def activation_of(layer: Any) -> Activation | None:
     name = _OPERATIONS.get(type(layer).__name__.lower(), "")
     with_settings = {"relu": _relu, "elu": _elu, "threshold": _threshold}
     return with_settings.get(name, lambda _: ACTIVATIONS.get(name))(layer)
+
+
+def entered_by(layer: Any) -> list[str]:
+    """By which method its inputs enter its activation function, if it has one."""
+    if isinstance(layer, _ENDS_WITH_ACTIVATION):
+        known = _of_function(attribute(layer, "activation"))
+        is_linear = known is None or known.name in ("linear", "softmax")
+        return [] if is_linear else ["activation"]
+    is_function = isinstance(layer, _ACTIVATIONS) or activation_of(layer) is not None
+    return ["call"] if is_function else []
 
 
 def _of_function(function: Any) -> Activation | None:
@@ -134,12 +152,15 @@ class Activity:
     A unit that is 0 for one batch need not be for the next. So what a look says of dead
     units is of at least `LOOKS` batches, and `EXAMPLES` examples, as far as they were
     seen. A batch with one target for all, as of sorted data, tells of one class only:
-    it is left out.
+    it is left out. And what entered activation functions at the look before.
     """
 
     LOOKS, EXAMPLES = 3, 64
 
     def __init__(self) -> None:
+        # Moments of units and of inputs at the look before.
+        self._earlier: dict[str, Any] = {}
+        self._inputs: dict[str, Any] = {}
         self._rows: dict[str, deque[Any]] = {}  # (replicas, 1 + units) of each look
 
     def over_looks(
@@ -147,10 +168,13 @@ class Activity:
     ) -> list[Subject]:
         """The subjects of a look, their counts of units those of the last looks."""
         targets = [x.summary for x in subjects if isinstance(x, Target) and x.summary]
+        is_same = self._is_same_batch(subjects)
         is_one = bool(targets) and all(x.minimum == x.maximum for x in targets)
         looks = max(self.LOOKS, -(-self.EXAMPLES // (batch_size or self.EXAMPLES)))
         found = []
         for subject in subjects:
+            if isinstance(subject, Entering) and not is_one:
+                subject = self._since_before(subject, is_same)
             row = subject.rows.get(dead_units.tag)
             if isinstance(subject, Output) and row is not None:
                 rows = {k: x for k, x in subject.rows.items() if k != dead_units.tag}
@@ -160,6 +184,29 @@ class Activity:
                 subject = replace(subject, rows=rows)
             found.append(subject)
         return found
+
+    def _since_before(self, subject: Entering, is_same: bool) -> Entering:
+        earlier = self._earlier.get(subject.key)
+        self._earlier[subject.key] = subject.rows.get(activation_shift.tag)
+        is_noisy = subject.is_noisy and not is_same
+        return replace(subject, earlier=earlier, is_noisy=is_noisy)
+
+    def _is_same_batch(self, subjects: Sequence[Subject]) -> bool:
+        """Whether the inputs have the moments that they had at the look before.
+
+        With a seed, Keras on TensorFlow gives the same batches in every epoch.
+        """
+        now = {x.key: x.rows[skew.tag] for x in subjects if skew.tag in x.rows}
+        before, self._inputs = self._inputs, now
+        return (
+            bool(now)
+            and now.keys() == before.keys()
+            and all(
+                now[k].shape == before[k].shape
+                and np.allclose(now[k], before[k], 1e-9, 0)
+                for k in now
+            )
+        )
 
     def _kept(self, key: str, row: Any, looks: int) -> deque[Any]:
         kept = self._rows.get(key)

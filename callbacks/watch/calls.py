@@ -11,6 +11,7 @@ import keras
 
 from kbn.private import keras as private
 
+from .activations import entered_by
 from .inventory import BatchNorm
 from .layers import Layer, Variable, attribute
 from .optimizers import Applied, loss_scale
@@ -44,6 +45,8 @@ class CallLog:
         self._here = graph()
         self.activations: dict[str, tuple[Tensor, str]] = {}  # with its layer's name
         self._given: dict[str, Any] = {}  # each activation as the layer gave it
+        # What entered functions, with their layer, and the one that gave it, if known.
+        self.entering: dict[str, tuple[Tensor, str, str]] = {}
         self.masked: set[str] = set()  # layers that were given a tensor with a mask
         self.norm_inputs: dict[str, tuple[Tensor, str]] = {}  # in training, unmasked
         self.outputs: list[Tensor] = []  # of the whole model
@@ -83,6 +86,13 @@ class CallLog:
         self.activations[call] = self.keep(tensor), name
         self._given[call] = weakref.ref(tensor)
 
+    def note_entering(self, call: str, name: str, tensor: Tensor) -> None:
+        """What entered the activation function of a layer of this name."""
+        given = (x for x, known in self._given.items() if known() is tensor)
+        source = next(given, None)
+        kept, giver = self.activations[source] if source else (self.keep(tensor), "")
+        self.entering[call] = kept, name, giver
+
     def is_one_of(self, call: str, tensors: Iterable[Tensor]) -> bool:
         """Whether the activation of a call is one of these, themselves."""
         return any(self._given[call]() is tensor for tensor in tensors)
@@ -109,7 +119,7 @@ class CallLog:
     @property
     def _noted(self) -> dict[str, Any]:
         """But for what losses are of: that was there before."""
-        names = ("activations", "norm_inputs", "outputs", "gradients")
+        names = ("activations", "entering", "norm_inputs", "outputs", "gradients")
         losses = [(loss, y_pred) for loss, _, y_pred in self.losses]
         return {name: getattr(self, name) for name in names} | {"losses": losses}
 
@@ -151,6 +161,11 @@ def seeing(
         for name, layer in layers.items()
     ]
     notes += [
+        (layer, method, functools.partial(_note_entering, name))
+        for name, layer in layers.items()
+        for method in entered_by(layer)
+    ]
+    notes += [
         (norm.layer, "call", functools.partial(_note_norm, name, norm))
         for name, norm in (norms or {}).items()
     ]
@@ -176,6 +191,14 @@ def _note_outputs(
         for index, tensor in enumerate(tensors):
             part = f"{call}/{index}" if len(tensors) > 1 else call
             seen.note_activation(part, name, tensor)
+
+
+def _note_entering(
+    name: str, seen: CallLog, method: Any, args: Any, kwargs: Any, outputs: Any
+) -> None:
+    given = next(iter([*args, *kwargs.values()]), None)
+    if is_readable(given) and seen.reaches(name):
+        seen.note_entering(seen.number(name, "entering"), name, given)
 
 
 def _note_norm(

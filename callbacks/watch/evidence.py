@@ -11,7 +11,6 @@ from ..signals.statistics import summarize
 from ..signals.subjects import Input, Subject, Target
 from ..signals.tensors import non_finite as non_finite_counts
 from . import probe
-from .tensors import to_numpy
 
 COUNTS = non_finite_counts.key
 UNKNOWN = 10_000  # steps, of an epoch whose length is not known
@@ -46,13 +45,16 @@ class Evidence:
             self._state = [np.array(array(x)) for x in variables]
 
     def save(self, directory: Path, step: int, batch: Any) -> None:
-        """Write the batch, the state and a script of six lines that trains on them."""
+        """Write the batch, the state and a script of six lines that trains on them.
+
+        `batch`: see `arrays_of`.
+        """
         directory.mkdir(parents=True, exist_ok=True)
         kept = {f"variables/{i}": x for i, x in enumerate(self._state)}
         for name, part in named_parts(batch).items():
             for path, leaf in tree.flatten_with_path(part):
                 if leaf is not None:
-                    kept["/".join([name, *map(str, path)])] = _array(leaf)
+                    kept["/".join([name, *map(str, path)])] = leaf
         file = directory / "batch.npz"
         np.savez(file, **kept)
         arguments = ", ".join(
@@ -81,7 +83,7 @@ def non_finite(batch: Any) -> Mapping[tuple[str, str], tuple[int, int]]:
     found = {}
     for part, structure in named_parts(batch).items():
         for path, leaf in tree.flatten_with_path(structure):
-            array = _array(leaf)
+            array = np.asarray(leaf)
             if not array.ndim or array.dtype.kind in "iubOSU":
                 continue
             count = summarize(array, 1).non_finite
@@ -93,10 +95,16 @@ def non_finite(batch: Any) -> Mapping[tuple[str, str], tuple[int, int]]:
     return found
 
 
-def _array(leaf: Any) -> Any:
-    # A backend may have no tensors of words.
-    is_tensor = leaf is not None and not isinstance(leaf, np.ndarray)
-    return to_numpy(leaf) if is_tensor else np.asarray(leaf)
+def arrays_of(batch: Any) -> Any:
+    """A batch of arrays, whole, where processes have parts of it; None stays so."""
+    host = probe.backend().host
+
+    def array(leaf: Any) -> Any:
+        # A backend may have no tensors of words.
+        is_array = leaf is None or isinstance(leaf, np.ndarray)
+        return leaf if is_array else host.array(leaf)
+
+    return tree.map_structure(array, batch)
 
 
 def _expression(structure: Any, name: str) -> str:

@@ -4,11 +4,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 
 from kbn.private import keras as private
 
+from ..signals.data import ELEMENTS
+from ..signals.skew import columns_row
+from ..signals.subjects import Input
 from .activations import activation_of
 from .layers import Layer, attribute, graph_of, kinds_of, weights_of
+from .notes import given_by
 
 KERNEL, SCALED, INDEX, UNKNOWN = "kernel", "scaled", "index", "unknown"
 # Kinds of Keras' layers, and the operations of a functional model that are none.
@@ -58,6 +63,18 @@ def first_of_each(
             first = First(UNKNOWN)
         found[name] = {"fate": first.fate, "layer": first.layer}
     return found
+
+
+def validation_rows(model: Any) -> Iterator[tuple[str, Any]]:
+    """(key of an input, its row of `skew`) of what `fit` validates on.
+
+    Where that is arrays of NumPy: to read a batch of anything else would take it away.
+    """
+    for subject, x in given_by((private.validation_inputs(model),)):
+        is_array = isinstance(x, np.ndarray) and x.dtype.kind in "fiub"
+        if isinstance(subject, Input) and is_array:
+            some = x[:: -(-x.size // ELEMENTS) or 1]
+            yield subject.key, columns_row(some, subject)[None]
 
 
 def _tensor(graph: Any, name: str, place: int) -> Any:

@@ -13,22 +13,30 @@ from kbn.private import keras as private
 
 from ..signals.reading import EVALUATED
 from ..signals.subjects import Loss, Subject
-from . import tensors
+from . import jax_host as host
 from .calls import CallLog
 from .evaluation import LossEvaluation, python_state_kept
 from .inventory import Contents, Inventory
-from .jitted import Jitted, Reach, StepNoter, values_of
+from .jitted import Jitted, Reach, StepNoter, replicated, values_of
 from .looker import Looker
 from .notes import Notes
 from .probe import Asked, Recorded, Seen
 from .reduction import to_arrays
 
-host = tensors
-
 
 def as_array(variable: Any) -> Any:
     """A variable as an array."""
-    return np.asarray(variable.value)
+    return host.array(variable.value)
+
+
+def is_first_process() -> bool:
+    """See `probe.backend`."""
+    return jax.process_index() == 0
+
+
+def device() -> str:
+    """On what JAX computes."""
+    return str(jax.devices()[0].device_kind)
 
 
 scratch_graph = private.symbolic_scope
@@ -66,6 +74,7 @@ class Probe(Looker):
         self._evaluation = LossEvaluation(model, self._losses_of)
         self._evaluated: Callable[[Any, Any], Any] | None = None
         self._noter = StepNoter(model)
+        self._is_alone = jax.process_count() == 1
         self._jitted: dict[str, tuple[Inventory, Jitted]] = {}
         self._step = private.jax_train_step(self.function)
         self._is_eager = not isinstance(self._step, jax.stages.Wrapped)
@@ -101,8 +110,12 @@ class Probe(Looker):
         return logs if isinstance(logs, dict) else {}
 
     def number(self, loss: Any, waits: bool) -> float | None:
-        """See `probe.Probe`; `float(loss)` takes five times as long: JAX 0.10."""
-        return float(np.asarray(loss)) if waits or loss.is_ready() else None
+        """See `probe.Probe`; `float(loss)` takes five times as long: JAX 0.10.
+
+        Of several processes, none asks before it waits: all are to know it together.
+        """
+        is_there = waits or (self._is_alone and loss.is_ready())
+        return float(np.asarray(loss)) if is_there else None
 
     # --- a step that is due ---
 
@@ -156,7 +169,7 @@ class Probe(Looker):
 
     def _probe(self, batch: Any, state: Any, seen: Seen) -> Callable[[], None]:
         """Run the probe; what it returns is still to be read, into `seen`."""
-        jitted = self._jitted_for(batch)
+        jitted = self._jitted_for(batch, state)
         given, own = jitted(state, batch)
         self._reader.tell_applied(jitted.notes, seen)
         seen.own, seen.failed = own, jitted.failed
@@ -167,7 +180,7 @@ class Probe(Looker):
 
         return read
 
-    def _jitted_for(self, batch: Any) -> Jitted:
+    def _jitted_for(self, batch: Any, state: Any) -> Jitted:
         """The function for such batches, of the model as it is."""
         spec = _spec_of(batch)
         inventory = self._contents.latest(self._model)
@@ -181,6 +194,7 @@ class Probe(Looker):
                 self._granted,
                 asked.sample_size,
                 asked.signals,
+                replicated(state),
             )
             self._jitted[spec] = inventory, jitted
         return jitted
@@ -209,7 +223,9 @@ class Probe(Looker):
                 return loss(batch, values_of(self._model, state))
 
         if self._evaluated is None:
-            self._evaluated = given if self._is_eager else jax.jit(given)
+            everywhere = replicated(self._state)
+            jitted = jax.jit(given, out_shardings=everywhere)
+            self._evaluated = given if self._is_eager else jitted
         return keras.ops.reshape(self._evaluated(self._state, batch), (1, 1))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import keras
+from jax.sharding import NamedSharding, PartitionSpec
 
 from kbn.private.jax import trace_here
 from kbn.private.keras import symbolic_scope
@@ -142,8 +143,8 @@ class Jitted:
 
     A pure function of the trainer's state and a batch, which is jitted beside the step
     and donates nothing. `step(state, batch)`: the model's own; `grant(notes)`: the
-    subjects to read. `notes`, and `failed` of the user's own signals, are known once it
-    was called.
+    subjects to read; `shardings`: of what is given. `notes`, and `failed` of the user's
+    own signals, are known once it was called.
     """
 
     def __init__(
@@ -154,6 +155,7 @@ class Jitted:
         grant: Callable[[Notes], tuple[Inventory, Mapping[str, Subject]]],
         sample_size: int,
         signals: tuple[Function, ...],
+        shardings: Any,
     ) -> None:
         self.notes = Notes()
         self.reduction = Reduction({}, sample_size)
@@ -163,7 +165,7 @@ class Jitted:
         self._step = step
         self._grant = grant
         self._signals = signals
-        self._function = jax.jit(self._given)
+        self._function = jax.jit(self._given, out_shardings=shardings)
 
     def __call__(self, state: State, batch: Any) -> tuple[Any, Any]:
         """Of a step on this batch, not waited for: see `Pruned`, and `Pruned.own`."""
@@ -198,6 +200,16 @@ class Jitted:
         notes.scales.clear()
         self.notes = notes
         return given, own
+
+
+def replicated(state: State) -> Any:
+    """Where a function of this state is to leave what it returns: on each device whole.
+
+    None, wherever it likes, of a state that is on one device: see `jax.jit`.
+    """
+    found = [getattr(x, "sharding", None) for x in jax.tree.leaves(state)]
+    meshes = [x.mesh for x in found if isinstance(x, NamedSharding)]
+    return NamedSharding(meshes[0], PartitionSpec()) if meshes else None
 
 
 def values_of(model: Any, state: State) -> list[tuple[Any, Any]]:

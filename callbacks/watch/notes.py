@@ -13,6 +13,7 @@ from keras import tree
 
 from ..signals.own import Named, Tensors
 from ..signals.subjects import (
+    Entering,
     Gradient,
     Input,
     Loss,
@@ -140,6 +141,7 @@ class Noter:
                 known = None if name in call_log.masked else activation_of(layer)
                 about = known, unit_axis(layer), is_final
                 notes.enter(Output(call, name, *about), tensor)
+        self._enter_functions(notes, call_log)
         for call, (tensor, name) in call_log.norm_inputs.items():
             if name not in call_log.hidden:
                 enter = functools.partial(self._enter_norm, notes, call, name, tensor)
@@ -158,6 +160,16 @@ class Noter:
                 if is_readable(x):
                     name = "/".join(map(str, path))
                     notes.enter(Prediction(name, path=tuple(path)), x)
+
+    def _enter_functions(self, notes: Notes, call_log: CallLog) -> None:
+        """What enters the activation functions; not of padding, nor of the outputs."""
+        outputs = notes.subjects.values()
+        final = {x.layer for x in outputs if isinstance(x, Output) and x.is_final}
+        norms = {name for _, name in call_log.norm_inputs.values()}
+        for call, (tensor, name, giver) in call_log.entering.items():
+            if name not in call_log.hidden | call_log.masked | final:
+                axis = unit_axis(self._inventory.layers[name])
+                notes.enter(Entering(call, name, axis, giver not in norms), tensor)
 
     def _enter_norm(self, notes: Notes, call: str, name: str, tensor: Any) -> None:
         norm = self._inventory.batch_norms[name]

@@ -9,6 +9,7 @@ from keras import tree
 
 from ..signals.own import evaluate
 from ..signals.subjects import (
+    Entering,
     Gradient,
     Input,
     Loss,
@@ -39,7 +40,7 @@ class Wishes:
         self.hidden: set[str] = set()
         self._asked = asked
         self._kinds = {
-            k for k in (Output, Gradient, NormInput) if k.watch in asked.watch
+            k for k in (Output, Entering, Gradient, NormInput) if k.watch in asked.watch
         }
         self._selection: Selection | None = None
 
@@ -59,6 +60,7 @@ class Wishes:
         selection = self.selection(inventory)
         of_kind: dict[type, Collection[str]] = {
             Output: selection.layers,
+            Entering: selection.layers,
             Gradient: selection.weights,
             NormInput: selection.batch_norms,
         }

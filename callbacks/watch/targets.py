@@ -7,7 +7,7 @@ smoothing and ignored classes count as they do in training.
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import keras
 import numpy as np
@@ -34,11 +34,13 @@ from .tensors import to_numpy
 Path: TypeAlias = tuple[Any, ...]
 KEPT = 2**18  # numbers of targets, or of outputs, to ask a loss about
 MANY = 1000  # classes, or numbers of an example, that are counted one by one
+GROWN = 1.25  # times as many targets, of which a guess is asked for anew
 FEW = 30  # labels a class: with fewer, their shares are taken to be equal
 LOOKS = 4096  # of which targets are counted: more say nothing new
 SEVERAL = 4  # looks: of fewer, the batches may be those of sorted data
 SORTED = 0.1  # batch_effect above which the labels that were seen stand for no others
 TINY = 1e-7  # Keras' epsilon: probabilities below it are cut
+BY_HEART = 0.9  # of the way from the guess to the floor
 CLOSE = 0.01  # of two losses that are one, in 16 bits
 
 
@@ -54,6 +56,48 @@ class Supervision:
     weights: Any
     outputs: Mapping[Path, Array]
     inputs: int = 0
+
+
+class Progress(NamedTuple):
+    """How far one output has come with a batch: losses, `floor` the lowest possible.
+
+    `is_right`: whether all of its labels are; False of numbers.
+    """
+
+    loss: float
+    guess: float
+    floor: float
+    is_right: bool
+
+    @property
+    def share(self) -> float:
+        """Of the way from the guess to the floor."""
+        return (self.guess - self.loss) / max(self.guess - self.floor, TINY)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the batch is known by heart."""
+        return self.is_right or self.share >= BY_HEART
+
+
+def progress(model: Any, given: Supervision) -> dict[str, Progress]:
+    """By output, how far a model has come with a batch; of those that can be judged."""
+    found = {}
+    for head, y, weights, output in supervised(model, given):
+        head.add(y, weights, output)
+        head.undoes = head.undoes and head.gives_probabilities
+        known = head.progress()
+        if known is not None and head.weight:
+            found[head.name] = known
+    return found
+
+
+def supervised(model: Any, given: Supervision) -> Iterator[tuple[Any, ...]]:
+    """(head, targets, weights, output) of each loss that was compiled."""
+    losses = private.compiled_losses(model) if _is_compiled(model) else None
+    pairs = _pairs(losses, given) if losses else ()
+    for one, pair in zip(losses or (), pairs, strict=True):
+        yield _Head(_name(one, losses or ()), one), *pair
 
 
 class HeadReader:
@@ -205,7 +249,7 @@ class _Head:
         self._squares: Array | None = None
         self._looks = 0
         self._guess: tuple[float, float] | None = None
-        self._guessed_of = 0
+        self._guessed_of, self._guessed_by_shares = 0, False
         self._batch: tuple[Any, Any, Array] | None = None
         self._met: set[int] = set()  # hashes of batches that were counted
 
@@ -365,11 +409,55 @@ class _Head:
         return None if value is None else self.weight * value
 
     def guess(self) -> tuple[float, float] | None:
-        """The loss of the best constant prediction and its standard error."""
-        if self._guessed_of != self.count and self._known.constants and self._y:
-            self._guessed_of = self.count
+        """The loss of the best constant prediction and its standard error.
+
+        Asked for anew once a quarter more targets are known: a loss takes time, and on
+        JAX it is compiled for each number of them.
+        """
+        if not (self._known.constants and self._y):
+            return None
+        knows = self._knows_shares()
+        is_old = self._guess is None or self.count >= GROWN * self._guessed_of
+        if is_old or knows != self._guessed_by_shares:
+            self._guessed_of, self._guessed_by_shares = self.count, knows
             self._guess = self._guessed()
         return self._guess
+
+    def progress(self) -> Progress | None:
+        """Of the last look, beside the guess of its own targets; None: not known."""
+        assert self._batch is not None, "see add"
+        y, weights, output = self._batch
+        rows, guessed, loss = self._rows(y, output), self.guess(), self.batch_loss()
+        if rows is None or rows.size != output.size or guessed is None or loss is None:
+            return None
+        rows = rows.reshape(output.shape)
+        best = rows if self._known.kind == NUMBERS else self._as_outputs(rows)
+        floor = self._ask(y, best.astype(np.float32), weights)
+        if floor is None or guessed[0] - floor <= CLOSE * abs(guessed[0]):
+            return None  # of one answer for all there is nothing to learn
+        guess, floor = self.weight * guessed[0], self.weight * floor
+        return Progress(loss, guess, floor, self._is_right(rows, output))
+
+    def _is_right(self, rows: Array, output: Array) -> bool:
+        if self._known.kind == CLASSES:
+            known = rows.sum(axis=-1) > 0
+            return bool((rows.argmax(-1) == output.argmax(-1))[known].all())
+        if self._known.kind == BINARY:
+            is_logits = self.takes_logits or (
+                attribute(self.loss, "from_logits", False) and not self.undoes
+            )
+            return bool(((output > (0 if is_logits else 0.5)) == (rows > 0.5)).all())
+        return False
+
+    def _as_outputs(self, shares: Array) -> Array:
+        """What gives the lowest loss to classes of these shares."""
+        units = self.units or 1
+        equal = 1 / units if self._known.kind == CLASSES else 0.5
+        smoothing = float(attribute(self.loss, "label_smoothing", 0.0) or 0.0)
+        shares = (1 - smoothing) * shares + smoothing * equal
+        if attribute(self.loss, "from_logits", False):
+            shares = self._logits(shares)
+        return shares
 
     def _guessed(self) -> tuple[float, float] | None:
         y = np.concatenate(self._y)
@@ -409,17 +497,18 @@ class _Head:
                 yield mean
             return
         equal = 1 / units if kind == CLASSES else 0.5
-        classes = units if kind == CLASSES else 2
         shares = np.full(units, equal)
-        seen = 0 if self._labels is None else self._labels.sum()
-        seen = seen if kind == CLASSES else self.count
-        if self._sums is not None and seen >= FEW * classes and self._is_mixed():
-            smoothing = float(attribute(self.loss, "label_smoothing", 0.0) or 0.0)
-            mean = np.broadcast_to(self._sums[1], shares.shape)
-            shares = (1 - smoothing) * mean + smoothing * equal
-        if attribute(self.loss, "from_logits", False):
-            shares = self._logits(shares)
-        yield shares
+        if self._sums is not None and self._knows_shares():
+            shares = np.broadcast_to(self._sums[1], shares.shape)
+        yield self._as_outputs(shares)
+
+    def _knows_shares(self) -> bool:
+        """Whether enough labels were seen, of batches that may stand for all."""
+        seen, classes = self.count, 2
+        if self._known.kind == CLASSES:
+            seen = 0 if self._labels is None else self._labels.sum()
+            classes = self.units or 1
+        return seen >= FEW * classes and self._is_mixed()
 
     def _is_mixed(self) -> bool:
         """Whether the batches that were seen may stand for all: none was like another.

@@ -35,6 +35,22 @@ as_array = host.as_array
 STEP = "_kbn_step"  # kept on the training function, as the probe is
 
 
+def is_first_process() -> bool:
+    """See `probe.backend`: the chief, else the first worker."""
+    cluster = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+    has_chief = "chief" in cluster.cluster_spec().jobs
+    first = "chief" if has_chief else "worker"
+    return cluster.task_type in (None, first) and not cluster.task_id
+
+
+def device() -> str:
+    """On what TensorFlow computes."""
+    for one in tf.config.list_physical_devices("GPU"):
+        details = tf.config.experimental.get_device_details(one)
+        return str(details.get("device_name", "GPU"))
+    return "CPU"
+
+
 class Probe(Looker):
     """Looks at training steps of one model: see `probe.Probe`.
 

@@ -105,6 +105,19 @@ def as_array(variable: Any) -> Any:
     return keras.ops.convert_to_numpy(variable.value)
 
 
+def is_first_process() -> bool:
+    """See `probe.backend`."""
+    from torch import distributed
+
+    is_alone = not (distributed.is_available() and distributed.is_initialized())
+    return is_alone or distributed.get_rank() == 0
+
+
+def device() -> str:
+    """On what torch computes."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+
+
 class Probe(Looker):
     """Looks at training steps of one model: see `probe.Probe`.
 

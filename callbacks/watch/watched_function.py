@@ -99,14 +99,14 @@ class WatchedFunction:
 
     def __call__(self, *given: Any) -> Any:
         """Train as the original does."""
-        if self.is_over:
-            self.remove()
         watcher = self._watcher
-        if watcher is None:
+        if watcher is None or _current_fit(self._model) is not self._fit:
+            self.remove()
             return self.original(*given)
         steps = self._probe.steps(*given)
-        self._is_fit |= steps > 0
-        if self._is_fit and not steps:
+        if steps:
+            self._is_fit = True
+        elif self._is_fit:
             # Of a loop written by hand: another callback makes it within this `fit`.
             return self.original(*given)
         given, recorded = self._probe.record(given)
@@ -161,7 +161,8 @@ class Losses:
     """Finds the first loss that is not finite.
 
     A device computes a loss after the call has returned. So it is asked for when it is
-    there, and waited for only once `latest` more calls were made. `fit` reports the
+    there, and waited for only once `latest` more calls were made; if it is not there,
+    half as many pass until it is asked for again: asking takes time. `fit` reports the
     mean over an epoch: once it is NaN or Inf, it stays so.
     """
 
@@ -174,6 +175,7 @@ class Losses:
         self._names: list[str] | None = None
         # Each with the number of its call, and what knows its batch.
         self._waiting: deque[tuple[Any, int, Recorded | None]] = deque()
+        self._next = 0  # call after which they are asked for again
         self._is_broken = False
 
     def add(
@@ -185,6 +187,8 @@ class Losses:
             self._names = [name for name in reported if "loss" in name]
         for name in self._names:
             self._waiting.append((reported.get(name), self.calls, recorded))
+        if self.calls < self._next:
+            return None
         return self._first(self.calls - self._latest)
 
     def reported(self, reported: Mapping[str, Any]) -> float | None:
@@ -216,6 +220,7 @@ class Losses:
             loss, call, recorded = self._waiting[0]
             is_finite = self._is_finite(loss, call <= last)
             if is_finite is None:
+                self._next = min(self.calls + self._latest // 2, call + self._latest)
                 break
             self._waiting.popleft()
             if not is_finite and not self._is_broken:

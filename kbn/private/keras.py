@@ -254,6 +254,14 @@ def held_model(callback: Any) -> Any:
     return getattr(callback, "_model", None)  # callbacks/callback.py#L70
 
 
+def validation_inputs(model: Any) -> Any:
+    """What `fit` validates on, x; None where it is not arrays, or not made yet."""
+    iterator = getattr(model, "_eval_epoch_iterator", None)
+    adapter = getattr(iterator, "data_adapter", None)  # trainers/epoch_iterator.py#L80
+    arrays = getattr(adapter, "_inputs", None)  # data_adapters/array_data_adapter.py
+    return None if arrays is None else keras.utils.unpack_x_y_sample_weight(arrays)[0]
+
+
 def symbolic_scope() -> Any:
     """The scope in which Keras calls layers only to learn what they would give.
 

@@ -1,5 +1,8 @@
 """The private names of TensorFlow that kbn uses, as 2.16 to 2.22 have them."""
 
+import contextlib
+import random
+from collections.abc import Iterator
 from typing import Any
 
 
@@ -57,3 +60,25 @@ def spec_of_replica(spec: Any) -> Any:
     # https://github.com/tensorflow/tensorflow/blob/v2.21.0/tensorflow/python/distribute/values.py
     specs = getattr(spec, "_value_specs", None)
     return spec if specs is None else specs[0]
+
+
+@contextlib.contextmanager
+def eager_seeds_kept() -> Iterator[None]:
+    """Let `tf.random` draw others than the seeds that it goes on with.
+
+    Put back, they would be drawn twice, and an eager op of a seed that was drawn goes
+    on with its numbers. Without the names, what is drawn meanwhile is drawn.
+    """
+    # https://github.com/tensorflow/tensorflow/blob/v2.21.0/tensorflow/python/eager/context.py
+    try:
+        from tensorflow.python.eager.context import context
+
+        eager, kept = context(), context()._rng
+    except (ImportError, AttributeError):
+        yield
+        return
+    eager._rng = random.Random(0)
+    try:
+        yield
+    finally:
+        eager._rng = kept

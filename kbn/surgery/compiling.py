@@ -28,7 +28,7 @@ def compile_like(model: Any, twin: Any, layers: dict[Layer, Layer] | None) -> No
         )
         return
     try:
-        settings = {name: _copied(value) for name, value in settings.items()}
+        settings = {name: copied(value) for name, value in settings.items()}
         twin.compile(**settings)
     except Exception as error:
         _log.warning("The copy of '%s' is not compiled: %s.", model.name, error)
@@ -56,15 +56,15 @@ def _settings(model: Any) -> dict[str, Any] | None:
     return private.compile_settings(model)
 
 
-def _copied(value: Any) -> Any:
+def copied(value: Any) -> Any:
     """`value` with optimizers and metrics made anew; what has no state is shared.
 
     The config of a loss may lack its arguments, as that of Keras 3.15.1's Huber does.
     """
     if isinstance(value, dict):
-        return {key: _copied(item) for key, item in value.items()}
+        return {key: copied(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(map(_copied, value))
+        return type(value)(map(copied, value))
     if not isinstance(value, keras.optimizers.Optimizer | keras.Metric):
         return value
     with remaking.readable_config(value):

@@ -5,7 +5,7 @@ called twice stays one layer; each layer in them is copied by its config.
 """
 
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -24,6 +24,7 @@ def copy(
     gone: Collection[Layer] = (),
     plain: bool = False,
     behind: Mapping[Layer, Sequence[Layer]] | None = None,
+    build: Callable[[keras.Model], object] | None = None,
 ) -> tuple[keras.Model, Twins]:
     """A copy of a model that has a graph, and {layer of it: layer of the copy}.
 
@@ -31,13 +32,16 @@ def copy(
     gone: layers of one input that the copy goes around. plain: whether a model whose
     class has a constructor of its own becomes one of Keras', so that its graph can be
     run again. behind: new layers, one after the other, that are called on what each
-    call of a layer gives; that layer keeps none in it.
+    call of a layer gives; that layer keeps none in it. build: calls a copy that has no
+    graph, whose layers have no weights yet.
 
     Raises:
         ValueError: A layer cannot be copied; it is named.
     """
     copier = _Copier(changes or {}, frozenset(gone), plain, behind or {})
     twin = copier.twin(model)
+    if build is not None and len(twin.variables) < len(model.variables):
+        build(twin)
     twins = copier.pairs()
     for layer, made in twins.items():
         if layer not in copier.changes:
@@ -161,6 +165,9 @@ def take_state(layer: Layer, twin: Layer) -> None:
         store: dict[str, Any] = {}
         layer.save_own_variables(store)
         twin.load_own_variables({key: graph.value(store[key]) for key in store})
+        # A layer with LoRA saves the product in its kernel, and loads zeros.
+        for variable, copied in zip(theirs, ours, strict=True):
+            copied.assign(graph.value(variable))
     for seed, made_seed in zip(seeds, made_seeds, strict=True):
         made_seed.assign(graph.value(seed))
     if hasattr(layer, "save_assets"):  # vocabularies and their kind are no variables

@@ -1,6 +1,7 @@
 """A layer made again by its config: one class, the same arguments, other weights."""
 
 import contextlib
+import inspect
 import types
 import warnings
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ def from_config(layer: Layer, **changes: Any) -> Layer:
     cls = type(layer)
     try:
         with readable_config(layer), _policy_of(layer):
-            config = {**layer.get_config(), **changes}
+            config = {**_taken(cls, layer.get_config()), **changes}
             # Those of the config only: another may hold on to `layer` itself.
             functions = {
                 name: value
@@ -44,6 +45,15 @@ def from_config(layer: Layer, **changes: Any) -> Layer:
     for name, function in functions.items():
         setattr(twin, name, function)
     return twin
+
+
+def _taken(cls: Any, config: dict[str, Any]) -> dict[str, Any]:
+    """Without what Keras adds of its own, where the constructor has no room for it."""
+    parameters = inspect.signature(cls.__init__).parameters
+    if any(x.kind is inspect.Parameter.VAR_KEYWORD for x in parameters.values()):
+        return config
+    own = {"name", "trainable", "dtype"} - parameters.keys()
+    return {name: value for name, value in config.items() if name not in own}
 
 
 def uncopied(layer: Layer, reason: str) -> ValueError:

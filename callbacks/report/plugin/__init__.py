@@ -10,6 +10,7 @@ import hashlib
 import html
 import json
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tensorboard.plugins import base_plugin
 from kbn_light import load
 
 FILES = "events.out.tfevents.*.kbn"  # that `TrainingMonitor` writes
+FRESH = 1800  # seconds: what was not written for so long was killed
 NO_LOG = "There is no log of kbn's TrainingMonitor in this directory yet."
 
 
@@ -32,6 +34,7 @@ class HealthPlugin(base_plugin.TBPlugin):
         self._lock = threading.Lock()
         self._state: Any = None  # of the logs that the last page was made from
         self._html = ""
+        self._unended: set[str] = set()  # runs on that page that have not ended
 
     def get_plugin_apps(self) -> dict[str, Any]:
         """{route: WSGI application}."""
@@ -64,9 +67,10 @@ class HealthPlugin(base_plugin.TBPlugin):
         try:
             runs = self._found()
             state = hashlib.sha256(repr(_signatures(runs)).encode()).hexdigest()
-            known = {"runs": [*runs], "state": state}
+            training = [x for x in runs if x in self._unended and _is_fresh(runs[x])]
+            known = {"runs": [*runs], "state": state, "training": training}
         except Exception as error:  # TensorBoard is to live on, whatever it is
-            known = {"runs": [], "state": "", "error": _reason(error)}
+            known = {"runs": [], "state": "", "training": [], "error": _reason(error)}
         return _respond(environ, start, json.dumps(known), "application/json")
 
     def _page(self, environ: Any, start: Any) -> Any:
@@ -103,6 +107,7 @@ class HealthPlugin(base_plugin.TBPlugin):
             if self._state != state:
                 read = load("kbn.callbacks.log.reader").read_run
                 logged = [read(run, name) for name, run in chosen.items()]
+                self._unended = {x.name for x in logged if x.record.get("is_running")}
                 report = load("kbn.callbacks.report.report").Report(logged)
                 self._html, self._state = report.to_html(), state
             return self._html
@@ -111,6 +116,11 @@ class HealthPlugin(base_plugin.TBPlugin):
 def _signatures(runs: dict[str, Path]) -> Any:
     signature = load("kbn.callbacks.log.reader").signature
     return [(name, signature(run)) for name, run in runs.items()]
+
+
+def _is_fresh(run: Path) -> bool:
+    """Whether something was logged there not long ago."""
+    return any(time.time() - x.stat().st_mtime < FRESH for x in run.glob(FILES))
 
 
 def _places(context: Any) -> dict[str, Path]:

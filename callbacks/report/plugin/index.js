@@ -10,6 +10,8 @@ export function render() {
   frame.title = "Health of the training";
   frame.style.cssText = "border:0;width:100%;height:calc(100vh - 40px);display:block";
   document.body.append(bar, frame);
+  const live = document.createElement("span");
+  live.style.marginLeft = "auto";
   const left = new Set(); // runs that the reader has left out
   let drawn = "";
   let names = "";
@@ -17,9 +19,8 @@ export function render() {
   function choose(runs) {
     if (names === JSON.stringify(runs)) return;
     names = JSON.stringify(runs);
-    bar.replaceChildren();
-    if (runs.length < 2) return;
-    for (const run of runs) {
+    bar.replaceChildren(live);
+    for (const run of runs.length < 2 ? [] : runs) {
       const label = document.createElement("label");
       const box = document.createElement("input");
       box.type = "checkbox";
@@ -30,7 +31,7 @@ export function render() {
         update();
       });
       label.append(box, " ", run);
-      bar.append(label);
+      live.before(label);
     }
   }
 
@@ -43,12 +44,23 @@ export function render() {
     const at = shown.scrollingElement ? shown.scrollingElement.scrollTop : 0;
     shown.replaceChild(shown.adoptNode(page.documentElement), shown.documentElement);
     shown.scrollingElement.scrollTop = at;
+    // In a frame without an address of its own a link would lead to TensorBoard's.
+    shown.onclick = (event) => {
+      const link = event.target.closest("a");
+      if (!link) return;
+      event.preventDefault();
+      const place = shown.getElementById(link.hash.slice(1));
+      place.querySelectorAll(":scope > details").forEach((x) => (x.open = true));
+      place.scrollIntoView();
+    };
   }
 
   async function update() {
     try {
       const known = await (await fetch("./runs")).json();
       choose(known.runs);
+      const training = known.training.join(", ");
+      live.textContent = training && `\u25cf training now: ${training}`;
       const chosen = known.runs.filter((run) => !left.has(run));
       const state = known.state + JSON.stringify(chosen);
       if (state === drawn) return;

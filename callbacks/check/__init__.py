@@ -1,0 +1,1 @@
+"""A model and its data before the training: a short watched one, of a copy."""

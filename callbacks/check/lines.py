@@ -1,0 +1,135 @@
+"""The lines of a check: the alerts of each, or what was measured, or why nothing."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from keras import tree
+
+from ..alerts.alert import Alert, rank
+from .facts import Facts
+from .rules import MIXED, SPREAD, STEPS
+from .table import Line
+
+LABELS = 100  # whole numbers, up to which targets are called labels
+READ = 2**20  # targets of which shares are told
+
+
+class Row(NamedTuple):
+    """Of one line: the rules whose alerts it shows, and what it says without any.
+
+    `text`: of the first values of these tags. Without a value it is skipped.
+    """
+
+    rules: str
+    text: str
+    tags: tuple[str, ...]
+
+
+LINES = {
+    "data": Row("non_finite_data input_scale not_shuffled", "{}", ("data",)),
+    "targets": Row("output_mismatch class_imbalance target_scale", "{}", ("targets",)),
+    "first loss": Row(
+        "start_loss",
+        "{:.3g}, that of guessing is {:.3g}",
+        ("loss/train", "loss/guess"),
+    ),
+    "weights": Row(
+        "poor_init saturated dead_relu collapsed",
+        "{:.0f} train, and keep the signal",
+        ("trainable",),
+    ),
+    "gradients": Row(
+        "unchanged_weight vanishing_gradient exploding_gradient gradient_imbalance "
+        "non_finite",
+        "reach the weights; their norm is {:.3g}",
+        ("gradient_norm/global",),
+    ),
+    "batch norm": Row(
+        "bn_stats_cold bn_small_batch bn_not_updated bn_collapsed bn_train_eval_gap",
+        "{:.0f} elements a channel or more",
+        ("elements",),
+    ),
+    # All other rules.
+    "first steps": Row("", "{:.0f} bring no finding", (STEPS,)),
+    "inputs": Row("ignores_input", "outputs differ by {:.2g} of their size", (SPREAD,)),
+    "examples": Row("mixed_examples", "do not depend on each other", (MIXED,)),
+    "by heart": Row("not_by_heart", "one batch takes {:.0f} steps", ("by_heart",)),
+}
+HOME = {rule: name for name, row in LINES.items() for rule in row.rules.split()}
+
+
+def lines(facts: Facts, alerts: Sequence[Alert]) -> list[Line]:
+    """All lines, each with its alerts."""
+    causes = {
+        HOME.get(rule, "first steps"): alert.rule
+        for alert in alerts
+        for rule in alert.symptoms
+        if _is_grave(alert)
+    }
+    facts.texts = {"data": _data(facts), "targets": _targets(facts)}
+    found = []
+    for name, row in LINES.items():
+        own = tuple(x for x in alerts if HOME.get(x.rule, "first steps") == name)
+        known = [facts.first(tag) for tag in row.tags]
+        text = "" if None in known else row.text.format(*known)
+        if own:
+            is_grave = any(map(_is_grave, own))
+            found.append(Line(name, "failed" if is_grave else "note", "", own))
+        elif name in causes:
+            found.append(Line(name, "failed", f"follows from {causes[name]}"))
+        elif text:
+            found.append(Line(name, "ok", text))
+        else:
+            found.append(Line(name, "skipped", facts.why_not(name)))
+    return found
+
+
+def _is_grave(alert: Alert) -> bool:
+    return rank(alert.level) >= rank("warning")
+
+
+def _data(facts: Facts) -> str:
+    steps = facts.given.steps
+    epoch = f"; {steps} steps an epoch" if steps else ""
+    return (
+        "; ".join(
+            f"{name} {tuple(x.shape[1:])} {x.dtype}, {x.min():.3g} to {x.max():.3g}"
+            f"{_constant(x)}"
+            for name, x in _arrays(facts.given.everything[0], "x")
+        )
+        + epoch
+    )
+
+
+def _constant(x: Any) -> str:
+    if x.ndim != 2 or len(x) < 2:
+        return ""
+    constant = np.flatnonzero((x == x[0]).all(axis=0))
+    which = ", ".join(map(str, constant[:4])) + ", ..." * (len(constant) > 4)
+    return f" (constant columns: {which})" if constant.size else ""
+
+
+def _targets(facts: Facts) -> str | None:
+    found = _arrays(facts.given.everything[1], "y")
+    return "; ".join(f"{name} {_shares(y)}" for name, y in found) or None
+
+
+def _arrays(structure: Any, name: str) -> list[tuple[str, Any]]:
+    return [
+        ("/".join(map(str, path)) or name, x)
+        for path, x in tree.flatten_with_path(structure)
+        if isinstance(x, np.ndarray) and x.dtype.kind in "fiub"
+    ]
+
+
+def _shares(y: Any) -> str:
+    is_one_hot = y.ndim > 1 and y.shape[-1] > 1 and ((y == 0) | (y == 1)).all()
+    is_one_hot = is_one_hot and (y.sum(axis=-1) == 1).all()
+    labels = (y.argmax(axis=-1) if is_one_hot else y).reshape(-1)[:READ]
+    values, counts = np.unique(labels, return_counts=True)
+    if len(values) == 1:
+        return f"always {values[0]:g}"
+    if len(values) <= LABELS and (values == np.floor(values)).all():
+        return f"{len(values)} classes, the largest {counts.max() / counts.sum():.0%}"
+    return f"{y.min():.3g} to {y.max():.3g}, mean {y.mean():.3g}, std {y.std():.3g}"
