@@ -109,24 +109,8 @@ def check_layers(layers: Any, function: str) -> None:
             rule = f"layers is no regular expression: {error}."
             _refuse(function, "layers", layers, rule)
     # A layer is callable, but what it returns selects nothing.
-    elif layers is not None and (not callable(layers) or _name_of(layers)):
-        names = [_name_of(x) for x in layers] if _is_list(layers) else []
-        names = [x for x in (*names, _name_of(layers)) if x]
-        found = "|".join(map(re.escape, names))
-        hint = f' Did you mean layers="^({found})$"?' if found else ""
-        _refuse(function, "layers", layers, rule + hint)
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, list | tuple | set)
-
-
-def _name_of(layer: Any) -> str:
-    """Of a layer, or the name that it is; empty for anything else."""
-    if isinstance(layer, str):
-        return layer
-    is_layer = hasattr(layer, "name") and hasattr(layer, "get_config")
-    return str(layer.name) if is_layer else ""
+    elif layers is not None and (not callable(layers) or hasattr(layers, "get_config")):
+        _refuse(function, "layers", layers, rule)
 
 
 def _refuse(function: str, argument: str, value: Any, rule: str) -> None:

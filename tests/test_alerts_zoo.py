@@ -114,12 +114,3 @@ def test_zoo_is_large_and_has_every_rule():
     assert all(one.bar is not None for one in HEALTHY if "GAN" not in one.name)
     fitting = [rule for one in SICK for rule in one.rules]
     assert {*fitting} == {rule.name for rule in zoo.DEFAULT}
-    common = {
-        "non_finite_data",
-        "exploding_gradient",
-        "vanishing_gradient",
-        "dead_relu",
-    }
-    common |= {"update_ratio_high", "saturated", "poor_init"}
-    common |= {"bn_stats_cold", "weight_drift", "unchanged_weight", "loss_spike"}
-    assert all(fitting.count(rule) >= 2 for rule in common)

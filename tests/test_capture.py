@@ -114,14 +114,6 @@ def test_layers_selects_activations_and_gradients():
     assert seen.activations == {}
 
 
-def test_repeated_calls_are_numbered():
-    model, x, _ = watched_models.nested_and_shared()
-    with kbn.capture(model) as seen:
-        model(x)
-    names = {"encoder", "encoder#1", "inner", "inner#1", "join", "head"}
-    assert set(seen.activations) == names
-
-
 def test_a_model_that_is_built_by_the_call_is_numbered_from_there():
     model, x, _ = watched_models.unbuilt()
     with kbn.capture(model) as seen:

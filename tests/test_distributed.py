@@ -289,17 +289,6 @@ if BACKEND == "tensorflow":
         ):
             layer(two_workers.batch(0.0)[0], training=True)
 
-    def test_fit_with_an_empty_last_replica_stays_finite(strategy):  # D1
-        with strategy.scope():
-            model = keras.Sequential(
-                [keras.layers.Dense(4), kbn.BatchNorm(), keras.layers.Dense(1)]
-            )
-            model.compile("sgd", "mse")
-        x = np.random.default_rng(0).normal(size=(9, 3)).astype("float32")
-        model.fit(x, x[:, :1], batch_size=8, epochs=2, verbose=0)
-        assert all(np.isfinite(w).all() for w in model.get_weights())
-        assert np.isfinite(model.predict(x, batch_size=8, verbose=0)).all()
-
 
 if BACKEND == "jax":
     import jax
@@ -336,12 +325,6 @@ if BACKEND == "jax":
             np.testing.assert_allclose(variance, exact.variance, rtol=1e-5)
         (dx,) = pullback((dy, [np.zeros_like(v) for v in moved]))
         np.testing.assert_allclose(dx, exact.dx, atol=2e-5)
-
-    def test_synchronized_is_accepted_under_jit():  # D31
-        x, _ = two_workers.batch(5.0)
-        layer = kbn.BatchNorm(synchronized=True, momentum=0.0)
-        layer(x, training=True)
-        np.testing.assert_allclose(array(layer.moving_mean.value), x.mean(0), rtol=1e-6)
 
     def test_a_watched_fit_on_two_devices_is_that_on_one(tmp_path):
         """Not a bit of the fit is another, and its numbers are those of one device."""

@@ -374,14 +374,6 @@ def test_keras_forgets_a_trainable_gamma_of_a_frozen_layer(tmp_path):
     assert not loaded.layers[0].gamma.trainable
 
 
-def test_flag_is_in_the_config_only_where_it_is_set():
-    assert "freeze_statistics" not in kbn.BatchNorm().get_config()
-    layer = kbn.BatchNorm.from_config(
-        kbn.BatchNorm(freeze_statistics=True).get_config()
-    )
-    assert layer.freeze_statistics
-
-
 ARGUMENTS = [
     {},
     {"axis": 1},

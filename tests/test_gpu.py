@@ -3,7 +3,6 @@
 import functools
 import itertools
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -186,20 +185,3 @@ def test_plan_of_a_graph_is_a_gpus_where_it_is_placed_there_or_nowhere(monkeypat
             assert kernel._on_gpu()
         with tf.device("CPU:0"):
             assert not kernel._on_gpu()
-
-
-def test_layer_takes_keras_policies_there_too(monkeypatch):
-    """A model of the layer trains with the plan of a GPU."""
-    monkeypatch.setattr(kernel, "_on_gpu", lambda: True)
-    x = np.random.default_rng(0).normal(3, 2, (32, 8, 8, 3)).astype("float32")
-    losses = []
-    for norm in (kbn.BatchNorm, keras.layers.BatchNormalization):
-        keras.utils.set_random_seed(0)
-        layers = [keras.layers.Conv2D(4, 3), norm(), keras.layers.ReLU()]
-        model = keras.Sequential(
-            [*layers, keras.layers.Flatten(), keras.layers.Dense(1)]
-        )
-        model.compile(keras.optimizers.SGD(0.01), "mse")
-        history = model.fit(x, x[:, 0, 0, :1], epochs=2, shuffle=False, verbose=0)
-        losses.append(history.history["loss"])
-    np.testing.assert_allclose(*losses, rtol=1e-4)

@@ -331,8 +331,3 @@ def test_dir_shows_what_is_public_and_nothing_else():
         )
         for name in rules
     )
-
-
-def test_unknown_name_is_an_attribute_error():
-    with pytest.raises(AttributeError, match="'kbn' has no attribute 'BatchNorn'"):
-        kbn.BatchNorn  # noqa: B018

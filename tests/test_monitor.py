@@ -336,20 +336,6 @@ def test_a_layer_born_in_build_is_seen(monitor, tmp_path):
 
 
 @needs_tensorflow
-def test_two_replicas_are_one_summary_and_one_gradient(monitor, tmp_path, said):
-    from tests.replicas import two_replicas
-
-    with two_replicas().scope():
-        model, x, y = watched_models.sequential()
-    model.fit(x, y, batch_size=BATCH, verbose=0, callbacks=[monitor])
-    assert said() == []
-    log = read_log(tmp_path)
-    # Both replicas' halves of the batch, and one gradient: that of the whole batch.
-    assert count(log["activations/hidden"][0][1]) == BATCH * 8
-    assert count(log[f"gradients/{model.weights[0].path}"][0][1]) == 6 * 8
-
-
-@needs_tensorflow
 @pytest.mark.filterwarnings("ignore:Your input ran out of data")  # Keras, either way
 def test_the_end_of_data_of_unknown_length_is_no_look(monitor, tmp_path):
     import tensorflow as tf

@@ -157,19 +157,3 @@ def test_it_changes_no_bit(tmp_path):
         weights.append(model.get_weights())
     for one, other in zip(*weights, strict=True):
         np.testing.assert_array_equal(one, other)
-
-
-REFUSED = {
-    "a name": ("norm", "a list of functions"),
-    "one function": (kernel_sum, "a list of functions"),
-    "no function": ([1], "functions with a name"),
-    "without a name": ([lambda look: 0.0], "functions with a name"),
-    "twice": ([kernel_sum, kernel_sum], "two functions have the name 'kernel_sum'"),
-}
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_what_is_no_signal_is_refused(case):
-    signals, message = REFUSED[case]
-    with pytest.raises(ValueError, match=message):
-        TrainingMonitor(signals=signals)

@@ -10,7 +10,6 @@ import watched_models
 from event_files import read_records
 from keras import layers
 from tensorboard.backend.event_processing import event_file_loader
-from tensorboard.compat.proto import summary_pb2
 
 import kbn
 from kbn.callbacks import TrainingMonitor
@@ -222,7 +221,3 @@ def test_optimizers_are_described(optimizer, inner, scaling):
     (found,) = describe(model, Inventory(model))["optimizers"]
     assert (found["type"], found["loss_scaling"]) == (inner, scaling)
     assert found["learning_rate"] == 0.1
-
-
-def test_another_value_is_no_record():
-    assert run_in(summary_pb2.Summary.Value(tag="Epoch/loss")) is None

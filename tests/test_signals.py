@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 import watched_models
-from event_files import read_log, steps, values
+from event_files import count, read_log, steps, values
 from keras import layers
 
 import kbn
@@ -342,6 +342,8 @@ def test_replicas_are_merged(tmp_path, monkeypatch):
     one, two = logs["one"], logs["two"]
     for tag in ("health/dead_units/conv", "health/saturated/tanh"):
         assert values(two, tag) == values(one, tag)
+    for tag in ("activations/hidden", "gradients/network/hidden/kernel"):
+        assert count(two[tag][0][1]) == count(one[tag][0][1])
     for part in ("batch_mean", "batch_variance"):
         rows = [log[f"batch_norm/norm/{part}"][0][1] for log in (two, one)]
         np.testing.assert_allclose(*rows, rtol=1e-5, atol=1e-6)
@@ -375,23 +377,9 @@ def test_mixed_precision(batch_norm, policy, tmp_path):
 @pytest.mark.parametrize(
     ("make", "tags"),
     [
-        (lambda: layers.ReLU(), "dead_units"),
         (lambda: layers.ReLU(max_value=6), "dead_units saturated"),
-        (lambda: layers.ReLU(max_value=6, negative_slope=0.1), "saturated"),
-        (lambda: layers.Activation("relu6"), "dead_units saturated"),
-        (lambda: layers.Dense(4, activation="relu"), "dead_units"),
-        (lambda: layers.Conv1D(4, 1, activation=keras.ops.relu), "dead_units"),
         (lambda: layers.ELU(0.5), "saturated"),
-        (lambda: layers.Activation("softsign"), "saturated"),
-        (lambda: layers.Activation("hard_sigmoid"), "saturated"),
-        (
-            lambda: layers.EinsumDense("abc,cd->abd", (3, 4), activation="tanh"),
-            "saturated",
-        ),
-        (lambda: layers.ReLU(negative_slope=0.1), ""),
-        (lambda: layers.Activation("leaky_relu"), ""),
-        (lambda: layers.LeakyReLU(), ""),
-        (lambda: layers.Activation("gelu"), "dead_units"),
+        (lambda: layers.Dense(4, activation="gelu"), "dead_units"),
         (lambda: layers.LSTM(4, return_sequences=True), ""),
     ],
 )
@@ -405,7 +393,7 @@ def test_layers_that_can_be_dead_or_saturated(make, tags, tmp_path):
     assert health == {f"health/{tag}/{layer.name}" for tag in tags.split()}
 
 
-@pytest.mark.parametrize("operation", ["relu", "relu6", "tanh", "sigmoid"])
+@pytest.mark.parametrize("operation", ["relu6", "tanh"])
 def test_operations_that_are_no_layers(operation, tmp_path):
     inputs = keras.Input((4,))
     outputs = layers.Dense(2)(getattr(keras.ops, operation)(inputs))
@@ -415,11 +403,10 @@ def test_operations_that_are_no_layers(operation, tmp_path):
     x[:, 0] = 0
     _, log = fit(model, tmp_path, x, x[:, :2])
     found = {t.split("/")[1]: v for t, ((_, v),) in log.items() if "health/" in t}
-    flat = {"tanh": np.tanh(x) > 0.99, "sigmoid": 1 / (1 + np.exp(-x)) > 0.99}
-    flat["relu6"] = x > 6
-    expected = {"saturated": flat[operation]} if operation in flat else {}
-    expected |= {"dead_units": np.array(0.25)} if "relu" in operation else {}
-    assert found == {tag: np.float32(x.mean()) for tag, x in expected.items()}
+    flat = x > 6 if operation == "relu6" else np.tanh(x) > 0.99
+    expected = {"saturated": np.float32(flat.mean())}
+    expected |= {"dead_units": 0.25} if operation == "relu6" else {}
+    assert found == expected
 
 
 def test_units_of_channels_first_lie_on_axis_1(tmp_path):
@@ -538,31 +525,6 @@ def test_loss_gap_is_of_models_that_tell_modes_apart(kind, tmp_path):
         assert len(log["loss_gap/train_eval"]) == expected
 
 
-class CountsCalls(layers.Layer):
-    """Keeps state where Keras does not know of it."""
-
-    def build(self, shape):
-        import tensorflow as tf
-
-        self.calls = tf.Variable(0)
-
-    def call(self, x):
-        self.calls.assign_add(1)
-        return x
-
-
-@needs_tensorflow
-def test_loss_gap_changes_no_state_of_ones_own(tmp_path):
-    counter = CountsCalls()
-    model = keras.Sequential([layers.Input((6,)), layers.Dropout(0.5), counter])
-    model.add(layers.Dense(1))
-    model.compile("sgd", "mse")
-    x = watched_models.rows(6)
-    _, log = fit(model, tmp_path, x, x[:, :1], epochs=3)
-    assert len(log["loss_gap/train_eval"]) == 3
-    assert int(counter.calls) == 3
-
-
 class Augmented(keras.Model):
     def train_step(self, *given):
         *state, (x, y) = given  # on JAX, there is one
@@ -648,18 +610,3 @@ def test_every_tag_is_written_and_no_other(tmp_path):
     tags = {tag for log in logs for tag in log}
     assert all(registry.find(tag) for tag in tags)
     assert {registry.find(tag).tag for tag in tags} == REGISTRY.keys()
-
-
-def test_tensorboard_shows_the_sentence(tmp_path):
-    from tensorboard.backend.event_processing import event_accumulator
-
-    fit(network(), tmp_path, *batch())
-    events = event_accumulator.EventAccumulator(str(tmp_path)).Reload()
-    for tag, sentence in (
-        ("update_ratio/network/conv/kernel", "`||w_after - w_before||"),
-        ("weights/network/conv/kernel", "All elements of one variable"),
-        ("Epoch/loss", "The loss that `fit` reports"),
-    ):
-        metadata = events.SummaryMetadata(tag)
-        assert metadata.summary_description.startswith(sentence)
-        assert metadata.summary_description == registry.describe(tag)

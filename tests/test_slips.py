@@ -59,13 +59,16 @@ SLIPS = {
         "('weights', 'gradients', 'activations', 'batch_norm', 'quantiles')."
         for watch in ("'weights'", "['weight']", "('gradient',)", "3")
     },
-    "TrainingMonitor(layers=['first'])": 'Did you mean layers="^(first)$"?',
-    "TrainingMonitor(layers=model().layers[0])": 'Did you mean layers="^(first)$"?',
-    "TrainingMonitor(layers=model().layers)": 'mean layers="^(first|norm)$"?',
-    "TrainingMonitor(layers=3)": "a regular expression, a function layer -> bool",
+    **{
+        f"TrainingMonitor(layers={layers})": "layers must be a regular expression, a "
+        "function layer -> bool, or None."
+        for layers in ("3", "['first']", "model().layers[0]")
+    },
     "TrainingMonitor(layers='first(')": "no regular expression: missing )",
     "TrainingMonitor(layer='first')": "Did you mean layers='first'?",
     "TrainingMonitor(on_alert=None)": "expected 'log', 'stop', 'raise' or a function",
+    "TrainingMonitor(on_alert='stopp')": "'log', 'stop', 'raise' or a function",
+    "TrainingMonitor(on_alert=['log'])": "'log', 'stop', 'raise' or a function",
     "TrainingMonitor(on_alerts='stop')": "Did you mean on_alert='stop'?",
     "TrainingMonitor(rules='all')": "Did you mean rules='default'?",
     "TrainingMonitor(rules=False)": "Did you mean rules=None?",
@@ -83,6 +86,11 @@ SLIPS = {
     "TrainingMonitor(samples=10)": "Did you mean sample_size=10?",
     "TrainingMonitor(sample_size=0)": "(sample_size=0): sample_size must be an integer",
     "TrainingMonitor(sample_size=1.5)": "sample_size must be an integer from 1.",
+    "TrainingMonitor(signals='norm')": "a list of functions",
+    "TrainingMonitor(signals=print)": "a list of functions",
+    "TrainingMonitor(signals=[1])": "functions with a name",
+    "TrainingMonitor(signals=[lambda look: 0.0])": "functions with a name",
+    "TrainingMonitor(signals=[print, print])": "two functions have the name 'print'",
     "TrainingMonitor(on_look='mlflow')": "on_look must be a function of (step, {tag: ",
     "TrainingMonitor(hparams=[1])": "hparams must be a dictionary of names to booleans",
     "TrainingMonitor(hparams={'a': [1]})": "numbers and strings, not 'a': [1].",

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from kbn.callbacks.signals import statistics
-from kbn.callbacks.signals.statistics import BINS, Summary
+from kbn.callbacks.signals.statistics import BINS
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 needs_tensorflow = pytest.mark.skipif(not ON_TENSORFLOW, reason="needs TensorFlow")
@@ -275,10 +275,3 @@ def test_merge_of_nothing_finite():
     merged = statistics.merge([from_numpy(CASES["all-nan"])] * 2)
     assert (merged.count, merged.non_finite) == (0, 12)
     assert not statistics.histograms([merged])[0].any()
-
-
-def test_summary_of_one_replica_is_kept_as_it_is():
-    summary = from_numpy(CASES["normal"])
-    merged = statistics.merge([summary])
-    assert isinstance(merged, Summary)
-    np.testing.assert_array_equal(merged.bins, summary.bins)

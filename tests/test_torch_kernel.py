@@ -283,18 +283,6 @@ def test_sixteen_bits_are_read_as_they_are(dtype):
     assert "ToCopyBackward0" not in operations(y)
 
 
-@pytest.mark.parametrize("shape", [(0, 4), (2, 0, 3, 4)])
-def test_empty_batch_has_no_statistics_and_no_gradient(shape):
-    x = torch.zeros(shape, requires_grad=True)
-    gamma, beta = torch.ones(4, requires_grad=True), torch.zeros(4, requires_grad=True)
-    y, *statistics, count = train(x, gamma=gamma, beta=beta)
-    assert np.all(np.asarray(count) == 0)
-    dx, *affine = torch.autograd.grad(y.sum(), [x, gamma, beta])
-    assert y.shape == dx.shape == shape
-    for value in (*statistics, *affine):
-        np.testing.assert_array_equal(value.detach(), np.zeros(4))
-
-
 def test_statistics_are_biased_and_carry_no_gradient():
     x = data(8, 4).requires_grad_()
     _, mean, variance, count = train(x)
@@ -314,8 +302,8 @@ def second_order(normalize, x, gamma, beta, dy, weights):
 
 @pytest.mark.parametrize("mean", [0.0, 1e3])
 def test_float64_gradients_are_those_of_differences(mean):
-    arguments = data(6, 3, 2, dtype=torch.float64) + mean, data(3).double()
-    arguments = [*arguments, torch.ones(3, dtype=torch.float64)]
+    arguments = data(4, 2, 2, dtype=torch.float64) + mean, data(2).double()
+    arguments = [*arguments, torch.ones(2, dtype=torch.float64)]
     for value in arguments:
         value.requires_grad_()
 

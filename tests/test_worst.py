@@ -68,17 +68,3 @@ def test_tensorboard_reads_the_table(name, tmp_path):
     )
     row = f"| weight_growth | `{name}` | {value:.3g} | 0.3 to 3 |"
     assert row in text, keras.backend.backend()
-
-
-def test_several_models_have_a_table_each(tmp_path):
-    monitor = TrainingMonitor(tmp_path)
-    for _ in range(2):
-        model, x, y = watched_models.sequential()
-        model.fit(x, y, verbose=0, callbacks=[monitor])
-    (second,) = [path for path in tmp_path.iterdir() if path.is_dir()]
-    for directory in (tmp_path, second):
-        events = event_accumulator.EventAccumulator(str(directory)).Reload()
-        assert WORST in events.PluginTagToContent("text")
-    assert {"layers/worst/weight_std", f"{second.name}/layers/worst/weight_std"} <= {
-        *monitor.history
-    }

@@ -161,8 +161,7 @@ def _(f, x):
 # --- Control flow
 
 
-@row("gradient through scan", shape=(4, 6, 3), stack=1)
-def _(f, xs):
+def _through_scan(f, xs):
     def loss(w, xs):
         def body(fixed, x):
             y, fixed = f.step(w, x, fixed)
@@ -172,6 +171,11 @@ def _(f, xs):
         return jnp.sum(losses), moved
 
     return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(f.weights, xs)
+
+
+SCANNED = {"shape": (4, 6, 3), "stack": 1}
+row("gradient through scan", **SCANNED)(_through_scan)
+row("renorm: gradient through scan", **SCANNED, renorm=True)(_through_scan)
 
 
 @row("gradient through cond and switch")
@@ -336,19 +340,6 @@ for _name, _wrap in MASKED.items():
 def _without_nans(function, *arguments):
     with jax.debug_nans(True):
         return function(*arguments), jax.jit(function)(*arguments)
-
-
-@row("renorm: gradient through scan", shape=(4, 6, 3), stack=1, renorm=True)
-def _(f, xs):
-    def loss(w, xs):
-        def body(fixed, x):
-            y, fixed = f.step(w, x, fixed)
-            return fixed, jnp.sum(y**3)
-
-        moved, losses = jax.lax.scan(body, f.fixed, xs)
-        return jnp.sum(losses), moved
-
-    return jax.grad(loss, (0, 1), has_aux=True)(f.weights, xs)
 
 
 # --- Keras' own ways

@@ -12,6 +12,7 @@ from ..signals.guide import worst_of
 from ..signals.registry import REGISTRY, Signal, find, over_layers
 from .records import string_value
 
+ALERTS, WORST = "health/report", "health/worst"  # tags
 BANDS = ("activations", "gradients", "weights")
 EVERY_LAYER = "Every layer"  # the category of what is drawn elsewhere as its worst
 
@@ -128,9 +129,6 @@ def _multilines(lines_of: Mapping[str, Sequence[str]]) -> list[Any]:
         )
         for title, tags in lines_of.items()
     ]
-
-
-ALERTS, WORST = "health/report", "health/worst"  # tags
 
 
 def alerts_text(alerts: Sequence[Alert]) -> Any:

@@ -9,6 +9,9 @@ from keras import tree
 
 from kbn.private import tensorflow as private
 
+ITERATORS = (tf.data.Iterator, tf.distribute.DistributedIterator)
+DATA_ENDS = (StopIteration, tf.errors.OutOfRangeError)
+
 
 def array(tensor: Any) -> Any:
     """A tensor as an array, without a copy if it can be."""
@@ -42,10 +45,6 @@ def without_optionals(batch: Any) -> Any:
 def parts(x: Any) -> Sequence[Any]:
     """What each replica has of it."""
     return x.values if isinstance(x, tf.distribute.DistributedValues) else (x,)
-
-
-ITERATORS = (tf.data.Iterator, tf.distribute.DistributedIterator)
-DATA_ENDS = (StopIteration, tf.errors.OutOfRangeError)
 
 
 def is_of_fit(source: Any) -> bool:

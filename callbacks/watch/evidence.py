@@ -12,6 +12,8 @@ from ..signals.subjects import Input, Subject, Target
 from ..signals.tensors import non_finite as non_finite_counts
 from . import probe
 
+COUNTS = non_finite_counts.key
+UNKNOWN = 10_000  # steps, of an epoch whose length is not known
 LARGEST_BYTES = 100_000_000  # of weights that are kept
 
 REPLAY = '''\
@@ -114,10 +116,6 @@ def _expression(structure: Any, name: str) -> str:
         inner = (_expression(v, f"{name}/{i}") for i, v in enumerate(structure))
         return f"[{', '.join(inner)}]"
     return "None" if structure is None else f"kept[{name!r}]"
-
-
-COUNTS = non_finite_counts.key
-UNKNOWN = 10_000  # steps, of an epoch whose length is not known
 
 
 class Search:

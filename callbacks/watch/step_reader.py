@@ -27,6 +27,8 @@ from .reduction import Reduction, names_of
 from .targets import Supervision
 from .tensors import dense, dense_parts, is_readable
 
+HASHED = 2**16  # numbers of an input that tell its batch from others
+
 
 class Wishes:
     """What one monitor wants of a model's training steps; `hidden`: what it cannot see.
@@ -93,9 +95,6 @@ def _owner(subject: Any) -> str:
     """The layer or variable that it belongs to."""
     owner: str = subject.path if isinstance(subject, Gradient) else subject.layer
     return owner
-
-
-HASHED = 2**16  # numbers of an input that tell its batch from others
 
 
 class StepReader:

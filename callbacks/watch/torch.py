@@ -24,6 +24,8 @@ from .notes import Noter, Notes
 from .optimizers import loss_scale
 from .probe import Asked, Recorded, Seen
 
+host = tensors
+
 
 @contextlib.contextmanager
 def state_kept(model: Any, variables: Iterable[Any] = ()) -> Iterator[None]:
@@ -96,9 +98,6 @@ def gradients_kept(model: Any) -> Iterator[None]:
     finally:
         for p, grad in before:
             p.grad = grad
-
-
-host = tensors
 
 
 def as_array(variable: Any) -> Any:
