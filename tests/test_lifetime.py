@@ -313,4 +313,4 @@ def test_a_used_monitor_is_pickled_with_what_it_saw_and_without_the_model(
     assert copied.model is None
     other, x, y = watched_models.sequential(run_eagerly=True)
     other.fit(x, y, callbacks=[copied], **FIT)
-    assert f"{other.name}/epoch/loss" in copied.history
+    assert f"{other.name}/Epoch/loss" in copied.history

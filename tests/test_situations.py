@@ -267,7 +267,7 @@ def test_each_model_has_a_log_of_its_own(tmp_path, said):
         assert steps(log, "activations/head") == [2, 4, 6, 8]
     for name, message in zip(("fold", "fold_1"), said(), strict=True):
         assert f"'{tmp_path / name}'" in message
-    assert monitor.history["fold_1/epoch/loss"][0] == [STEPS, 2 * STEPS]
+    assert monitor.history["fold_1/Epoch/loss"][0] == [STEPS, 2 * STEPS]
 
 
 @pytest.mark.long
