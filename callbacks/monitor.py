@@ -1,6 +1,7 @@
 """When to look at a training, and nothing else."""
 
 import dataclasses
+import functools
 import html
 import inspect
 import os
@@ -532,10 +533,9 @@ class TrainingMonitor(keras.callbacks.Callback):
         """Show a notebook how the training goes, unless `fit` is to be silent."""
         fit: dict[str, Any] = self.params or {}
         if fit.get("verbose", 0):
-            logged = self._here.logged
-            self._try_to(
-                lambda: self._cell.draw(logged, is_last=is_last), "draw a cell"
-            )
+            run, cell = self._here, self._cell
+            logged = functools.partial(run.logged, has_scalars=True)
+            self._try_to(lambda: cell.draw(logged, is_last=is_last), "draw a cell")
 
     def _sum_up(self) -> None:
         """Say at the end how the training went, if alerts are open."""

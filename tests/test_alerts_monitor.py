@@ -94,7 +94,7 @@ def test_healthy_training_says_nothing(tmp_path, said):
     fit(network(), data(), monitor)
     assert monitor.alerts == []
     assert said() == []
-    assert not any(tag.startswith("alerts") for tag in monitor.history)
+    assert not any(tag.startswith("Health/") for tag in monitor.history)
 
 
 def test_log_says_it_once_and_again_at_the_end(tmp_path, said):

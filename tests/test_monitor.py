@@ -19,7 +19,6 @@ STEPS = -(-ROWS // BATCH)  # per epoch, the last one short
 
 # Where graphs are not the point: nothing to trace.
 EAGER = {"run_eagerly": ON_TENSORFLOW}
-OVER_LAYERS = {"worst", "median"}
 
 
 def train(kind, callbacks=(), epochs=2, fit=None, **options):
@@ -72,7 +71,7 @@ def test_tags_and_steps_of_a_training(monitor, tmp_path, said):
     assert steps(log, "Epoch/val_loss") == [per_epoch, last]
     assert steps(log, "learning_rate") == [1, per_epoch, per_epoch + 1, last]
     tops = {tag.split("/")[0] for tag in log}
-    assert tops - {"alerts"} == {
+    assert tops - {"Health"} == {
         *("activation_shift", "zeros", "skew", "speed", "memory"),
         "weights",
         "gradients",
@@ -88,6 +87,7 @@ def test_tags_and_steps_of_a_training(monitor, tmp_path, said):
         "batch_norm_updates",
         "loss_gap",
         "loss",
+        "Epoch",
         "epoch",
         "learning_rate",
         "activation_std",
@@ -101,7 +101,7 @@ def test_tags_and_steps_of_a_training(monitor, tmp_path, said):
         "weight_growth",
         "weight_spread",
         "weight_std",
-        *OVER_LAYERS,
+        "layers",
     }
     assert steps(log, "epoch") == steps(log, "learning_rate")
     assert said() == []
@@ -271,8 +271,9 @@ def test_watch_selects(watch, tmp_path, said):
         },
     }
     expected = {"loss"}.union(watch, *(of[what] for what in watch))
-    assert kinds - OVER_LAYERS == expected | {"epoch", "learning_rate"}
-    assert ("median" in kinds) == bool(watch)
+    expected |= {"Epoch", "epoch", "learning_rate"}
+    assert kinds - {"layers"} == expected
+    assert ("layers" in kinds) == bool(watch)
     assert said() == []
 
 

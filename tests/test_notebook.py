@@ -101,7 +101,7 @@ def test_the_notebook_of_the_docs_runs(tmp_path, monkeypatch):
         if cell.cell_type == "code"
     ]
     _, (sick,), (alert,), (cured,), (report,) = shown
-    assert "the learning rate is too high. Lower Adam&#x27;s learning rate" in sick
-    assert "Lower Adam&#x27;s learning rate from 0.3 to about" in alert
+    assert "Not learning since epoch 1: the learning rate is too high." in sick
+    assert "Lower Adam&#x27;s learning rate from 1 to about" in alert
     for text in (cured, report):
         assert "Healthy at the end of" in text

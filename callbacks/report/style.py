@@ -69,14 +69,14 @@ background-repeat:no-repeat;background-attachment:local,local,scroll,scroll}
 table{border-collapse:collapse;font-size:.84rem}
 th,td{padding:3px 9px 3px 0;text-align:left;vertical-align:top;
 border-bottom:1px solid var(--rule);overflow-wrap:break-word}
-th{color:var(--dim);font-weight:600}td.n,th.n{text-align:right;white-space:nowrap}
-.sort td{white-space:nowrap}
-td:first-child{white-space:nowrap;max-width:320px;overflow:hidden;
+th{color:var(--dim);font-weight:600}td.n,th.n{text-align:right}
+td{white-space:nowrap}
+td:first-child{max-width:320px;overflow:hidden;
 text-overflow:ellipsis}
 .spark{width:60px;height:16px;vertical-align:-3px;margin-right:4px}
 .spark polyline{fill:none;stroke:var(--dim);stroke-width:1.3}
 td.s2,td.s3{color:var(--warning);font-weight:700}td.s1{color:var(--ink)}
-td.words{white-space:normal!important;min-width:180px}
+td.words{white-space:normal;min-width:180px}
 details.run{margin-top:2em}details.run>summary{font-size:1.2rem;font-weight:650;
 cursor:pointer;border-bottom:2px solid var(--rule)}
 .swatch{display:inline-block;width:.75em;height:.75em;margin-right:.4em;

@@ -20,6 +20,8 @@ def link(app, doctree, docname):
     for node in [*doctree.findall(download_reference)]:
         _, source = app.env.relfn2path(node["reftarget"], docname)
         path = Path(source).resolve()
+        if path.suffix == ".ipynb":
+            continue  # to be opened in Jupyter
         if path.suffix != ".py":
             logger.warning("a link to %s, which is no page", path, location=node)
             continue

@@ -3,6 +3,7 @@ const EVERY = 5000; // milliseconds between two questions whether something is n
 
 export function render() {
   document.body.style.margin = "0";
+  document.documentElement.style.colorScheme = "light dark";
   const bar = document.createElement("form");
   bar.style.cssText = "font:14px system-ui,sans-serif;padding:6px 14px;display:flex;" +
     "flex-wrap:wrap;gap:2px 14px;max-height:84px;overflow:auto;background:#8881";
