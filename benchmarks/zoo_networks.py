@@ -859,6 +859,15 @@ sick(
     epochs=8,
 )
 sick(
+    "Ftrl that shrinks the weights to 0",
+    "zero_weights",
+    lambda: classifier(
+        *dense(2), optimizer=optimizers.Ftrl(0.1, l1_regularization_strength=0.5)
+    ),
+    bar=0.9,
+    epochs=2,
+)
+sick(
     "batches of 4 before batch norm",
     "bn_small_batch",
     lambda: classifier(*normed(2, momentum=0.9), optimizer=adam()),

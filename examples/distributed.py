@@ -197,7 +197,8 @@ def train_together(directory):
     processes = []
     for worker, output in enumerate(outputs):
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-        arguments = ["--worker", str(worker), "--output", str(output), *addresses]
+        arguments = ["--worker", str(worker), "--output", str(output)]
+        arguments += ["--addresses", *addresses]
         process = [sys.executable, __file__, *arguments]
         processes.append(subprocess.Popen(process, env=environment))
     try:
@@ -219,7 +220,7 @@ def main():
         "--worker", type=int, choices=range(WORKERS), help=argparse.SUPPRESS
     )
     parser.add_argument("--output", help=argparse.SUPPRESS)
-    parser.add_argument("addresses", nargs="*", help=argparse.SUPPRESS)
+    parser.add_argument("--addresses", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker is not None:
         log_dir = Path(options.output).with_name("together")

@@ -225,9 +225,13 @@ def run(tmp_path, monkeypatch, capsys):
     takes longer than most of them.
     """
 
-    def command(line, check=True):
+    real = subprocess.run
+
+    def command(line, **options):
+        if line[0] != sys.executable:
+            return real(line, **options)
         monkeypatch.setattr(sys, "argv", line[1:])
-        runpy.run_path(line[1], run_name="__main__")
+        return runpy.run_path(line[1], run_name="__main__")
 
     def in_this_process(name, *arguments):
         monkeypatch.chdir(tmp_path)

@@ -38,7 +38,7 @@ def test_what_is_measured_and_fine_is_ticked():
 def test_what_is_not_measured_says_what_is_missing():
     given = courses("loss/train"), Record(), []
     words = "it does not overfit"
-    assert shown(words, *given) == ("unknown", "without epoch/val_loss")
+    assert shown(words, *given) == ("unknown", "without Epoch/val_loss")
     words = "the run can be made again"
     assert shown(words, *given) == ("unknown", "without hparams, versions, commit")
 

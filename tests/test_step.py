@@ -124,6 +124,8 @@ def test_what_is_reduced_in_the_step_is_what_numpy_reduces(kind, tmp_path, monke
     found = log("inside")
     assert found.keys() == expected.keys()
     for tag, looks in expected.items():
+        if tag.startswith(("speed/", "memory/")):
+            continue  # of the machine
         assert steps(found, tag) == [step for step, _ in looks]
         for (_, value), (_, other) in zip(found[tag], looks, strict=True):
             if np.ndim(value):  # on an edge, a count may fall on either side

@@ -185,6 +185,7 @@ FACTS = (
     "bn_not_updated",
     "bn_small_batch",
     "poor_init",
+    "zero_weights",
     "input_scale",
     "skewed",
     "target_scale",
@@ -209,7 +210,6 @@ EFFECTS = (
     "update_ratio_high",
     "non_finite",
     "loss_scale_collapse",
-    "zero_weights",
     "bn_collapsed",
     "gradient_imbalance",
     "saturated",  # no gradient passes it, and none makes it

@@ -113,6 +113,9 @@ class PoorInit(Rule):
                 weight_spread.tag_of(path) not in view
                 and distance_from_init.tag_of(path) in view
             )
+            now = view.get(weight_spread.tag_of(path))
+            if now is not None:  # the step has been taken
+                std = std / now if now else math.inf
             yield Reading(path, 0.0 if is_equal else std, self.spread, below=True)
 
     def _recurrent(self, view: View) -> Iterable[Reading]:

@@ -121,6 +121,6 @@ class ZeroWeights(Rule):
     def remedy(self, reading: Reading, view: View) -> Remedy:
         """Shrink weights less: weight decay, regularizers, 16-bit weights."""
         return ask(
-            "Lower the weight decay or the factor of the kernel's regularizer; keep "
-            "weights in float32, where 16 bits underflow."
+            "Lower what shrinks it: weight decay, l1 and l2 of the optimizer, the "
+            "kernel's regularizer; keep weights in float32, where 16 bits underflow."
         )
