@@ -80,6 +80,7 @@ def test_two_processes_equal_one(tmp_path):
 
 
 @pytest.mark.skipif(BACKEND != "jax", reason="elsewhere `fit` is of one process")
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["nan", "model"])
 def test_monitor_of_two_processes_sees_what_that_of_one_does(kind, tmp_path):
     def trained(processes, watched):
@@ -97,6 +98,8 @@ def test_monitor_of_two_processes_sees_what_that_of_one_does(kind, tmp_path):
     assert first["alerts"] == second["alerts"] == alone["alerts"]
     assert first["history"].keys() == alone["history"].keys()
     for tag, (steps, values) in alone["history"].items():
+        if tag.startswith(("speed/", "memory/")):
+            continue  # of the machine
         assert first["history"][tag][0] == steps
         np.testing.assert_allclose(
             first["history"][tag][1], values, rtol=1e-3, atol=1e-5, err_msg=tag
