@@ -7,7 +7,7 @@ OLDEST := .venv-oldest
 NEXT := .venv-next
 PROJECT := pyproject.toml setup.cfg constraints.txt
 UNREACHABLE := kbn: installing failed (see above); if the package index cannot be reached, connect to it or set PIP_INDEX_URL to a mirror, then run make again.
-PIP := -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt
+PIP := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .PHONY: help demo test test-long lint docs bench zoo cures test-backends test-wheel test-oldest test-next dist clean
