@@ -118,12 +118,10 @@ ONE_ROW_IN = {
     "test_batch_norm_is_undone_by_gamma_and_beta": 12,
     "test_defect_is_mended": 6,
     "test_each_of_several_outputs_has_its_guess": ONLY_THE_FIRST,
-    "test_first_remedy_cures_and_the_verdict_is_healthy_then": ONLY_THE_FIRST,
     "test_gradients_are_unscaled_and_unclipped": ONLY_THE_FIRST,
     "test_graph_of_twenty_layers_is_not_much_larger_than_keras_own": ONLY_THE_FIRST,
     "test_guess_is_the_loss_of_the_best_constant": 8,
     "test_guess_without_a_closed_form_is_not_below_the_best": ONLY_THE_FIRST,
-    "test_help_and_report_start_without_keras": ONLY_THE_FIRST,
     "test_histograms_are_drawn": ONLY_THE_FIRST,
     "test_log_freq": 6,
     "test_loss_gap_is_of_models_that_tell_modes_apart": ONLY_THE_FIRST,
@@ -150,7 +148,14 @@ ONE_ROW_IN = {
 }
 # Of all other families, and of the tests in these files, whatever their name.
 OTHERS, ONE_TEST_IN = 4, dict[str, int]()
-NOT_IN_SHORT: set[str] = set()
+NOT_IN_SHORT = {  # a fit or a process each, and others notice the same breaks
+    "test_first_remedy_cures_and_the_verdict_is_healthy_then",  # make cures
+    "test_help_and_report_start_without_keras",
+    "test_replicas_show_eagerly_what_they_show_in_a_graph",
+    "test_runs_that_diverge_are_shown_as_they_are",
+    "test_scalars_have_their_charts_and_say_what_they_are",
+    "test_what_is_inside_a_loop_is_listed",
+}
 if BACKEND == "jax":  # which compiles a model for seconds
     ONE_ROW_IN = {name: max(n, 32) for name, n in ONE_ROW_IN.items()}
     ONE_ROW_IN |= {
@@ -161,15 +166,17 @@ if BACKEND == "jax":  # which compiles a model for seconds
     }
     OTHERS = 8
     ONE_TEST_IN = {"test_monitor.py": 4, "test_probe.py": 4, "test_signals.py": 4}
-    NOT_IN_SHORT = {
+    NOT_IN_SHORT |= {
         "test_a_made_up_signal_is_everywhere",
         "test_a_skipped_step_of_loss_scaling_has_no_second_value",
         "test_back_drops_the_warmup_and_says_so",
+        "test_converted_trains_as_the_original",
         "test_frozen_model_is_the_same_after_saving_and_loading",
         "test_history_is_what_was_written",
         "test_it_changes_no_bit",  # as those of test_transparency.py
         "test_random_graphs_give_what_they_gave",
         "test_updates_and_distances_over_two_fits",
+        "test_watching_changes_no_bit_and_logs_each_learning_rate",
     }
 
 
