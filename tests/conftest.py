@@ -85,7 +85,9 @@ KERNELS = {f"test_{backend}_kernel.py" for backend in ("tensorflow", "jax", "tor
 # in so many is in `make test`, the others are `long`; the first always is.
 ONLY_THE_FIRST = 10**6
 ONE_ROW_IN = {
+    "test_alerts.py": 2,
     "test_convert.py": 16,
+    "test_diagnosis.py": 2,
     "test_fold.py": 10,
     "test_folding.py": 12,
     "test_freeze.py": 12,
@@ -100,7 +102,9 @@ ONE_ROW_IN = {
     "test_probe.py": 12,
     "test_pruned.py": 4,
     "test_released.py": ONLY_THE_FIRST,
+    "test_rules.py": 2,
     "test_situations.py": ONLY_THE_FIRST,
+    "test_slips.py": 2,
     "test_step.py": ONLY_THE_FIRST,
     "test_tensorflow_kernel.py": 10,
     "test_torch_batch_norm.py": 10,
@@ -147,7 +151,9 @@ ONE_ROW_IN = {
     "test_watching_changes_no_bit": 1,  # transparency.py says which
 }
 # Of all other families, and of the tests in these files, whatever their name.
-OTHERS, ONE_TEST_IN = 4, dict[str, int]()
+OTHERS = 8
+FITS = "capture check convert fold freeze input_judgement insert monitor situations"
+ONE_TEST_IN = {f"test_{x}.py": 2 for x in (*FITS.split(), "update_bn_stats")}
 NOT_IN_SHORT = {  # a fit or a process each, and others notice the same breaks
     "test_first_remedy_cures_and_the_verdict_is_healthy_then",  # make cures
     "test_help_and_report_start_without_keras",
@@ -162,10 +168,11 @@ if BACKEND == "jax":  # which compiles a model for seconds
         "test_transformations.py": 8,
         "test_code_runs_in_the_order_of_the_page": 3,
         "test_docstring_example_runs": 4,
-        "test_watching_changes_no_bit": 5,
+        "test_watching_changes_no_bit": 10,
     }
-    OTHERS = 8
-    ONE_TEST_IN = {"test_monitor.py": 4, "test_probe.py": 4, "test_signals.py": 4}
+    OTHERS = 12
+    more = ("test_monitor.py", "test_probe.py", "test_signals.py")
+    ONE_TEST_IN |= dict.fromkeys(more, 6)
     NOT_IN_SHORT |= {
         "test_a_made_up_signal_is_everywhere",
         "test_a_skipped_step_of_loss_scaling_has_no_second_value",
