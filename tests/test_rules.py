@@ -325,7 +325,7 @@ ILL = {
         "warning in net at 112: at the start": epochs(loss=[2, 1, 1, 8]),
     },
     "overfit": {
-        "info in net at 112: lies 350% above": epochs(
+        "info in net at 112: is 4.5 times training": epochs(
             loss=[0.5, 0.4, 0.3, 0.2], val_loss=[0.6, 0.7, 0.8, 0.9]
         ),
         "warning in net at 156: Check that labels belong to their inputs": [
