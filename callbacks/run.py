@@ -172,8 +172,7 @@ class Run:
         """Note the weights as they are, for a look after the step."""
         self._iterations = self.iterations()
         self._noted_at = self.steps.count
-        at_once = attribute(self._model(), "steps_per_execution", 1)
-        self.stopwatch.before_look(self.steps.count - at_once)
+        self.stopwatch.before_look(self.steps.count - _steps_a_call(self._model()))
         self._weights.before_step(self.selection, self.steps.count)
 
     def look(self, model: Any, step: Seen) -> list[Alert]:
@@ -184,12 +183,12 @@ class Run:
         self.take(model)
         self.batch_size = self.batch_size or step.batch_size
         if self._first_look is None:
-            tried = self.steps.count - getattr(model, "steps_per_execution", 1)
+            tried = self.steps.count - _steps_a_call(model)
             known = self._iterations  # None: the optimizer was not built yet
             self._first_look = max(tried, 0) if known is None else known
         self.optimizers.saw_applied(step.applied)
         self._knows_applied |= step.knows_applied
-        each = getattr(model, "steps_per_execution", 1) == 1
+        each = _steps_a_call(model) == 1
         is_one_step = each and self.steps.count == self._noted_at
         if each:
             self._voice.try_to(
@@ -526,6 +525,11 @@ class Run:
     def _found_out(self) -> dict[str, int]:
         known = {"batch_size": self.batch_size, "seed": random_seed()}
         return {name: value for name, value in known.items() if value is not None}
+
+
+def _steps_a_call(model: Any) -> int:
+    """How many steps one call of the training function takes."""
+    return int(getattr(model, "steps_per_execution", 1))
 
 
 def _metrics(logs: Mapping[str, Any]) -> list[Metric]:

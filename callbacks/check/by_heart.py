@@ -9,7 +9,7 @@ import numpy as np
 from kbn.private import keras as private
 from kbn.surgery import graph
 
-from ..watch.targets import Progress, Supervision, progress
+from ..watch.targets import HeadProgress, Supervision, progress
 from ..watch.tensors import to_numpy
 from .examples import Batch
 from .forward import outputs
@@ -28,7 +28,7 @@ class Learned(NamedTuple):
     `unmoved`: paths of the trainable weights that no step has changed.
     """
 
-    courses: Mapping[str, Progress]
+    courses: Mapping[str, HeadProgress]
     steps: int
     unmoved: list[str]
 
@@ -55,7 +55,7 @@ class _Watch(keras.callbacks.Callback):
     def __init__(self, batch: Batch) -> None:
         super().__init__()
         self._batch = batch
-        self.courses: Mapping[str, Progress] = {}
+        self.courses: Mapping[str, HeadProgress] = {}
         self.steps = 0
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:

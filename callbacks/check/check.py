@@ -13,6 +13,7 @@ from kbn.surgery import graph
 from ..alerts.alert import Alert, rank
 from ..alerts.follow import Follower
 from ..watch.evidence import non_finite
+from ..watch.tensors import tensor
 from . import by_heart, examples, forward, rules, seeds, trial
 from .examples import Examples
 from .facts import Facts
@@ -134,7 +135,7 @@ class _Looker:
         x = self._x
         try:
             if not model.built:
-                model(tree.map_structure(forward.tensor, x), training=False)
+                model(tree.map_structure(tensor, x), training=False)
             self._facts.outputs = forward.outputs(model, x, training=False)
         except Exception as error:
             if not self._has_own_step:
@@ -184,8 +185,7 @@ class _Looker:
     def _judge(self) -> list[Alert]:
         """What the rules say; effects are symptoms of the first cause beside them."""
         follower = Follower(rules.RULES)
-        fit = {"steps": self._given.steps}
-        follower.record({**self._facts.record, "fit": fit, "first_look": 0})
+        follower.record({**self._facts.record, "fit": {"steps": self._given.steps}})
         for entry in self._facts.all_entries():
             follower.look(*entry)
         follower.end()

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import tree
 
-from ..watch.tensors import is_readable, to_numpy
+from ..watch.tensors import is_readable, tensor, to_numpy
 
 Outputs = Mapping[tuple[Any, ...], Any]
 
@@ -21,11 +21,6 @@ def outputs(model: Any, x: Any, training: bool) -> Outputs:
         for path, one in tree.flatten_with_path(given)
         if is_readable(one)
     }
-
-
-def tensor(x: Any) -> Any:
-    """What a batch holds, for the model."""
-    return keras.ops.convert_to_tensor(x) if isinstance(x, np.ndarray) else x
 
 
 def shapes(structure: Any) -> Any:

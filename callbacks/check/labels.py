@@ -11,6 +11,7 @@ from ..signals.remedy import ask
 from ..signals.targets import CLASSES, LOSSES, Fault, OutputMismatch
 from ..watch.layers import attribute
 from ..watch.targets import Supervision, supervised
+from ..watch.tensors import tensor
 from . import forward
 from .examples import Examples
 
@@ -23,7 +24,7 @@ def misfits(model: Any, given: Examples, outputs: forward.Outputs) -> list[Alert
     Raises:
         ValueError: The loss of the first batch cannot be computed, for another reason.
     """
-    x, y, weights = (tree.map_structure(forward.tensor, z) for z in given.batches[0])
+    x, y, weights = (tree.map_structure(tensor, z) for z in given.batches[0])
     failure = None
     try:  # it tells the losses by their outputs too
         model.compute_loss(x, y, model(x, training=False), weights)

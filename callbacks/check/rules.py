@@ -12,6 +12,7 @@ from ..signals.remedy import Remedy, ask, scale_targets
 from ..signals.rule import Reading, Rule
 from ..signals.targets import guess, newest, penalty, target_mean, target_std
 from ..signals.view import View
+from ..watch.targets import BY_HEART
 
 # Tags of what only a check measures; the first of each output, then of each weight.
 WAY, UNMOVED = "check/by_heart/", "check/unmoved/"
@@ -58,7 +59,7 @@ class NotByHeart(Fact):
     title: ClassVar = "a batch is not learned by heart"
     reads: ClassVar = (WAY,)
     keeps: ClassVar = {UNMOVED: 0}
-    limit: ClassVar = 0.9
+    limit: ClassVar = BY_HEART
     message: ClassVar = (
         "Training on one batch brings the loss {:.0%} of the way from guessing to its "
         "lowest: a model that cannot learn a few examples by heart has a bug."

@@ -11,7 +11,7 @@ from keras import tree
 from kbn.private import keras as private
 from kbn.surgery import compiling, copying
 
-from . import forward
+from ..watch.tensors import tensor
 from .examples import Batch
 
 STEPS = 24  # of two epochs: rules compare their losses
@@ -40,7 +40,7 @@ def copy(model: Any, x: Any) -> Any:
     Raises:
         ValueError: It cannot be copied, or not compiled.
     """
-    given = tree.map_structure(forward.tensor, x)
+    given = tree.map_structure(tensor, x)
     twin, layers = copying.copy(model, build=lambda one: one(given, training=False))
     if type(model).compile is keras.Model.compile:
         compiling.compile_like(model, twin, layers)

@@ -58,7 +58,7 @@ class Supervision:
     inputs: int = 0
 
 
-class Progress(NamedTuple):
+class HeadProgress(NamedTuple):
     """How far one output has come with a batch: losses, `floor` the lowest possible.
 
     `is_right`: whether all of its labels are; False of numbers.
@@ -80,7 +80,7 @@ class Progress(NamedTuple):
         return self.is_right or self.share >= BY_HEART
 
 
-def progress(model: Any, given: Supervision) -> dict[str, Progress]:
+def progress(model: Any, given: Supervision) -> dict[str, HeadProgress]:
     """By output, how far a model has come with a batch; of those that can be judged."""
     found = {}
     for head, y, weights, output in supervised(model, given):
@@ -423,7 +423,7 @@ class _Head:
             self._guess = self._guessed()
         return self._guess
 
-    def progress(self) -> Progress | None:
+    def progress(self) -> HeadProgress | None:
         """Of the last look, beside the guess of its own targets; None: not known."""
         assert self._batch is not None, "see add"
         y, weights, output = self._batch
@@ -436,7 +436,7 @@ class _Head:
         if floor is None or guessed[0] - floor <= CLOSE * abs(guessed[0]):
             return None  # of one answer for all there is nothing to learn
         guess, floor = self.weight * guessed[0], self.weight * floor
-        return Progress(loss, guess, floor, self._is_right(rows, output))
+        return HeadProgress(loss, guess, floor, self._is_right(rows, output))
 
     def _is_right(self, rows: Array, output: Array) -> bool:
         if self._known.kind == CLASSES:
