@@ -859,11 +859,9 @@ sick(
     epochs=8,
 )
 sick(
-    "Ftrl that shrinks the weights to 0",
+    "Ftrl, which forgets the weights at the start",
     "zero_weights",
-    lambda: classifier(
-        *dense(2), optimizer=optimizers.Ftrl(0.1, l1_regularization_strength=0.5)
-    ),
+    lambda: classifier(*dense(2), optimizer=optimizers.Ftrl(0.1)),
     bar=0.9,
     epochs=2,
 )

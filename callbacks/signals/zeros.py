@@ -114,13 +114,13 @@ class ZeroWeights(Rule):
         left = view.get(weight_growth.tag_of(reading.where)) or 0.0
         return (
             f"{reading.value:.0%} of the weights of {reading.where} have become exactly"
-            f" 0, and {left:.1g} of its norm is left: it has been shrunk until it "
-            "vanished."
+            f" 0, and {left:.1g} of its norm is left."
         )
 
     def remedy(self, reading: Reading, view: View) -> Remedy:
-        """Shrink weights less: weight decay, regularizers, 16-bit weights."""
+        """Another optimizer than Ftrl; else shrink weights less, and keep 32 bits."""
         return ask(
-            "Lower what shrinks it: weight decay, l1 and l2 of the optimizer, the "
-            "kernel's regularizer; keep weights in float32, where 16 bits underflow."
+            "If the optimizer is Ftrl, use Adam: Ftrl forgets the initial "
+            "weights. Else lower what shrinks them: weight decay, the kernel's "
+            "regularizer; keep weights in float32, where 16 bits underflow."
         )
