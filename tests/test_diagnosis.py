@@ -116,6 +116,34 @@ def test_a_rule_of_ones_own_explains_nothing_and_is_not_explained():
     assert found == {"non_finite_data": {"dead_relu"}, "mine": set()}
 
 
+# {rules that are ill beside the suspicion: the causes that are told}
+SUSPECTED = {
+    "": "",
+    "overfit bn_stats_cold": "bn_stats_cold",
+    "weight_drift:info": "weight_drift",
+    "dead_relu": "learning_rate_too_high",
+    "weight_drift overfit": "learning_rate_too_high overfit",
+    "dead_relu:from_start": "dead_relu",
+    "saturated:before": "saturated",
+    "input_scale dead_relu": "input_scale",
+    "learning_rate_too_high": "learning_rate_too_high",
+    "learning_rate_too_high dead_relu overfit": "learning_rate_too_high",
+}
+
+
+@pytest.mark.parametrize("names", SUSPECTED)
+def test_a_suspicion_is_told_with_the_harm_that_follows_it(names):
+    ill = [symptom("learning_rate_too_high", began=4)._replace(is_suspicion=True)]
+    for name in names.split():
+        rule, _, kind = name.partition(":")
+        began = {"from_start": 1, "before": 2}.get(kind, 8)
+        ill.append(symptom(rule, "info" if kind == "info" else "warning", began))
+    for order in (ill, ill[::-1]):
+        found = causes(*order)
+        assert {*found} == {*SUSPECTED[names].split()}
+        assert "learning_rate_too_high" not in set().union(*found.values())
+
+
 # --- in time ---
 
 
@@ -189,6 +217,39 @@ def test_a_critical_symptom_makes_its_cause_critical():
         (3, "learning_rate_too_high", "critical", ""),
     ]
     assert [x.step for x in follower.open] == [3]
+
+
+class Suspecting(Staged):
+    """As `Staged`; it suspects what another tag says."""
+
+    def __init__(self, name):
+        super().__init__(name)
+        self.reads = (*self.reads, "suspected")
+
+    def readings(self, view):
+        """Good once it is over."""
+        yield rules.Reading("", view[self.reads[0]], 0.0)
+
+    def suspicions(self, view):
+        """Of the model."""
+        yield rules.Reading("", view["suspected"], 0.0)
+
+
+def test_a_suspicion_is_told_when_its_effect_comes_and_ends_with_it():
+    follower = Follower([Suspecting("learning_rate_too_high"), Staged("dead_relu")])
+    told = []
+    for step, (high, dead) in enumerate([(1, 0), (0, 0), (0, 1), (0, 0)], start=2):
+        scalars = {"suspected": 1.0, "ill/learning_rate_too_high": float(high)}
+        for alert in follower.look(step, scalars | {"ill/dead_relu": float(dead)}):
+            told.append((step, alert.step, alert.rule, alert.symptoms, alert.ending))
+    name = "learning_rate_too_high"
+    assert told == [
+        (2, 2, name, (), ""),
+        (3, 2, name, (), "resolved at step 3"),
+        (4, 4, name, ("dead_relu",), ""),
+        (5, 4, name, ("dead_relu",), "resolved at step 5"),
+    ]
+    assert not follower.failures
 
 
 # --- remedies ---

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
 from ..signals.remedy import together
@@ -70,27 +70,30 @@ class Symptom(NamedTuple):
     """What a rule finds, before it is known what it comes from.
 
     `alert`: as it would be told of by itself. `began`: step of the first look at which
-    one of its places was ill.
+    one of its places was ill. A suspicion is told of only with what follows from it.
     """
 
     alert: Alert
     began: int
+    is_suspicion: bool = False
 
 
 class Course:
-    """One rule, and the places that are or were ill under it."""
+    """One rule, or what it suspects, and the places that are or were ill under it."""
 
-    def __init__(self, rule: Rule) -> None:
+    def __init__(self, rule: Rule, suspects: bool = False) -> None:
         self.rule = rule
+        self._suspects = suspects
         self.places: dict[Key, Place] = {}
         self.latest: dict[Key, Reading] = {}  # of the places that are ill
         self.looks: Counter[str] = Counter()  # by their kind
         self.view: View | None = None  # of the last look
         self.symptom: Symptom | None = None  # while there is one
 
-    def look(self, readings: Iterable[Reading], view: View) -> None:
-        """Note what the rule measured at one entry, and judge by it."""
-        readings = [*readings]
+    def look(self, view: View) -> None:
+        """Note what the rule measures at one entry, and judge by it."""
+        rule = self.rule
+        readings = [*(rule.suspicions if self._suspects else rule.readings)(view)]
         if readings:
             # What only the ends of epochs show is ended by none of the looks between.
             kind = "epoch" if view.is_of_epoch else "look"
@@ -174,7 +177,7 @@ class Course:
             remedy=remedy,
         )
         began = min(self.places[x].streaks[0].began for x in order)
-        return Symptom(alert, began)
+        return Symptom(alert, began, self._suspects)
 
 
 # The stages of an explanation: what stands in one explains what stands in a later one.
@@ -235,6 +238,21 @@ ONLY = {
     "overfit": (),
     "schedule_length": (),
 }
+# A suspicion is no cause without one of these, at least a warning.
+HARM = (
+    "weight_explosion",
+    "update_ratio_high",
+    "bn_collapsed",
+    "gradient_imbalance",
+    "saturated",
+    "vanishing_gradient",
+    "collapsed",
+    "not_learning",
+    "exploding_gradient",
+    "loss_spike",
+    "weight_drift",
+    "dead_relu",
+)
 
 
 class Placed(NamedTuple):
@@ -255,15 +273,25 @@ def explained(
     causes: dict[str, list[Symptom]] = {}
     known: list[Placed] = []
     placed = [_place(one, is_from_start(one)) for one in symptoms]
-    for one in sorted(placed, key=lambda x: x[:2]):
-        for cause in known:
-            if _explains(cause, one):
-                causes[cause.symptom.alert.rule].append(one.symptom)
-                break
-        else:
+    for one in sorted(placed, key=lambda x: (x.stage, x.place, x.symptom.is_suspicion)):
+        is_suspicion = one.symptom.is_suspicion
+        cause = next((x for x in known if _explains(x, one)), None)
+        if cause is None and not (is_suspicion and one.symptom.alert.rule in causes):
             known.append(one)
             causes[one.symptom.alert.rule] = []
-    return causes
+        elif cause is not None and not is_suspicion:
+            causes[cause.symptom.alert.rule].append(one.symptom)
+    suspicions = {x.symptom.alert.rule for x in known if x.symptom.is_suspicion}
+    groundless = {x for x in suspicions if not any(map(_is_harm, causes[x]))}
+    if not groundless:
+        return causes
+    rest = [x for x in symptoms if x.alert.rule not in groundless]
+    return explained(rest, is_from_start)
+
+
+def _is_harm(symptom: Symptom) -> bool:
+    alert = symptom.alert
+    return alert.rule in HARM and rank(alert.level) >= rank("warning")
 
 
 def _place(symptom: Symptom, is_from_start: bool) -> Placed:
@@ -280,6 +308,10 @@ def _explains(cause: Placed, effect: Placed) -> bool:
         return False
     if one.rule in ONLY and other.rule not in ONLY[one.rule]:
         return False
+    if cause.symptom.is_suspicion:
+        was_there = effect.symptom.began < cause.symptom.began
+        if was_there or other.rule not in HARM:
+            return False
     # A note explains notes alone.
     if rank(one.level) < min(rank(other.level), rank("warning")):
         return False

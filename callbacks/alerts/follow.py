@@ -40,7 +40,9 @@ class Follower:
         self.alerts: list[Alert] = []  # all, the oldest first, with how they ended
         self.grown: list[Alert] = []  # that the last entry gave other symptoms
         self.failures: dict[str, Exception] = {}
-        self._courses = [Course(rule) for rule in rules]
+        self._courses = [
+            Course(rule, suspects) for suspects in (False, True) for rule in rules
+        ]
         self._told: dict[str, int] = {}  # by rule, which of the alerts is open
         keeps: dict[str, int] = {BROKEN: 0}
         for rule in rules:
@@ -68,7 +70,7 @@ class Follower:
             if is_broken and not rule.reads_broken:
                 continue
             try:
-                course.look(rule.readings(view), view)
+                course.look(view)
             except Exception as error:  # a user's rule: no reason to lose a training
                 self.failures[rule.name] = error
         self._memory.keep(view)
@@ -98,7 +100,7 @@ class Follower:
         """Raise, supersede and end alerts, so that those open are the diagnoses."""
         symptoms = [x.symptom for x in self._courses if x.symptom is not None]
         due = self._diagnoses(symptoms, view)
-        ill = {symptom.alert.rule for symptom in symptoms}
+        ill = {x.alert.rule for x in symptoms if not x.is_suspicion}
         found, self.grown = [], []
         for name, i in [*self._told.items()]:
             told, now = self.alerts[i], due.get(name)
@@ -123,7 +125,9 @@ class Follower:
 
     def _diagnoses(self, symptoms: Sequence[Symptom], view: View) -> dict[str, Alert]:
         """{rule: the alert that is to be open}, as grave as the gravest symptom."""
-        alerts = {symptom.alert.rule: symptom.alert for symptom in symptoms}
+        alerts = {x.alert.rule: x.alert for x in symptoms if not x.is_suspicion}
+        for symptom in symptoms:  # that has been there, and is told of from now on
+            alerts.setdefault(symptom.alert.rule, _now(symptom.alert, view))
         found = {}
         for name, effects in explained(symptoms, self._is_from_start).items():
             alert = alerts[name]

@@ -64,7 +64,8 @@ class LearningRateTooHigh(_OfRate):
     """The first steps throw the weights far, and the loss has not fallen since.
 
     The largest u of the looks in the first 32 steps above `update`, while the loss is
-    above 90 % of the first that was logged, or of that of guessing.
+    above 90 % of the first that was logged, or of that of guessing. Once it has fallen,
+    the rate is still the cause of dead units, of drifting weights and the like.
     u = ||w_after - w_before|| / ||w_0||, the median over the kernels that an optimizer
     trains, ||w_0|| at least that of weights of deviation 1 / sqrt(inputs of a unit).
     Beside the weights as they are, the illness hides itself: Adam at 0.5 has 3.1, 0.69,
@@ -83,23 +84,25 @@ class LearningRateTooHigh(_OfRate):
     reads_broken: ClassVar = True  # by weights that were thrown too far
 
     def readings(self, view: View) -> Iterable[Reading]:
-        """Of each optimizer."""
-        loss, first = view.get(train_loss), view.first(train_loss)
-        if loss is None or first is None or view.step == 1:
-            return
-        known = view.newest(guess)
-        is_down = loss < first - 0.1 * abs(first)
-        is_down &= known is None or loss < 0.9 * known
-        for name, updates in _early(view).items():
-            worst = max(updates.values())
-            yield Reading(name, 0.0 if is_down else worst, self.update)
+        """Of each optimizer; good where the loss has fallen."""
+        for reading in self.suspicions(view):
+            yield reading._replace(value=0.0) if _is_down(view) else reading
+
+    def suspicions(self, view: View) -> Iterable[Reading]:
+        """Of each optimizer, wherever the loss is."""
+        if train_loss in view and view.first(train_loss) is not None and view.step > 1:
+            for name, updates in _early(view).items():
+                yield Reading(name, max(updates.values()), self.update)
 
     def explain(self, reading: Reading, view: View) -> str:
         """Say by how much a step moved the weights."""
-        return (
+        moved = (
             f"One of the first steps moved the weights by {reading.value:.2g} of their "
-            "size at the start, and the loss is no better than then or than guessing."
+            "size at the start"
         )
+        if _is_down(view):
+            return f"{moved}. The loss has fallen since; what that step did has stayed."
+        return f"{moved}, and the loss is no better than then or than guessing."
 
 
 @dataclass(frozen=True)
@@ -183,6 +186,14 @@ def is_high(view: View, where: str) -> bool:
     """Whether the rate is far above one that fits the first steps."""
     rate, fitting = rate_at(view, where), fitting_rate(view, where)
     return rate is not None and fitting is not None and rate > FAR_ABOVE * fitting
+
+
+def _is_down(view: View) -> bool:
+    """Whether the loss is below the first one, and below that of guessing."""
+    loss, first, known = view[train_loss], view.first(train_loss), view.newest(guess)
+    if first is None or loss >= first - 0.1 * abs(first):
+        return False
+    return known is None or loss < 0.9 * known
 
 
 def _early(view: View) -> Mapping[str, Mapping[int, float]]:

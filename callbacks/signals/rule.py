@@ -110,6 +110,10 @@ class Rule(abc.ABC):
     def readings(self, view: View) -> Iterable[Reading]:
         """What the rule measures at this entry, good places too."""
 
+    def suspicions(self, view: View) -> Iterable[Reading]:
+        """What is no illness by itself, and the cause of those that follow from it."""
+        return ()
+
     def explain(self, reading: Reading, view: View) -> str:
         """What it means for this place, in a sentence or two."""
         return (type(self).__doc__ or self.name).strip().splitlines()[0]
