@@ -23,7 +23,15 @@ class Applied(NamedTuple):
 
 
 # Attributes in which Keras and TensorFlow keep what other attributes hold.
-TRACKING = ("_self_", "_tracker", "_layers", "_metrics", "_operations")
+TRACKING = (
+    "_self_",
+    "_tracker",
+    "_layers",
+    "_metrics",
+    "_operations",
+    "_nodes",
+    "_compiled_trainable_state",
+)
 
 
 def find(model: Any, layers: Mapping[str, Layer]) -> dict[str, Any]:
@@ -123,8 +131,6 @@ def unscaled(gradient: Any, scale: Any) -> Any:
 
 def steps_taken(optimizer: Any) -> int:
     """Its `iterations`; 0 of a user's own that counts otherwise."""
-    from .tensors import to_numpy
-
     try:
         return int(to_numpy(optimizer.iterations))
     except Exception:

@@ -265,7 +265,7 @@ class WeightReader:
 
 def _moving(named: Mapping[str, Any]) -> dict[str, Any]:
     """Trainable weights of two and more dimensions."""
-    return {k: w for k, w in named.items() if w.trainable and len(w.shape) > 1}
+    return {k: w for k, w in named.items() if w.trainable and w.ndim > 1}
 
 
 def _reader(arrays: Mapping[int, Any]) -> Callable[[Any], Any]:
