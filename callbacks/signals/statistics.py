@@ -116,7 +116,7 @@ def histograms(summaries: Sequence[Summary]) -> list[Array]:
     largest = np.maximum(np.abs(low), np.abs(high))
     with np.errstate(over="ignore"):
         is_exact = is_one & (largest.astype(np.float32) == largest)
-    is_wide = (width > 1e3 * 2.0**-24 * largest) & (width > 1e-35)
+    is_wide = (width > 1e2 * 2.0**-24 * largest) & (width > 1e-35)
     is_narrow = (largest < 1e38) & (is_exact | is_wide)
     with np.errstate(over="ignore"):
         narrow = rows.astype(np.float32)
