@@ -60,8 +60,9 @@ class Formula:
     ) -> list[Tensor]:
         """y, the pilot, the offset and the biased variance."""
         narrow = x.dtype
+        # Of x before the cast: one row of a tensor holds all of its memory.
+        pilot = tf.cast(tf.stop_gradient(self._an_element(x)), gamma.dtype)
         x = tf.cast(x, gamma.dtype)
-        pilot = tf.stop_gradient(self._an_element(x))
         from_pilot = x - self._along(pilot)
         offset = self._mean(from_pilot, size)
         # centred: E[x^2] - E[x]^2 of x itself loses every digit once |mean| >> std
