@@ -11,7 +11,7 @@ from typing import Any
 
 import keras
 import zoo_data as data
-from keras import initializers, layers, optimizers
+from keras import initializers, layers, optimizers, regularizers
 from zoo_networks import CLASSES, HEALTHY, SICK, Network
 
 
@@ -286,6 +286,47 @@ mistake(
     "a cosine that counts epochs",
     "schedule_length",
     optimizer=lambda: optimizers.Adam(optimizers.schedules.CosineDecay(3e-3, 12)),
+)
+mistake(
+    ["digits CNN", "digits", "made classes"],
+    "a rate in pieces, the first of 5 steps",
+    "schedule_length",
+    optimizer=lambda: optimizers.Adam(
+        optimizers.schedules.PiecewiseConstantDecay([5], [3e-3, 1e-9])
+    ),
+)
+mistake(
+    ["digits CNN", "digits", "made classes"],
+    "L2 of 10",
+    "strong_decay",
+    options={"kernel_regularizer": regularizers.L2(10.0)},
+)
+mistake(
+    ["digits CNN", "digits", "made classes"],
+    "weight decay of 100",
+    "strong_decay",
+    optimizer=lambda: optimizers.AdamW(3e-3, weight_decay=100.0),
+)
+mistake(
+    ["digits", "made classes"],
+    "gradients clipped to 1e-6",
+    f"{LOW} not_learning",
+    sibling={"optimizer": sgd(0.1)},
+    optimizer=lambda: optimizers.SGD(0.1, clipnorm=1e-6),
+)
+mistake(
+    ["digits", "made classes"],
+    "inputs times 1e-4 and SGD",
+    "input_scale",
+    sibling={"optimizer": sgd(0.05, 0.9)},
+    data=then(data.times, 1e-4),
+    optimizer=sgd(0.05, 0.9),
+)
+mistake(
+    ["digits", "made classes"],
+    "inputs of zeros",
+    "input_scale",
+    data=then(data.times, 0.0),
 )
 mistake(
     ["digits CNN", "digits", "wine"],

@@ -18,6 +18,7 @@ from .signals.batch_norm import BnStatsCold as BnStatsCold
 from .signals.batch_norm import BnTrainEvalGap as BnTrainEvalGap
 from .signals.collapse import Collapsed as Collapsed
 from .signals.data import InputScale as InputScale
+from .signals.decay import StrongDecay as StrongDecay
 from .signals.default import default_rules as default_rules
 from .signals.default import gone as __getattr__  # noqa: F401
 from .signals.finiteness import NonFinite as NonFinite

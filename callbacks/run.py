@@ -38,7 +38,7 @@ from .telling import Voice
 from .watch import probe
 from .watch.activations import Activity
 from .watch.description import Met, describe
-from .watch.evidence import Evidence, Search, arrays_of, non_finite
+from .watch.evidence import Evidence, Search, arrays_of, broken_weights, non_finite
 from .watch.inputs import first_of_each, validation_rows
 from .watch.inventory import Contents, Inventory, Selection
 from .watch.layers import attribute
@@ -210,6 +210,7 @@ class Run:
                 subjects.append(Loss("", reported=step.reported))
             read += self._read_tensors(subjects, step.rows, is_one_step=is_one_step)
             read += self._read_heads(model, step.supervision, read)
+            read += broken_weights(step.supervision)
             read += self.stopwatch.read(self.batch_size)
             shown = look(read, self.settings.asked.watch, self.log.past)
             seen.scalars |= shown.scalars
@@ -237,10 +238,12 @@ class Run:
         found: dict[str, int] = {}
         if self.search.is_on:
             given = [x for x in step.subjects if isinstance(x, Input)]  # and targets
-            self._voice.try_to(
-                lambda: found.update(self.search.saw(read(given, step.rows))),
-                "search the data for NaN",
-            )
+
+            def search() -> None:
+                weights = broken_weights(step.supervision)
+                found.update(self.search.saw([*read(given, step.rows), *weights]))
+
+            self._voice.try_to(search, "search the data for NaN")
         return found
 
     def validates(self, model: Any) -> None:
@@ -279,7 +282,7 @@ class Run:
             }
             known = None if batch is None else arrays_of(batch)
             bad = {} if known is None else non_finite(known)
-            places = {"x": "inputs", "y": "targets"}
+            places = {"x": "inputs", "y": "targets", "sample_weight": "targets"}
             for (part, name), (count, _) in bad.items():
                 if part in places:
                     counts[f"{places[part]}/{name}"] = count

@@ -148,6 +148,18 @@ def test_a_look_at_the_bad_step_names_what_it_saw(tmp_path):
         assert 5 <= monitor.alerts[0].step <= 6
 
 
+def test_a_nan_among_the_sample_weights_is_named(tmp_path):
+    x, y = data("x", value=0.0)
+    weights = np.ones(len(x), "float32")
+    weights[17] = math.nan
+    monitor = TrainingMonitor(tmp_path, log_freq=50)
+    network().fit(x, y, sample_weight=weights, callbacks=[monitor], epochs=2, **FIT)
+    (alert,) = [one for one in monitor.alerts if one.is_open]
+    assert (alert.rule, alert.where) == ("non_finite_data", "sample_weight")
+    assert alert.symptoms == ("non_finite",)
+    assert "1 element of sample_weight is NaN or Inf" in alert.message
+
+
 class Hides(keras.layers.Layer):
     """0 of a NaN, as a fused ReLU may make it: the loss is finite, the weights not."""
 

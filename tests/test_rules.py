@@ -197,7 +197,23 @@ def with_epochs(entries, losses, steps=60):
     return entries + [(steps * i, {"Epoch/loss": x, **rate}) for i, x in ends]
 
 
+def with_settings(known, **settings):
+    """A record whose optimizer has these arguments."""
+    return {**known, "optimizers": [{"type": "keras.SGD", "settings": settings}]}
+
+
+def with_tag(entries, tag, *values):
+    """The entries, each with one more scalar."""
+    pairs = zip(entries, values, strict=True)
+    return [(step, {**one, tag: value}) for (step, one), value in pairs]
+
+
 NAN = math.nan
+FROZEN_KERNEL = {"path": "net/last/kernel", "shape": [8, 8], "trainable": False}
+STUCK = later(*epochs(loss=[2.3] * 4, val_loss=[2.3] * 4))
+CLIPPED = with_settings(CLASSES, clipnorm=1e-6)
+DECAYED = with_settings(CLASSES, weight_decay=100)
+PRESSED = {**CLASSES, "layers": [layer("dense_0", kernel_regularizer="keras.L2")]}
 
 OWN = {**DENSE, "no_guess": "the model has a train_step of its own"}
 LOOK = [(1, {"learning_rate": 0.1})]
@@ -207,7 +223,8 @@ def scheduled(kind, **config):
     """A training of 280 steps, as it is recorded, with such a schedule."""
     whole = {"decay_steps": 280, "warmup_steps": 0, "alpha": 0.0, "cycle": False}
     whole |= {"initial_learning_rate": 0.1, "end_learning_rate": 0, "decay_rate": 0.1}
-    settings = {"learning_rate": {"class_name": kind, "config": {**whole, **config}}}
+    whole = {k: x for k, x in {**whole, **config}.items() if x is not ...}
+    settings = {"learning_rate": {"class_name": kind, "config": whole}}
     optimizer = {"name": "sgd", "type": "keras.SGD", "settings": settings}
     return {**DENSE, "began": 0, "optimizers": [optimizer]}
 
@@ -221,6 +238,12 @@ SCHEDULES = [
     ("PolynomialDecay", {"decay_steps": 28}, "with the training: decay_steps=280."),
     ("PolynomialDecay", {"decay_steps": 600}, "with a rate that is still high"),
     ("ExponentialDecay", {"decay_steps": 28}, "from step 56 on"),
+    ("InverseTimeDecay", {"decay_steps": 1, "decay_rate": 9}, "from step 11 on"),
+    (
+        "PiecewiseConstantDecay",
+        {"decay_steps": ..., "boundaries": [9, 28], "values": [0.1, 0.05, 1e-9]},
+        "with the training: boundaries=[90, 280].",
+    ),
 ]
 
 # {rule: {"level in place at step: part of the message": entries}}
@@ -232,6 +255,10 @@ ILL = {
         "warning in net at 200: Set global_clipnorm=1.5 in": series(
             "gradient_norm/global", *[1.5] * 5, 20, **LEARNS
         ),
+        "warning in net at 200: norm 200": [
+            CLASSES,
+            *series("gradient_norm/global", *[1.5] * 5, 200, **LEARNS),
+        ],
     },
     "vanishing_gradient": {
         "warning in net/dense_0/kernel at 120: behind sigmoids is 0.001 of": [
@@ -339,6 +366,16 @@ ILL = {
             CLASSES,
             guessing(2.3),
             *epochs(loss=[2.31, 2.3, 2.29, 2.29], val_loss=[2.3] * 4),
+        ],
+        "warning in net at 212: Set trainable=True where": [
+            {**CLASSES, "layers": [layer("last") | {"weights": [FROZEN_KERNEL]}]},
+            guessing(2.3),
+            *STUCK,
+        ],
+        "warning in net at 212: Raise clipnorm from 1e-06 to about 0.6": [
+            CLIPPED,
+            guessing(2.3),
+            *with_tag(STUCK, "gradient_norm/global", *[0.58] * 4),
         ],
         "warning in net at 112: Adam": [
             CLASSES,
@@ -494,6 +531,17 @@ ILL = {
             RAW,
             *looks(IMAGE),
         ],
+        "info in image at 100: deviation 0.0002: the first layer makes next": [
+            RAW,
+            *looks({"inputs/image/mean": 1e-5, "inputs/image/std": 2e-4}),
+        ],
+        "warning in image at 100: See why the input image is the same": [
+            RAW,
+            *looks(
+                {"inputs/image/mean": 7, "inputs/image/std": 0}
+                | {"loss/train": 2.3, "loss/guess": 2.3}
+            ),
+        ],
         **{
             f"warning in image at 100: {said}": [RAW, *looks({**IMAGE, **harm})]
             for harm, said in HARMS
@@ -529,6 +577,22 @@ ILL = {
             DENSE,
             *looks(*[zeros(0.4, growth=1e-3)] * 3),
         ]
+    },
+    "strong_decay": {
+        "warning in net at 156: Lower weight_decay from 100 to about 0.01.": [
+            DECAYED,
+            guessing(2.3),
+            *with_tag(STUCK, "learning_rate", *[1e-3] * 4),
+        ],
+        "warning in net at 156: Leave out the kernel_regularizer of dense_0, or": [
+            PRESSED,
+            guessing(2.3),
+            *with_tag(
+                later(*epochs(loss=[500, 90, 9, 7], val_loss=[302.3, 42.3, 7.3, 5.3])),
+                "loss/penalty",
+                *[300, 40, 5, 3],
+            ),
+        ],
     },
     "skewed": {
         "warning in x at 30: 2.5e+02 standard deviations from the training data": [
@@ -572,6 +636,29 @@ GOOD = {
             RAW,
             *looks({"inputs/image/mean": 0.1, "inputs/image/std": 1, **HARMS[2][0]}),
         ],
+        "small inputs far from 0, in their own units": [
+            RAW,
+            *looks({"inputs/image/mean": 0.1, "inputs/image/std": 1e-4}),
+        ],
+    },
+    "strong_decay": {
+        "decay that training outruns": [
+            DECAYED,
+            guessing(2.3),
+            *with_tag(
+                later(*epochs(loss=[2.0, 1.0, 0.5])), "learning_rate", *[1e-3] * 3
+            ),
+        ],
+        "the usual decay of a network that does not learn": [
+            with_settings(CLASSES, weight_decay=0.01),
+            guessing(2.3),
+            *with_tag(STUCK, "learning_rate", *[1e-3] * 4),
+        ],
+        "a penalty below the guess": [
+            PRESSED,
+            guessing(2.3),
+            *with_tag(STUCK, "loss/penalty", *[0.2] * 4),
+        ],
     },
     "exploding_gradient": {
         "a summed loss that the step does not return": series(
@@ -582,6 +669,10 @@ GOOD = {
         ),
         "a hard batch late": series("gradient_norm/global", *[0.01] * 9, 0.5, **LEARNS),
         "few norms": series("gradient_norm/global", 1, 50, **LEARNS),
+        "a spike that Adam divides away": [
+            CLASSES,
+            *series("gradient_norm/global", *[1.5] * 9, 100, **LEARNS),
+        ],
         "a spike of a critic": series("gradient_norm/global", *[0.5] * 9, 12),
     },
     "gradient_imbalance": {
@@ -714,6 +805,17 @@ GOOD = {
     },
     "loss_spike": {"a hard batch": series("loss/train", 2.3, *[0.1] * 9, 1.0)},
     "overfit": {
+        "a penalty that falls by more than the guess in an epoch": [
+            CLASSES,
+            guessing(2.3),
+            *with_tag(
+                later(
+                    *epochs(loss=[500, 190, 30, 7], val_loss=[302.3, 42.3, 7.3, 5.3])
+                ),
+                "loss/penalty",
+                *[300, 40, 5, 3],
+            ),
+        ],
         "validation falls": epochs(
             loss=[0.1] * 6, val_loss=[0.9, 0.8, 0.7, 0.6, 0.5, 0.4]
         ),
@@ -1244,7 +1346,7 @@ schedule_length loss_spike overfit bn_train_eval_gap
 bn_stats_cold bn_not_updated bn_collapsed
 bn_small_batch input_scale output_mismatch
 not_shuffled not_learning collapsed target_scale class_imbalance
-zero_weights skewed
+zero_weights skewed strong_decay
 """
 
 

@@ -189,6 +189,7 @@ FACTS = (
     "bn_small_batch",
     "poor_init",
     "zero_weights",
+    "strong_decay",
     "input_scale",
     "skewed",
     "target_scale",
@@ -236,7 +237,7 @@ ONLY = {
     "bn_train_eval_gap": ("overfit",),
     "skewed": ("overfit",),
     "overfit": (),
-    "schedule_length": (),
+    "schedule_length": ("not_learning", "learning_rate_too_low", "unchanged_weight"),
 }
 # A suspicion is no cause without one of these, at least a warning.
 HARM = (

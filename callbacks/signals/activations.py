@@ -176,7 +176,10 @@ def non_finite_inputs(count: int) -> float:
     chart=Chart("Health", "NaN and Inf", r"^health/non_finite/"),
 )
 def non_finite_targets(count: int) -> float:
-    """How many elements of what the model is to give are NaN or Inf, if any are."""
+    """How many elements of what the model is to give are NaN or Inf, if any are.
+
+    Also of the loss's sample weights, as of a target `sample_weight`.
+    """
     return float(count)
 
 

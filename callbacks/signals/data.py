@@ -9,9 +9,9 @@ import numpy as np
 from . import rows
 from .activations import activation_std, dead_units, input_mean, input_std, saturated
 from .batch_norm import merge_moments
-from .loss import train_loss
+from .loss import NO_BETTER, train_loss
 from .registry import Chart, signal
-from .remedy import Remedy
+from .remedy import Remedy, ask
 from .rule import Reading, Rule
 from .subjects import Array, Input, Moments
 from .targets import guess
@@ -132,6 +132,9 @@ class InputScale(Rule):
     normalized next; past reshapes and augmentation, and into nested models. Of a model
     that is no graph, where it has one input of numbers.
 
+    Or both below `least`, or the deviation 0: all its elements are the same. A
+    "warning" where the loss after 100 steps is no better than that of guessing.
+
     "info": Adam often copes. A "warning" where it shows harm: more than half of the
     columns are below 1 % of the largest; the columns together lie more than `offset` of
     their standard deviations from 0; a step changes the first kernel by more than
@@ -147,6 +150,7 @@ class InputScale(Rule):
 
     mean: float = 10.0
     std: float = 100.0
+    least: float = 1e-3
     offset: float = 10.0
     ratio: float = 0.3
     outputs: float = 1000.0
@@ -169,10 +173,13 @@ class InputScale(Rule):
             first = view.record.input(name)
             if first.get("fate") != "kernel":
                 continue
-            pairs = [
-                (abs(view.first(input_mean.tag_of(name)) or 0.0), self.mean),
-                (view.first(input_std.tag_of(name)) or 0.0, self.std),
-            ]
+            mean = abs(view.first(input_mean.tag_of(name)) or 0.0)
+            std = view.first(input_std.tag_of(name)) or 0.0
+            if std == 0 or max(mean, std) < self.least:
+                level = "warning" if _is_guessing(view) else "info"
+                yield Reading(name, std, self.least, level, below=True)
+                continue
+            pairs = [(mean, self.mean), (std, self.std)]
             value, limit = max(pairs, key=lambda pair: pair[0] / pair[1])
             harm = self._harm(name, str(first.get("layer")), view)
             yield Reading(name, value, limit, "warning" if harm else "info")
@@ -208,6 +215,11 @@ class InputScale(Rule):
         values = view.under(input_mean)
         name = reading.where
         shown = _shown(values, f"{name}/mean", f"{name}/std")
+        if reading.below:
+            means = "all its elements are the same, and there is nothing to learn from"
+            if reading.value:
+                means = "the first layer makes next to nothing of it"
+            return f"The input {name} {shown}: {means}."
         harm = self._harm(name, str(view.record.input(name).get("layer")), view)
         number, which = values.get(f"{name}/column"), ""
         if number is not None:
@@ -222,6 +234,8 @@ class InputScale(Rule):
     def remedy(self, reading: Reading, view: View) -> Remedy:
         """Normalize the inputs first, with a Normalization that is adapted to them."""
         name, values, drop = reading.where, view.under(input_mean), ""
+        if reading.below and not reading.value:
+            return ask(f"See why the input {name} is the same for all examples.")
         number = values.get(f"{name}/column")
         if number is not None:
             mean, std = values[f"{name}/column_mean"], values[f"{name}/column_std"]
@@ -234,6 +248,14 @@ class InputScale(Rule):
             words=f"{drop}Adapt a keras.layers.Normalization to the training data and "
             "put it first, or for images Rescaling(1 / 255).",
         )
+
+
+def _is_guessing(view: View) -> bool:
+    """Whether 100 steps have brought the loss not below that of guessing."""
+    loss, guessed = view.get(train_loss), view.newest(guess)
+    if loss is None or not guessed or view.step < 100:
+        return False
+    return loss >= NO_BETTER * guessed
 
 
 def _shown(values: Mapping[str, float], mean: str, std: str) -> str:

@@ -52,11 +52,12 @@ class NonFiniteData(Rule):
     def explain(self, reading: Reading, view: View) -> str:
         """Say how many."""
         is_input = reading.where in view.under(non_finite_inputs)
-        kind = "input" if is_input else "target"
+        kind = "the input " if is_input else "the target "
+        kind = "" if reading.where == "sample_weight" else kind
         be = "is" if reading.value == 1 else "are"
         what = "before any layer saw them" if is_input else "and so is the loss"
         return (
-            f"{_elements(reading.value)} of the {kind} {reading.where} {be} NaN or "
+            f"{_elements(reading.value)} of {kind}{reading.where} {be} NaN or "
             f"Inf, {what}."
         )
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from .loss import epoch_loss, has_learned, train_loss
-from .record import kind_of
+from .record import PLAIN, kind_of
 from .registry import Chart, Guide, signal
 from .remedy import Remedy, ask, clip, insert_batch_norm
 from .rule import LASTING, Reading, Rule
@@ -116,6 +116,7 @@ def gradient_rms(summary: Summary) -> float | None:
 # around them: its softmax is flat at first, and a shortcut leads around it.
 ATTENTION = {"query", "key", "value", "attention_output"}
 EARLIER = 5  # norms before there is a median to speak of
+ADAPTIVE = 10.0  # times higher a spike that an optimizer divides away may be
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,9 @@ class ExplodingGradient(Rule):
     loss that is summed over pixels, make gradients of 1e4, which is no illness. A
     warning where ||g|| > `spike` * median of the last 50 logged norms and ||g|| >
     `floor` * max(1, L): late in training the norms are small, and a batch of ten times
-    their median is harmless. Without a loss no spike is known to harm.
+    their median is harmless. Without a loss no spike is known to harm. Ten times
+    `spike` where the optimizer divides by the size of the gradients, as Adam does: a
+    gradient of 100 times their median makes the steps that follow a third as long.
 
     Unit: loss per unit of weight. Sources: the 1e3 of torchmortem; measured on digits,
     healthy networks have 0.3 to 10.
@@ -157,7 +160,9 @@ class ExplodingGradient(Rule):
         limit, level = self.norm * scale, "critical"
         past = view.past(global_norm)
         if norm <= limit and len(past) >= EARLIER and loss is not None:
-            spike = max(self.spike * median(past), self.floor * scale)
+            kind = kind_of(view.record.optimizer_of(where))
+            times = self.spike * (1 if kind in (*PLAIN, "") else ADAPTIVE)
+            spike = max(times * median(past), self.floor * scale)
             limit, level = min(limit, spike), "warning"
         yield Reading(where, norm, limit, level)
 

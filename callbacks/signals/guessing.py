@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, ClassVar
 
+from .gradients import global_norm
+from .learning_rate import looser_clip
 from .loss import (
     NO_BETTER,
     above,
@@ -48,6 +50,7 @@ ACCURACIES = (
 )
 FAR_BELOW = 0.9  # of the guess: something was learned, or learned by heart
 MUCH, LITTLE = 0.8, 0.2  # rates of dropout: too much, and one to go to
+VAGUE = 0.1  # of the guess, by which a penalty fell within an epoch
 SAME = 0.1  # spread of the outputs, below which all examples get one answer
 
 _KEEPS: dict[Tag, int] = {
@@ -64,10 +67,15 @@ _KEEPS: dict[Tag, int] = {
 class LossCourse:
     """The losses of one output, an epoch each, beside what guessing would give.
 
+    `keeps`: what a rule is to keep for it.
+
     `name`: "" of the whole model. `validation`: None where an epoch has none. `error`:
     of `guess`, which is None where it is not known. `is_constant`: whether all examples
-    of the last look got one answer.
+    of the last look got one answer. Penalties are taken off; the training loss of an
+    epoch in which they fell far is taken to be that of validation.
     """
+
+    keeps: Mapping[Tag, int] = _KEEPS
 
     def __init__(self, view: View, head: Mapping[str, Any] | None = None) -> None:
         self.view, self.head = view, head or {}
@@ -78,18 +86,21 @@ class LossCourse:
         losses = _by_step(view, f"{EPOCH}{tag}")
         validation = _by_step(view, f"{EPOCH}val_{tag}")
         penalties = _by_step(view, penalty.tag) if is_whole else {}
+        self.guess = newest(view, guess if is_whole else guess_of_one, self.name)
+        self.penalty = max(penalties.values(), default=0.0)
         self.steps = [step for step, loss in losses.items() if math.isfinite(loss)]
         self.train: list[float] = []
         self.validation: list[float | None] = []
         before = 0.0
         for step in self.steps:
-            now = penalties.get(step, 0.0)
-            self.train.append(losses[step] - max(now, before))
-            value = validation.get(step)
-            self.validation.append(None if value is None else value - now)
+            now, value = penalties.get(step, 0.0), validation.get(step)
+            evaluated = None if value is None else value - now
+            is_vague = abs(now - before) > VAGUE * (self.guess or math.inf)
+            train = losses[step] - max(now, before)
+            self.train.append(evaluated if is_vague and evaluated else train)
+            self.validation.append(evaluated)
             before = now
         known = [str(x["name"]) for x in ([head] if head else heads)]
-        self.guess = newest(view, guess if is_whole else guess_of_one, self.name)
         errors = [newest(view, guess_error, name) for name in known]
         self.error = sum(x for x in errors if x is not None)
         spreads = [newest(view, output_spread, name) for name in known]
@@ -150,7 +161,7 @@ class NotLearning(Rule):
     steps: int = 100
 
     reads: ClassVar = (epoch_loss,)
-    keeps: ClassVar = _KEEPS | {share_of_largest: 1}
+    keeps: ClassVar = _KEEPS | {share_of_largest: 1, global_norm: 1}
 
     def readings(self, view: View) -> Iterable[Reading]:
         """Of each output that has a loss."""
@@ -209,7 +220,12 @@ class NotLearning(Rule):
         )
 
     def remedy(self, reading: Reading, view: View) -> Remedy:
-        """Less dropout or a usual learning rate, if one of them is unusual."""
+        """What is unusual: nothing that is trained, dropout, a clip, the rate."""
+        if view.record.is_frozen:
+            return ask(
+                "Set trainable=True where the model is to learn, and compile again: no "
+                "weight of it is trainable."
+            )
         rates = {x["name"]: x.get("dropout") or 0.0 for x in view.record.layers}
         if much := {name: rate for name, rate in rates.items() if rate > MUCH}:
             highest = max(much.values())
@@ -222,6 +238,8 @@ class NotLearning(Rule):
                 words=f"Lower the rate of {', '.join(much)} from {highest:g} to "
                 f"{LITTLE:g}.",
             )
+        if clip := looser_clip(view, reading.where):
+            return clip
         rate, kind = view.learning_rate, view.record.optimizer
         usual = USUAL.get(kind, USUAL_RATE)
         if rate is not None and kind and not usual / 50 <= rate <= 10 * usual:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from statistics import median
 from typing import ClassVar
 
+from .gradients import global_norm
 from .loss import NO_BETTER, epoch_loss, is_slowed, train_loss
 from .optimizers import learning_rate, learning_rates
-from .record import kind_of
+from .record import PLAIN, kind_of
 from .remedy import Remedy, change_rate, rate_at, set_rate
 from .rule import Reading, Rule
 from .targets import guess
@@ -19,9 +20,8 @@ STEPS = 32  # of the beginning, which show what the rate does to the initial wei
 AIM = 0.01  # the update of the first step that a rate to go to would make
 FAR_ABOVE = 5.0  # times
 LARGEST = 1.0  # rate to go to
-# Their first steps are in proportion to the gradient; those of others are as large as
-# the rate, whatever the gradient, and settle in a few steps.
-PLAIN = ("SGD",)
+CLIPS = ("global_clipnorm", "clipnorm", "clipvalue")  # arguments of optimizers
+TIGHT = 100.0  # times that gradients are above what they are clipped to
 
 
 class _OfRate(Rule):
@@ -125,6 +125,8 @@ class LearningRateTooLow(_OfRate):
     update: float = 3e-5
     steps: int = 100
 
+    keeps: ClassVar = _OfRate.keeps | {global_norm: 1}
+
     def readings(self, view: View) -> Iterable[Reading]:
         """Of each optimizer."""
         loss, first = view.get(epoch_loss), view.first(epoch_loss)
@@ -146,6 +148,10 @@ class LearningRateTooLow(_OfRate):
                 yield Reading(
                     name, largest if is_flat else 1.0, self.update, below=True
                 )
+
+    def remedy(self, reading: Reading, view: View) -> Remedy:
+        """A looser clip where it is that which holds the steps; else as above."""
+        return looser_clip(view, reading.where) or super().remedy(reading, view)
 
     def explain(self, reading: Reading, view: View) -> str:
         """Say by how much a step moves the weights."""
@@ -172,6 +178,27 @@ def fitting_rate(view: View, where: str) -> float | None:
     is_plain = kind_of(view.record.optimizer_of(where)) in PLAIN
     aim = median(aims[:1] if is_plain else aims[:4]) if aims else math.inf
     return aim if aim <= LARGEST else None
+
+
+def looser_clip(view: View, where: str) -> Remedy | None:
+    """Clip gradients to the norm that they have; None where they are not far above."""
+    optimizer = view.record.optimizer_of(where)
+    settings, norm = optimizer.get("settings") or {}, view.newest(global_norm)
+    for name in CLIPS:
+        old = settings.get(name)
+        if not old or norm is None or not TIGHT * old < norm < math.inf:
+            continue
+        new, whole = float(f"{norm:.1g}"), view.record.optimizer_name(where)
+        return Remedy(
+            "optimizer",
+            name,
+            (whole,) if whole else (),
+            old=old,
+            new=new,
+            words=f"Raise {name} from {old:g} to about {new:g}: all gradients together "
+            f"have norm {norm:.2g}.",
+        )
+    return None
 
 
 def lower(view: View, where: str) -> Remedy:

@@ -8,6 +8,11 @@ from typing import Any
 ReadOnly = Mapping[str, Any]
 
 
+# Their steps are in proportion to the gradient; those of others are as large as the
+# rate, whatever the gradient, and settle in a few steps.
+PLAIN = ("SGD",)
+
+
 def kind_of(described: ReadOnly) -> str:
     """Class of a layer or an optimizer without its package, "" if it is not known."""
     return str(described.get("type") or "").rpartition(".")[2]
@@ -124,6 +129,12 @@ class Record:
     def optimizers(self) -> Sequence[ReadOnly]:
         """Those that are applied, in no particular order."""
         return self.known.get("optimizers") or ()
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether weights are known, and none of them is trainable."""
+        weights = self._weights.values()
+        return bool(weights) and not any(x.get("trainable") for x in weights)
 
     @functools.cached_property
     def kernels(self) -> Sequence[str]:

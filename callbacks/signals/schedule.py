@@ -32,11 +32,23 @@ def _end_of_exponential(config: Config) -> float:
     return config["decay_steps"] * math.log(OVER) / math.log(config["decay_rate"])
 
 
+def _end_of_inverse_time(config: Config) -> float:
+    return config["decay_steps"] * (1 / OVER - 1) / config["decay_rate"]
+
+
+def _end_of_pieces(config: Config) -> float:
+    first, *later = config["values"]
+    low = [i for i, rate in enumerate(later) if max(later[i:]) <= OVER * first]
+    return config["boundaries"][low[0]] if low else math.inf
+
+
 # By the class of the schedule: the step from which on its rate is next to nothing.
 ENDS: Mapping[str, Callable[[Config], float]] = {
     "CosineDecay": _end_of_cosine,
     "PolynomialDecay": _end_of_polynomial,
     "ExponentialDecay": _end_of_exponential,
+    "InverseTimeDecay": _end_of_inverse_time,
+    "PiecewiseConstantDecay": _end_of_pieces,
 }
 # These are meant to come to their end.
 ARRIVING = ("CosineDecay", "PolynomialDecay")
@@ -49,9 +61,10 @@ class ScheduleLength(Rule):
     Steps until its rate is below 1 % of the first, over those that `fit` plans: a note
     below `short`, as the steps after it change next to nothing; and above `long`, as
     the training ends while the rate is still high. A warning once it is over and the
-    loss of an epoch is above `learned` times that of guessing. Of Keras' CosineDecay,
-    PolynomialDecay and ExponentialDecay, which has no end to come to and is only too
-    short. Only of an optimizer that had taken no step, in a fit of several epochs.
+    loss of an epoch is above `learned` times that of guessing. Of Keras' CosineDecay
+    and PolynomialDecay; and of ExponentialDecay, InverseTimeDecay and
+    PiecewiseConstantDecay, which have no end to come to and are only too short. Only of
+    an optimizer that had taken no step, in a fit of several epochs.
 
     No unit. Source: kbn's own: between them a schedule covers most of the training.
     """
@@ -106,16 +119,22 @@ class ScheduleLength(Rule):
         name, planned = reading.where, _planned(view) or 0
         (optimizer,) = [x for x in view.record.optimizers if x["name"] == name]
         config = optimizer["settings"]["learning_rate"]["config"]
-        old, warm_up = config["decay_steps"], config.get("warmup_steps", 0)
-        # An exponential decay ends after several times its decay_steps.
-        new = max(1, planned - warm_up if warm_up else round(old / reading.value))
+        what = "decay_steps" if "decay_steps" in config else "boundaries"
+        old, warm_up = config[what], config.get("warmup_steps", 0)
+        new: int | tuple[int, ...]
+        # Others than a cosine end after several times their decay_steps.
+        if what == "boundaries":
+            new = tuple(max(1, round(x / reading.value)) for x in old)
+        else:
+            new = max(1, planned - warm_up if warm_up else round(old / reading.value))
+        shown = [*new] if isinstance(new, tuple) else new
         return Remedy(
             "optimizer",
-            "decay_steps",
+            what,
             (name,) if len(view.record.optimizers) > 1 else (),
-            old=old,
+            old=tuple(old) if what == "boundaries" else old,
             new=new,
-            words=f"Let the schedule end with the training: decay_steps={new}.",
+            words=f"Let the schedule end with the training: {what}={shown}.",
         )
 
 
@@ -138,5 +157,10 @@ def _schedule(optimizer: Mapping[str, Any]) -> tuple[str, float]:
     kind, config = str(known.get("class_name")), known.get("config") or {}
     try:
         return kind, float(ENDS[kind](config)) if kind in ENDS else math.inf
-    except (KeyError, TypeError):  # a log of another version of Keras
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        ZeroDivisionError,
+    ):  # a log of another version of Keras
         return kind, math.inf

@@ -157,6 +157,9 @@ def _layer(
         "trainable": bool(attribute(layer, "trainable", True)),
         "weights": _weights(layer, paths, tables),
     }
+    regularizer = attribute(layer, "kernel_regularizer")
+    if regularizer is not None:
+        described["kernel_regularizer"] = _kind(regularizer)
     if isinstance(layer, DROPOUT):
         described["dropout"] = _plain(attribute(layer, "rate"))
     if norm is not None:

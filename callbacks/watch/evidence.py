@@ -1,6 +1,6 @@
 """After a NaN: the batch that made it, to train on again, and which others have one."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from ..signals.statistics import summarize
 from ..signals.subjects import Input, Subject, Target
 from ..signals.tensors import non_finite as non_finite_counts
 from . import probe
+from .targets import Supervision
 
 COUNTS = non_finite_counts.key
 UNKNOWN = 10_000  # steps, of an epoch whose length is not known
@@ -116,6 +117,13 @@ def _expression(structure: Any, name: str) -> str:
         inner = (_expression(v, f"{name}/{i}") for i, v in enumerate(structure))
         return f"[{', '.join(inner)}]"
     return "None" if structure is None else f"kept[{name!r}]"
+
+
+def broken_weights(given: Supervision | None) -> Sequence[Subject]:
+    """A target named sample_weight, where the step's weights are not all finite."""
+    leaves = tree.flatten(None if given is None else given.weights)
+    found = [summarize(np.asarray(x), 1) for x in leaves if x is not None]
+    return [Target("sample_weight", summary=x) for x in found if x.non_finite][:1]
 
 
 class Search:
