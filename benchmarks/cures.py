@@ -38,7 +38,7 @@ def _set_in_optimizer(recipe, remedy, data):
     def make():
         made = recipe.optimizer()
         config = made.get_config()
-        if name == "decay_steps":
+        if name in ("decay_steps", "boundaries"):
             config["learning_rate"]["config"][name] = remedy.new
         else:
             config[name] = remedy.new
