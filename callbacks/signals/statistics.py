@@ -123,6 +123,13 @@ def histograms(summaries: Sequence[Summary]) -> list[Array]:
     return [a if one else b for one, a, b in zip(is_narrow, narrow, rows, strict=True)]
 
 
+def np_histograms(summaries: Mapping[Key, Summary]) -> dict[Key, tuple[Array, Array]]:
+    """Of each, (counts, edges), (30,) and (31,), as `np.histogram` returns them."""
+    rows = histograms([*summaries.values()])
+    made = [(x[:, 2], np.append(x[:, 0], x[-1, 1])) for x in rows]
+    return dict(zip(summaries, made, strict=True))
+
+
 def summarize(array: Array, sample_size: int) -> Summary:
     """The summary of an array of numbers of any shape and dtype."""
     return summarize_all({"": array}, sample_size)[""]
