@@ -16,8 +16,8 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 IMPORTED_AS = {"scikit-learn": "sklearn", "protobuf": "google"}
-# Frameworks that a user has or has not; what is skipped without them says so.
-OPTIONAL = {"torch", "jax"}
+# What a user has or has not; what is skipped without them says so.
+OPTIONAL = {"torch", "jax", "wandb"}
 
 
 def imported(directory):

@@ -125,9 +125,14 @@ def histograms(summaries: Sequence[Summary]) -> list[Array]:
 
 def np_histograms(summaries: Mapping[Key, Summary]) -> dict[Key, tuple[Array, Array]]:
     """Of each, (counts, edges), (30,) and (31,), as `np.histogram` returns them."""
-    rows = histograms([*summaries.values()])
-    made = [(x[:, 2], np.append(x[:, 0], x[-1, 1])) for x in rows]
-    return dict(zip(summaries, made, strict=True))
+    made = {}
+    for key, rows in zip(summaries, histograms([*summaries.values()]), strict=True):
+        counts, edges = rows[:, 2], np.append(rows[:, 0], rows[-1, 1])
+        if edges[0] == edges[-1]:  # a single value: in the middle of a range of 1
+            counts = np.roll(counts, TENSORBOARD_BINS // 2 + 1)
+            edges = edges + FRACTIONS - 0.5
+        made[key] = counts, edges
+    return made
 
 
 def summarize(array: Array, sample_size: int) -> Summary:
