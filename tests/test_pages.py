@@ -105,6 +105,14 @@ def test_links_lead_somewhere(page):
         assert not anchor or anchor in anchors(path), link
 
 
+@needs_sources
+def test_page_with_a_report_leads_to_where_the_build_writes_it():
+    built = (ROOT / "docs" / "_extensions" / "sample_report.py").read_text()
+    (place,) = re.findall(r'^PLACE = "(.*)"', built, re.MULTILINE)
+    page = PAGES["docs/sample.md"]
+    assert re.findall('(?:href|src)="(.*?)"', page) == [place, place]
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_make_targets_exist(page):
     makefile = (ROOT / "Makefile").read_text()
