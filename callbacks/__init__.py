@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import rules as rules
+    from . import sinks as sinks
     from .alerts.action import TrainingAlert as TrainingAlert
     from .alerts.alert import Alert as Alert
     from .monitor import TrainingMonitor as TrainingMonitor
@@ -36,6 +37,7 @@ __all__ = [
     "TrainingMonitor",
     "UpdateBatchNormStats",
     "rules",
+    "sinks",
 ]
 
 
@@ -46,8 +48,8 @@ def __dir__() -> list[str]:
 
 def __getattr__(name: str) -> Any:
     """Import a callback, and with the monitor TensorBoard, at its first use."""
-    if name == "rules":
-        return importlib.import_module(".rules", __name__)
+    if name in ("rules", "sinks"):
+        return importlib.import_module(f".{name}", __name__)
     if name not in HOMES:
         module = sys.modules[__name__]
         text = f"module {__name__!r} has no attribute {name!r}"

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from .sinks import Sink
+
 USUAL = ("weights", "gradients", "activations", "batch_norm")
 WATCHABLE = (*USUAL, "quantiles")
 
@@ -56,8 +58,9 @@ def check_homes(hparams: Any, on_look: Any) -> None:
             if isinstance(value, float) and not math.isfinite(value):
                 wrong = f"{rule}; {name!r} is not finite."
                 _refuse("TrainingMonitor", "hparams", hparams, wrong)
-    if on_look is not None and not callable(on_look):
-        rule = "on_look must be a function of (step, {tag: value}), or None."
+    is_sink = isinstance(on_look, Sink)
+    if on_look is not None and not is_sink and not callable(on_look):
+        rule = "on_look must be a function of (step, {tag: value}), a Sink, or None."
         _refuse("TrainingMonitor", "on_look", on_look, rule)
 
 

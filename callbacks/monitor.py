@@ -20,13 +20,14 @@ from .alerts.action import OnAlert
 from .alerts.alert import Alert
 from .live import LiveCell
 from .log.history import History, to_frame
-from .run import OnLook, Run, Settings
+from .run import Run, Settings
 from .runs import Runs
 from .schedule import OnStep, schedule_of
 from .signals import own
 from .signals.default import listed
 from .signals.own import Function
 from .signals.rule import Rule
+from .sinks import OnLook, Sink, sink_of
 from .telling import Voice
 from .watch import probe
 from .watch.layers import attribute
@@ -104,8 +105,9 @@ class TrainingMonitor(keras.callbacks.Callback):
             `keras.ops`. Each is logged as `signals/<its name>`, with its docstring as
             the description: see `docs/signals.md`.
         on_look: A function of (step, {tag: value}), called with the scalars of each
-            look and each epoch: another home for the numbers. An exception in it is
-            logged once, and training goes on.
+            look and each epoch: another home for the numbers. Or one of
+            `kbn.callbacks.sinks`, which takes histograms, alerts and the report too. An
+            exception in it is logged once, and training goes on.
 
     Raises:
         TypeError: There is no argument of that name; says which one was meant.
@@ -135,7 +137,7 @@ class TrainingMonitor(keras.callbacks.Callback):
         on_alert: OnAlert = "log",
         sample_size: int = 65536,
         hparams: Mapping[str, bool | float | str] | None = None,
-        on_look: OnLook | None = None,
+        on_look: OnLook | Sink | None = None,
         signals: Sequence[Function] = (),
         **unknown: Never,  # to type checkers, none
     ) -> None:
@@ -362,6 +364,7 @@ class TrainingMonitor(keras.callbacks.Callback):
             self._act(self._run.end_training(self.model))
             self._draw(is_last=True)
             self._try_to(self._sum_up, "sum up the training")
+            self._run.tell(lambda sink: sink.end(self.report))
         self.params = None
         self.__dict__.pop("on_train_batch_begin", None)
 
@@ -380,7 +383,7 @@ class TrainingMonitor(keras.callbacks.Callback):
             self._rules,
             self._described(),
             self.hparams,
-            self.on_look,
+            sink_of(self.on_look),
         )
         return Run(model, directory, name, settings, self._history, self._voice)
 

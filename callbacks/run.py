@@ -4,8 +4,9 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import methodcaller
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import keras
 import numpy as np
@@ -23,6 +24,7 @@ from .schedule import Steps
 from .signals.look import Look, look
 from .signals.reading import read
 from .signals.rule import Rule
+from .signals.statistics import np_histograms
 from .signals.subjects import (
     BrokenLoss,
     Input,
@@ -34,6 +36,7 @@ from .signals.subjects import (
     Progress,
     Subject,
 )
+from .sinks import Sink
 from .telling import Voice
 from .watch import probe
 from .watch.activations import Activity
@@ -49,7 +52,6 @@ from .watch.tensors import to_numpy
 from .watch.weights import WeightReader
 
 Rows = Mapping[tuple[str, str], Any]
-OnLook: TypeAlias = Callable[[int, dict[str, float]], object]
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Settings:
     rules: Sequence[Rule]
     described: Mapping[str, Any]
     hparams: Mapping[str, bool | float | str]
-    on_look: OnLook | None
+    sink: Sink  # where all that is logged goes too
 
 
 class Run:
@@ -461,22 +463,31 @@ class Run:
             seen.scalars |= look(levels).scalars
         self.log.write(step, seen.scalars, seen.histograms)
         self.log.write_worst(step, seen.layers)
+        self._hand_on(step, seen)
         self._write_alerts(step, found)
-        self._tell(step, seen.scalars)
         return found
 
     def _write_alerts(self, step: int, found: Sequence[Alert]) -> None:
         """Write those that were raised or ended, and those that explain others now."""
         changed = [*found, *self.follower.grown]
         self.log.write_alerts(step, changed, self.follower.alerts)
+        for alert in found:
+            if alert.is_open:
+                self.tell(methodcaller("alert", alert))
 
-    def _tell(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Hand on what is logged to the user's function."""
-        if self.settings.on_look is None or not scalars:
-            return
+    def _hand_on(self, step: int, seen: Look) -> None:
         prefix = f"{self.name}/" if self.name else ""
+        scalars = {f"{prefix}{tag}": x for tag, x in seen.scalars.items()}
+        drawn = {f"{prefix}{tag}": x for tag, x in seen.histograms.items()}
+        if scalars:
+            self.tell(lambda sink: sink.look(step, scalars, np_histograms(drawn)))
+
+    def tell(self, act: Callable[[Sink], object]) -> None:
+        """Hand on to the user's own home for what is logged; one process does."""
+        if self._voice.is_silent:
+            return
         try:
-            self.settings.on_look(step, {f"{prefix}{k}": x for k, x in scalars.items()})
+            act(self.settings.sink)
         except Exception as error:  # of a server that is away: no reason to end
             self._voice.say(f"on_look raises {error!r}. Training goes on.", "on_look")
 

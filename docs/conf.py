@@ -23,6 +23,7 @@ extensions = [
     "sphinx_copybutton",
     "diagnoses",
     "scripts",
+    "sample_report",
 ]
 exclude_patterns = ["package.md"]  # the long description: a page of the package index
 nitpicky = True

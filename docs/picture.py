@@ -7,32 +7,22 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from _extensions.sample_report import sick_and_cured
 from playwright import sync_api
 
 import kbn
 from kbn.callbacks.report.page import embedded, part_of_a_page
 from kbn.callbacks.report.story import live_story
-from kbn_command import demo
 
 OUT = Path(__file__).with_name("verdict.png")
 EPOCHS = 8
 
 
-def trained(directory: Path, rate: float) -> kbn.callbacks.Report:
-    """The report on the demo's network without batch norm, at this learning rate."""
-    digits = demo.load_digits(0)
-    demo.train(digits, False, EPOCHS, 0, directory, learning_rate=rate)
-    return kbn.callbacks.Report.read(directory)
-
-
 def main() -> None:
     """Train twice, the second time as the first alert says."""
-    with tempfile.TemporaryDirectory() as name:
-        sick = trained(Path(name, "sick"), 2.0)
-        remedy = sick.open_alerts[0].remedy
-        assert remedy is not None
-        cured = trained(Path(name, "cured"), float(remedy.new))
-    halves = [part_of_a_page(live_story(report.runs[0])) for report in (sick, cured)]
+    with tempfile.TemporaryDirectory() as logs:
+        runs = kbn.callbacks.Report.read(*sick_and_cured(logs, EPOCHS)).runs
+    halves = [part_of_a_page(live_story(run)) for run in runs]
     columns = "".join(f'<div style="flex:1">{half}</div>' for half in halves)
     page = embedded(f'<div style="display:flex;gap:28px;padding:12px">{columns}</div>')
     with sync_api.sync_playwright() as playwright:

@@ -21,6 +21,7 @@ EVERY_BACKEND = {
     "test_defects.py",
     "test_differentiation.py",
     "test_signals.py",
+    "test_sinks.py",
     "test_distributed.py",
     "test_documentation.py",
     "test_examples.py",

@@ -416,7 +416,7 @@ ALERT = Alert(
     title="units are dead",
     remedy=Remedy("ask", words="Try x."),
 )
-CURE = "try: Try x. (dead_relu)"
+CURE = "try: Try x. (kbn explain dead_relu)"
 
 
 def test_alert_is_one_line():
@@ -465,9 +465,10 @@ def test_log_says_each_once(logged):
     ]
 
 
-def test_brief_is_two_lines_with_the_id_last():
+def test_brief_is_two_lines_with_how_to_read_more_last():
     assert action.brief(CRITICAL) == (
-        "critical: non_finite in a, at step 41, epoch 2\n  NaN. Try x. (non_finite)"
+        "critical: non_finite in a, at step 41, epoch 2\n"
+        "  NaN. Try x. (kbn explain non_finite)"
     )
     more = dataclasses.replace(OVER, others=3)
     assert action.brief(more).startswith("critical: slow in a and 3 more, at step 40\n")

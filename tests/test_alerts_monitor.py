@@ -109,7 +109,7 @@ def test_log_says_it_once_and_again_at_the_end(tmp_path, said):
     )
     assert said() == [
         "critical: there is NaN or Inf in x, at step 2, epoch 1\n"
-        f"  try: {alert.remedy} (non_finite_data)",
+        f"  try: {alert.remedy} (kbn explain non_finite_data)",
         "Critical since epoch 1: there is NaN or Inf in x. "
         f"{alert.remedy}\n  more: kbn report {tmp_path}",
     ]
@@ -301,7 +301,7 @@ def test_text_tab_and_counts(tmp_path):
     assert text == alert_list(monitor.alerts)
     assert text.startswith("- **critical: ")
     assert "** in `x`, since step 2, epoch 1. " in text
-    assert text.endswith("(`non_finite_data`)")
+    assert text.endswith("(`kbn explain non_finite_data`)")
     assert monitor.history["Health/critical"] == ([2, 3, 4], [1.0, 1.0, 1.0])
     assert set(monitor.history["Health/warning"][1]) == {0.0}
 

@@ -86,10 +86,12 @@ def test_api_pages_show_every_public_name():
             shown += [name, *(f"{name}.{x}" for x in members.split(", ") if members)]
     rules = {f"kbn.callbacks.rules.{name}" for name in dir(kbn.callbacks.rules)}
     public = {name for name in rules if not name.rpartition(".")[2].startswith("_")}
+    public |= {f"kbn.callbacks.sinks.{name}" for name in ("Sink", "WeightsAndBiases")}
     missing = {"kbn.capture", "kbn.callbacks.TrainingMonitor"} - PUBLIC.keys()
-    # An alias, and a module whose names are shown.
-    public |= PUBLIC.keys() - {"kbn.BatchNormalization", "kbn.callbacks.rules"}
-    below = ("kbn.callbacks.rules.", "kbn.callbacks.Report", *missing)
+    # An alias, and modules whose names are shown.
+    modules = {"kbn.callbacks.rules", "kbn.callbacks.sinks"}
+    public |= PUBLIC.keys() - {"kbn.BatchNormalization", *modules}
+    below = ("kbn.callbacks.rules.", "kbn.callbacks.Report", *modules, *missing)
     assert len(shown) == len({*shown})
     assert public <= {*shown}
     assert [x for x in {*shown} - public if not x.startswith(below)] == []

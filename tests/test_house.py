@@ -257,7 +257,7 @@ def fresh(tmp_path_factory):
 
 
 def test_import_adds_nothing_that_is_heavy(fresh):
-    heavy = {"tensorboard", "matplotlib", "sklearn", "rich", *BACKENDS}
+    heavy = {"tensorboard", "matplotlib", "sklearn", "rich", "wandb", *BACKENDS}
     assert not heavy & {name.split(".")[0] for name in fresh["added"]}
     assert "kbn.layer" in fresh["added"]
     # Surgery too is imported at its first use.
@@ -320,7 +320,7 @@ def test_dir_shows_what_is_public_and_nothing_else():
     assert set(dir(kbn)) == PUBLIC
     assert kbn.layer  # imported, but not for users
     callbacks = {"Alert", "TrainingAlert", "TrainingMonitor", "UpdateBatchNormStats"}
-    assert set(dir(kbn.callbacks)) == callbacks | {"Remedy", "Report", "rules"}
+    assert set(dir(kbn.callbacks)) == callbacks | {"Remedy", "Report", "rules", "sinks"}
     assert all(getattr(kbn.callbacks, name) for name in dir(kbn.callbacks))
     rules = [name for name in dir(kbn.callbacks.rules) if name[0] != "_"]
     others = ["Reading", "Rule", "View", "default_rules"]

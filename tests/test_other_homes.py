@@ -1,7 +1,6 @@
 """TrainingMonitor's on_look, hparams and to_frame: the numbers, somewhere else."""
 
 import sys
-import types
 
 import keras
 import numpy as np
@@ -67,31 +66,6 @@ def test_another_model_is_told_under_its_name(tmp_path):
     model = fit(monitor)
     tags = {tag for _, scalars in told[first:] for tag in scalars}
     assert all(tag.startswith(f"{model.name}/") for tag in tags)
-
-
-# The ways that docs/monitor.md shows, with stand-ins for the packages.
-HOMES = {
-    "mlflow": "log_metrics",
-    "wandb": "log",
-}
-
-
-@pytest.mark.parametrize("package", HOMES)
-def test_the_ways_of_the_page_work(tmp_path, package):
-    told = []
-
-    def log(values, step=None):
-        assert all(isinstance(value, float) for value in values.values())
-        assert all(isinstance(tag, str) for tag in values)
-        told.append((int(step), len(values)))
-
-    home = types.SimpleNamespace(**{HOMES[package]: log})
-    send = getattr(home, HOMES[package])
-    monitor = TrainingMonitor(tmp_path, on_look=lambda step, x: send(x, step=step))
-    fit(monitor)
-    steps = [step for step, _ in told]
-    assert steps == sorted(steps)
-    assert len(steps) >= 4
 
 
 def test_hparams_batch_size_seed_and_policy_are_recorded(tmp_path):

@@ -16,8 +16,8 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 IMPORTED_AS = {"scikit-learn": "sklearn", "protobuf": "google"}
-# Frameworks that a user has or has not; what is skipped without them says so.
-OPTIONAL = {"torch", "jax"}
+# What a user has or has not; what is skipped without them says so.
+OPTIONAL = {"torch", "jax", "wandb"}
 
 
 def imported(directory):
@@ -32,7 +32,12 @@ def imported(directory):
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 found.add(node.module.split(".")[0])
     own = {path.stem for path in [*paths, *(ROOT / "benchmarks").glob("*.py")]}
-    own |= {"kbn", "kbn_command", "kbn_light", "tests"}
+    own |= {path.parent.name for path in paths} | {
+        "kbn",
+        "kbn_command",
+        "kbn_light",
+        "tests",
+    }
     return found - own - sys.stdlib_module_names - OPTIONAL
 
 
@@ -48,7 +53,7 @@ def declared(requirements):
         ("kbn/callbacks", []),
         ("examples", ["demo"]),
         ("benchmarks", ["demo", "test", "bench"]),
-        ("docs", ["docs"]),
+        ("docs", ["docs", "test"]),  # docs/picture.py says so
         ("tests", ["demo", "test"]),
     ],
 )

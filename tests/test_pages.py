@@ -11,6 +11,7 @@ import keras
 import pytest
 
 from kbn_command import build_parser
+from tests import stand_in_wandb
 from tests.pages import PAGES, ROOT, anchors, code, commands, links, section
 
 BACKEND = keras.backend.backend()
@@ -18,8 +19,7 @@ needs_sources = pytest.mark.skipif(
     not (ROOT / "callbacks").is_dir(), reason="the sources are not here"
 )
 WITH_CODE = [page for page in PAGES if code(page)]
-# The packages that `on_look` feeds in the examples, and their function.
-HOMES = {"mlflow": "log_metrics", "wandb": "log"}
+HOMES = {"mlflow", "wandb"}  # the packages that `on_look` feeds in the examples
 NOT_HERE = {
     ("docs/signals.md", "jax"): "there are no activations",
     ("docs/signals.md", "torch"): "there are no activations",
@@ -43,18 +43,19 @@ def test_pages_with_code_are_found():
 
 @pytest.fixture
 def told(monkeypatch):
-    """{package: [(step, scalars)]} of what the homes of the numbers are told."""
-    calls = {name: [] for name in HOMES}
+    """{package: [scalars]} of what the homes of the numbers are told."""
+    calls = {"mlflow": [], "wandb": []}
 
-    def home(name):
-        def log(scalars, step):
-            assert all(isinstance(value, float) for value in scalars.values())
-            calls[name].append((step, scalars))
+    def log_metrics(scalars, step):
+        assert all(isinstance(value, float) for value in scalars.values())
+        calls["mlflow"].append(scalars)
 
-        return types.SimpleNamespace(**{HOMES[name]: log})
-
-    for name in HOMES:
-        monkeypatch.setitem(sys.modules, name, home(name))
+    mlflow = types.SimpleNamespace(log_metrics=log_metrics)
+    monkeypatch.setitem(sys.modules, "mlflow", mlflow)
+    monkeypatch.setitem(sys.modules, "wandb", stand_in_wandb)
+    monkeypatch.setattr(
+        stand_in_wandb.Run, "log", lambda self, x: calls["wandb"].append(x)
+    )
     return calls
 
 
@@ -102,6 +103,14 @@ def test_links_lead_somewhere(page):
         path = here / target if target else ROOT / page
         assert path.exists(), link
         assert not anchor or anchor in anchors(path), link
+
+
+@needs_sources
+def test_page_with_a_report_leads_to_where_the_build_writes_it():
+    built = (ROOT / "docs" / "_extensions" / "sample_report.py").read_text()
+    (place,) = re.findall(r'^PLACE = "(.*)"', built, re.MULTILINE)
+    page = PAGES["docs/sample.md"]
+    assert re.findall('(?:href|src)="(.*?)"', page) == [place, place]
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
 from .alert import Alert, rank
+from .explanation import command
 
 OnAlert: TypeAlias = str | Callable[[Alert], object]
 
@@ -79,9 +80,9 @@ def act(alerts: Iterable[Alert], on_alert: OnAlert) -> bool:
 
 
 def brief(alert: Alert) -> str:
-    """Two lines for a console: what, where and when; what to try, and the id."""
+    """Two lines for a console: what, where and when; what to try, how to read more."""
     second = f"try: {alert.remedy}" if alert.remedy else alert.message
-    return f"{alert.headline}\n  {second} ({alert.rule})"
+    return f"{alert.headline}\n  {second} ({command(alert.rule)})"
 
 
 def log_summary(summary: str, found: Sequence[Alert]) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..signals.remedy import Remedy
+from .explanation import command
 
 LEVELS = ("info", "warning", "critical")  # from mild to grave
 # Seen on the light page of a notebook and on the dark one.
@@ -101,7 +102,7 @@ class Alert:
         return (
             f'<div style="border-left:4px solid {COLOURS[self.level]};padding:2px 8px;'
             f'margin:4px 0"><b>{headline}</b>{ending}<br>{said} '
-            f"<code>{html.escape(self.rule)}</code></div>"
+            f"<code>{html.escape(command(self.rule))}</code></div>"
         )
 
     @property

@@ -29,6 +29,11 @@ def find(name: str) -> Rule:
     return rule
 
 
+def command(name: str) -> str:
+    """What to type to read more of this diagnosis; of a rule of one's own, its name."""
+    return f"kbn explain {name}" if name in RULES else name
+
+
 def cure(rule: type[Rule]) -> str:
     """What its alerts say to try, in general: the first paragraph about its remedy."""
     return (inspect.getdoc(rule.remedy) or "").partition("\n\n")[0]

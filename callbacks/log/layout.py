@@ -8,6 +8,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2, metadata
 from tensorboard.plugins.text import metadata as text_metadata
 
 from ..alerts.alert import Alert, and_more, rank, since
+from ..alerts.explanation import command
 from ..signals.guide import worst_of
 from ..signals.registry import REGISTRY, Signal, find, over_layers
 from .records import string_value
@@ -148,7 +149,7 @@ def alert_list(alerts: Sequence[Alert]) -> str:
         ending = f", {alert.ending}" if alert.ending else ""
         what = f"{mark}{alert.level}: {alert.title or alert.rule}{mark}"
         place = f"`{alert.where}`{and_more(alert.others)}, since {since(alert)}{ending}"
-        parts.append(f"- {what} in {place}. {alert.said} (`{alert.rule}`)")
+        parts.append(f"- {what} in {place}. {alert.said} (`{command(alert.rule)}`)")
     return "\n".join(parts)
 
 

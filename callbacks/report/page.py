@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from ..alerts.alert import Alert, and_more, since
+from ..alerts.explanation import command
 from .charts import curve, escaped, figure
 from .course import Course
 from .health import Health
@@ -154,7 +155,7 @@ def _paragraph(words: str) -> str:
 def _alert(alert: Alert) -> str:
     what = f"{LEVELS[alert.level]} {alert.level}: {alert.title or alert.rule}"
     place = f"in {alert.where}{and_more(alert.others)}, since {since(alert)}"
-    words = f"Measured {measure(alert)}. To read more: kbn explain {alert.rule}"
+    words = f"Measured {measure(alert)}. To read more: {command(alert.rule)}"
     return (
         f'<details class="alert {alert.level}"><summary><b>{escaped(what)}</b> '
         f'{escaped(place)}</summary><p class="ink">{escaped(alert.said)}</p>'

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from ..alerts.alert import since
+from ..alerts.explanation import command
 from .course import Course
 from .health import BEYOND, BROKEN, OUTSIDE, UNKNOWN, Health, Row
 from .run_report import measure, named
@@ -104,7 +105,8 @@ def _part(part: Part) -> Iterator[str | Table]:
             for alert in part.alerts:
                 yield (
                     f"{LEVELS[alert.level]} {alert.level}: {named(alert)} since "
-                    f"{since(alert)}, measured {measure(alert)}. {alert.said}"
+                    f"{since(alert)}, measured {measure(alert)}. {alert.said} "
+                    f"({command(alert.rule)})"
                 )
         case Settings():
             for group, values in part.groups.items():

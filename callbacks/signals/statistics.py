@@ -123,6 +123,18 @@ def histograms(summaries: Sequence[Summary]) -> list[Array]:
     return [a if one else b for one, a, b in zip(is_narrow, narrow, rows, strict=True)]
 
 
+def np_histograms(summaries: Mapping[Key, Summary]) -> dict[Key, tuple[Array, Array]]:
+    """Of each, (counts, edges), (30,) and (31,), as `np.histogram` returns them."""
+    made = {}
+    for key, rows in zip(summaries, histograms([*summaries.values()]), strict=True):
+        counts, edges = rows[:, 2], np.append(rows[:, 0], rows[-1, 1])
+        if edges[0] == edges[-1]:  # a single value: in the middle of a range of 1
+            counts = np.roll(counts, TENSORBOARD_BINS // 2 + 1)
+            edges = edges + FRACTIONS - 0.5
+        made[key] = counts, edges
+    return made
+
+
 def summarize(array: Array, sample_size: int) -> Summary:
     """The summary of an array of numbers of any shape and dtype."""
     return summarize_all({"": array}, sample_size)[""]
