@@ -312,6 +312,10 @@ ILL = {
         "warning in dense_1 at 140: 96% of the units of dense_1 (Dense, relu)": series(
             "health/dead_units/dense_1", 0.1, 0.9, 0.96, 0.96, learning_rate=2
         ),
+        "warning in dense_1 at 120: 100% of the units": [
+            record(layer("dense_1", shape=(1, 4))),
+            *series("health/dead_units/dense_1", 1.0, 1.0, 1.0),
+        ],
         "warning in dense_1#1 at 120: dense_1#1 (Dense, relu)": series(
             "health/dead_units/dense_1#1", 0.9, 0.9, 0.9
         ),
@@ -737,6 +741,10 @@ GOOD = {
         ],
     },
     "dead_relu": {
+        "three of four units": [
+            record(layer("dense_1", shape=(1, 4))),
+            *series("health/dead_units/dense_1", *[0.75] * 6),
+        ],
         **{
             f"dead behind {what}": [
                 {**DENSE, **known},
@@ -750,7 +758,7 @@ GOOD = {
                 ),
                 ("batches of 2", {"fit": {"batch_size": 2}}, 4),
             ]
-        }
+        },
     },
     "unchanged_weight": {
         "arrived": looks(

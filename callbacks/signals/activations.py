@@ -1,5 +1,6 @@
 """Activations: what layers give, units that are dead or saturated, a poor start."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -188,7 +189,9 @@ class DeadRelu(Rule):
     """Most units of a ReLU layer are 0 for every example.
 
     The share of units that are non-zero in less than 1 % of batch x space, over the
-    batches of the last looks, above `share`. Layers that end in a ReLU, GELU, SiLU or
+    batches of the last looks, above `share`; of n units above 0.5 + 1 / sqrt(n), two
+    standard errors above the half that random weights make 0 where an input has one
+    sign, if that is more, or all of them. Layers that end in a ReLU, GELU, SiLU or
     another function that is 0 below some value. Not behind a dropout above `dropout`,
     which leaves units too little to be told from dead ones; nor before 8 examples.
 
@@ -217,7 +220,13 @@ class DeadRelu(Rule):
             batches = 1 + len(view.past(dead_units.tag_of(call)))
             is_behind = bool(first) and view.record.position(call) > first
             if not is_behind and batches * (view.record.batch_size or 8) >= 8:
-                yield Reading(call, share, self.share)
+                yield Reading(call, share, self._limit(view, call))
+
+    def _limit(self, view: View, call: str) -> float:
+        weights = view.record.layer(call).get("weights") or [{}]
+        units = (weights[0].get("shape") or [math.inf])[-1]
+        by_chance = min(0.5 + 1 / math.sqrt(units), 1 - 0.5 / units)
+        return max(self.share, by_chance)
 
     def explain(self, reading: Reading, view: View) -> str:
         """Name the layer."""

@@ -179,7 +179,8 @@ MEANINGS = {
     "weight": (
         "{where} has {count} that {be} NaN or Inf after this step, while outputs and "
         "gradients were finite or not logged.",
-        "Lower {rate} or set global_clipnorm.",
+        "Lower {rate} or set global_clipnorm; if it is the first step, the optimizer "
+        "divides by 0: try Adam.",
     ),
     "before": (
         "{weights}; it happened {when}, in a step of which there is no snapshot.",
