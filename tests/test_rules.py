@@ -371,12 +371,12 @@ ILL = {
             guessing(2.3),
             *epochs(loss=[2.31, 2.3, 2.29, 2.29], val_loss=[2.3] * 4),
         ],
-        "warning in net at 212: Set trainable=True where": [
+        "warning in net at 156: Set trainable=True where": [
             {**CLASSES, "layers": [layer("last") | {"weights": [FROZEN_KERNEL]}]},
             guessing(2.3),
             *STUCK,
         ],
-        "warning in net at 212: Raise clipnorm from 1e-06 to about 0.6": [
+        "warning in net at 156: Raise clipnorm from 1e-06 to about 0.6": [
             CLIPPED,
             guessing(2.3),
             *with_tag(STUCK, "gradient_norm/global", *[0.58] * 4),
