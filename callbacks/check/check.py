@@ -14,11 +14,10 @@ from ..alerts.alert import Alert, rank
 from ..alerts.follow import Follower
 from ..watch.evidence import non_finite
 from ..watch.tensors import tensor
-from . import by_heart, examples, forward, rules, seeds, trial
+from . import examples, rules, trial
 from .examples import Examples
-from .facts import Facts
 from .labels import misfits
-from .lines import lines
+from .lines import Facts, lines
 from .table import Check
 
 PLACES = {"x": "inputs", "y": "targets"}
@@ -86,7 +85,7 @@ def check(
             "compiled: its loss and optimizer are checked too. Call model.compile("
             "optimizer, loss) first."
         )
-    with seeds.kept(), warnings.catch_warnings():
+    with trial.seeds_kept(), warnings.catch_warnings():
         # It is `unchanged_weight` here.
         warnings.filterwarnings("ignore", "Gradients do not exist")
         given = examples.read(x, y, sample_weight, batch_size, trial.STEPS)
@@ -136,11 +135,11 @@ class _Looker:
         try:
             if not model.built:
                 model(tree.map_structure(tensor, x), training=False)
-            self._facts.outputs = forward.outputs(model, x, training=False)
+            self._facts.outputs = trial.outputs(model, x, training=False)
         except Exception as error:
             if not self._has_own_step:
                 raise ValueError(
-                    f"kbn.check received x of shape {forward.shapes(x)} in a batch, on "
+                    f"kbn.check received x of shape {trial.shapes(x)} in a batch, on "
                     f"which {model.name!r} cannot be called: {error}"
                 ) from error
             name = type(error).__name__
@@ -150,7 +149,7 @@ class _Looker:
         """Some examples: as many as the model is made for, if that is fixed."""
         shapes = [one.shape for one in getattr(model, "inputs", None) or ()]
         fixed = next((shape[0] for shape in shapes if shape[0]), None)
-        return self._given.few(fixed or by_heart.EXAMPLES)
+        return self._given.few(fixed or trial.EXAMPLES)
 
     def _train(self, start: Any) -> None:
         """The trial, and what its model gives then."""
@@ -164,9 +163,9 @@ class _Looker:
             facts.why_none = f"its own train_step raises {error!r} in a copy"
             return
         if facts.outputs:
-            given = forward.outputs(model, x, training=False)
-            facts.measure(rules.SPREAD, forward.spread(given))
-            facts.measure(rules.MIXED, forward.mixed(model, x, given))
+            given = trial.outputs(model, x, training=False)
+            facts.measure(rules.SPREAD, trial.spread(given))
+            facts.measure(rules.MIXED, trial.mixed(model, x, given))
 
     def _learn(self, start: Any) -> None:
         facts, settings = self._facts, private.compile_settings(self._model)
@@ -174,7 +173,7 @@ class _Looker:
             facts.why_not_learned = "the model trains by a step or loss of its own"
             return
         model = trial.copy(start, self._x)
-        learned = by_heart.learn(model, settings or {}, self._few(model))
+        learned = trial.learn(model, settings or {}, self._few(model))
         for name, course in learned.courses.items():
             facts.measure("by_heart", learned.steps)
             share = 1.0 if course.is_right else course.share
