@@ -144,47 +144,48 @@ def curves(accuracies, losses=(), steps=7):
     )
 
 
+ENDS = "98.0% with batch norm, 9{}.0% without."
+VERDICTS = {
+    "with": (
+        [0.1, 0.1, 0.1],
+        [0.1, 0.96, 0.98],
+        "Only the network with batch norm reaches 95%: 98.0% with batch norm, 10.0% "
+        "without.",
+    ),
+    "without": (
+        [0.1, 0.96, 0.97],
+        [0.1, 0.4, 0.3],
+        "Only the network without batch norm reaches 95%: 30.0% with batch norm, 97.0% "
+        "without.",
+    ),
+    "sooner": (
+        [0.1, 0.5, 0.97],
+        [0.1, 0.96, 0.98],
+        "Both networks reach 95%, sooner with batch norm: after 7 steps instead of 14. "
+        f"They end at {ENDS.format(7)}",
+    ),
+    "later": (
+        [0.1, 0.96, 0.99],
+        [0.1, 0.5, 0.98],
+        "Both networks reach 95%, later with batch norm: after 14 steps instead of 7. "
+        f"They end at {ENDS.format(9)}",
+    ),
+    "alike": (
+        [0.1, 0.96, 0.99],
+        [0.1, 0.97, 0.98],
+        f"Both networks reach 95% after 7 steps; they end at {ENDS.format(9)}",
+    ),
+    "neither": (
+        [0.1, 0.2, 0.3],
+        [0.1, 0.1, 0.2],
+        "Neither network reaches 95%: they end at 20.0% with batch norm, 30.0% "
+        "without.",
+    ),
+}
+
+
 @pytest.mark.parametrize(
-    ("without", "with_", "says"),
-    [
-        (
-            [0.1, 0.1, 0.1],
-            [0.1, 0.96, 0.98],
-            "Only the network with batch norm reaches 95%: 98.0% with batch norm, "
-            "10.0% without.",
-        ),
-        (
-            [0.1, 0.96, 0.97],
-            [0.1, 0.4, 0.3],
-            "Only the network without batch norm reaches 95%: 30.0% with batch norm, "
-            "97.0% without.",
-        ),
-        (
-            [0.1, 0.5, 0.97],
-            [0.1, 0.96, 0.98],
-            "Both networks reach 95%, sooner with batch norm: after 7 steps instead of "
-            "14. They end at 98.0% with batch norm, 97.0% without.",
-        ),
-        (
-            [0.1, 0.96, 0.99],
-            [0.1, 0.5, 0.98],
-            "Both networks reach 95%, later with batch norm: after 14 steps instead of "
-            "7. They end at 98.0% with batch norm, 99.0% without.",
-        ),
-        (
-            [0.1, 0.96, 0.99],
-            [0.1, 0.97, 0.98],
-            "Both networks reach 95% after 7 steps; they end at 98.0% with batch norm, "
-            "99.0% without.",
-        ),
-        (
-            [0.1, 0.2, 0.3],
-            [0.1, 0.1, 0.2],
-            "Neither network reaches 95%: they end at 20.0% with batch norm, 30.0% "
-            "without.",
-        ),
-    ],
-    ids=["with", "without", "sooner", "later", "alike", "neither"],
+    ("without", "with_", "says"), VERDICTS.values(), ids=VERDICTS.keys()
 )
 def test_verdict_follows_from_the_numbers(without, with_, says):
     assert demo.verdict(curves(without), curves(with_)) == says

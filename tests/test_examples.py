@@ -309,36 +309,6 @@ def test_no_directory_is_written_to_twice(tmp_path, monkeypatch):
     assert [path.name for path in made] == ["run", "run-2", "run-3"]
 
 
-@pytest.fixture
-def load():
-    """`load` of the example: the data of a name."""
-    path = ROOT / "examples" / "claims.py"
-    if BACKEND != "tensorflow":
-        pytest.skip("its extras are not installed")
-    return runpy.run_path(str(path))["load"]
-
-
-def test_why_batch_norm_takes_mnist_where_it_can(load, monkeypatch):
-    images = np.random.default_rng(0).integers(0, 256, (4000, 28, 28), "uint8")
-    given = (images, np.arange(4000) % 10), None
-    monkeypatch.setattr(keras.datasets.mnist, "load_data", lambda: given)
-    x, y = load("mnist")
-    assert (x.shape, x.dtype, y.shape) == ((4000, 784), np.float32, (4000,))
-    assert (x.min(), x.max()) == (0, 1)
-
-
-def test_why_batch_norm_says_what_to_do_without_mnist(load, monkeypatch):
-    def load_data():
-        raise Exception("URL fetch failure")
-
-    monkeypatch.setattr(keras.datasets.mnist, "load_data", load_data)
-    with pytest.raises(SystemExit) as end:
-        load("mnist")
-    assert end.value.code == (
-        "MNIST is not here (URL fetch failure). Run with --dataset digits: no download."
-    )
-
-
 def test_readme_shows_the_quickstart():
     code = (ROOT / "examples" / "quickstart.py").read_text().partition("\n\n")[2]
     assert f"```python\n{code}```\n" in PAGES["README.md"]

@@ -347,26 +347,6 @@ def test_the_model_is_left_as_it_was(monitor, tmp_path):
     np.testing.assert_array_equal(loaded.predict(x, verbose=0), model.predict(x))
 
 
-class Stop(keras.callbacks.Callback):
-    def __init__(self, batch):
-        super().__init__()
-        self.batch = batch
-
-    def on_train_batch_end(self, batch, logs=None):
-        if batch == self.batch:
-            raise KeyboardInterrupt
-
-
-def test_a_monitor_watches_again_after_an_interrupt(monitor, tmp_path):
-    model, x, y = watched_models.sequential(**EAGER)
-    fit = {"batch_size": BATCH, "verbose": 0}
-    with pytest.raises(KeyboardInterrupt):
-        model.fit(x, y, callbacks=[monitor, Stop(1)], **fit)
-    model.fit(x, y, callbacks=[monitor], **fit)
-    watched_models.assert_unwatched(model)
-    assert steps(read_log(tmp_path), "activations/head") == [1, 3]
-
-
 @pytest.mark.parametrize("mode", ["graph", "eager"])
 def test_an_exception_in_the_model_is_raised_and_leaves_no_trace(mode, monitor):
     class Failing(keras.layers.Layer):

@@ -140,6 +140,7 @@ def unmoved(share=1.0, updates=0.0):
 
 
 EPOCH = 28, {"Epoch/loss": 1.0}  # the first is over
+TURNED = [(1, gap(0.1)), EPOCH, (29, {**gap(4.0), **young()})]
 HEALTHY_KERNEL = {
     "weight_std/net/dense_0/kernel": 0.1,
     "weight_spread/net/dense_0/kernel": 1.0,
@@ -429,9 +430,7 @@ ILL = {
     "bn_stats_cold": {
         "warning in norm at 29: 40% of the moving statistics of norm (BatchNorm": [
             COLD,
-            (1, gap(0.1)),
-            EPOCH,
-            (29, {**gap(4.0), **young()}),
+            *TURNED,
         ],
         "warning in norm at 28: warmup=True), or lower momentum=0.99 to 0.9": [
             COLD,
@@ -440,28 +439,17 @@ ILL = {
         ],
         "warning in norm at 29: Use kbn.BatchNorm(warmup=True), or recompute": [
             NORM,
-            (1, gap(0.1)),
-            EPOCH,
-            (29, {**gap(4.0), **young()}),
+            *TURNED,
         ],
         "warning in norm at 29: Lower momentum=0.99 to 0.9, or recompute": [
             record(norm(momentum=0.99, is_fresh=False), fit={"steps": 28}),
-            (1, gap(0.1)),
-            EPOCH,
-            (29, {**gap(4.0), **young()}),
+            *TURNED,
         ],
         "warning in norm at 29: An epoch of 2 steps is too short for any momentum": [
             record(norm(momentum=0.99), fit={"steps": 2}),
-            (1, gap(0.1)),
-            EPOCH,
-            (29, {**gap(4.0), **young()}),
+            *TURNED,
         ],
-        "warning in norm at 29: are still those that it began with": [
-            LOADED,
-            (1, gap(0.1)),
-            EPOCH,
-            (29, {**gap(4.0), **young()}),
-        ],
+        "warning in norm at 29: are still those that it began with": [LOADED, *TURNED],
     },
     "bn_not_updated": {
         "warning in norm at 120: In your train_step call self(x, training=True)": [

@@ -134,7 +134,9 @@ def lines(facts: Facts, alerts: Sequence[Alert]) -> list[Line]:
         for rule in alert.symptoms
         if _is_grave(alert)
     }
-    facts.texts = {"data": _data(facts), "targets": _targets(facts)}
+    targets = _arrays(facts.given.everything[1], "y")
+    shares = "; ".join(f"{name} {_shares(y)}" for name, y in targets) or None
+    facts.texts = {"data": _data(facts), "targets": shares}
     found = []
     for name, row in LINES.items():
         own = tuple(x for x in alerts if HOME.get(x.rule, "first steps") == name)
@@ -175,11 +177,6 @@ def _constant(x: Any) -> str:
     constant = np.flatnonzero((x == x[0]).all(axis=0))
     which = ", ".join(map(str, constant[:4])) + ", ..." * (len(constant) > 4)
     return f" (constant columns: {which})" if constant.size else ""
-
-
-def _targets(facts: Facts) -> str | None:
-    found = _arrays(facts.given.everything[1], "y")
-    return "; ".join(f"{name} {_shares(y)}" for name, y in found) or None
 
 
 def _arrays(structure: Any, name: str) -> list[tuple[str, Any]]:

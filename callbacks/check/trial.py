@@ -1,7 +1,6 @@
 """Copies of a model: called, trained under the monitor, or on one batch by heart."""
 
 import contextlib
-import random
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -16,6 +15,7 @@ from kbn.private import keras as private
 from kbn.private import tensorflow
 from kbn.surgery import compiling, copying, graph
 
+from ..watch.evaluation import random_state_kept
 from ..watch.targets import HeadProgress, Supervision, progress
 from ..watch.tensors import is_readable, tensor, to_numpy
 from .examples import Batch
@@ -34,10 +34,8 @@ Outputs: TypeAlias = Mapping[tuple[Any, ...], Any]
 @contextlib.contextmanager
 def seeds_kept() -> Iterator[None]:
     """Put back the global generators of Python, NumPy, Keras and the backend."""
-    python, numpy = random.getstate(), np.random.get_state()
     with contextlib.ExitStack() as stack:
-        stack.callback(random.setstate, python)
-        stack.callback(np.random.set_state, numpy)
+        stack.enter_context(random_state_kept())
         stack.enter_context(private.global_seeds_kept())
         torch = sys.modules.get("torch")
         if torch is not None and keras.backend.backend() == "torch":

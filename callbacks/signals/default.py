@@ -18,10 +18,9 @@ from . import (
     movement,
     optimizers,
     schedule,
-    skew,
     start,
     targets,
-    zeros,
+    tensors,
 )
 from .rule import Rule
 
@@ -30,7 +29,7 @@ FAMILIES = (
     optimizers,
     gradients,
     movement,
-    zeros,
+    tensors,
     learning_rate,
     schedule,
     activations,
@@ -41,7 +40,6 @@ FAMILIES = (
     loss,
     batch_norm,
     data,
-    skew,
 )
 
 

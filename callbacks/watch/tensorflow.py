@@ -22,14 +22,13 @@ from .batches import (
     without_optionals,
 )
 from .evaluation import LossEvaluation, python_state_kept
-from .granted import Pruned
 from .inventory import Contents
 from .looker import Looker
 from .looker import leaving as leaving
 from .notes import Noter, Notes
 from .optimizers import loss_scale
 from .probe import Asked, Recorded, Seen
-from .traced_step import Trace, TracedLosses, TrainStep, graph_here
+from .traced_step import Pruned, Trace, TracedLosses, TrainStep, graph_here
 
 as_array = host.as_array
 STEP = "_kbn_step"  # kept on the training function, as the probe is
