@@ -130,7 +130,6 @@ ONE_ROW_IN = {
     "test_log_freq": 6,
     "test_loss_gap_is_of_models_that_tell_modes_apart": ONLY_THE_FIRST,
     "test_mixed_precision": ONLY_THE_FIRST,
-    "test_model_learns_as_it_does_with_keras_layer": ONLY_THE_FIRST,
     "test_output_that_does_not_fit_is_told_at_step_one": 12,
     "test_picture_shows_whatever_happens": ONLY_THE_FIRST,
     "test_random_graphs_give_what_they_gave": ONLY_THE_FIRST,

@@ -205,7 +205,6 @@ def test_backend_is_imported_by_its_own_modules_only():
     names += [f"callbacks.watch.{part}" for part in watch]
     owners = {name: {"tensorflow"} for name in names}
     owners["callbacks.watch.jitted"] = {"jax"}
-    owners["callbacks.watch.jax_host"] = {"jax"}
     for backend in ("jax", "torch"):
         owners[f"callbacks.watch.{backend}"] = {backend}
     for backend in ("tensorflow", "torch", "jax"):
