@@ -298,7 +298,7 @@ def own():
 PARTS = {"left": X[:, :3], "right": X[:, 3:]}
 TWO = {"kind": Y, "size": NUMBERS}
 HEALTHY = {
-    "dense": (lambda: model(hidden(), layers.Dropout(0.5)), X, Y),
+    "dense": (lambda: model(hidden(), layers.Dropout(0.9)), X, Y),
     "unbuilt": (unbuilt, X, Y),
     "two outputs of two inputs": (functional, PARTS, TWO),
     "convolution, batch norm": (pictures, X, Y),
