@@ -13,8 +13,7 @@ from jax.experimental.multihost_utils import process_allgather
 
 from kbn.private import keras as private
 
-from ..signals.reading import EVALUATED
-from ..signals.subjects import Loss, Subject
+from ..signals.subjects import Subject
 from . import tensors
 from .calls import CallLog
 from .evaluation import LossEvaluation, python_state_kept
@@ -156,12 +155,8 @@ class Probe(Looker):
             returned = self._noted_step(batch, state, iterator, seen)
         else:
             returned = self._probed_step(batch, state, iterator, seen)
-        if evaluated is not None:
-            evaluated = np.asarray(evaluated, np.float64)
-            seen.rows = {**seen.rows, (Loss("").key, EVALUATED): evaluated}
-        self._tell_what_is_hidden(seen)
         self.settle(returned)
-        return returned, seen
+        return self._finished(returned, seen, evaluated)
 
     def _trace_for(self, state: Any, batch: Any) -> None:
         """Trace the step for such a batch, as its call would, before anything else is.

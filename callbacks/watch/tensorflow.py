@@ -9,8 +9,6 @@ import tensorflow as tf
 
 from kbn.private import keras as private
 
-from ..signals.reading import EVALUATED
-from ..signals.subjects import Loss
 from . import batches as host
 from .batches import (
     DATA_ENDS,
@@ -158,11 +156,7 @@ class Probe(Looker):
             logs = self._noted_step(batches, seen)
         else:
             logs = self._probed_step(batches, iterator, seen)
-        if evaluated is not None:
-            evaluated = host.array(evaluated)
-            seen.rows = {**seen.rows, (Loss("").key, EVALUATED): evaluated}
-        self._tell_what_is_hidden(seen)
-        return logs, seen
+        return self._finished(logs, seen, evaluated)
 
     def _taken(self, iterator: Any) -> list[Any]:
         """The batches of one call: fewer than it could take, at the end of the data."""
