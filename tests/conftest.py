@@ -143,7 +143,6 @@ ONE_ROW_IN = {
     "test_softmax_for_logits_is_told_where_keras_does_not_undo_it": ONLY_THE_FIRST,
     "test_summed_loss_of_an_own_step_is_no_explosion": ONLY_THE_FIRST,
     "test_synchronized_replicas_equal_one": ONLY_THE_FIRST,
-    "test_training_is_told_what_is_wrong_and_nothing_else": 10,
     "test_updates_and_distances_over_two_fits": ONLY_THE_FIRST,
     "test_watch_selects": 6,
     "test_what_is_seen_of_a_step_that_differentiates": 20,
