@@ -850,7 +850,7 @@ sick(
 )
 sick(
     "gamma decayed to 0",
-    "bn_collapsed",
+    "bn_collapsed strong_decay",
     lambda: classifier(
         *normed(2, momentum=0.9, gamma_regularizer=keras.regularizers.L1(1.0)),
         optimizer=adam(2e-2),

@@ -18,6 +18,7 @@ from .signals.batch_norm import BnStatsCold as BnStatsCold
 from .signals.batch_norm import BnTrainEvalGap as BnTrainEvalGap
 from .signals.collapse import Collapsed as Collapsed
 from .signals.data import InputScale as InputScale
+from .signals.data import Skewed as Skewed
 from .signals.decay import StrongDecay as StrongDecay
 from .signals.default import default_rules as default_rules
 from .signals.default import gone as __getattr__  # noqa: F401
@@ -41,9 +42,8 @@ from .signals.optimizers import LossScaleCollapse as LossScaleCollapse
 from .signals.rule import Reading as Reading
 from .signals.rule import Rule as Rule
 from .signals.schedule import ScheduleLength as ScheduleLength
-from .signals.skew import Skewed as Skewed
 from .signals.start import PoorInit as PoorInit
 from .signals.targets import NotShuffled as NotShuffled
 from .signals.targets import OutputMismatch as OutputMismatch
+from .signals.tensors import ZeroWeights as ZeroWeights
 from .signals.view import View as View
-from .signals.zeros import ZeroWeights as ZeroWeights

@@ -247,13 +247,12 @@ def show(alone, first, second):
 
 def reports(directory):
     """What the monitors say of both trainings: a log each, for two workers too."""
-    from kbn.callbacks.log.reader import read_run
-    from kbn.callbacks.report.run_report import verdict
+    import kbn
 
     print()
     for name in ("alone", "together"):
-        run = read_run(Path(directory, name), name)
-        print(f"{name:17}{verdict(run)}")
+        found = kbn.callbacks.Report.read(Path(directory, name))
+        print(f"{name:17}{found.verdict}")
 
 
 if __name__ == "__main__":

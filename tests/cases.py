@@ -6,6 +6,7 @@ of every other one in at least one case (allpairspy, deterministic). What must b
 refused stands at the end.
 """
 
+import math
 from dataclasses import dataclass
 from itertools import chain
 
@@ -219,6 +220,13 @@ REFUSED = [
     ({}, (None, None), r"\(None, None\).*not known"),
     ({"axis": 1}, (2, None, 3), r"\(2, None, 3\).*not known"),
     ({"fuse": True}, None, r"fuse"),
+    ({"axis": None}, None, r"axis=None.*integer"),
+    ({"axis": True}, None, r"axis=True.*integer"),
+    ({"epsilon": math.inf}, None, r"epsilon=inf.*greater than 0"),
+    ({"momentum": "0.9"}, None, r"momentum='0\.9'.*0 to 1"),
+    ({"momentum": True}, None, r"momentum=True.*0 to 1"),
+    ({"renorm_clipping": 3}, None, r"renorm_clipping=3"),
+    ({"renorm_momentum": None}, None, r"renorm_momentum=None.*0 to 1"),
     ({"virtual_batch_size": 0}, None, r"virtual_batch_size=0.*at least 1"),
     ({"virtual_batch_size": 2.5}, None, r"virtual_batch_size=2\.5.*integer"),
     ({"virtual_batch_size": 2, "axis": 0}, (4, 3), r"axis 0.*channels"),

@@ -37,6 +37,10 @@ NAMES = [
     "equal weights",
     "jumping rate",
     "batch norm, momentum 0.999",
+    "digits, shuffled labels",
+    "digits, sorted and not shuffled",
+    "diabetes, targets of 1e5",
+    "moons, two classes, 98 to 2",
 ]
 
 

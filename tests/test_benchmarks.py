@@ -1,11 +1,9 @@
 """Every benchmark runs at its smallest size, and pages show what RESULTS.md has."""
 
 import importlib
-import json
 import re
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import keras
 import pytest
@@ -101,43 +99,6 @@ def test_limit_is_judged_by_the_median_and_its_interval(limit, verdict):
     timing = importlib.import_module("timing")
     ratios = {"a": timing.Ratio(1, 0.5, 2), "b": timing.Ratio(3, 2, 4)}
     assert timing.judge(ratios, **limit) == verdict
-
-
-def fake_benchmark(tmp_path, script):
-    """A benchmark of one file, run by this Python."""
-    (tmp_path / "fake.py").write_text(script)
-    results = importlib.import_module("results")
-    return results.run(
-        SimpleNamespace(
-            script=str(tmp_path / "fake.py"), arguments="", backend="tensorflow"
-        ),
-        under=[],
-    )
-
-
-def test_results_keep_what_a_failing_benchmark_measured(tmp_path):
-    output, limits, failed = fake_benchmark(
-        tmp_path,
-        "import json, os\n"
-        "print('| a |')\n"
-        "with open(os.environ['BENCHMARK_LIMITS'], 'a') as file:\n"
-        "    file.write(json.dumps(['speed', 'at most 5', '7', 'no: a']) + '\\n')\n"
-        "raise SystemExit(3)",
-    )
-    assert output == "| a |\n\n**Failed** with exit status 3."
-    assert limits == [["speed", "at most 5", "7", "no: a"]]
-    assert failed
-
-
-def test_limits_go_to_the_file_that_results_reads(tmp_path, monkeypatch, capsys):
-    reporting = importlib.import_module("reporting")
-    monkeypatch.setenv("BENCHMARK_LIMITS", str(tmp_path / "limits"))
-    reporting.hold(
-        "speed", "at most 5", "7", reporting.verdict({"a": True, "b": False})
-    )
-    row = json.loads((tmp_path / "limits").read_text())
-    assert row == ["speed", "at most 5", "7", "no: b"]
-    assert capsys.readouterr().out == ""
 
 
 def test_pages_show_the_tables_of_results():

@@ -1,6 +1,5 @@
 """What a user sees: a logged run in TensorBoard, in a browser, tab by tab."""
 
-import json
 import re
 import shutil
 import socket
@@ -11,9 +10,7 @@ import urllib.error
 import urllib.request
 
 import keras
-import numpy as np
 import pytest
-from event_files import read_log, steps, values
 from playwright import sync_api
 from test_report import dead, write
 
@@ -162,15 +159,6 @@ def test_a_table_of_many_runs_is_sorted_by_a_click(page, tmp_path):
     expect(first).to_have_text("run_7")
 
 
-@pytest.mark.long
-def test_time_series_has_a_card_for_every_histogram(page, address):
-    show(page, address, "timeseries")
-    group = page.get_by_role("button", name="Expand group")
-    group.filter(has_text=re.compile("^activations")).click()
-    expect(shown(page, "activations/batch_norm").first).to_be_visible()
-    expect(drawn(page, "tb-histogram", "path").nth(6)).to_be_visible()
-
-
 def test_scalars_have_their_charts_and_say_what_they_are(page, address):
     groups = ("epoch", "gradient_norm", "health", "loss_gap", "update_ratio")
     show(page, address, "scalars", *groups)
@@ -241,13 +229,3 @@ def test_hparams_compare_the_runs(page, address):
         expect(shown(page, text).first).to_be_visible()
     # A column for each would be hundreds.
     expect(shown(page, "gradient_norm/global")).to_have_count(0)
-
-
-def test_the_numbers_drawn_are_those_of_the_training(address, log_dir):
-    log = read_log(log_dir / "with_batch_norm")
-    for tag in ("update_ratio/digits/hidden/kernel", "Epoch/loss"):
-        query = f"/data/plugin/scalars/scalars?run=with_batch_norm&tag={tag}"
-        with urllib.request.urlopen(address + query) as reply:
-            points = json.loads(reply.read())
-        assert [point[1] for point in points] == steps(log, tag)
-        np.testing.assert_allclose([point[2] for point in points], values(log, tag))

@@ -9,7 +9,7 @@ from keras import layers, ops
 
 import kbn
 from kbn.callbacks.alerts.follow import Follower
-from kbn.callbacks.check import examples, forward, rules
+from kbn.callbacks.check import examples, rules
 from kbn.callbacks.check.labels import faults
 from kbn.callbacks.check.table import Check, Line
 from kbn.callbacks.watch.targets import Supervision, progress
@@ -81,31 +81,12 @@ def small(loss="mse", **options):
     return lambda: model(hidden(), last=None, units=1, loss=loss, **options)
 
 
-def deep(**options):
-    return lambda: model(*[hidden(**options) for _ in range(10)])
-
-
 # (rule, line, model, x, y, batch size)
 SICK = {
     "softmax left out": ("output_mismatch", "targets", lambda: model(last=None), X, Y),
     "NaN in one input": ("non_finite_data", "data", lambda: model(), with_nan(X), Y),
     "NaN in one target": ("non_finite_data", "data", small(), X, with_nan(NUMBERS)),
-    "relu for negative targets": (
-        "output_mismatch",
-        "targets",
-        lambda: model(hidden(), last="relu", units=1, loss="mse"),
-        X,
-        NUMBERS,
-    ),
-    "targets of 1e5": ("target_scale", "targets", small(), X, 1e5 * NUMBERS),
     "targets around 1e3": ("target_scale", "targets", small(), X, NUMBERS + 1e3),
-    "a column of 1e6": (
-        "input_scale",
-        "data",
-        lambda: model(hidden()),
-        np.concatenate([X[:, :5], np.full_like(X[:, :1], 1e6)], axis=1),
-        Y,
-    ),
     "weights of 0": (
         "poor_init",
         "weights",
@@ -117,13 +98,6 @@ SICK = {
         "non_finite",
         "gradients",
         lambda: model(hidden(), loss=not_a_number),
-        X,
-        Y,
-    ),
-    "ten sigmoids": (
-        "vanishing_gradient",
-        "gradients",
-        deep(activation="sigmoid"),
         X,
         Y,
     ),
@@ -154,13 +128,6 @@ SICK = {
         lambda: model(hidden()),
         np.repeat(X[:1], 192, axis=0) + 1e-4 * X,
         Y,
-    ),
-    "Adam at 0.5": (
-        "learning_rate_too_high",
-        "first steps",
-        lambda: model(hidden(), hidden(), optimizer=keras.optimizers.Adam(0.5)),
-        X,
-        rng.permutation(Y),
     ),
     "Adam at 1e-6": (
         "learning_rate_too_low",
@@ -298,14 +265,6 @@ def functional():
     return made
 
 
-def recurrent():
-    made = keras.Sequential(
-        [keras.Input((6, 1)), layers.GRU(12), layers.Dense(3, "softmax")]
-    )
-    made.compile(keras.optimizers.Adam(1e-2), SPARSE)
-    return made
-
-
 def pictures():
     return model(
         layers.Reshape((6, 1)),
@@ -339,11 +298,9 @@ def own():
 PARTS = {"left": X[:, :3], "right": X[:, 3:]}
 TWO = {"kind": Y, "size": NUMBERS}
 HEALTHY = {
-    "dense": (lambda: model(hidden(), layers.Dropout(0.5)), X, Y),
+    "dense": (lambda: model(hidden(), layers.Dropout(0.9)), X, Y),
     "unbuilt": (unbuilt, X, Y),
-    "numbers": (small(), X, NUMBERS),
     "two outputs of two inputs": (functional, PARTS, TWO),
-    "recurrent": (recurrent, X[..., None], Y),
     "convolution, batch norm": (pictures, X, Y),
     "a step of its own": (own, X, NUMBERS),
     "penalties": (
@@ -353,29 +310,8 @@ HEALTHY = {
         X,
         Y,
     ),
-    "smoothed labels": (
-        lambda: model(
-            hidden(), loss=keras.losses.CategoricalCrossentropy(label_smoothing=0.1)
-        ),
-        X,
-        ONE_HOT,
-    ),
-    "logits": (
-        lambda: model(
-            hidden(),
-            last=None,
-            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        ),
-        X,
-        Y,
-    ),
     "a batch of fixed size": (
         lambda: fixed(8),
-        X,
-        Y,
-    ),
-    "half precision": (
-        lambda: model(hidden(dtype="mixed_bfloat16"), hidden()),
         X,
         Y,
     ),
@@ -619,18 +555,6 @@ def test_progress_goes_from_the_guess_to_the_floor(loss, y, guess, best):
     if guess is not None:
         assert share(guess).share == pytest.approx(0, abs=0.05)
         assert not share(guess).is_known
-
-
-def test_spread_and_mixing_are_measured():
-    plain, mixing = model(hidden()), model(Mixing(), hidden())
-    for made, mixes in ((plain, False), (mixing, True)):
-        given = forward.outputs(made, X[:16], training=False)
-        assert forward.spread(given) > 0.01
-        assert (forward.mixed(made, X[:16], given) > 0.01) is mixes
-    same = forward.outputs(plain, np.repeat(X[:1], 4, axis=0), training=False)
-    assert forward.spread(same) < 1e-6
-    for unknown in (X[:1], with_nan(X)):
-        assert np.isnan(forward.spread({(): unknown}))
 
 
 HEAD = {"name": "y", "loss": "mean_squared_error", "activation": "linear"}

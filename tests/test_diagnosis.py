@@ -125,6 +125,7 @@ SUSPECTED = {
     "weight_drift overfit": "learning_rate_too_high overfit",
     "dead_relu:from_start": "dead_relu",
     "saturated:before": "saturated",
+    "weight_drift:before": "learning_rate_too_high",
     "input_scale dead_relu": "input_scale",
     "learning_rate_too_high": "learning_rate_too_high",
     "learning_rate_too_high dead_relu overfit": "learning_rate_too_high",

@@ -1,8 +1,7 @@
-"""Any arguments on any inputs: a clear refusal, or what the oracle says."""
+"""Any sound arguments on any inputs: what the oracle says."""
 
 import keras
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -37,22 +36,11 @@ SOUND = {
     "renorm_momentum": fractions,
     "dtype": st.sampled_from(list(UNIT)),
 }
-no_number = st.sampled_from([-1, 2, float("nan"), float("inf"), "0.9", True])
-WILD = {
-    "axis": st.sampled_from([5, -6, True, 1.0, "last", None, [], [0, 0], [0, 7]]),
-    "momentum": no_number,
-    "epsilon": st.sampled_from([0, -1, "x", None, float("inf")]),
-    "virtual_batch_size": st.sampled_from([0, -3, 2.0, "2"]),
-    "renorm_clipping": st.sampled_from(
-        [{"rmax": -1}, {"max": 1}, {"dmax": "1"}, {"rmin": 2, "rmax": 1}, 3]
-    ),
-    "renorm_momentum": st.one_of(no_number, st.none()),
-}
 
 
 @st.composite
-def situations(draw, wild):
-    """Arguments, a shape and a mask; if `wild`, one argument or the mask is off."""
+def situations(draw):
+    """Arguments, a shape and a mask."""
     shape = draw(st.lists(st.integers(0, 5), min_size=1, max_size=5))
     places = st.integers(-len(shape), len(shape) - 1)
     axis = draw(st.one_of(places, st.lists(places, min_size=1, max_size=3)))
@@ -64,14 +52,7 @@ def situations(draw, wild):
         given.pop("warmup", None)
     if 0 in axes:
         given.pop("virtual_batch_size", None)
-    mask = draw(masks(shape))
-    if wild:
-        name = draw(st.sampled_from([*WILD, "mask"]))
-        if name == "mask":
-            mask = np.ones((*shape, 7), bool)
-        else:
-            given[name] = draw(WILD[name])
-    return given, shape, mask
+    return given, shape, draw(masks(shape))
 
 
 @st.composite
@@ -125,10 +106,9 @@ def expected(layer, x, mask):
     return y, mean, count
 
 
-@pytest.mark.parametrize("wild", [False, True], ids=["sound", "wild"])
 @given(data=st.data())
-def test_any_arguments_on_any_inputs(wild, data):
-    given_arguments, shape, mask = data.draw(situations(wild))
+def test_any_arguments_on_any_inputs(data):
+    given_arguments, shape, mask = data.draw(situations())
     dtype = given_arguments.get("dtype", "float32")
     scales = [(1.0, 0.0), (1.0, 3.0), (0.0, 2.0)]
     if dtype == "float32":
@@ -138,14 +118,6 @@ def test_any_arguments_on_any_inputs(wild, data):
     x = rounded(rng.normal(size=shape) * spread + mean, dtype)
     inputs = keras.ops.convert_to_tensor(x, dtype)
 
-    if wild:
-        with pytest.raises((ValueError, TypeError)) as refusal:
-            kbn.BatchNorm(**given_arguments)(inputs, training=True, mask=mask)
-        received = [*given_arguments.values(), tuple(shape)]
-        received += [] if mask is None else [mask.shape]
-        assert "BatchNorm" in str(refusal.value)
-        assert any(str(value) in str(refusal.value) for value in received)
-        return
     layer = kbn.BatchNorm(**given_arguments)
     y = layer(inputs, training=True, mask=mask)
     assert np.isfinite(array(layer(inputs, training=False))).all()

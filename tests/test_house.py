@@ -200,12 +200,11 @@ def test_backend_is_imported_by_its_own_modules_only():
         for module, path in MODULES.items()
         if module not in COMMAND and (needed := imported_at_once(path) & BACKENDS)
     }
-    watch = ("batches", "granted", "pruned", "tensorflow", "traced_step")
+    watch = ("batches", "pruned", "tensorflow", "traced_step")
     names = [f"kernels.tensorflow{part}" for part in ("", "_formula", "_fused")]
     names += [f"callbacks.watch.{part}" for part in watch]
     owners = {name: {"tensorflow"} for name in names}
     owners["callbacks.watch.jitted"] = {"jax"}
-    owners["callbacks.watch.jax_host"] = {"jax"}
     for backend in ("jax", "torch"):
         owners[f"callbacks.watch.{backend}"] = {backend}
     for backend in ("tensorflow", "torch", "jax"):

@@ -31,19 +31,11 @@ RANDOM = np.random.default_rng(0)
 
 KINDS = {
     "Embedding": (5, 3),
-    "ReversibleEmbedding": (5, 3),
     "Rescaling": (0.1,),
-    "Normalization": (),
     "BatchNormalization": (),
-    "LayerNormalization": (),
-    "Dropout": (0.5,),
     "SpatialDropout1D": (0.5,),
-    "MaxPooling2D": (),
-    "GlobalAveragePooling1D": (),
-    "LSTM": (2,),
     "GRUCell": (2,),
     "Conv2D": (2, 3),
-    "Dense": (2,),
     "ReLU": (),
 }
 
@@ -281,11 +273,8 @@ def chain(*parts):
 
 
 AUGMENTATION = [
-    lambda: layers.RandomFlip(),
     lambda: layers.RandomRotation(0.1),
     lambda: layers.Resizing(4, 4),
-    lambda: layers.CenterCrop(4, 4),
-    lambda: layers.Reshape((4, 4, 3)),
     lambda: layers.Permute((1, 2, 3)),
     lambda: layers.ZeroPadding2D(1),
     lambda: layers.MaxPooling2D(2),
@@ -296,11 +285,8 @@ SCALING = [
     lambda: layers.Rescaling(1 / 255),
     lambda: type("Half", (layers.Rescaling,), {})(0.5),
     lambda: layers.Normalization(),
-    lambda: layers.BatchNormalization(),
     lambda: kbn.BatchNorm(),
-    lambda: layers.LayerNormalization(),
     lambda: layers.GroupNormalization(3),
-    lambda: layers.UnitNormalization(),
     lambda: layers.Activation("sigmoid"),
     lambda: layers.TimeDistributed(layers.Rescaling(0.5)),
 ]

@@ -261,32 +261,6 @@ def test_saved_model_serves_the_same(channels, tmp_path):
     np.testing.assert_allclose(array(served), array(model(x)), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
-def test_model_learns_as_it_does_with_keras_layer(policy):
-    keras.config.set_dtype_policy(policy)
-    x = data(96, 8, mean=3.0)
-    y = (x[:, :1] > 3).astype("float32")
-    losses = []
-    for batch_norm in (kbn.BatchNorm, KerasBatchNorm):
-        keras.utils.set_random_seed(1)
-        model = keras.Sequential(
-            [
-                keras.layers.Dense(16),
-                batch_norm(),
-                keras.layers.ReLU(),
-                keras.layers.Dense(1, dtype="float32"),
-            ]
-        )
-        loss = keras.losses.BinaryCrossentropy(from_logits=True)
-        model.compile(keras.optimizers.SGD(0.1), loss)
-        history = model.fit(x, y, batch_size=32, epochs=3, shuffle=False, verbose=0)
-        losses.append(history.history["loss"])
-    assert losses[0][-1] < 0.9 * losses[0][0]
-    np.testing.assert_allclose(
-        losses[0], losses[1], rtol=2e-2 if "16" in policy else 1e-4
-    )
-
-
 @pytest.mark.parametrize("renorm", [False, True])
 def test_counter_is_the_last_weight_and_exists_only_where_it_is_read(renorm):
     names = []

@@ -107,29 +107,6 @@ def test_tags_and_steps_of_a_training(monitor, tmp_path, said):
     assert said() == []
 
 
-@pytest.mark.parametrize(
-    "optimizer",
-    [
-        lambda: keras.optimizers.LossScaleOptimizer(
-            keras.optimizers.SGD(0.1), initial_scale=256.0
-        ),
-        lambda: keras.optimizers.SGD(0.1, loss_scale_factor=64.0),
-        lambda: keras.optimizers.SGD(0.1, global_clipnorm=1e-3),
-    ],
-    ids=["loss-scale", "static-loss-scale", "clipped"],
-)
-def test_gradients_are_unscaled_and_unclipped(optimizer, tmp_path):
-    logs = {}
-    for name, make in (("plain", lambda: keras.optimizers.SGD(0.1)), ("it", optimizer)):
-        monitor = TrainingMonitor(tmp_path / name, log_freq="epoch")
-        mode = EAGER if name == "plain" else {}
-        train("sequential", [monitor], epochs=1, optimizer=make(), **mode)
-        logs[name] = read_log(tmp_path / name)
-    for tag in ("gradient_norm/global", "gradients/sequential/head/bias"):
-        plain, scaled = (logs[name][tag][0][1] for name in ("plain", "it"))
-        np.testing.assert_allclose(scaled, plain, rtol=1e-5)
-
-
 def test_a_skipped_step_of_loss_scaling_has_no_second_value(tmp_path):
     # At this scale the gradients overflow: the first steps do not count as iterations.
     optimizer = keras.optimizers.LossScaleOptimizer(
@@ -297,16 +274,6 @@ def test_log_freq(log_freq, looks, tmp_path):
     assert steps(log, "weights/sequential/head/bias") == sorted({*looks, 8})
 
 
-def test_steps_go_on_over_a_second_fit(monitor, tmp_path):
-    model, x, y = watched_models.sequential(**EAGER)
-    for _ in range(2):
-        model.fit(x, y, batch_size=BATCH, verbose=0, callbacks=[monitor])
-    log = read_log(tmp_path)
-    assert steps(log, "activations/head") == [1, STEPS + 1]
-    assert steps(log, "weights/sequential/head/bias") == [1, 4, 5, 8]
-    assert steps(log, "Epoch/loss") == [4, 8]
-
-
 @needs_tensorflow
 def test_a_gan_logs_both_optimizers(monitor, tmp_path):
     model, _ = train("gan", [monitor], epochs=1)
@@ -378,26 +345,6 @@ def test_the_model_is_left_as_it_was(monitor, tmp_path):
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(loaded.predict(x, verbose=0), model.predict(x))
-
-
-class Stop(keras.callbacks.Callback):
-    def __init__(self, batch):
-        super().__init__()
-        self.batch = batch
-
-    def on_train_batch_end(self, batch, logs=None):
-        if batch == self.batch:
-            raise KeyboardInterrupt
-
-
-def test_a_monitor_watches_again_after_an_interrupt(monitor, tmp_path):
-    model, x, y = watched_models.sequential(**EAGER)
-    fit = {"batch_size": BATCH, "verbose": 0}
-    with pytest.raises(KeyboardInterrupt):
-        model.fit(x, y, callbacks=[monitor, Stop(1)], **fit)
-    model.fit(x, y, callbacks=[monitor], **fit)
-    watched_models.assert_unwatched(model)
-    assert steps(read_log(tmp_path), "activations/head") == [1, 3]
 
 
 @pytest.mark.parametrize("mode", ["graph", "eager"])

@@ -48,10 +48,6 @@ class Low(layers.Layer):
         return self.frozen(x) + x @ self.a @ self.b
 
 
-def small():
-    return network(kernel_initializer=keras.initializers.RandomNormal(stddev=0.02))
-
-
 def low_rank():
     return [Low(), layers.ReLU(), layers.Dense(10, activation="softmax")]
 
@@ -70,32 +66,9 @@ SAID = {
         HIGH,
         "Adam's learning rate from 0.5 to about",
     ),
-    "rmsprop-0.3": (lambda: optimizers.RMSprop(0.3), network, HIGH, "RMSprop's"),
-    "sgd-20": (
-        lambda: optimizers.SGD(20.0),
-        network,
-        HIGH,
-        "SGD's learning rate from 20",
-    ),
-    "small-start-adam-0.5": (lambda: optimizers.Adam(0.5), small, HIGH, "Adam's"),
-    "adam-1e-6": (
-        lambda: optimizers.Adam(1e-6),
-        network,
-        LOW,
-        "Raise Adam's learning rate from 1e-06 to about",
-    ),
     "sgd-1e-5": (lambda: optimizers.SGD(1e-5), network, LOW, "Raise SGD's"),
-    "adam-1e-2": (lambda: optimizers.Adam(1e-2), network, None, ""),
-    "sgd-0.3": (lambda: optimizers.SGD(0.3), network, None, ""),
     "momentum-0.1": (lambda: optimizers.SGD(0.1, 0.9), network, None, ""),
-    "norm-sgd-0.5": (
-        lambda: optimizers.SGD(0.5),
-        lambda: network(norm=True),
-        None,
-        "",
-    ),
     "warm-up": (lambda: optimizers.Adam(warmed(1e-2)), network, None, ""),
-    "small-start": (lambda: optimizers.Adam(3e-3), small, None, ""),
     "zero-start": (lambda: optimizers.Adam(1e-2), low_rank, None, ""),
 }
 JUDGED = {

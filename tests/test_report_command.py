@@ -81,15 +81,6 @@ def test_a_directory_without_a_log_is_status_2(tmp_path, capsys):
     assert shown.err.startswith(expected)
 
 
-def test_a_truncated_log_is_told_as_far_as_it_goes(tmp_path, capsys):
-    (file,) = write(tmp_path).glob("*.kbn")
-    file.write_bytes(file.read_bytes()[:-9])
-    assert command.main(["report", str(tmp_path)]) == 0
-    shown = " ".join(capsys.readouterr().out.split())
-    assert "Healthy at the end of 4 steps" in shown
-    assert f"{file.name} ends in the middle of a record" in shown
-
-
 @pytest.mark.parametrize("suffix", [".html", ".json", ".md", ".txt"])
 def test_out_is_written_by_its_suffix(tmp_path, suffix, capsys):
     write(tmp_path / "log")

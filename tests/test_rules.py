@@ -140,6 +140,7 @@ def unmoved(share=1.0, updates=0.0):
 
 
 EPOCH = 28, {"Epoch/loss": 1.0}  # the first is over
+TURNED = [(1, gap(0.1)), EPOCH, (29, {**gap(4.0), **young()})]
 HEALTHY_KERNEL = {
     "weight_std/net/dense_0/kernel": 0.1,
     "weight_spread/net/dense_0/kernel": 1.0,
@@ -213,7 +214,7 @@ FROZEN_KERNEL = {"path": "net/last/kernel", "shape": [8, 8], "trainable": False}
 STUCK = later(*epochs(loss=[2.3] * 4, val_loss=[2.3] * 4))
 CLIPPED = with_settings(CLASSES, clipnorm=1e-6)
 DECAYED = with_settings(CLASSES, weight_decay=100)
-PRESSED = {**CLASSES, "layers": [layer("dense_0", kernel_regularizer="keras.L2")]}
+PRESSED = {**CLASSES, "layers": [layer("dense_0", regularized=["kernel_regularizer"])]}
 
 OWN = {**DENSE, "no_guess": "the model has a train_step of its own"}
 LOOK = [(1, {"learning_rate": 0.1})]
@@ -471,9 +472,7 @@ ILL = {
     "bn_stats_cold": {
         "warning in norm at 29: 40% of the moving statistics of norm (BatchNorm": [
             COLD,
-            (1, gap(0.1)),
-            EPOCH,
-            (29, {**gap(4.0), **young()}),
+            *TURNED,
         ],
         "warning in norm at 28: warmup=True), or lower momentum=0.99 to 0.9": [
             COLD,
@@ -482,28 +481,17 @@ ILL = {
         ],
         "warning in norm at 29: Use kbn.BatchNorm(warmup=True), or recompute": [
             NORM,
-            (1, gap(0.1)),
-            EPOCH,
-            (29, {**gap(4.0), **young()}),
+            *TURNED,
         ],
         "warning in norm at 29: Lower momentum=0.99 to 0.9, or recompute": [
             record(norm(momentum=0.99, is_fresh=False), fit={"steps": 28}),
-            (1, gap(0.1)),
-            EPOCH,
-            (29, {**gap(4.0), **young()}),
+            *TURNED,
         ],
         "warning in norm at 29: An epoch of 2 steps is too short for any momentum": [
             record(norm(momentum=0.99), fit={"steps": 2}),
-            (1, gap(0.1)),
-            EPOCH,
-            (29, {**gap(4.0), **young()}),
+            *TURNED,
         ],
-        "warning in norm at 29: are still those that it began with": [
-            LOADED,
-            (1, gap(0.1)),
-            EPOCH,
-            (29, {**gap(4.0), **young()}),
-        ],
+        "warning in norm at 29: are still those that it began with": [LOADED, *TURNED],
     },
     "bn_not_updated": {
         "warning in norm at 120: In your train_step call self(x, training=True)": [

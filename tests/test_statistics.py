@@ -147,14 +147,6 @@ def test_histogram_is_what_tensorboard_reads(array):
         assert rows[-1, 1] == rows.dtype.type(summary.maximum)
 
 
-def test_histogram_counts_equal_numpys():
-    array = RANDOM.normal(size=(4000,))
-    rows = statistics.histograms([from_numpy(array)])[0]
-    counts, edges = np.histogram(array, bins=30)
-    np.testing.assert_array_equal(rows[:, 2], counts)
-    np.testing.assert_allclose(rows[:, 0], edges[:-1], rtol=1e-6, atol=1e-6)
-
-
 @pytest.mark.parametrize(
     ("low", "high", "dtype"),
     [

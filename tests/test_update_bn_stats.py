@@ -399,12 +399,6 @@ def test_data_that_make_no_sense_are_refused(given, options, message):
         np.testing.assert_array_equal(old, new)
 
 
-def test_model_without_batch_norm_is_refused():
-    model = keras.Sequential([keras.Input((FEATURES,)), keras.layers.Dense(1)])
-    with pytest.raises(ValueError, match="There is no batch norm in Sequential"):
-        update(model, data(5)[0])
-
-
 class Insisting(keras.Model):
     """It calls its batch norm in inference, whatever it is told."""
 

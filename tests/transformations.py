@@ -17,15 +17,13 @@ BACKEND = keras.backend.backend()
 class Row(NamedTuple):
     """One transformation; `within` is how far the numbers of two layers may differ.
 
-    Relative to the largest number of an array. The default is for float32. `exempt`:
-    why it works with Keras' layer only, which the test wants to see. `is_long`: for
-    `make test-long` only.
+    Relative to the largest number of an array. The default is for float32. `is_long`:
+    for `make test-long` only.
     """
 
     name: str
     run: Callable[[type], Any]
     within: float
-    exempt: str = ""
     is_long: bool = False
 
 
@@ -33,12 +31,12 @@ class Table(list[Row]):
     """Rows in their order; `row` and `modes` add the function that they decorate."""
 
     def row(
-        self, name: str, within: float = 2e-5, exempt: str = "", is_long: bool = False
+        self, name: str, within: float = 2e-5, is_long: bool = False
     ) -> Callable[[Any], Any]:
         assert name not in {row.name for row in self}, f"{name} stands there already"
 
         def add(run):
-            self.append(Row(name, run, within, exempt, is_long))
+            self.append(Row(name, run, within, is_long))
             return run
 
         return add
@@ -48,20 +46,16 @@ class Table(list[Row]):
         name: str,
         within: float = 2e-5,
         inference: bool = False,
-        exempt: str = "",
         is_long: bool = False,
     ) -> Callable[[Any], Any]:
-        """A row of a function that takes `training` last; two with `inference`.
-
-        `exempt`: of training.
-        """
+        """A row of a function that takes `training` last; two with `inference`."""
 
         def add(run):
-            self.row(f"{name}, training", within, exempt, is_long)(
+            self.row(f"{name}, training", within, is_long)(
                 lambda layer_class: run(layer_class, True)
             )
             if inference:
-                self.row(f"{name}, inference", within, "", is_long)(
+                self.row(f"{name}, inference", within, is_long)(
                     lambda layer_class: run(layer_class, False)
                 )
             return run
@@ -69,27 +63,9 @@ class Table(list[Row]):
         return add
 
 
-class Verdict(NamedTuple):
-    """What came of a row with each layer: its numbers, or the exception."""
-
-    row: Row
-    theirs: Any
-    ours: Any
-
-    @property
-    def survives(self):
-        """(Keras' layer, ours)."""
-        return tuple(not isinstance(x, Exception) for x in (self.theirs, self.ours))
-
-
 def rows():
     """Those of the backend of this run."""
     return importlib.import_module(f"tests.transformations_{BACKEND}").TABLE
-
-
-def judge(row, ours):
-    """The row with Keras' layer, and with `ours`."""
-    return Verdict(row, tried(row, keras.layers.BatchNormalization), tried(row, ours))
 
 
 def draw(shape, seed=0, dtype="float32"):

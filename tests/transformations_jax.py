@@ -5,7 +5,6 @@ Most rows are about one function of a layer, `y = f(weights, x)`.
 
 import copy
 import pickle
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import jax
@@ -13,7 +12,6 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 from jax import export
-from jax.experimental import checkify
 from jax.sharding import NamedSharding, PartitionSpec
 
 from tests.transformations import Table, draw
@@ -94,11 +92,6 @@ def mesh():
 # --- Gradients and jit
 
 
-@row("gradient without jit", inference=True)
-def _(f, x):
-    return f.gradient(f.weights, x)
-
-
 @row("jit of a gradient", inference=True)
 def _(f, x):
     return jax.jit(f.gradient)(f.weights, x)
@@ -117,16 +110,6 @@ def _(f, x):
         return jax.value_and_grad(loss, has_aux=True)(w, x)
 
     return step(f.weights, x)
-
-
-@row("eval_shape and make_jaxpr")
-def _(f, x):
-    closed = jax.make_jaxpr(f.gradient)(f.weights, x)
-    shapes = jax.eval_shape(f.step, f.weights, x)
-    flat = jax.core.eval_jaxpr(
-        closed.jaxpr, closed.consts, *jax.tree.leaves((f.weights, x))
-    )
-    return flat, [jnp.zeros(s.shape, s.dtype) for s in jax.tree.leaves(shapes)]
 
 
 # --- Forward mode, Jacobians, higher order
@@ -150,12 +133,6 @@ def _(f, x):
         return jnp.mean((jnp.linalg.norm(jax.grad(f.loss, 1)(w, x)) - 1) ** 2)
 
     return jax.jit(jax.grad(penalty, (0, 1)))(f.weights, x)
-
-
-@row("Hessian-vector product, forward over reverse", within=1e-5, x64=True)
-def _(f, x):
-    at = (f.weights, x)
-    return jax.jvp(jax.grad(f.loss, (0, 1)), at, tangents(at))
 
 
 # --- Control flow
@@ -225,35 +202,28 @@ def _(f, x):
     return jax.jit(f.step)(f.weights, x), jax.jit(f.gradient)(f.weights, x)
 
 
-def _shard_map_rows(check_vma):
-    vma = "" if check_vma else ", check_vma=False"
-    wrap = partial(jax.shard_map, check_vma=check_vma)
+@row("gradient of shard_map, and its jvp")
+def _(f, x):
+    specs = {"in_specs": (EVERYWHERE, BATCH), "out_specs": BATCH}
+    run = jax.shard_map(f.y, mesh=mesh(), **specs)
 
-    @row(f"gradient inside shard_map{vma}", inference=True)
-    def _(f, x):
-        def step(w, x):
-            dw, dx = f.gradient(w, x)
-            # With check_vma the gradient of what is replicated is summed by JAX.
-            return (dw if check_vma else jax.lax.psum(dw, "batch")), dx
+    @jax.jit
+    def derivatives(*at):
+        gradient = jax.grad(lambda w, x: jnp.sum(run(w, x) ** 3), (0, 1))
+        return gradient(*at), jax.jvp(run, at, tangents(at))
 
-        specs = {"in_specs": (EVERYWHERE, BATCH), "out_specs": (EVERYWHERE, BATCH)}
-        return jax.jit(wrap(step, mesh=mesh(), **specs))(f.weights, x)
-
-    @row(f"gradient of shard_map, and its jvp{vma}")
-    def _(f, x):
-        specs = {"in_specs": (EVERYWHERE, BATCH), "out_specs": BATCH}
-        run = wrap(f.y, mesh=mesh(), **specs)
-
-        @jax.jit
-        def derivatives(*at):
-            gradient = jax.grad(lambda w, x: jnp.sum(run(w, x) ** 3), (0, 1))
-            return gradient(*at), jax.jvp(run, at, tangents(at))
-
-        return derivatives(f.weights, x)
+    return derivatives(f.weights, x)
 
 
-for _check in (True, False):
-    _shard_map_rows(_check)
+@row("gradient inside shard_map, check_vma=False", inference=True)
+def _(f, x):
+    def step(w, x):
+        dw, dx = f.gradient(w, x)
+        return jax.lax.psum(dw, "batch"), dx
+
+    specs = {"in_specs": (EVERYWHERE, BATCH), "out_specs": (EVERYWHERE, BATCH)}
+    run = jax.shard_map(step, mesh=mesh(), check_vma=False, **specs)
+    return jax.jit(run)(f.weights, x)
 
 
 # --- Export and serialization
@@ -274,28 +244,13 @@ def _(f, x):
     return results
 
 
-@row("threads")
-def _(f, x):
-    with ThreadPoolExecutor(4) as pool:
-        eager = list(pool.map(lambda k: f.gradient(f.weights, x * k), range(1, 5)))
-        run = jax.jit(f.gradient)
-        return eager, list(pool.map(lambda k: run(f.weights, x * k), range(1, 5)))
-
-
 # --- What JAX can be told to check
 
 
-def _checked(name, context, **options):
-    @row(name, **options)
-    def _(f, x):
-        w = f.weights
-        with context():
-            return jax.jit(f.gradient)(w, x), f.step(w, x)
-
-
-_checked("debug_nans", lambda: jax.debug_nans(True))
-_checked("checking_leaks", jax.checking_leaks)
-_checked("numpy_dtype_promotion is strict", lambda: jax.numpy_dtype_promotion("strict"))
+@row("numpy_dtype_promotion is strict")
+def _(f, x):
+    with jax.numpy_dtype_promotion("strict"):
+        return jax.jit(f.gradient)(f.weights, x), f.step(f.weights, x)
 
 
 @row("debug_nans with a constant channel and one row", shape=(1, 3))
@@ -304,42 +259,16 @@ def _(f, x):
         return f.gradient(f.weights, x), jax.jit(f.gradient)(f.weights, 0 * x)
 
 
-@row("checkify")
-def _(f, x):
-    checked = checkify.checkify(f.gradient, errors=checkify.float_checks)
-    error, found = jax.jit(checked)(f.weights, x)
-    error.throw()
-    return found
-
-
 # --- Masks, renorm and other routes through the layer
 
 
-def _masked(wrap):
-    def run(f, x):
-        mask = jnp.arange(x.shape[1]) < jnp.array([[2], [4], [1]])
-        return wrap(partial(f.step, mask=mask), partial(f.gradient, mask=mask), f, x)
-
-    return run
-
-
-MASKED = {
-    "jit": lambda step, grad, f, x: jax.jit(grad)(f.weights, x),
-    "vmap": lambda step, grad, f, x: jax.jit(jax.vmap(grad, (None, 0)))(
-        f.weights, jnp.stack([x, 2 * x])
-    ),
-    "jvp": lambda step, grad, f, x: jax.jvp(
-        lambda w, x: step(w, x)[0], (f.weights, x), tangents((f.weights, x))
-    ),
-    "debug_nans": lambda step, grad, f, x: _without_nans(grad, f.weights, x),
-}
-for _name, _wrap in MASKED.items():
-    row(f"mask: {_name}", shape=(3, 4, 2), within=1e-4)(_masked(_wrap))
-
-
-def _without_nans(function, *arguments):
+@row("mask: vmap, and debug_nans", shape=(3, 4, 2), within=1e-4)
+def _(f, x):
+    mask = jnp.arange(x.shape[1]) < jnp.array([[2], [4], [1]])
+    gradient = partial(f.gradient, mask=mask)
+    many = jax.jit(jax.vmap(gradient, (None, 0)))(f.weights, jnp.stack([x, 2 * x]))
     with jax.debug_nans(True):
-        return function(*arguments), jax.jit(function)(*arguments)
+        return many, gradient(f.weights, x), jax.jit(gradient)(f.weights, x)
 
 
 # --- Keras' own ways
@@ -373,35 +302,3 @@ def _(layer_class):
         return _fit(_network(layer_class))
     finally:
         keras.config.set_dtype_policy(policy)
-
-
-@TABLE.row("stateless_call of a model, gradient under jit", within=1e-4)
-def _(layer_class):
-    model = _network(layer_class)
-    values = [[v.value for v in kind] for kind in _kinds(model)]
-
-    def loss(trainable, fixed, x):
-        y, moved = model.stateless_call(trainable, fixed, x, training=True)
-        return jnp.sum(y**3), moved
-
-    return jax.jit(jax.grad(loss, has_aux=True))(*values, jnp.asarray(draw((8, 4))))
-
-
-def _kinds(model):
-    return model.trainable_variables, model.non_trainable_variables
-
-
-@TABLE.row("keras.ops.scan, cond, map and vectorized_map")
-def _(layer_class):
-    xs = jnp.asarray(draw((4, 6, 3)))
-    f = Pure(layer_class, (6, 3), True)
-
-    def one(x):
-        return f.y(f.weights, x)
-
-    return (
-        keras.ops.scan(lambda c, x: (c + one(x), one(x)), jnp.zeros((6, 3)), xs),
-        keras.ops.cond(jnp.bool_(True), lambda: one(xs[0]), lambda: xs[0]),
-        keras.ops.map(one, xs),
-        keras.ops.vectorized_map(one, xs),
-    )

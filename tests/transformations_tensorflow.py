@@ -3,7 +3,6 @@
 import copy
 import pickle
 import tempfile
-import threading
 import warnings
 
 import keras
@@ -56,29 +55,20 @@ def example(shape):
     return tf.constant(draw([n or 5 for n in shape]))
 
 
-for _name, _shape in SIZES.items():
+@row("persistent tape traced first, compiled later", inference=True)
+def _(layer_class, training):
+    layer = built(layer_class)
 
-    @row(
-        f"persistent tape traced first, compiled later, {_name}",
-        # TensorFlow 2.21 keeps what a condition's gradient needs in optionals, unless
-        # it is traced for XLA; and without a condition, nothing could choose by size.
-        exempt="" if _name == "known" else "XLA compiles no optional",
-        inference=True,
-        is_long=_name != "known",
-    )
-    def _(layer_class, training, shape=_shape):
-        layer = built(layer_class, shape)
+    @tf.function(input_signature=[tf.TensorSpec(SHAPE)])
+    def inner(x):
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(x)
+            y = layer(x, training=training)
+            losses = tf.reduce_sum(y**3), tf.reduce_sum(y**4)
+        return [tape.gradient(loss, [x, *weights(layer)]) for loss in losses]
 
-        @tf.function(input_signature=[tf.TensorSpec(shape)])
-        def inner(x):
-            with tf.GradientTape(persistent=True) as tape:
-                tape.watch(x)
-                y = layer(x, training=training)
-                losses = tf.reduce_sum(y**3), tf.reduce_sum(y**4)
-            return [tape.gradient(loss, [x, *weights(layer)]) for loss in losses]
-
-        inner.get_concrete_function()
-        return tf.function(inner, jit_compile=True)(example(shape))
+    inner.get_concrete_function()
+    return tf.function(inner, jit_compile=True)(example(SHAPE))
 
 
 for _name, _shape in SIZES.items():
@@ -188,24 +178,6 @@ def _(layer_class, training):
     return tape.gradient(loss, x)
 
 
-@row("tf.data map and Python threads at once")
-def _(layer_class, training):
-    layer, x = built(layer_class), example(SHAPE)
-    layer(x, training=False)
-    found = [None] * 4
-
-    def work(i):
-        found[i] = layer(x * (i + 1.0), training=False)
-
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    data = tf.data.Dataset.from_tensors(x).map(lambda x: layer(x, training=training))
-    return found, next(iter(data))
-
-
 @row("a graph of TensorFlow 1", inference=True)
 def _(layer_class, training):
     v1 = tf.compat.v1
@@ -246,18 +218,6 @@ def checked(layer, training, x=None, **options):
         tf.debugging.disable_check_numerics()
 
 
-@row("enable_op_determinism")
-def _(layer_class, training):
-    layer, x = built(layer_class), example(SHAPE)
-    tf.config.experimental.enable_op_determinism()
-    try:
-        return gradients(layer, training, x)
-    finally:
-        from tensorflow.python.framework import config
-
-        config.disable_op_determinism()
-
-
 # --- inputs ---
 
 
@@ -269,18 +229,7 @@ def _(layer_class, training):
     return layer(x, training=training).flat_values, statistics(layer)
 
 
-@row("NumPy, lists and integers")
-def _(layer_class, training):
-    layer, x = built(layer_class), draw(SHAPE)
-    return [layer(v, training=training) for v in (x, np.int32(x))]
-
-
 # --- export and copies ---
-
-
-def pooled(values):
-    """As one array, so that gradients that ought to be 0 are judged with the others."""
-    return np.concatenate([np.ravel(v) for v in values])
 
 
 def network(layer_class, shape=(3,)):
@@ -339,37 +288,3 @@ def _(layer_class):
     model(x, training=True)
     copies = [copy.deepcopy(model), pickle.loads(pickle.dumps(model))]
     return [c(x, training=t) for c in copies for t in (True, False)]
-
-
-# --- training loops ---
-
-FITS = {
-    "XLA": {"jit_compile": True},
-    "three steps an execution": {"steps_per_execution": 3},
-}
-
-
-def trained(model, **options):
-    model.compile(
-        options.pop("optimizer", keras.optimizers.SGD(0.01)), "mse", **options
-    )
-    x, y = draw((40, 3)), draw((40, model.output_shape[-1]), 1)
-    model.fit(x, y, batch_size=16, shuffle=False, verbose=0)
-    return pooled(model.get_weights()), model.evaluate(x, y, verbose=0)
-
-
-for _fit, _options in FITS.items():
-
-    @TABLE.row(f"fit, {_fit}", within=1e-4, is_long=_fit == "XLA")
-    def _(layer_class, options=_options):
-        return trained(network(layer_class), **options)
-
-
-@row("stateless_call")
-def _(layer_class, training):
-    layer = built(layer_class)
-    values = [
-        [v.value for v in variables]
-        for variables in (layer.trainable_variables, layer.non_trainable_variables)
-    ]
-    return layer.stateless_call(*values, example(SHAPE), training=training)

@@ -5,10 +5,8 @@ the layer is called without state, as Keras has it.
 """
 
 import contextlib
-import copy
 import io
 import tempfile
-import threading
 import warnings
 
 import keras
@@ -101,13 +99,6 @@ def _(layer_class, training):
     return [dx, x.grad, together(v.value.grad for v in layer.trainable_variables)]
 
 
-@row("batched gradients (is_grads_batched)")
-def _(layer_class, training):
-    layer, x = built(layer_class), tensor(grad=True)
-    y = layer(x, training=training)
-    return torch.autograd.grad(y, x, tensor((4, *SHAPE), 1), is_grads_batched=True)
-
-
 @row("inference mode")
 def _(layer_class, training):
     layer = built(layer_class)
@@ -129,34 +120,6 @@ def _(layer_class, training):
     return outcome(layer, tensor(grad=True), training, call)[:3]
 
 
-@row("module hooks and tensor hooks")
-def _(layer_class, training):
-    layer, x = built(layer_class), tensor(grad=True)
-    seen = []
-    layer.register_forward_hook(lambda *a: seen.append(a[-1].detach()))
-    layer.register_full_backward_hook(lambda m, gi, go: seen.extend([*gi, *go]))
-    y = layer(x, training=training)
-    y.register_hook(lambda g: seen.append(g) or 2 * g)
-    (y**3).sum().backward()
-    return [seen, x.grad]
-
-
-@row("threads")
-def _(layer_class, training):
-    layers = [built(layer_class) for _ in range(4)]
-    found = {}
-
-    def work(i):
-        found[i] = outcome(layers[i], tensor(seed=i, grad=True), training)
-
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return [found[i] for i in range(4)]
-
-
 # Memory, dtypes, devices.
 
 
@@ -167,19 +130,14 @@ def _(layer_class, training):
     return outcome(layer, x.requires_grad_(), training)
 
 
-for name, within in (("double", 2e-5), ("bfloat16", 0.05), ("half", 0.01)):
-
-    @row(f"model.{name}()", within)
-    def _(layer_class, training, name=name):
-        layer = built(layer_class)
-        getattr(layer, name)()
-        x = tensor(grad=True)
-        y = layer(x, training=training)
-        (y**3).sum().backward()
-        values = [v.value for v in layer.weights]
-        dtypes = [v.dtype for v in values if v.is_floating_point()]
-        assert set(dtypes) == {tensor().__getattribute__(name)().dtype}
-        return [y, x.grad, moving(layer)]
+@row("model.bfloat16()", 0.05)
+def _(layer_class, training):
+    layer, x = built(layer_class).bfloat16(), tensor(grad=True)
+    y = layer(x, training=training)
+    (y**3).sum().backward()
+    dtypes = {v.value.dtype for v in layer.weights if v.value.is_floating_point()}
+    assert dtypes == {torch.bfloat16}
+    return [y, x.grad, moving(layer)]
 
 
 @row("autocast to bfloat16", 0.02)
@@ -189,15 +147,6 @@ def _(layer_class, training):
         y = model(tensor((6, 4)))
     y.float().sum().backward()
     return y
-
-
-@row("default dtype float64")
-def _(layer_class, training):
-    torch.set_default_dtype(torch.float64)
-    try:
-        return outcome(built(layer_class), tensor(grad=True), training)
-    finally:
-        torch.set_default_dtype(torch.float32)
 
 
 @row("meta device")
@@ -224,24 +173,6 @@ def _(layer_class, training):
     return outcome(other, tensor(grad=True), training)
 
 
-@row("deepcopy")
-def _(layer_class, training):
-    layer = copy.deepcopy(built(layer_class))
-    return outcome(layer, tensor(grad=True), training)
-
-
-@row("torch optimizer over parameters()")
-def _(layer_class, training):
-    layer = built(layer_class)
-    weights = [p for p in layer.parameters() if p.requires_grad]
-    optimizer = torch.optim.Adam(weights, 0.1)
-    for seed in range(3):
-        optimizer.zero_grad()
-        (layer(tensor(seed=seed), training=training) ** 3).sum().backward()
-        optimizer.step()
-    return [w.value for w in layer.weights]
-
-
 # torch.func.
 
 
@@ -260,15 +191,6 @@ def _(layer_class, training):
     return torch.func.jvp(lambda x, w: function(x, w)[0], primals, tangents)
 
 
-@row("dual numbers (forward_ad)")
-def _(layer_class, training):
-    layer = built(layer_class)
-    with forward_ad.dual_level():
-        x = forward_ad.make_dual(tensor(), tensor(seed=1))
-        y = forward_ad.unpack_dual(layer(x, training=training))
-    return [y.primal, y.tangent]
-
-
 @row("forward over reverse, by dual numbers", 1e-4)
 def _(layer_class, training):
     function, weights = pure(layer_class, training)
@@ -284,20 +206,6 @@ def _(layer_class, training):
     function, weights = pure(layer_class, training)
     stacked = [torch.stack([w, 2 * w, w + 1]) for w in weights]
     return torch.func.vmap(function)(tensor((3, *SHAPE)), stacked)
-
-
-@row("vmap of an ensemble's gradients")
-def _(layer_class, training):
-    function, weights = pure(layer_class, training)
-    stacked = [torch.stack([w, 2 * w, w + 1]) for w in weights]
-    grad = torch.func.grad(lambda w, x: (function(x, w)[0] ** 3).sum())
-    return torch.func.vmap(grad)(stacked, tensor((3, *SHAPE)))
-
-
-@TABLE.row("torch.func.vmap over an ensemble, the layer with state, inference")
-def _(layer_class):
-    layer = built(layer_class)
-    return torch.func.vmap(lambda x: layer(x, training=False))(tensor((4, *SHAPE)))
 
 
 @row("gradients an example")
@@ -325,21 +233,6 @@ def _(layer_class, training):
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
         traced = torch.jit.trace(module, tensor(), check_trace=False)
         return [traced(tensor(seed=1)), traced(tensor((9, 3)))]
-
-
-@row("fake tensors")
-def _(layer_class, training):
-    layer = built(layer_class)
-    mode = torch._subclasses.FakeTensorMode(allow_non_fake_inputs=True)
-    with mode:
-        function = layer.stateless_call
-        y, _ = function(
-            [v.value for v in layer.trainable_variables],
-            [v.value for v in layer.non_trainable_variables],
-            mode.from_tensor(tensor()),
-            training=training,
-        )
-    return torch.zeros(tuple(y.shape))
 
 
 @row("a subclass of Tensor")

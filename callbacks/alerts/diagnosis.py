@@ -311,7 +311,7 @@ def _explains(cause: Placed, effect: Placed) -> bool:
         return False
     if cause.symptom.is_suspicion:
         was_there = effect.symptom.began < cause.symptom.began
-        if was_there or other.rule not in HARM:
+        if other.rule not in HARM or (was_there and other.rule in START):
             return False
     # A note explains notes alone.
     if rank(one.level) < min(rank(other.level), rank("warning")):

@@ -14,11 +14,10 @@ from ..alerts.alert import Alert, rank
 from ..alerts.follow import Follower
 from ..watch.evidence import non_finite
 from ..watch.tensors import tensor
-from . import by_heart, examples, forward, rules, seeds, trial
+from . import examples, rules, trial
 from .examples import Examples
-from .facts import Facts
 from .labels import misfits
-from .lines import lines
+from .lines import Facts, lines
 from .table import Check
 
 PLACES = {"x": "inputs", "y": "targets"}
@@ -86,7 +85,7 @@ def check(
             "compiled: its loss and optimizer are checked too. Call model.compile("
             "optimizer, loss) first."
         )
-    with seeds.kept(), warnings.catch_warnings():
+    with trial.seeds_kept(), warnings.catch_warnings():
         # It is `unchanged_weight` here.
         warnings.filterwarnings("ignore", "Gradients do not exist")
         given = examples.read(x, y, sample_weight, batch_size, trial.STEPS)
@@ -96,12 +95,12 @@ def check(
     return found
 
 
-class _Looker:
-    """One check, which puts together what its parts have seen."""
+class _Looker(Facts):
+    """One check: each part of it adds the facts that it has seen."""
 
     def __init__(self, model: Any, given: Examples) -> None:
-        self._model, self._given = model, given
-        self._facts, self._x = Facts(given), given.batches[0][0]
+        super().__init__(given)
+        self._model, self._x = model, given.batches[0][0]
         self._has_own_step = any(
             getattr(type(model), name) is not getattr(keras.Model, name)
             for name in ("train_step", "compute_loss")
@@ -109,8 +108,8 @@ class _Looker:
 
     def look(self) -> Check:
         """All lines."""
-        found, facts = non_finite(self._given.everything), self._facts
-        facts.scalars = {
+        found = non_finite(self.given.everything)
+        self.scalars = {
             f"health/non_finite/{PLACES[part]}/{name}": float(count)
             for (part, name), (count, _) in found.items()
             if part in PLACES
@@ -119,16 +118,16 @@ class _Looker:
         try:
             start = trial.copy(self._model, self._x)
         except ValueError as error:
-            facts.why_none = str(error)
+            self.why_none = str(error)
         else:
             self._call(start)
             if not self._has_own_step:
-                alerts = misfits(start, self._given, facts.outputs)
+                alerts = misfits(start, self.given, self.outputs)
             if not alerts:
                 self._train(start)
                 self._learn(start)
         alerts = alerts or self._judge()
-        return Check(str(self._model.name), lines(facts, alerts))
+        return Check(str(self._model.name), lines(self, alerts))
 
     def _call(self, model: Any) -> None:
         """Call it on a batch, which builds it."""
@@ -136,57 +135,56 @@ class _Looker:
         try:
             if not model.built:
                 model(tree.map_structure(tensor, x), training=False)
-            self._facts.outputs = forward.outputs(model, x, training=False)
+            self.outputs = trial.outputs(model, x, training=False)
         except Exception as error:
             if not self._has_own_step:
                 raise ValueError(
-                    f"kbn.check received x of shape {forward.shapes(x)} in a batch, on "
+                    f"kbn.check received x of shape {trial.shapes(x)} in a batch, on "
                     f"which {model.name!r} cannot be called: {error}"
                 ) from error
             name = type(error).__name__
-            self._facts.why_no_call = f"the model is not called on x ({name})"
+            self.why_no_call = f"the model is not called on x ({name})"
 
     def _few(self, model: Any) -> examples.Batch:
         """Some examples: as many as the model is made for, if that is fixed."""
         shapes = [one.shape for one in getattr(model, "inputs", None) or ()]
         fixed = next((shape[0] for shape in shapes if shape[0]), None)
-        return self._given.few(fixed or by_heart.EXAMPLES)
+        return self.given.few(fixed or trial.EXAMPLES)
 
     def _train(self, start: Any) -> None:
         """The trial, and what its model gives then."""
-        facts, x = self._facts, self._few(start)[0]
-        model = trial.copy(start, self._x)
+        x, model = self._few(start)[0], trial.copy(start, self._x)
         try:
-            facts.record, facts.entries = trial.train(model, self._given.batches)
+            self.record, self.entries = trial.train(model, self.given.batches)
         except Exception as error:
             if not self._has_own_step:
                 raise
-            facts.why_none = f"its own train_step raises {error!r} in a copy"
+            self.why_none = f"its own train_step raises {error!r} in a copy"
             return
-        if facts.outputs:
-            given = forward.outputs(model, x, training=False)
-            facts.measure(rules.SPREAD, forward.spread(given))
-            facts.measure(rules.MIXED, forward.mixed(model, x, given))
+        if self.outputs:
+            given = trial.outputs(model, x, training=False)
+            self.measure(rules.SPREAD, trial.spread(given))
+            self.measure(rules.MIXED, trial.mixed(model, x, given))
 
     def _learn(self, start: Any) -> None:
-        facts, settings = self._facts, private.compile_settings(self._model)
         if self._has_own_step:
-            facts.why_not_learned = "the model trains by a step or loss of its own"
+            self.why_not_learned = "the model trains by a step or loss of its own"
             return
         model = trial.copy(start, self._x)
-        learned = by_heart.learn(model, settings or {}, self._few(model))
+        settings = private.compile_settings(self._model) or {}
+        learned = trial.learn(model, settings, self._few(model))
         for name, course in learned.courses.items():
-            facts.measure("by_heart", learned.steps)
+            self.measure("by_heart", learned.steps)
             share = 1.0 if course.is_right else course.share
-            facts.measure(f"{rules.WAY}{name}", share)
+            self.measure(f"{rules.WAY}{name}", share)
         for path in learned.unmoved:
-            facts.measure(f"{rules.UNMOVED}{path}", 0.0)
+            self.measure(f"{rules.UNMOVED}{path}", 0.0)
 
     def _judge(self) -> list[Alert]:
         """What the rules say; effects are symptoms of the first cause beside them."""
         follower = Follower(rules.RULES)
-        follower.record({**self._facts.record, "fit": {"steps": self._given.steps}})
-        for entry in self._facts.all_entries():
+        follower.record({**self.record, "fit": {"steps": self.given.steps}})
+        for entry in self.all_entries():
             follower.look(*entry)
         follower.end()
         for error in follower.failures.values():

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import tree
 
-from kbn.surgery.batches import whole
+from kbn.surgery.batches import items, length, whole
 
 from ..watch.tensors import is_readable, to_numpy
 
@@ -44,12 +44,12 @@ def read(x: Any, y: Any, weights: Any, batch_size: int, count: int) -> Examples:
     if isinstance(x, keras.utils.PyDataset | Iterable) and not is_array:
         return _of_batches(x, y, weights, count)
     everything = _arrays({"x": x, "y": y, "sample_weight": weights})
-    length = _length(everything)
-    order = np.random.default_rng(0).permutation(length)
-    size = min(size, length)
-    starts = range(0, length - size + 1, size)[:count]
+    count_all = _length(everything)
+    order = np.random.default_rng(0).permutation(count_all)
+    size = min(size, count_all)
+    starts = range(0, count_all - size + 1, size)[:count]
     batches = [_rows(everything, order[i : i + size]) for i in starts]
-    return Examples(batches, everything, -(-length // size))
+    return Examples(batches, everything, -(-count_all // size))
 
 
 def _of_batches(x: Any, y: Any, weights: Any, count: int) -> Examples:
@@ -65,30 +65,16 @@ def _of_batches(x: Any, y: Any, weights: Any, count: int) -> Examples:
             "miss what is read here. Pass arrays, a tf.data.Dataset, a PyDataset or a "
             "DataLoader."
         )
-    steps, found = _steps(x), x
-    if isinstance(x, keras.utils.PyDataset):
-        # By its items, without on_epoch_end, where it may shuffle itself.
-        numbers = itertools.count() if steps is None else range(steps)
-        found = (x[i] for i in numbers)
+    found = items(x) if isinstance(x, keras.utils.PyDataset) else x
     batches = [
         tree.map_structure(_array, keras.utils.unpack_x_y_sample_weight(batch))
         for batch in itertools.islice(found, count)
     ]
     if not batches:
         raise ValueError(f"kbn.check received a {kind} without a batch.")
-    return Examples(batches, _joined(batches), steps)
-
-
-def _steps(data: Any) -> int | None:
-    """How many batches there are; None of a data set without end, or if unknown."""
-    if isinstance(data, keras.utils.PyDataset):
-        return data.num_batches
-    cardinality = getattr(data, "cardinality", None)  # of a tf.data.Dataset
-    try:
-        steps = int(cardinality()) if callable(cardinality) else len(data)
-    except TypeError:  # a DataLoader of an iterable data set has no length
-        return None
-    return steps if steps > 0 else None
+    steps = length(x)
+    known = steps if steps is not None and steps > 0 else None  # -1: without end
+    return Examples(batches, _joined(batches), known)
 
 
 def _arrays(given: dict[str, Any]) -> Batch:

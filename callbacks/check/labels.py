@@ -12,13 +12,13 @@ from ..signals.targets import CLASSES, LOSSES, Fault, OutputMismatch
 from ..watch.layers import attribute
 from ..watch.targets import Supervision, supervised
 from ..watch.tensors import tensor
-from . import forward
 from .examples import Examples
+from .trial import Outputs, shapes
 
 SPARSE = "sparse_categorical_crossentropy"
 
 
-def misfits(model: Any, given: Examples, outputs: forward.Outputs) -> list[Alert]:
+def misfits(model: Any, given: Examples, outputs: Outputs) -> list[Alert]:
     """What does not fit, by outputs of the first batch; the model is compiled.
 
     Raises:
@@ -42,7 +42,7 @@ def misfits(model: Any, given: Examples, outputs: forward.Outputs) -> list[Alert
     ]
     if failure is not None and not alerts:
         raise ValueError(
-            f"kbn.check received y of shape {forward.shapes(given.batches[0][1])} in a "
+            f"kbn.check received y of shape {shapes(given.batches[0][1])} in a "
             f"batch, of which the loss cannot be computed: {failure}"
         ) from failure
     return alerts

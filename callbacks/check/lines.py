@@ -1,18 +1,85 @@
-"""The lines of a check: the alerts of each, or what was measured, or why nothing."""
+"""What a check has measured, and its lines: alerts, measures, or why there is none."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from keras import tree
 
 from ..alerts.alert import Alert, rank
-from .facts import Facts
+from ..signals.batch_norm import channel_elements
+from .examples import Examples
 from .rules import MIXED, SPREAD, STEPS
 from .table import Line
+from .trial import Entries, Outputs
 
 LABELS = 100  # whole numbers, up to which targets are called labels
 READ = 2**20  # targets of which shares are told
+ELEMENTS = channel_elements.key
+
+
+class Facts:
+    """What each part of a check fills in.
+
+    `scalars`: of all data. `outputs`: of the first batch, none where the model is not
+    called on it. `texts`: of lines. `why_none`, `why_no_call`, `why_not_learned`: why
+    a part has filled in nothing.
+    """
+
+    def __init__(self, given: Examples) -> None:
+        self.given = given
+        self.scalars: dict[str, float] = {}
+        self.record: Mapping[str, Any] = {}
+        self.entries: Entries = []
+        self.outputs: Outputs = {}
+        self.texts: Mapping[str, str | None] = {}
+        self.why_none = self.why_no_call = self.why_not_learned = ""
+        self._own: dict[str, float] = {}
+
+    def measure(self, tag: str, value: float) -> None:
+        """Note what only a check measures; NaN is no measure."""
+        if np.isfinite(value):
+            self._own[tag] = value
+
+    def all_entries(self) -> Iterator[tuple[int, Mapping[str, float]]]:
+        """The looks of the trial, with what is known of all data; then the rest."""
+        first, *others = self.entries or [(1, {})]
+        yield first[0], {"epoch": 1.0, **first[1], **self.scalars}
+        yield from others
+        last = (others or [first])[-1][0]
+        # Without an epoch: that would be one more look.
+        found = dict(self._own)
+        if self.entries:
+            found |= {STEPS: last, "trainable": self._trainable()}
+        elements = [x for tag, x in first[1].items() if tag.startswith(ELEMENTS)]
+        if elements:
+            found["elements"] = min(elements)
+        yield last + 1, found
+
+    def _trainable(self) -> int:
+        layers = self.record.get("layers") or ()
+        return sum(bool(x["trainable"]) for one in layers for x in one["weights"])
+
+    def first(self, tag: str) -> Any:
+        """The first value of a tag, or the text of a line; None if there is none."""
+        looks = (scalars for _, scalars in self.all_entries())
+        known = next((x[tag] for x in looks if tag in x), None)
+        return self.texts.get(tag) if known is None else known
+
+    def why_not(self, line: str) -> str:
+        """Why there is nothing to say on a line."""
+        if line == "batch norm" and self.entries:
+            return "there is none that trains"
+        if self.why_none or not self.entries:
+            return f"not checked, {self.why_none or 'no step can be made'}"
+        no_guess = self.record.get("no_guess")
+        why = {
+            "first loss": no_guess,
+            "inputs": self.why_no_call,
+            "examples": self.why_no_call,
+            "by heart": self.why_not_learned or no_guess,
+        }
+        return f"not checked, {why.get(line) or 'nothing of it was seen'}"
 
 
 class Row(NamedTuple):
@@ -67,7 +134,9 @@ def lines(facts: Facts, alerts: Sequence[Alert]) -> list[Line]:
         for rule in alert.symptoms
         if _is_grave(alert)
     }
-    facts.texts = {"data": _data(facts), "targets": _targets(facts)}
+    targets = _arrays(facts.given.everything[1], "y")
+    shares = "; ".join(f"{name} {_shares(y)}" for name, y in targets) or None
+    facts.texts = {"data": _data(facts), "targets": shares}
     found = []
     for name, row in LINES.items():
         own = tuple(x for x in alerts if HOME.get(x.rule, "first steps") == name)
@@ -108,11 +177,6 @@ def _constant(x: Any) -> str:
     constant = np.flatnonzero((x == x[0]).all(axis=0))
     which = ", ".join(map(str, constant[:4])) + ", ..." * (len(constant) > 4)
     return f" (constant columns: {which})" if constant.size else ""
-
-
-def _targets(facts: Facts) -> str | None:
-    found = _arrays(facts.given.everything[1], "y")
-    return "; ".join(f"{name} {_shares(y)}" for name, y in found) or None
 
 
 def _arrays(structure: Any, name: str) -> list[tuple[str, Any]]:

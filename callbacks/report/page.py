@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from ..alerts.alert import Alert, and_more, since
 from ..alerts.explanation import command
 from .charts import curve, escaped, figure
-from .course import Course
 from .health import Health
 from .heat import heat_map
 from .run_report import measure
@@ -55,11 +54,7 @@ def page(story: Story) -> str:
 
 def part_of_a_page(story: Story) -> str:
     """The same, to stand in a notebook, in its width, height and colours."""
-    return embedded("".join(_body(story)))
-
-
-def embedded(body: str) -> str:
-    """Some of a page, with its style and no effect on what is around it."""
+    body = "".join(_body(story))
     return f'<div class="kbn"><style>{CSS}</style>{body}</div>'
 
 
@@ -170,7 +165,7 @@ def _table(table: Table) -> str:
     )
     rows = [
         "".join(
-            _tag("td", table, i, f"{_curve(cell.course)}{_linked(cell)}", cell)
+            _tag("td", table, i, _shown(cell), cell)
             for i, cell in enumerate(map(_cell, row))
         )
         for row in table.rows
@@ -183,9 +178,9 @@ def _table(table: Table) -> str:
     return f"<details><summary>{escaped(table.folded)}</summary>{drawn}</details>"
 
 
-def _linked(cell: Cell) -> str:
-    text = escaped(cell.text)
-    return f'<a href="{escaped(cell.link)}">{text}</a>' if cell.link else text
+def _shown(cell: Cell) -> str:
+    text, drawn = escaped(cell.text), curve(cell.course) if cell.course else ""
+    return drawn + (f'<a href="{escaped(cell.link)}">{text}</a>' if cell.link else text)
 
 
 def _cell(cell: str | Cell) -> Cell:
@@ -207,10 +202,6 @@ def _tag(tag: str, table: Table, column: int, content: str, cell: Cell) -> str:
 
 def _below(note: str) -> str:
     return f'<br><span class="dim">{escaped(note)}</span>' if note else ""
-
-
-def _curve(course: Course | None) -> str:
-    return "" if course is None else curve(course)
 
 
 def _swatch(colour: str) -> str:

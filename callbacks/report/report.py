@@ -14,7 +14,6 @@ from ..log.reader import find_runs, read_run
 from . import text
 from .comparison import names
 from .comparison import verdict as several
-from .data import data_of
 from .page import SHOWN, page, part_of_a_page
 from .run_report import HEALTHY, UNKNOWN, RunReport, report_of
 from .story import story_of
@@ -170,7 +169,7 @@ class Report:
             >>> kbn.callbacks.Report([]).to_dict()["not_finite"]
             0
         """
-        return data_of(self._story())
+        return text.data_of(self._story())
 
     def to_json(self) -> str:
         """`to_dict` as strictly valid JSON.

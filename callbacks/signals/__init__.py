@@ -12,11 +12,9 @@ from . import (
     pace,
     registry,
     shift,
-    skew,
     targets,
     tensors,
     weights,
-    zeros,
 )
 
 # The order of the charts, and of the table in the docs.
@@ -31,10 +29,8 @@ FAMILIES = (
     shift,
     collapse,
     data,
-    skew,
     batch_norm,
     weights,
-    zeros,
     tensors,
 )
 registry.arrange([family.__name__ for family in FAMILIES])

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -31,11 +31,6 @@ def activations(summary: Summary) -> Summary:
     return summary
 
 
-def _active(x: Any, output: Output) -> Any:
-    known = output.activation
-    return rows.active_row(x, output.unit_axis, known.rest, known.within)
-
-
 def _counts_of_units(output: Output) -> tuple[Array, float]:
     looks = output.rows["health/dead_units/<layer>"]  # (replicas of looks, 1 + units)
     return looks[:, 1:].sum(axis=0), float(looks[:, 0].sum())
@@ -47,7 +42,9 @@ def _counts_of_units(output: Output) -> tuple[Array, float]:
     where=lambda output: (
         output.activation is not None and output.activation.rest is not None
     ),
-    row=_active,
+    row=lambda x, output: rows.active_row(
+        x, output.unit_axis, output.activation.rest, output.activation.within
+    ),
     given=_counts_of_units,
     unit="share of units, 0 to 1",
     guide=Guide(healthy=(0, 0.2), sick=(None, 0.7)),
@@ -68,16 +65,6 @@ def dead_units(active: Array, elements: float) -> float:
     return float(np.mean(active < 0.01 * elements))
 
 
-def _saturated(x: Any, output: Output) -> Any:
-    low, high = output.activation.flat
-    return rows.outside_row(x, low, high)
-
-
-def _counts(output: Output) -> tuple[float, float]:
-    elements, outside = output.rows["health/saturated/<layer>"].sum(axis=0)
-    return float(outside), float(elements)
-
-
 @signal(
     "health/saturated/<layer>",
     of=Output,
@@ -86,8 +73,10 @@ def _counts(output: Output) -> tuple[float, float]:
         and output.activation.flat is not None
         and not output.is_final
     ),
-    row=_saturated,
-    given=_counts,
+    row=lambda x, output: rows.outside_row(x, *output.activation.flat),
+    given=lambda output: tuple(
+        map(float, output.rows["health/saturated/<layer>"].sum(axis=0)[::-1])
+    ),
     unit="share of outputs, 0 to 1",
     guide=Guide(healthy=(0, 0.01), sick=(None, 0.6)),
     chart=Chart("Health", "saturated units"),

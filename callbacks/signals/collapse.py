@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -15,16 +15,13 @@ from .subjects import Array, Output
 from .view import View
 
 
-def _spread(x: Any, output: Output) -> Any:
-    is_of_several = math.prod(x.shape[1:]) > 1
-    return rows.spread_row(x) if is_of_several else np.zeros(3)
-
-
 @signal(
     "between_examples/<layer>",
     of=Output,
     where=lambda output: output.is_final,
-    row=_spread,
+    row=lambda x, output: (
+        rows.spread_row(x) if math.prod(x.shape[1:]) > 1 else np.zeros(3)
+    ),
     given=lambda output: (output.rows["between_examples/<layer>"],),
     unit="share of the output's size",
     guide=Guide(healthy=(0.2, None), sick=(0.1, None)),

@@ -11,7 +11,6 @@ from .rule import Reading, Rule
 from .view import View
 
 USUAL_SHARE = 1e-5  # of a weight that a step of Adam's usual decay and rate takes away
-REGULARIZER = "kernel_regularizer"
 
 
 @dataclass(frozen=True)
@@ -81,14 +80,15 @@ class StrongDecay(Rule):
                 new=new,
                 words=f"Lower weight_decay from {old:g} to about {new:g}.",
             )
-        layers = [x for x in view.record.layers if x.get(REGULARIZER)]
-        names = tuple(str(x["name"]) for x in layers)
-        if not names:
+        layers = [x for x in view.record.layers if x.get("regularized")]
+        if not layers:
             return ask("Leave out the regularizers, or make them far weaker.")
+        what = layers[0]["regularized"][0]
+        names = tuple(str(x["name"]) for x in layers if what in x["regularized"])
         return Remedy(
             "layer",
-            REGULARIZER,
+            what,
             names,
-            words=f"Leave out the {REGULARIZER} of {', '.join(names[:4])}"
+            words=f"Leave out the {what} of {', '.join(names[:4])}"
             f"{' and others' * (len(names) > 4)}, or make it a thousand times weaker.",
         )

@@ -19,10 +19,9 @@ from . import (
     movement,
     optimizers,
     schedule,
-    skew,
     start,
     targets,
-    zeros,
+    tensors,
 )
 from .rule import Rule
 
@@ -31,7 +30,7 @@ FAMILIES = (
     optimizers,
     gradients,
     movement,
-    zeros,
+    tensors,
     learning_rate,
     decay,
     schedule,
@@ -43,7 +42,6 @@ FAMILIES = (
     loss,
     batch_norm,
     data,
-    skew,
 )
 
 

@@ -1,7 +1,7 @@
 """The loss and the metrics, how far training has come, and rules on it."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import fmean
 from typing import ClassVar
@@ -75,14 +75,12 @@ def non_finite_loss() -> float:
     return 1.0
 
 
-def _first_known(*losses: float | None) -> tuple[float] | None:
-    return next(((loss,) for loss in losses if loss is not None), None)
-
-
 @signal(
     "loss/train",
     of=Loss,
-    given=lambda loss: _first_known(loss.trained, loss.reported),
+    given=lambda loss: next(
+        ((x,) for x in (loss.trained, loss.reported) if x is not None), None
+    ),
     chart=Chart("Training", "loss of the looked-at batch"),
 )
 def train_loss(trained: float) -> float:
@@ -179,7 +177,7 @@ class LossSpike(Rule):
         tag = epoch_loss if epoch_loss in view else train_loss
         if tag not in view:
             return
-        past = _finite(view.past(tag, last=self.looks))
+        past = [x for x in view.past(tag, last=self.looks) if math.isfinite(x)]
         first = view.first(tag)
         if len(past) >= min(3, self.looks) and first is not None:
             usual = max(fmean(past) * (1 + self.jump), self.floor * first)
@@ -197,7 +195,3 @@ class LossSpike(Rule):
     def remedy(self, reading: Reading, view: View) -> Remedy:
         """A tenth of the learning rate."""
         return change_rate(view)
-
-
-def _finite(values: Sequence[float]) -> list[float]:
-    return [value for value in values if math.isfinite(value)]

@@ -49,10 +49,6 @@ def read(subjects: Iterable[Subject], rows: Rows) -> list[Subject]:
     return found
 
 
-def _nothing(subject: Any, own: Mapping[str, Any], rows: Rows) -> dict[str, Any]:
-    return {}
-
-
 def _summary(subject: Any, own: Mapping[str, Any], rows: Rows) -> dict[str, Any]:
     found: dict[str, Any] = {}
     row = own.get(SUMMARY)
@@ -83,7 +79,7 @@ def _losses(subject: Loss, own: Mapping[str, Any], rows: Rows) -> dict[str, Any]
 
 _BASE = {SUMMARY, MOMENTS, SCALAR, EVALUATED, SINCE_STEP, SINCE_START}
 _READ: dict[str | None, Callable[[Any, Mapping[str, Any], Rows], dict[str, Any]]] = {
-    None: _nothing,
+    None: lambda subject, own, rows: {},
     SUMMARY: _summary,
     MOMENTS: _moments,
     SCALAR: _losses,

@@ -66,13 +66,9 @@ def activation_shift(before: Array, now: Array, is_noisy: bool = True) -> float 
 
     before, now: (2 + 2 units,), examples, noise, means and deviations.
     """
-    scale = float(np.square(_deviations(before)).sum())
+    scale = float(np.square(before[2 + (len(before) - 2) // 2 :]).sum())
     change = float(np.square(now[2:] - before[2:]).sum())
     noise = float(now[1] + before[1]) if is_noisy else 0.0
     if not (math.isfinite(change) and scale > 0 and min(now[0], before[0]) > 1):
         return None
     return math.sqrt(max(change - noise, 0.0) / scale)
-
-
-def _deviations(row: Array) -> Array:
-    return row[2 + (len(row) - 2) // 2 :]

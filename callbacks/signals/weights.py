@@ -128,15 +128,10 @@ def _with_first(weight: Weight) -> tuple[Summary, Summary] | None:
     return weight.first, weight.summary
 
 
-def _with_least(weight: Weight) -> tuple[Summary, Summary, float] | None:
-    pair = _with_first(weight)
-    return pair and (*pair, weight.fan_in**-0.5)
-
-
 @signal(
     "weight_drift/<path>",
     of=Weight,
-    given=_with_least,
+    given=lambda one: (pair := _with_first(one)) and (*pair, one.fan_in**-0.5),
     unit="first standard deviations",
     guide=Guide(healthy=(0, 1), sick=(None, 3)),
     source="the normed Wasserstein distance of Evidently",

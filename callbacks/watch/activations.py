@@ -10,8 +10,8 @@ import keras
 import numpy as np
 
 from ..signals.activations import dead_units
+from ..signals.data import skew
 from ..signals.shift import activation_shift
-from ..signals.skew import skew
 from ..signals.subjects import Entering, Output, Subject, Target
 from .layers import attribute
 

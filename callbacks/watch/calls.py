@@ -5,7 +5,7 @@ import functools
 import inspect
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import keras
 
@@ -18,6 +18,7 @@ from .optimizers import Applied, loss_scale
 from .tensors import is_readable
 
 Tensor: TypeAlias = Any
+Weights: TypeAlias = Callable[[], Mapping[str, Variable]]
 AGAIN = object()  # where a forward pass runs once more: see `CallLog`
 
 
@@ -137,15 +138,31 @@ class CallLog:
         return f"{name}#{number}" if number else name
 
 
-# (call_log, method, args, kwargs, what it returned)
-Note: TypeAlias = Callable[[CallLog, Callable[..., Any], Any, Any, Any], None]
+class Called(NamedTuple):
+    """A method, what it was called with, and what it gave: None if that is to come."""
+
+    method: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    outputs: Any = None
+
+    def given(self, *names: str) -> dict[str, Any]:
+        """The arguments by name, those by place by these names."""
+        return dict(zip(names, self.args, strict=False)) | self.kwargs
+
+    def bound(self) -> dict[str, Any]:
+        """The arguments by the names that the method has for them."""
+        return inspect.signature(self.method).bind(*self.args, **self.kwargs).arguments
+
+
+Note: TypeAlias = Callable[[CallLog, Called], None]
 
 
 @contextlib.contextmanager
 def seeing(
     layers: Mapping[str, Layer],
     optimizers: Mapping[str, Any],
-    weights: Callable[[], Mapping[str, Variable]],
+    weights: Weights,
     call_log: Callable[[], CallLog | None],
     norms: Mapping[str, BatchNorm] | None = None,
     model: Any = None,
@@ -154,7 +171,7 @@ def seeing(
 
     `call_log()` says where to note: None for nowhere. `weights` is asked when gradients
     arrive: a model may be built only then. Of `norms` the inputs are noted, of `model`
-    the outputs and the losses it computes.
+    the outputs and the losses it computes. Whatever a note raises, the call goes on.
     """
     notes: list[tuple[Any, str, Note]] = [
         (layer, "call", functools.partial(_note_outputs, name))
@@ -173,18 +190,18 @@ def seeing(
         notes.append((model, "call", _note_model))
         notes.append((model, "compute_loss", _note_loss))
     for name, x in optimizers.items():
-        for method, note in APPLIES.items():
-            notes.append((x, method, functools.partial(note, name, x, weights)))
-    with overridden(notes, call_log):
+        for method, apply in APPLIES.items():
+            notes.append((x, method, functools.partial(apply, name, x, weights)))
+    with contextlib.ExitStack() as restore:
+        for instance, method, note in notes:
+            restore.callback(_override(instance, method, note, call_log))
         yield
 
 
-def _note_outputs(
-    name: str, seen: CallLog, method: Any, args: Any, kwargs: Any, outputs: Any
-) -> None:
-    tensors = [x for x in keras.tree.flatten(outputs) if is_readable(x)]
+def _note_outputs(name: str, seen: CallLog, called: Called) -> None:
+    tensors = [x for x in keras.tree.flatten(called.outputs) if is_readable(x)]
     if tensors and seen.reaches(name):
-        given = keras.tree.flatten((args, kwargs))
+        given = keras.tree.flatten((called.args, called.kwargs))
         if any(private.mask_of(x) is not None for x in given):
             seen.masked.add(name)
         call = seen.number(name)
@@ -193,24 +210,14 @@ def _note_outputs(
             seen.note_activation(part, name, tensor)
 
 
-def _note_entering(
-    name: str, seen: CallLog, method: Any, args: Any, kwargs: Any, outputs: Any
-) -> None:
-    given = next(iter([*args, *kwargs.values()]), None)
+def _note_entering(name: str, seen: CallLog, called: Called) -> None:
+    given = next(iter([*called.args, *called.kwargs.values()]), None)
     if is_readable(given) and seen.reaches(name):
         seen.note_entering(seen.number(name, "entering"), name, given)
 
 
-def _note_norm(
-    name: str,
-    norm: BatchNorm,
-    seen: CallLog,
-    method: Any,
-    args: Any,
-    kwargs: Any,
-    outputs: Any,
-) -> None:
-    given = dict(zip(("inputs", "training", "mask"), args, strict=False)) | kwargs
+def _note_norm(name: str, norm: BatchNorm, seen: CallLog, called: Called) -> None:
+    given = called.given("inputs", "training", "mask")
     inputs = given.get("inputs")
     if is_readable(inputs) and seen.reaches(name):
         call = seen.number(name, "norm")
@@ -219,35 +226,26 @@ def _note_norm(
             seen.norm_inputs[call] = (seen.keep(inputs), name)
 
 
-def _note_model(
-    seen: CallLog, method: Any, args: Any, kwargs: Any, outputs: Any
-) -> None:
+def _note_model(seen: CallLog, called: Called) -> None:
     if seen.is_here:
-        seen.outputs += keras.tree.flatten(outputs)
+        seen.outputs += keras.tree.flatten(called.outputs)
 
 
-def _note_loss(seen: CallLog, method: Any, args: Any, kwargs: Any, loss: Any) -> None:
-    given = inspect.signature(method).bind(*args, **kwargs).arguments
+def _note_loss(seen: CallLog, called: Called) -> None:
+    given = called.bound()
     if seen.is_here and {"x", "y"} <= given.keys():
         parts = [given.get(name) for name in ("x", "y", "sample_weight")]
         of = [leaf for leaf in keras.tree.flatten(parts) if leaf is not None]
         outputs = keras.tree.map_structure(
             lambda x: seen.keep(x) if is_readable(x) else x, given.get("y_pred")
         )
-        seen.losses.append((seen.keep(loss), of, outputs))
+        seen.losses.append((seen.keep(called.outputs), of, outputs))
 
 
 def _note_gradients(
-    name: str,
-    optimizer: Any,
-    weights: Callable[[], Mapping[str, Variable]],
-    seen: CallLog,
-    method: Any,
-    args: Any,
-    kwargs: Any,
-    outputs: Any,
+    name: str, optimizer: Any, weights: Weights, seen: CallLog, called: Called
 ) -> None:
-    given = dict(zip(("grads", "trainable_variables"), args, strict=False)) | kwargs
+    given = called.given("grads", "trainable_variables")
     if seen.is_applying or not seen.reaches(name):
         return
     if not seen.applied:
@@ -272,41 +270,19 @@ def _note_gradients(
 
 
 def _note_pure_gradients(
-    name: str,
-    optimizer: Any,
-    weights: Callable[[], Mapping[str, Variable]],
-    seen: CallLog,
-    method: Any,
-    args: Any,
-    kwargs: Any,
-    outputs: Any,
+    name: str, optimizer: Any, weights: Weights, seen: CallLog, called: Called
 ) -> None:
-    given = inspect.signature(method).bind(*args, **kwargs).arguments
+    given = called.bound()
     values = zip(optimizer.variables, given["optimizer_variables"], strict=True)
     with keras.StatelessScope([*values]):  # in which its scale is that of the step
-        grads = (given["grads"],)
-        _note_gradients(name, optimizer, weights, seen, method, grads, {}, None)
+        grads = called._replace(args=(given["grads"],), kwargs={})
+        _note_gradients(name, optimizer, weights, seen, grads)
     seen.is_applying = True
 
 
 # What applies an optimizer, noted before it changes the loss scale. The pure one, of
 # JAX, calls the other, but for a `LossScaleOptimizer`, whose is inside a condition.
 APPLIES = {"apply": _note_gradients, "stateless_apply": _note_pure_gradients}
-
-
-@contextlib.contextmanager
-def overridden(
-    notes: Iterable[tuple[Any, str, Note]], call_log: Callable[[], CallLog | None]
-) -> Iterator[None]:
-    """Call each (instance, name of a method, note) along with the method, for a while.
-
-    `call_log()` says where to note: None for nowhere. Whatever a note raises, the call
-    goes on.
-    """
-    with contextlib.ExitStack() as restore:
-        for instance, method, note in notes:
-            restore.callback(_override(instance, method, note, call_log))
-        yield
 
 
 def _override(
@@ -328,11 +304,12 @@ def _override(
         what = f"{name} of {attribute(instance, 'name')}"
         if name not in APPLIES:
             outputs = method(*args, **kwargs)
-            seen.try_to(lambda: note(seen, method, args, kwargs, outputs), what)
+            called = Called(method, args, kwargs, outputs)
+            seen.try_to(lambda: note(seen, called), what)
             return outputs
         # A zip is read once.
         args = tuple(list(x) if isinstance(x, Iterator) else x for x in args)
-        seen.try_to(lambda: note(seen, method, args, kwargs, None), what)
+        seen.try_to(lambda: note(seen, Called(method, args, kwargs)), what)
         try:
             return method(*args, **kwargs)
         finally:

@@ -52,6 +52,18 @@ class Met:
 Paths: TypeAlias = Mapping[int, dict[str, Any]]  # of variables, by identity
 
 
+REGULARIZERS = (
+    "kernel_regularizer",
+    "recurrent_regularizer",
+    "depthwise_regularizer",
+    "pointwise_regularizer",
+    "embeddings_regularizer",
+    "gamma_regularizer",
+    "beta_regularizer",
+    "bias_regularizer",
+)
+
+
 def describe(
     model: Any,
     inventory: Inventory,
@@ -157,9 +169,9 @@ def _layer(
         "trainable": bool(attribute(layer, "trainable", True)),
         "weights": _weights(layer, paths, tables),
     }
-    regularizer = attribute(layer, "kernel_regularizer")
-    if regularizer is not None:
-        described["kernel_regularizer"] = _kind(regularizer)
+    regularized = [x for x in REGULARIZERS if attribute(layer, x) is not None]
+    if regularized:
+        described["regularized"] = regularized
     if isinstance(layer, DROPOUT):
         described["dropout"] = _plain(attribute(layer, "rate"))
     if norm is not None:

@@ -8,8 +8,7 @@ import numpy as np
 
 from kbn.private import keras as private
 
-from ..signals.data import ELEMENTS
-from ..signals.skew import columns_row
+from ..signals.data import ELEMENTS, columns_row
 from ..signals.subjects import Input
 from .activations import activation_of
 from .layers import Layer, attribute, graph_of, kinds_of, weights_of

@@ -3,17 +3,18 @@
 import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import jax
 import keras
 import numpy as np
+from jax.experimental.multihost_utils import process_allgather
 
 from kbn.private import keras as private
 
-from ..signals.reading import EVALUATED
-from ..signals.subjects import Loss, Subject
-from . import jax_host as host
+from ..signals.subjects import Subject
+from . import tensors
 from .calls import CallLog
 from .evaluation import LossEvaluation, python_state_kept
 from .inventory import Contents, Inventory
@@ -24,9 +25,23 @@ from .probe import Asked, Recorded, Seen
 from .reduction import to_arrays
 
 
+def array(x: Any) -> Any:
+    """An array of NumPy, whole, without a copy if it can be.
+
+    Of parts in other processes, all have to ask for it together.
+    """
+    is_here = not isinstance(x, jax.Array) or x.is_fully_addressable
+    if not (is_here or x.is_fully_replicated):
+        x = process_allgather(x, tiled=True)
+    return np.asarray(x)
+
+
+host = SimpleNamespace(**vars(tensors) | {"array": array})
+
+
 def as_array(variable: Any) -> Any:
     """A variable as an array."""
-    return host.array(variable.value)
+    return array(variable.value)
 
 
 def is_first_process() -> bool:
@@ -140,12 +155,8 @@ class Probe(Looker):
             returned = self._noted_step(batch, state, iterator, seen)
         else:
             returned = self._probed_step(batch, state, iterator, seen)
-        if evaluated is not None:
-            evaluated = np.asarray(evaluated, np.float64)
-            seen.rows = {**seen.rows, (Loss("").key, EVALUATED): evaluated}
-        self._tell_what_is_hidden(seen)
         self.settle(returned)
-        return returned, seen
+        return self._finished(returned, seen, evaluated)
 
     def _trace_for(self, state: Any, batch: Any) -> None:
         """Trace the step for such a batch, as its call would, before anything else is.

@@ -4,7 +4,10 @@ import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any, Self
 
-from ..signals.subjects import Input, Target
+import numpy as np
+
+from ..signals.reading import EVALUATED
+from ..signals.subjects import Input, Loss, Target
 from .calls import CallLog
 from .inventory import Contents
 from .layers import weights_of
@@ -95,6 +98,14 @@ class Looker:
                 f"cannot see gradients and activations of {self._model.name!r}: "
                 f"{error!r}. It logs metrics, weights and batch norm."
             )
+
+    def _finished(self, returned: Any, seen: Seen, evaluated: Any) -> tuple[Any, Seen]:
+        """A look is over; `evaluated`: see `LossEvaluation`."""
+        if evaluated is not None:
+            row = np.asarray(evaluated, np.float64)
+            seen.rows = {**seen.rows, (Loss("").key, EVALUATED): row}
+        self._tell_what_is_hidden(seen)
+        return returned, seen
 
     def _tell_what_is_hidden(self, seen: Seen) -> None:
         saw = any(not isinstance(x, Input | Target) for x in seen.subjects)

@@ -206,21 +206,12 @@ class HeadReader:
         return False
 
     def _guesses(self) -> list[Subject]:
-        heads = [*self._heads.values()]
-        each = [head.guess() for head in heads]
-        found: list[Subject] = [
-            Guess(head.name, loss=one[0], error=one[1])
-            for head, one in zip(heads, each, strict=True)
-            if one is not None
-        ]
-        known = [
-            (head.weight * loss, abs(head.weight) * error)
-            for head, one in zip(heads, each, strict=True)
-            if one is not None
-            for loss, error in [one]
-        ]
-        if len(known) == len(heads):
-            loss, error = map(sum, zip(*known, strict=True))
+        each = [(head, head.guess()) for head in self._heads.values()]
+        known = [(head, *one) for head, one in each if one is not None]
+        found: list[Subject] = [Guess(x.name, loss=y, error=z) for x, y, z in known]
+        if len(known) == len(each):
+            loss = sum(head.weight * loss for head, loss, _ in known)
+            error = sum(abs(head.weight) * error for head, _, error in known)
             found.append(Guess("", loss=loss, error=error))
         return found
 

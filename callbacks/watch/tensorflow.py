@@ -9,8 +9,6 @@ import tensorflow as tf
 
 from kbn.private import keras as private
 
-from ..signals.reading import EVALUATED
-from ..signals.subjects import Loss
 from . import batches as host
 from .batches import (
     DATA_ENDS,
@@ -22,14 +20,13 @@ from .batches import (
     without_optionals,
 )
 from .evaluation import LossEvaluation, python_state_kept
-from .granted import Pruned
 from .inventory import Contents
 from .looker import Looker
 from .looker import leaving as leaving
 from .notes import Noter, Notes
 from .optimizers import loss_scale
 from .probe import Asked, Recorded, Seen
-from .traced_step import Trace, TracedLosses, TrainStep, graph_here
+from .traced_step import Pruned, Trace, TracedLosses, TrainStep, graph_here
 
 as_array = host.as_array
 STEP = "_kbn_step"  # kept on the training function, as the probe is
@@ -159,11 +156,7 @@ class Probe(Looker):
             logs = self._noted_step(batches, seen)
         else:
             logs = self._probed_step(batches, iterator, seen)
-        if evaluated is not None:
-            evaluated = host.array(evaluated)
-            seen.rows = {**seen.rows, (Loss("").key, EVALUATED): evaluated}
-        self._tell_what_is_hidden(seen)
-        return logs, seen
+        return self._finished(logs, seen, evaluated)
 
     def _taken(self, iterator: Any) -> list[Any]:
         """The batches of one call: fewer than it could take, at the end of the data."""

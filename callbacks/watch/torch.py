@@ -12,8 +12,6 @@ import torch
 from kbn.private import keras as private
 from kbn.private import torch as private_torch
 
-from ..signals.reading import EVALUATED
-from ..signals.subjects import Loss
 from . import tensors
 from .calls import AGAIN
 from .evaluation import LossEvaluation, python_state_kept, random_state_kept
@@ -170,10 +168,7 @@ class Probe(Looker):
         is_compiled = bool(self._model.jit_compile)
         step = self._probed_step if is_compiled else self._noted_step
         returned = step(batches, seen)
-        if evaluated is not None:
-            seen.rows = {**seen.rows, (Loss("").key, EVALUATED): evaluated}
-        self._tell_what_is_hidden(seen)
-        return returned, seen
+        return self._finished(returned, seen, evaluated)
 
     def _losses(self, loss: Callable[[Any], Any], batch: Any) -> Any:
         """See `LossEvaluation`."""

@@ -41,10 +41,9 @@ class Batches:
                 )
             self._read, there = self._cut, -(-lengths.pop() // self._batch_size)
         elif isinstance(data, keras.utils.PyDataset):
-            self._read, known = self._items, data.num_batches
-            there = -1 if known is None else known
+            self._read, there = self._items, length(data)
         elif isinstance(data, Iterable) and not isinstance(data, str | bytes):
-            self._read, there = self._elements, _length(data)
+            self._read, there = self._elements, length(data)
             # A tf.data.Dataset is no iterator, and made only to be asked it would read.
             self.is_iterator = isinstance(data, Iterator)
         else:
@@ -84,11 +83,8 @@ class Batches:
             yield keras.tree.pack_sequence_as(self._data, parts)
 
     def _items(self) -> Iterator[Inputs]:
-        # By its items, without on_epoch_end: a data set that is also trained on would
-        # shuffle itself there.
-        known = self._data.num_batches
-        for number in itertools.count() if known is None else range(known):
-            yield keras.utils.unpack_x_y_sample_weight(self._data[number])[0]
+        for batch in items(self._data):
+            yield keras.utils.unpack_x_y_sample_weight(batch)[0]
 
     def _elements(self) -> Iterator[Inputs]:
         for batch in self._data:
@@ -120,8 +116,17 @@ def _is_arrays(data: Any) -> bool:
     return _is_array(data)
 
 
-def _length(data: Any) -> int | None:
+def items(data: Any) -> Iterator[Any]:
+    """The batches of a PyDataset, without on_epoch_end, where it may shuffle itself."""
+    known = data.num_batches
+    for number in itertools.count() if known is None else range(known):
+        yield data[number]
+
+
+def length(data: Any) -> int | None:
     """The number of batches: -1 where they never end, None where nobody knows."""
+    if isinstance(data, keras.utils.PyDataset):
+        return -1 if data.num_batches is None else int(data.num_batches)
     cardinality = getattr(data, "cardinality", None)  # of a tf.data.Dataset
     if callable(cardinality):
         known = int(cardinality())

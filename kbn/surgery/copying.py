@@ -135,7 +135,7 @@ def _inside(layer: Layer, twin: Layer) -> list[tuple[Layer, Layer]]:
     theirs, ours = graph.descendants(layer), graph.descendants(twin)
     # A layer's code makes the batch norms that it had before a conversion.
     for one, made in zip(theirs, ours, strict=False):
-        if type(one) is not type(made) and exchange.are_both(one, made):
+        if {type(one), type(made)} == {exchange.Theirs, exchange.Ours}:
             exchange.become(made, from_config(one))
     if list(map(type, theirs)) != list(map(type, ours)):
         raise uncopied(

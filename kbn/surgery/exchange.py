@@ -53,11 +53,6 @@ def counterpart(layer: Layer, cls: Any) -> Layer:
     return other
 
 
-def are_both(*layers: Layer) -> bool:
-    """Whether each is a batch norm of either class."""
-    return all(type(layer) in (Theirs, Ours) for layer in layers)
-
-
 def keeps_weights(layer: Layer, other: Layer) -> bool:
     """Whether `layer` can become like its counterpart with the weights that it has.
 
