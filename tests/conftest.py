@@ -151,8 +151,12 @@ ONE_ROW_IN = {
 }
 # Of all other families, and of the tests in these files, whatever their name.
 OTHERS = 8
-FITS = "capture check convert fold freeze input_judgement insert monitor situations"
-ONE_TEST_IN = {f"test_{x}.py": 2 for x in (*FITS.split(), "update_bn_stats")}
+FITS = """
+alerts_monitor capture check convert fold freeze gallery hyperparameters input_judgement
+insert lifetime monitor multi_optimizer other_homes own_signals report_command signals
+situations survival update_bn_stats update_bn_stats_callback
+"""
+ONE_TEST_IN = {f"test_{x}.py": 2 for x in FITS.split()}
 NOT_IN_SHORT = {  # a fit or a process each, and others notice the same breaks
     "test_first_remedy_cures_and_the_verdict_is_healthy_then",  # make cures
     "test_help_and_report_start_without_keras",
