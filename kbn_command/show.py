@@ -6,6 +6,7 @@ import os
 import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
@@ -120,8 +121,7 @@ def build_table(curves: dict[str, demo.Curves], learning_rate: float) -> Table:
             for run in curves.values()
         ],
         "covariate shift of the ReLUs' inputs": [
-            f"{np.median(run.shift):.2g} std" if run.shift else ""
-            for run in curves.values()
+            _moved(run.shift) if run.shift else "" for run in curves.values()
         ],
     }
     for name in curves:
@@ -129,6 +129,11 @@ def build_table(curves: dict[str, demo.Curves], learning_rate: float) -> Table:
     for title, cells in rows.items():
         table.add_row(title, *cells)
     return table
+
+
+def _moved(shift: Sequence[float]) -> str:
+    typical = float(np.median(shift))
+    return f"{typical:.2g} std" if typical else "none: it is dead"
 
 
 def tensorboard_command(logs: Path) -> str:

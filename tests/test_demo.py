@@ -75,6 +75,16 @@ def test_table_shows_what_the_runs_reached(shown):
     assert shifts[1] < shifts[0] / 5
 
 
+@pytest.mark.parametrize(
+    ("shift", "said"),
+    [([0.2, 0.1, 0.3], "0.2 std"), ([0.5, 0.0, 0.0], "none: it is dead")],
+)
+def test_shift_of_a_dead_network_is_none(shift, said):
+    curves = demo.Curves([0], [1.0], [1.0], [0.1], [0.1], shift=shift)
+    (_, cells) = show.build_table({"run": curves}, 2.0).columns
+    assert [*cells.cells][-1] == said
+
+
 @pytest.mark.parametrize("run", show.RUNS)
 def test_curves_agree_with_what_keras_measured(shown, run):
     curves = shown.with_ if show.RUNS[run] else shown.without
