@@ -63,7 +63,7 @@ class Settings:
     rules: Sequence[Rule]
     described: Mapping[str, Any]
     hparams: Mapping[str, bool | float | str]
-    sink: Sink  # where all that is logged goes too
+    sink: Sink | None  # where all that is logged goes too
 
 
 class Run:
@@ -477,17 +477,22 @@ class Run:
 
     def _hand_on(self, step: int, seen: Look) -> None:
         prefix = f"{self.name}/" if self.name else ""
-        scalars = {f"{prefix}{tag}": x for tag, x in seen.scalars.items()}
-        drawn = {f"{prefix}{tag}": x for tag, x in seen.histograms.items()}
-        if scalars:
-            self.tell(lambda sink: sink.look(step, scalars, np_histograms(drawn)))
+
+        def look_at(sink: Sink) -> None:
+            scalars = {f"{prefix}{tag}": x for tag, x in seen.scalars.items()}
+            drawn = {f"{prefix}{tag}": x for tag, x in seen.histograms.items()}
+            sink.look(step, scalars, np_histograms(drawn))
+
+        if seen.scalars:
+            self.tell(look_at)
 
     def tell(self, act: Callable[[Sink], object]) -> None:
         """Hand on to the user's own home for what is logged; one process does."""
-        if self._voice.is_silent:
+        sink = self.settings.sink
+        if sink is None or self._voice.is_silent:
             return
         try:
-            act(self.settings.sink)
+            act(sink)
         except Exception as error:  # of a server that is away: no reason to end
             self._voice.say(f"on_look raises {error!r}. Training goes on.", "on_look")
 

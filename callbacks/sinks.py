@@ -61,11 +61,11 @@ class _Function(Sink):
         self._function(step, scalars)
 
 
-def sink_of(on_look: OnLook | Sink | None) -> Sink:
-    """Where a monitor's numbers go."""
-    if isinstance(on_look, Sink):
+def sink_of(on_look: OnLook | Sink | None) -> Sink | None:
+    """Where a monitor's numbers go, beside its log."""
+    if on_look is None or isinstance(on_look, Sink):
         return on_look
-    return Sink() if on_look is None else _Function(on_look)
+    return _Function(on_look)
 
 
 class WeightsAndBiases(Sink):

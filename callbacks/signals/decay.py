@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from .guessing import FAR_BELOW, LossCourse
 from .loss import epoch_loss
-from .remedy import Remedy, ask
+from .remedy import Remedy, ask, rate_at
 from .rule import Reading, Rule
 from .view import View
 
@@ -22,8 +22,8 @@ class StrongDecay(Rule):
     an epoch, over the loss of guessing, above `penalty`. After two epochs and `steps`
     optimizer steps, while the loss without penalties is above 0.9 of that of guessing.
 
-    No unit. Source: kbn's own; measured on digits: L2 of 1e-3 on three layers adds 0.1
-    of the guess and harms nothing, L2 of 1 adds 20 times it, and nothing is learned.
+    No unit. Source: kbn's own; tried on digits: networks learn with L2 of 1e-3, 1e-2;
+    with 1 and 10 they do not, and 10 added 333 times the loss of guessing.
     """
 
     title: ClassVar = "the weights are pressed to 0"
@@ -42,14 +42,10 @@ class StrongDecay(Rule):
             return
         is_late = course.steps[-1] >= self.steps
         is_lost = is_late and course.train[-1] >= FAR_BELOW * course.guess
-        several = len(view.record.optimizers) > 1
         for optimizer in view.record.optimizers:
-            name = str(optimizer.get("name"))
-            rates = view.learning_rates
-            rate = rates.get("", rates.get(name)) or 0.0
+            where = view.record.optimizer_name(str(optimizer.get("name")))
             decay = (optimizer.get("settings") or {}).get("weight_decay") or 0.0
-            where = name if several else ""
-            taken = rate * decay if is_lost else 0.0
+            taken = (rate_at(view, where) or 0.0) * decay if is_lost else 0.0
             yield Reading(where, taken, self.share)
         added = course.penalty / course.guess if is_lost else 0.0
         yield Reading(view.record.model_name, added, self.penalty)

@@ -97,7 +97,9 @@ class LossCourse:
             evaluated = None if value is None else value - now
             is_vague = abs(now - before) > VAGUE * (self.guess or math.inf)
             train = losses[step] - max(now, before)
-            self.train.append(evaluated if is_vague and evaluated else train)
+            if is_vague and evaluated is not None:
+                train = evaluated
+            self.train.append(train)
             self.validation.append(evaluated)
             before = now
         known = [str(x["name"]) for x in ([head] if head else heads)]

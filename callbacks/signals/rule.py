@@ -111,7 +111,11 @@ class Rule(abc.ABC):
         """What the rule measures at this entry, good places too."""
 
     def suspicions(self, view: View) -> Iterable[Reading]:
-        """What is no illness by itself, and the cause of those that follow from it."""
+        """What is no illness by itself, and the cause of those that follow from it.
+
+        Told only with the harm that follows, so never of a rule that is not one of the
+        default ones: see `kbn/callbacks/alerts/diagnosis.py`.
+        """
         return ()
 
     def explain(self, reading: Reading, view: View) -> str:

@@ -157,10 +157,6 @@ def _schedule(optimizer: Mapping[str, Any]) -> tuple[str, float]:
     kind, config = str(known.get("class_name")), known.get("config") or {}
     try:
         return kind, float(ENDS[kind](config)) if kind in ENDS else math.inf
-    except (
-        KeyError,
-        TypeError,
-        ValueError,
-        ZeroDivisionError,
-    ):  # a log of another version of Keras
+    # A log of another version of Keras, or a decay by 0.
+    except (LookupError, TypeError, ValueError, ZeroDivisionError):
         return kind, math.inf
