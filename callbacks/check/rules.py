@@ -38,7 +38,6 @@ class Fact(Rule):
         yield Reading(where, found[where], self.limit, below=self.below)
 
     def explain(self, reading: Reading, view: View) -> str:
-        """What it means, and which weights no gradient has reached."""
         unmoved = ", ".join([*view.under(UNMOVED)][:4])
         known = f" No gradient reaches {unmoved}." if unmoved else ""
         return self.message.format(reading.value) + known
@@ -124,7 +123,6 @@ class StartLoss(Rule):
     )
 
     def readings(self, view: View) -> Iterable[Reading]:
-        """Of the model."""
         first, guessed = view.first(train_loss), view.newest(guess)
         if first is not None and guessed is not None and guessed > 0:
             times = (first - (view.newest(penalty) or 0.0)) / guessed
@@ -133,7 +131,6 @@ class StartLoss(Rule):
             yield Reading("", times, limit if is_grave else limit / 3, level)
 
     def explain(self, reading: Reading, view: View) -> str:
-        """Give both losses."""
         return (
             f"The first loss is {view.first(train_loss):.3g}, {reading.value:.2g} "
             f"times that of guessing, {view.newest(guess):.3g}: the first steps only "

@@ -199,7 +199,6 @@ class DeadRelu(Rule):
     keeps: ClassVar = {dead_units: 32}
 
     def readings(self, view: View) -> Iterable[Reading]:
-        """Of each call of a ReLU layer."""
         rates = {
             view.record.position(layer["name"]): layer.get("dropout") or 0.0
             for layer in view.record.layers
@@ -218,7 +217,6 @@ class DeadRelu(Rule):
         return max(self.share, by_chance)
 
     def explain(self, reading: Reading, view: View) -> str:
-        """Name the layer."""
         return (
             f"{reading.value:.0%} of the units of "
             f"{view.record.describe(reading.where)} are 0 for all examples, pass "
@@ -255,13 +253,11 @@ class Saturated(Rule):
     reads: ClassVar = (saturated,)
 
     def readings(self, view: View) -> Iterable[Reading]:
-        """Of each call of such a layer."""
         for call, share in view.under(saturated).items():
             if not view.record.layer(call).get("is_output"):
                 yield Reading(call, share, self.share)
 
     def explain(self, reading: Reading, view: View) -> str:
-        """Name the layer and its activation."""
         activation = view.record.layer(reading.where).get("activation") or "activation"
         return (
             f"{reading.value:.0%} of the outputs of "

@@ -468,7 +468,6 @@ class BnTrainEvalGap(Rule):
         return Reading(call, *max(pairs, key=lambda pair: pair[0] / pair[1]))
 
     def explain(self, reading: Reading, view: View) -> str:
-        """Name the layer, how far it is off, and what an epoch renews."""
         return self._meaning(reading, view) + _renewed(view, reading.where)
 
     def _meaning(self, reading: Reading, view: View) -> str:
@@ -564,7 +563,6 @@ class BnStatsCold(Rule):
         return train, worse if worse <= self.gap else None  # the cause is not known
 
     def explain(self, reading: Reading, view: View) -> str:
-        """Name the layer, and how much of its start is left."""
         _, share, _ = age(view, reading.where)
         is_fresh = view.record.batch_norm(reading.where).get("is_fresh")
         start = "its initial 0 and 1" if is_fresh else "those that it began with"
@@ -600,7 +598,6 @@ class BnNotUpdated(Rule):
     reads: ClassVar = (statistics_updates, start_share)
 
     def readings(self, view: View) -> Iterable[Reading]:
-        """Of each batch norm that trains."""
         shares = view.under(start_share)
         for layer, updates in view.under(statistics_updates).items():
             norm = view.record.batch_norm(layer)
@@ -609,7 +606,6 @@ class BnNotUpdated(Rule):
                 yield Reading(layer, updates, 1, below=True)
 
     def explain(self, reading: Reading, view: View) -> str:
-        """Name the layer."""
         return (
             f"{view.record.describe(reading.where)} is trained and its moving "
             "statistics are still its initial 0 and 1: the step calls it in inference "
@@ -643,14 +639,12 @@ class BnCollapsed(Rule):
     reads: ClassVar = (collapsed_channels, channel_elements)
 
     def readings(self, view: View) -> Iterable[Reading]:
-        """Of each call of a batch norm."""
         elements = view.under(channel_elements)
         for call, share in view.under(collapsed_channels).items():
             if elements.get(call, FEW) >= FEW:
                 yield Reading(call, share, self.share)
 
     def explain(self, reading: Reading, view: View) -> str:
-        """Name the layer and its epsilon."""
         epsilon = view.record.batch_norm(reading.where).get("epsilon")
         known = "" if epsilon is None else f" (epsilon={epsilon:g})"
         return (
@@ -688,7 +682,6 @@ class BnSmallBatch(Rule):
     keeps: ClassVar = {channel_elements: 1}
 
     def readings(self, view: View) -> Iterable[Reading]:
-        """Of each call of a batch norm."""
         steps = view.record.steps_per_epoch or 1
         is_last = steps > 1 and view.step % steps == 0
         for call in view.under(channel_elements):
@@ -698,7 +691,6 @@ class BnSmallBatch(Rule):
                 yield Reading(call, count, self.elements, level, below=True)
 
     def explain(self, reading: Reading, view: View) -> str:
-        """Name the layer, and say what one element does."""
         name = view.record.describe(reading.where)
         if reading.value <= 1:
             return (

@@ -79,7 +79,6 @@ class Collapsed(Rule):
             yield max(found, key=lambda one: one.value - one.limit)
 
     def explain(self, reading: Reading, view: View) -> str:
-        """Name the layer."""
         return (
             f"{view.record.describe(reading.where)} gives all examples nearly the same "
             f"numbers: they differ by {reading.value:.2g} of their size, by "

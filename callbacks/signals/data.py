@@ -168,7 +168,6 @@ class InputScale(Rule):
     keeps: ClassVar = {input_mean: 1}
 
     def readings(self, view: View) -> Iterable[Reading]:
-        """Of each input that a kernel multiplies as it is."""
         values = view.under(input_mean)
         for name in [x.removesuffix("/mean") for x in values if x.endswith("/mean")]:
             first = view.record.input(name)
@@ -212,7 +211,6 @@ class InputScale(Rule):
         return ""
 
     def explain(self, reading: Reading, view: View) -> str:
-        """Give mean and spread, the largest column, and the harm."""
         values = view.under(input_mean)
         name = reading.where
         shown = _shown(values, f"{name}/mean", f"{name}/std")
@@ -320,12 +318,10 @@ class Skewed(Rule):
     reads: ClassVar = (skew,)
 
     def readings(self, view: View) -> Iterable[Reading]:
-        """Of each input."""
         for name, value in view.under(skew).items():
             yield Reading(name, value, self.deviations)
 
     def explain(self, reading: Reading, view: View) -> str:
-        """Say how far."""
         return (
             f"In the input {reading.where}, the validation data lie "
             f"{reading.value:.2g} standard deviations from the training data: what is "

@@ -36,7 +36,6 @@ class StrongDecay(Rule):
     keeps: ClassVar = LossCourse.keeps
 
     def readings(self, view: View) -> Iterable[Reading]:
-        """Of each optimizer, and of the penalties of the model."""
         course = LossCourse(view)
         if len(course.train) < 2 or not course.guess or course.guess <= 0:
             return
@@ -51,7 +50,6 @@ class StrongDecay(Rule):
         yield Reading(view.record.model_name, added, self.penalty)
 
     def explain(self, reading: Reading, view: View) -> str:
-        """Say what takes them away, and how much."""
         if reading.limit == self.share:
             return (
                 f"Weight decay takes {reading.value:.2g} of every weight away in each "

@@ -50,7 +50,6 @@ class NonFiniteData(Rule):
                 yield Reading(name, count, 0.0, "critical")
 
     def explain(self, reading: Reading, view: View) -> str:
-        """Say how many."""
         is_input = reading.where in view.under(non_finite_inputs)
         kind = "the input " if is_input else "the target "
         kind = "" if reading.where == "sample_weight" else kind
@@ -120,7 +119,6 @@ class NonFinite(Rule):
             yield Reading(origin.where, origin.elements, 0.0, "critical")
 
     def explain(self, reading: Reading, view: View) -> str:
-        """Name the layer and the variable."""
         return self._told(view)[0]
 
     def remedy(self, reading: Reading, view: View) -> Remedy:

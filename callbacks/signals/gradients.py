@@ -167,7 +167,6 @@ class ExplodingGradient(Rule):
         yield Reading(where, norm, limit, level)
 
     def explain(self, reading: Reading, view: View) -> str:
-        """Name the kernel."""
         at = f", the largest in {reading.where}" if reading.where else ""
         return (
             f"The gradient of all weights has norm {reading.value:.3g}{at}: the next "
@@ -207,7 +206,6 @@ class VanishingGradient(Rule):
     keeps: ClassVar = {train_loss: 1, epoch_loss: 1}
 
     def readings(self, view: View) -> Iterable[Reading]:
-        """Of each kernel."""
         excused = has_learned(view)
         for kernels in _by_loss(view):
             largest = max(rms for _, rms in kernels)
@@ -223,7 +221,6 @@ class VanishingGradient(Rule):
                 yield Reading(path, value, limit, level, below=True)
 
     def explain(self, reading: Reading, view: View) -> str:
-        """Name the activation, and whether the optimizer makes up for it."""
         layer = view.record.layer(reading.where)
         activation = layer.get("activation")
         flat = activation in ("sigmoid", "tanh", "softsign", "hard_sigmoid")
@@ -269,14 +266,12 @@ class GradientImbalance(Rule):
     reads: ClassVar = (gradient_rms,)
 
     def readings(self, view: View) -> Iterable[Reading]:
-        """Of each kernel but the last."""
         for kernels in _by_loss(view):
             reached = [(path, rms) for path, rms in kernels if rms > 0]
             for path, rms in reached[:-1]:
                 yield Reading(path, rms / reached[-1][1], self.ratio)
 
     def explain(self, reading: Reading, view: View) -> str:
-        """Name the layer."""
         return (
             f"The gradient of {reading.where} is {reading.value:.2g} times that of "
             "the last layer, so no learning rate fits both: it grows from layer to "

@@ -166,7 +166,6 @@ class NotLearning(Rule):
     keeps: ClassVar = _KEEPS | {share_of_largest: 1, global_norm: 1}
 
     def readings(self, view: View) -> Iterable[Reading]:
-        """Of each output that has a loss."""
         if is_rising(view):
             return
         for course in courses(view):
@@ -211,7 +210,6 @@ class NotLearning(Rule):
         return bool(found) and is_low and is_high
 
     def explain(self, reading: Reading, view: View) -> str:
-        """Give the loss beside that of guessing."""
         course = next(x for x in courses(view) if x.name == reading.where)
         of = f" of the output {course.name}" if course.name else ""
         answer = ", and every example gets one answer" if course.is_constant else ""
@@ -273,7 +271,6 @@ class TargetScale(Rule):
     keeps: ClassVar = _KEEPS
 
     def readings(self, view: View) -> Iterable[Reading]:
-        """Of each output whose targets are numbers."""
         for course in courses(view):
             name = str(course.head["name"])
             mean, std = (newest(view, x, name) for x in (target_mean, target_std))
@@ -299,7 +296,6 @@ class TargetScale(Rule):
         return is_stuck or (is_far and (fall <= 0 or above / fall > left))
 
     def explain(self, reading: Reading, view: View) -> str:
-        """Give mean and standard deviation."""
         mean, std = (newest(view, x, reading.where) for x in (target_mean, target_std))
         return (
             f"The targets {reading.where} have mean {mean:.3g} and standard deviation "
@@ -342,7 +338,6 @@ class ClassImbalance(Rule):
     keeps: ClassVar = _KEEPS
 
     def readings(self, view: View) -> Iterable[Reading]:
-        """Of each output with classes."""
         for head in view.record.heads:
             name = str(head["name"])
             share, count = (
@@ -372,7 +367,6 @@ class ClassImbalance(Rule):
         return is_guessing and course.brought < NotLearning.brought
 
     def explain(self, reading: Reading, view: View) -> str:
-        """Say what the accuracy is worth."""
         return (
             f"{reading.value:.1%} of the labels {reading.where} are of one class: an "
             "accuracy below that is worse than always giving it, and one above says "
@@ -417,7 +411,6 @@ class Overfit(Rule):
     is_of_model: ClassVar = True
 
     def readings(self, view: View) -> Iterable[Reading]:
-        """Of the model."""
         if epoch_loss not in view or _lags(view):
             return
         course = LossCourse(view)
@@ -468,7 +461,6 @@ class Overfit(Rule):
         )
 
     def explain(self, reading: Reading, view: View) -> str:
-        """Give the loss of both."""
         if reading.level == "warning":
             course = LossCourse(view)
             return (

@@ -95,7 +95,6 @@ class LearningRateTooHigh(_OfRate):
                 yield Reading(name, max(updates.values()), self.update)
 
     def explain(self, reading: Reading, view: View) -> str:
-        """Say by how much a step moved the weights."""
         moved = (
             f"One of the first steps moved the weights by {reading.value:.2g} of their "
             "size at the start"
@@ -128,7 +127,6 @@ class LearningRateTooLow(_OfRate):
     keeps: ClassVar = _OfRate.keeps | {global_norm: 1}
 
     def readings(self, view: View) -> Iterable[Reading]:
-        """Of each optimizer."""
         loss, first = view.get(epoch_loss), view.first(epoch_loss)
         if loss is None or first is None or not view.past(epoch_loss):
             return
@@ -154,7 +152,6 @@ class LearningRateTooLow(_OfRate):
         return looser_clip(view, reading.where) or super().remedy(reading, view)
 
     def explain(self, reading: Reading, view: View) -> str:
-        """Say by how much a step moves the weights."""
         return (
             f"A step moves the weights by {reading.value:.1g} of their size at the "
             "start, and the loss stays where it was."

@@ -173,7 +173,6 @@ class LossSpike(Rule):
     is_of_model: ClassVar = True
 
     def readings(self, view: View) -> Iterable[Reading]:
-        """Of the model."""
         tag = epoch_loss if epoch_loss in view else train_loss
         if tag not in view:
             return
@@ -185,7 +184,6 @@ class LossSpike(Rule):
                 yield Reading("", view[tag], usual)
 
     def explain(self, reading: Reading, view: View) -> str:
-        """Say how far it jumped."""
         return (
             f"The loss jumped to {reading.value:.3g}, more than {1 + self.jump:.2g} "
             "times its mean before and more than at the start. If it was one batch, "

@@ -45,7 +45,6 @@ class UpdateRatioHigh(Rule):
     reads: ClassVar = (update_ratio, weight_std)
 
     def readings(self, view: View) -> Iterable[Reading]:
-        """Of each kernel."""
         if view.step <= FIRST_STEPS:
             return
         stds = view.under(weight_std)
@@ -56,7 +55,6 @@ class UpdateRatioHigh(Rule):
                 yield Reading(path, ratio * share, self.ratio)
 
     def explain(self, reading: Reading, view: View) -> str:
-        """Say by how much a step changes it."""
         return (
             f"A step changes {reading.where} by {reading.value:.1g} of its size, so it "
             "jumps about its minimum or away from it; 1e-3 is usual."
@@ -99,7 +97,6 @@ class UnchangedWeight(Rule):
     }
 
     def readings(self, view: View) -> Iterable[Reading]:
-        """Of each kernel that was looked at before."""
         slowed, learned = is_slowed(view), has_learned(view)
         for path, distance in view.under(distance_from_init).items():
             past = view.past(distance_from_init.tag_of(path), last=1)
@@ -109,7 +106,6 @@ class UnchangedWeight(Rule):
                 yield Reading(path, value, self.change, below=True)
 
     def explain(self, reading: Reading, view: View) -> str:
-        """Say whether it ever moved."""
         moved = view.get(distance_from_init.tag_of(reading.where)) or 0.0
         since = "has not moved since the start" if not moved else "no longer moves"
         return (
@@ -150,7 +146,6 @@ class WeightDrift(Rule):
     reads: ClassVar = (weight_drift, weight_spread)
 
     def readings(self, view: View) -> Iterable[Reading]:
-        """Of each kernel."""
         drifts, spreads = view.under(weight_drift), view.under(weight_spread)
         for path in dict.fromkeys([*drifts, *spreads]):
             shape = view.record.shape(path)
@@ -167,7 +162,6 @@ class WeightDrift(Rule):
             yield Reading(path, value, limit)
 
     def explain(self, reading: Reading, view: View) -> str:
-        """Name the condition."""
         what = f"moved {reading.value:.2g} initial standard deviations"
         if reading.limit == self.shrunk:
             what = f"shrunk to a spread {reading.value:.2g} times below the initial one"
@@ -200,14 +194,12 @@ class WeightExplosion(Rule):
     reads: ClassVar = (weight_growth,)
 
     def readings(self, view: View) -> Iterable[Reading]:
-        """Of each kernel."""
         for path, growth in view.under(weight_growth).items():
             # What is not finite is another illness.
             if view.record.is_kernel(path) and growth < math.inf:
                 yield Reading(path, growth, self.growth)
 
     def explain(self, reading: Reading, view: View) -> str:
-        """Say how much it has grown."""
         return (
             f"{reading.where} is {reading.value:.2g} times as large as it started, "
             "and its layer's outputs with it."

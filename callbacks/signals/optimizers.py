@@ -112,7 +112,6 @@ class LossScaleCollapse(Rule):
     keeps: ClassVar = {skipped_steps: 1, skipped_steps_each: 1}
 
     def readings(self, view: View) -> Iterable[Reading]:
-        """Of each optimizer that scales."""
         for name in dict.fromkeys(
             ["", *view.under(loss_scales), *view.under(skipped_steps_each)]
         ):
@@ -134,7 +133,6 @@ class LossScaleCollapse(Rule):
         return skipped if skipped >= view.step - past[-1].step else 0.0
 
     def explain(self, reading: Reading, view: View) -> str:
-        """Say what it means under mixed precision."""
         what = (
             f"The loss scale is down to {reading.value:.2g}"
             if reading.below

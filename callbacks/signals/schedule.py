@@ -79,7 +79,6 @@ class ScheduleLength(Rule):
     keeps: ClassVar[Mapping[Tag, int]] = {epoch_loss: 1, guess: 1}
 
     def readings(self, view: View) -> Iterable[Reading]:
-        """Of each optimizer that has such a schedule."""
         planned = _planned(view)
         if not planned or not view.record.is_from_scratch:
             return
@@ -101,7 +100,6 @@ class ScheduleLength(Rule):
         return loss < self.learned * guessed
 
     def explain(self, reading: Reading, view: View) -> str:
-        """Give both lengths."""
         planned = _planned(view) or 0
         end = f"{reading.value * planned:.0f}"
         if reading.below:

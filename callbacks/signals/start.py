@@ -140,7 +140,6 @@ class PoorInit(Rule):
         )
 
     def explain(self, reading: Reading, view: View) -> str:
-        """Name the layer or the kernel."""
         if reading.below:
             return (
                 f"All elements of {reading.where} are equal, so all units of its layer "

@@ -317,7 +317,6 @@ class OutputMismatch(Rule):
     }
 
     def readings(self, view: View) -> Iterable[Reading]:
-        """Of each output that has a loss of Keras."""
         for head in view.record.heads:
             found = [*self._faults(head, view)]
             value = max((fault.share for fault in found), default=0.0)
@@ -390,7 +389,6 @@ class OutputMismatch(Rule):
         return max(self._faults(head, view), key=lambda fault: fault.share)
 
     def explain(self, reading: Reading, view: View) -> str:
-        """What does not fit."""
         return self._worst(reading, view).message
 
     def remedy(self, reading: Reading, view: View) -> Remedy:
@@ -430,12 +428,10 @@ class NotShuffled(Rule):
     reads: ClassVar = (batch_effect,)
 
     def readings(self, view: View) -> Iterable[Reading]:
-        """Of each output with classes."""
         for name, value in parts(view, batch_effect).items():
             yield Reading(name, value, self.share)
 
     def explain(self, reading: Reading, view: View) -> str:
-        """Say how much batches differ."""
         return (
             f"Batches differ in their labels {reading.where}: {reading.value:.0%} of "
             "the labels' variance lies between them. The data are sorted, and each "

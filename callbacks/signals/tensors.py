@@ -102,7 +102,6 @@ class ZeroWeights(Rule):
     reads: ClassVar = (zero_weights, weight_growth)
 
     def readings(self, view: View) -> Iterable[Reading]:
-        """Of each kernel."""
         shares = view.under(zero_weights)
         for path, growth in view.under(weight_growth).items():
             if view.record.is_kernel(path):
@@ -110,7 +109,6 @@ class ZeroWeights(Rule):
                 yield Reading(path, share, self.share)
 
     def explain(self, reading: Reading, view: View) -> str:
-        """Give the share, and what is left of the norm."""
         left = view.get(weight_growth.tag_of(reading.where)) or 0.0
         return (
             f"{reading.value:.0%} of the weights of {reading.where} have become exactly"
