@@ -6,7 +6,6 @@ import pytest
 from keras import layers
 
 from kbn.callbacks import TrainingMonitor
-from kbn.private import keras as private
 
 RANDOM = np.random.default_rng(0)
 
@@ -48,18 +47,3 @@ def test_what_cannot_be_looked_at_is_left_out(tmp_path):
     monitor = fitted(tmp_path, is_array=False)
     assert "skew/x" not in monitor.history
     assert "Epoch/val_loss" in monitor.history
-
-
-def test_validation_inputs_are_those_that_were_given():
-    x = RANDOM.normal(size=(8, 3))
-    y = RANDOM.normal(size=(8, 1))
-    model = keras.Sequential([layers.Dense(1)])
-    model.compile("sgd", "mse")
-    found = []
-    note = keras.callbacks.LambdaCallback()
-    note.on_test_begin = lambda logs=None: found.append(
-        private.validation_inputs(model)
-    )
-    model.fit(x, y, verbose=0, validation_data=(x, y), callbacks=[note])
-    assert found[0] is x
-    assert private.validation_inputs(model) is None
