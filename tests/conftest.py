@@ -180,7 +180,6 @@ if BACKEND == "jax":  # which compiles a model for seconds
         "test_a_made_up_signal_is_everywhere",
         "test_a_skipped_step_of_loss_scaling_has_no_second_value",
         "test_back_drops_the_warmup_and_says_so",
-        "test_converted_trains_as_the_original",
         "test_frozen_model_is_the_same_after_saving_and_loading",
         "test_history_is_what_was_written",
         "test_it_changes_no_bit",  # as those of test_transparency.py
