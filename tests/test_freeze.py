@@ -115,17 +115,6 @@ def test_last_freeze_decides(turns, layer):
         assert set(trained) == {turn}
 
 
-@both_layers
-def test_training_normalizes_as_inference_does(layer):
-    model = Situation("shared", layer).model()
-    x, _ = data(9)
-    expected = keras.ops.convert_to_numpy(model(x, training=False))
-    for train_affine in (False, True):
-        kbn.freeze_batch_norm(model, train_affine)
-        y = keras.ops.convert_to_numpy(model(x, training=True))
-        np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
-
-
 @pytest.mark.parametrize("kind", ["sequential", "branches", "shared", "nested", "held"])
 def test_layers_of_keras_become_ours_where_they_are(kind):
     model = Situation(kind, "Keras").model()
