@@ -156,16 +156,6 @@ def test_a_look_writes_few_bytes_for_each_tag(tmp_path):
     assert not [tag for tag in log if tag.startswith("quantiles")]
 
 
-def test_no_variable_has_two_tags(tmp_path):
-    model, x, y = watched_models.kbn_layers(run_eagerly=True)
-    monitor = TrainingMonitor(tmp_path)
-    model.fit(x, y, callbacks=[monitor], **FIT)
-    log = read_log(tmp_path)
-    states = [t for t in log if t.startswith("weights/")]
-    states += [t for t in log if t.startswith("batch_norm/") and "/batch_" not in t]
-    assert len(states) == len(model.weights)
-
-
 @pytest.mark.parametrize("tags", [1, 7, 300])
 def test_history_is_bounded_in_bytes(tags):
     history = History(size_bytes=300 * POINT * 4)
