@@ -377,9 +377,6 @@ def test_each_of_several_outputs_has_its_guess(made, tmp_path):
     assert (alert.where, alert.epoch) == ("zero", 5)  # 100 steps
 
 
-# --- trainings ---
-
-
 # --- what a head says ---
 
 
