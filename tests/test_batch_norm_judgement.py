@@ -269,18 +269,6 @@ def test_what_a_little_of_the_start_makes_of_a_small_variance(tmp_path):
 # --- batches of one, a step of one's own ---
 
 
-@pytest.mark.skipif(not IS_TENSORFLOW, reason="only there are inputs seen")
-@pytest.mark.parametrize(
-    ("batch", "level"), [(1, "warning"), (4, "warning"), (12, "info")]
-)
-def test_small_batches_are_named_at_once(batch, level, tmp_path):
-    fit = {"epochs": 1, "steps_per_epoch": 8, "batch_size": batch}
-    fit |= {"validation_data": None}
-    monitor = watched(network(bn(momentum=0.9)), tmp_path, **fit)
-    found = [one for one in monitor.alerts if one.rule.startswith("bn_")]
-    assert [(x.rule, x.level, x.step) for x in found] == [("bn_small_batch", level, 2)]
-
-
 @pytest.mark.skipif(not IS_TENSORFLOW, reason="its step is TensorFlow's")
 def test_step_that_forgets_training_is_told_in_its_second_look(tmp_path):
     monitor = watched(network(bn(), model=Forgetful), tmp_path, epochs=1)
