@@ -7,13 +7,13 @@ import re
 import keras
 import numpy as np
 import pytest
-from tensorboard.backend.event_processing import event_accumulator, event_file_loader
+from tensorboard.backend.event_processing import event_accumulator
 from tensorboard.util import tensor_util
 
 from kbn.callbacks import Alert, TrainingAlert, TrainingMonitor, rules
 from kbn.callbacks.alerts.follow import alerts_of
 from kbn.callbacks.log.layout import ALERTS, alert_list
-from kbn.callbacks.log.records import alerts_in, run_in
+from kbn.callbacks.log.reader import read_run
 from kbn.callbacks.watch.watched_function import WatchedFunction
 
 if keras.backend.backend() != "tensorflow":
@@ -64,26 +64,6 @@ def fit(model, arrays, *monitors, epochs=2):
 def said(caplog):
     caplog.set_level(logging.INFO, "kbn")
     return lambda: [x.getMessage() for x in caplog.records if x.name == "kbn"]
-
-
-def events(log_dir):
-    for path in sorted(log_dir.glob("events.out.tfevents.*")):
-        yield from event_file_loader.EventFileLoader(str(path)).Load()
-
-
-def entries(log_dir):
-    """Records and (step, scalars), as a reader of the log has them."""
-    for event in events(log_dir):
-        values = event.summary.value
-        yield from filter(None, map(run_in, values))
-        scalars = {
-            value.tag: float(tensor_util.make_ndarray(value.tensor))
-            for value in values
-            if value.metadata.plugin_data.plugin_name == "scalars"
-            or (value.tensor.dtype == 1 and not value.tensor.tensor_shape.dim)
-        }
-        if scalars:
-            yield event.step, scalars
 
 
 # --- on_alert ---
@@ -282,12 +262,10 @@ def test_log_has_the_alerts_and_gives_them_again(tmp_path):
     hidden.bias.assign(hidden.bias * 0)
     fit(model, data(), monitor, epochs=6)
     fit(model, data(nan_in=3), monitor)
-    values = [value for event in events(tmp_path) for value in event.summary.value]
-    logged = [alert for value in values for alert in alerts_in(value)]
-    state = {(alert.rule, alert.step): alert for alert in logged}
-    assert [*state.values()] == monitor.alerts
-    assert len(logged) > len(state)  # what was resolved was written twice
-    again = alerts_of(entries(tmp_path))
+    run = read_run(tmp_path)
+    assert run.alerts == monitor.alerts
+    assert {alert.is_open for alert in run.alerts} == {True, False}
+    again = alerts_of([run.record, *((x.step, x.scalars) for x in run.entries)])
     assert again == monitor.alerts
 
 
