@@ -24,13 +24,9 @@ CLASSES = "sparse_categorical_crossentropy"
 HIGH, LOW = "learning_rate_too_high", "learning_rate_too_low"
 
 
-def network(norm=False, **kernel):
-    inner = []
-    for _ in range(2):
-        inner += [layers.Dense(32, use_bias=not norm, **kernel)]
-        inner += [layers.BatchNormalization(momentum=0.9)] if norm else []
-        inner += [layers.ReLU()]
-    return [*inner, layers.Dense(10, activation="softmax", **kernel)]
+def network():
+    hidden = [layers.Dense(32, "relu") for _ in range(2)]
+    return [*hidden, layers.Dense(10, activation="softmax")]
 
 
 class Low(layers.Layer):
@@ -52,12 +48,6 @@ def low_rank():
     return [Low(), layers.ReLU(), layers.Dense(10, activation="softmax")]
 
 
-def warmed(rate):
-    return optimizers.schedules.CosineDecay(
-        1e-6, 400, warmup_target=rate, warmup_steps=60
-    )
-
-
 # (name: optimizer, layers, what is said of the rate, part of the message)
 SAID = {
     "adam-0.5": (
@@ -68,7 +58,6 @@ SAID = {
     ),
     "sgd-1e-5": (lambda: optimizers.SGD(1e-5), network, LOW, "Raise SGD's"),
     "momentum-0.1": (lambda: optimizers.SGD(0.1, 0.9), network, None, ""),
-    "warm-up": (lambda: optimizers.Adam(warmed(1e-2)), network, None, ""),
     "zero-start": (lambda: optimizers.Adam(1e-2), low_rank, None, ""),
 }
 JUDGED = {
