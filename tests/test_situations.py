@@ -367,22 +367,29 @@ def test_a_selection_of_nothing_says_so(tmp_path, said):
     assert "hidden, norm, relu, head" in message
 
 
-@pytest.mark.parametrize(
-    "culprit",
-    ["signals.rows.active_row", "watch.notes._loss_of", "watch.evaluation.spec_of"],
-)
-def test_what_fails_in_a_look_is_left_out(culprit, tmp_path, monkeypatch):
+def failing(culprit, kind, tmp_path, monkeypatch):
+    """The log of a training in which a function of kbn.callbacks fails."""
+
     def fail(*args, **kwargs):
-        raise RuntimeError("no statistics today")
+        raise RuntimeError("no look today")
 
     def train(callbacks):
-        model, x, y = watched_models.sequential()
+        model, x, y = watched_models.KINDS[kind]()
         model.fit(x, y, epochs=2, callbacks=callbacks, **FIT)
         return model
 
     monkeypatch.setattr(f"kbn.callbacks.{culprit}", fail)
     same_weights(train, TrainingMonitor(tmp_path, log_freq="epoch"))
-    assert steps(read_log(tmp_path), "activations/head") == [1, STEPS + 1]
+    return read_log(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "culprit",
+    ["signals.rows.active_row", "watch.notes._loss_of", "watch.tensorflow.spec_of"],
+)
+def test_what_fails_in_a_look_is_left_out(culprit, tmp_path, monkeypatch):
+    log = failing(culprit, "sequential", tmp_path, monkeypatch)
+    assert steps(log, "activations/head") == [1, STEPS + 1]
 
 
 @pytest.mark.parametrize(
@@ -398,19 +405,9 @@ def test_what_fails_in_a_look_is_left_out(culprit, tmp_path, monkeypatch):
 def test_a_look_that_fails_leaves_the_step_to_keras(
     culprit, tmp_path, said, monkeypatch
 ):
-    def fail(*args, **kwargs):
-        raise RuntimeError("no look today")
-
-    def train(callbacks):
-        model, x, y = watched_models.dropout()
-        model.fit(x, y, epochs=2, callbacks=callbacks, **FIT)
-        return model
-
-    monkeypatch.setattr(f"kbn.callbacks.watch.{culprit}", fail)
-    same_weights(train, TrainingMonitor(tmp_path, log_freq="epoch"))
+    log = failing(f"watch.{culprit}", "dropout", tmp_path, monkeypatch)
     (message,) = said()
     assert "no look today" in message or "sees no gradients" in message
-    log = read_log(tmp_path)
     assert steps(log, "Epoch/loss") == [STEPS, 2 * STEPS]
     assert any(tag.startswith("weights/") for tag in log)
 
