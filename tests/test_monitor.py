@@ -363,24 +363,30 @@ def test_an_exception_in_the_model_is_raised_and_leaves_no_trace(mode, monitor):
 # --- what cannot be seen is said, once ---
 
 
-def test_an_own_make_train_function_falls_back(monitor, tmp_path, said):
-    class Own(keras.Model):
-        def make_train_function(self, force=False):
-            super().make_train_function(force)
-            return self.train_function
-
+def of_a_step_that_is_hidden(cls, monitor, tmp_path, said):
+    """What is said of a model whose steps cannot be watched, and that weights are."""
     inputs = keras.Input((6,))
-    model = Own(inputs, watched_models.head(inputs), name="own")
+    model = cls(inputs, watched_models.head(inputs), name="own")
     watched_models.compiled(model)
     x, y = watched_models.rows(6), watched_models.classes()
     for _ in range(2):
         model.fit(x, y, batch_size=BATCH, verbose=0, callbacks=[monitor])
     (message,) = said()
     assert "'own'" in message
-    assert "make_train_function" in message
     log = read_log(tmp_path)
     assert steps(log, "weights/head/bias") == [1, 4, 5, 8]
     assert not any(tag.startswith(("activations", "gradients")) for tag in log)
+    return message
+
+
+def test_an_own_make_train_function_falls_back(monitor, tmp_path, said):
+    class Own(keras.Model):
+        def make_train_function(self, force=False):
+            super().make_train_function(force)
+            return self.train_function
+
+    message = of_a_step_that_is_hidden(Own, monitor, tmp_path, said)
+    assert "make_train_function" in message
 
 
 @needs_tensorflow
@@ -392,17 +398,8 @@ def test_a_train_step_in_a_tf_function_falls_back(monitor, tmp_path, said):
         def train_step(self, data):
             return super().train_step(data)
 
-    inputs = keras.Input((6,))
-    model = Hidden(inputs, watched_models.head(inputs), name="hidden_step")
-    watched_models.compiled(model)
-    x, y = watched_models.rows(6), watched_models.classes()
-    model.fit(x, y, batch_size=BATCH, epochs=3, verbose=0, callbacks=[monitor])
-    (message,) = said()
-    assert "'hidden_step'" in message
+    message = of_a_step_that_is_hidden(Hidden, monitor, tmp_path, said)
     assert "tf.function" in message
-    log = read_log(tmp_path)
-    assert steps(log, "weights/head/bias") == [1, 5, 9, 12]
-    assert not any(tag.startswith(("activations", "gradients")) for tag in log)
 
 
 @needs_tensorflow
