@@ -353,16 +353,21 @@ def trainings(draw):
     return [draw(RECORDS), *entries]
 
 
-@given(trainings())
-def test_same_alerts_in_one_go_and_entry_by_entry(entries):
-    follower = Follower()
+def said_of(follower, entries):
+    """All that is said of entries, in order."""
     told = []
     for entry in entries:
         if isinstance(entry, dict):
             follower.record(entry)
         else:
             told += follower.look(*entry)
-    told += follower.end()
+    return told
+
+
+@given(trainings())
+def test_same_alerts_in_one_go_and_entry_by_entry(entries):
+    follower = Follower()
+    told = [*said_of(follower, entries), *follower.end()]
     assert follower.failures == {}
     assert alerts_of(entries) == follower.alerts
     raised = [alert for alert in told if alert.is_open]
@@ -394,19 +399,8 @@ def test_order_of_tags_does_not_matter(entries, random):
 @given(trainings(), st.data())
 def test_what_is_still_to_come_does_not_change_what_was_said(entries, data):
     cut = data.draw(st.integers(0, len(entries)))
-
-    def raised(entries):
-        follower = Follower()
-        told = []
-        for entry in entries:
-            if isinstance(entry, dict):
-                follower.record(entry)
-            else:
-                told += follower.look(*entry)
-        return told
-
-    early = raised(entries[:cut])
-    assert raised(entries)[: len(early)] == early
+    early = said_of(Follower(), entries[:cut])
+    assert said_of(Follower(), entries)[: len(early)] == early
 
 
 # --- the alert itself ---
