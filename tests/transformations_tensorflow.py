@@ -134,38 +134,41 @@ def _(layer_class):
     return outer.gradient(norm, weights(layer))
 
 
-@row("tf.while_loop, gradient through it")
-def _(layer_class, training):
-    layer, x = built(layer_class), example(SHAPE)
+def through(layer, run):
+    """Of a traced step that calls the layer in `run`: its gradients, and statistics."""
 
     @tf.function
     def step(x):
         with tf.GradientTape() as tape:
             tape.watch(x)
-            y = x
-            for _ in tf.range(3):
-                y = layer(y, training=training) * 1.5
-            loss = tf.reduce_sum(y**3)
+            loss = tf.reduce_sum(run(x) ** 3)
         return tape.gradient(loss, [x, *weights(layer)])
 
-    return step(x), statistics(layer)
+    return step(example(SHAPE)), statistics(layer)
+
+
+@row("tf.while_loop, gradient through it")
+def _(layer_class, training):
+    layer = built(layer_class)
+
+    def run(y):
+        for _ in tf.range(3):
+            y = layer(y, training=training) * 1.5
+        return y
+
+    return through(layer, run)
 
 
 @row("tf.cond, gradient through it")
 def _(layer_class, training):
-    layer, x = built(layer_class), example(SHAPE)
+    layer = built(layer_class)
 
-    @tf.function
-    def step(x):
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            y = tf.cond(
-                tf.reduce_sum(x) > 0, lambda: layer(x, training=training), lambda: x
-            )
-            loss = tf.reduce_sum(y**3)
-        return tape.gradient(loss, [x, *weights(layer)])
+    def run(x):
+        return tf.cond(
+            tf.reduce_sum(x) > 0, lambda: layer(x, training=training), lambda: x
+        )
 
-    return step(x), statistics(layer)
+    return through(layer, run)
 
 
 @row("tf.recompute_grad")
