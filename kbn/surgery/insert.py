@@ -12,9 +12,8 @@ from kbn.layer import BatchNormalization
 from kbn.momentum import fitting_momentum
 from kbn.surgery import absorb, batches, compiling, copying, graph, statistics
 from kbn.surgery.exchange import Ours, Theirs
-from kbn.surgery.graph import Call, Layer
+from kbn.surgery.graph import Call, Layer, Wiring
 from kbn.surgery.remaking import from_config
-from kbn.surgery.wiring import Wiring
 
 
 def insert_batch_norm(

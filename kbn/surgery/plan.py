@@ -13,8 +13,7 @@ from keras import layers
 from kbn.surgery import absorb, graph
 from kbn.surgery.absorb import Affine, Inexact, Taken, of_batch_norm
 from kbn.surgery.exchange import Ours, Theirs
-from kbn.surgery.graph import Call, Layer
-from kbn.surgery.wiring import Wiring
+from kbn.surgery.graph import Call, Layer, Wiring
 
 # Means over all places: that of an affine map is the map of the mean.
 MEANS = (
