@@ -65,10 +65,9 @@ def _of_batches(x: Any, y: Any, weights: Any, count: int) -> Examples:
             "miss what is read here. Pass arrays, a tf.data.Dataset, a PyDataset or a "
             "DataLoader."
         )
-    found = items(x) if isinstance(x, keras.utils.PyDataset) else x
     batches = [
         tree.map_structure(_array, keras.utils.unpack_x_y_sample_weight(batch))
-        for batch in itertools.islice(found, count)
+        for batch in itertools.islice(items(x), count)
     ]
     if not batches:
         raise ValueError(f"kbn.check received a {kind} without a batch.")

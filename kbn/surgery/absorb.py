@@ -154,12 +154,12 @@ def before(layer: Layer, taken: Taken, affine: Affine) -> Taken:
     weights = dict(taken.weights)
     if isinstance(layer, DEPTHWISE):
         kernel = weights["kernel"]  # (window, C, multiplier)
-        moved = _summed(kernel * shift[:, None], 2).reshape(-1)
+        moved = _summed(kernel * shift[:, None]).reshape(-1)
         weights["kernel"] = kernel * scale[:, None]
     elif isinstance(layer, SEPARABLE):
         kernel = weights["depthwise_kernel"]
-        moved = _summed(kernel * shift[:, None], 2).reshape(-1)
-        moved = moved @ _summed(weights["pointwise_kernel"], 2)
+        moved = _summed(kernel * shift[:, None]).reshape(-1)
+        moved = moved @ _summed(weights["pointwise_kernel"])
         weights["depthwise_kernel"] = kernel * scale[:, None]
     else:
         kernel = weights["kernel"]  # (window, C / groups, filters)
@@ -169,7 +169,7 @@ def before(layer: Layer, taken: Taken, affine: Affine) -> Taken:
             each = kernel.shape[-1] // groups
             return np.repeat(values.reshape(groups, -1), each, axis=0).T
 
-        moved = _summed(kernel * grouped(shift), 2).sum(axis=0)
+        moved = _summed(kernel * grouped(shift)).sum(axis=0)
         weights["kernel"] = kernel * grouped(scale)
     weights["bias"] = weights.get("bias", 0) + moved
     return Taken(weights, {**taken.changes, "use_bias": True})
@@ -202,9 +202,9 @@ def bias_goes_astray() -> bool:
     return float(added[0, 0, 1]) != 0
 
 
-def _summed(kernel: Array, last: int) -> Array:
-    """The sum over the window: all axes but the `last` ones."""
-    return kernel.sum(axis=tuple(range(kernel.ndim - last)))
+def _summed(kernel: Array) -> Array:
+    """The sum over the window: all axes but the last two."""
+    return kernel.sum(axis=tuple(range(kernel.ndim - 2)))
 
 
 def _channels(layer: Layer, rank: int) -> int:

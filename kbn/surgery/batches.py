@@ -40,9 +40,9 @@ class Batches:
                     "several inputs; batches may be given as a list of tuples (x,)."
                 )
             self._read, there = self._cut, -(-lengths.pop() // self._batch_size)
-        elif isinstance(data, keras.utils.PyDataset):
-            self._read, there = self._items, length(data)
-        elif isinstance(data, Iterable) and not isinstance(data, str | bytes):
+        elif isinstance(data, keras.utils.PyDataset | Iterable) and not isinstance(
+            data, str | bytes
+        ):
             self._read, there = self._elements, length(data)
             # A tf.data.Dataset is no iterator, and made only to be asked it would read.
             self.is_iterator = isinstance(data, Iterator)
@@ -82,12 +82,8 @@ class Batches:
             parts = [_rows(array, start, stop) for array in arrays]
             yield keras.tree.pack_sequence_as(self._data, parts)
 
-    def _items(self) -> Iterator[Inputs]:
-        for batch in items(self._data):
-            yield keras.utils.unpack_x_y_sample_weight(batch)[0]
-
     def _elements(self) -> Iterator[Inputs]:
-        for batch in self._data:
+        for batch in items(self._data):
             yield keras.utils.unpack_x_y_sample_weight(batch)[0]
 
 
@@ -117,10 +113,12 @@ def _is_arrays(data: Any) -> bool:
 
 
 def items(data: Any) -> Iterator[Any]:
-    """The batches of a PyDataset, without on_epoch_end, where it may shuffle itself."""
+    """Its batches: of a PyDataset without on_epoch_end, where it may shuffle itself."""
+    if not isinstance(data, keras.utils.PyDataset):
+        return iter(data)
     known = data.num_batches
-    for number in itertools.count() if known is None else range(known):
-        yield data[number]
+    numbers = itertools.count() if known is None else range(known)
+    return (data[number] for number in numbers)
 
 
 def length(data: Any) -> int | None:

@@ -21,7 +21,8 @@ def compile_like(model: Any, twin: Any, layers: dict[Layer, Layer] | None) -> No
     """
     if not getattr(model, "compiled", False):
         return
-    settings = _settings(model)
+    is_own = type(model).compile is not keras.Model.compile
+    settings = None if is_own else private.compile_settings(model)
     if settings is None:
         _log.warning(
             "The copy of '%s' is not compiled: its compile() is its own.", model.name
@@ -47,13 +48,6 @@ def forget_functions(model: Layer) -> None:
             layer.train_function = None
             layer.test_function = None
             layer.predict_function = None
-
-
-def _settings(model: Any) -> dict[str, Any] | None:
-    """The arguments of `compile`, as objects; None where it is not Keras' own."""
-    if type(model).compile is not keras.Model.compile:
-        return None
-    return private.compile_settings(model)
 
 
 def copied(value: Any) -> Any:
