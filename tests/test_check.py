@@ -11,7 +11,7 @@ import kbn
 from kbn.callbacks.alerts.follow import Follower
 from kbn.callbacks.check import examples, rules
 from kbn.callbacks.check.labels import faults
-from kbn.callbacks.check.table import Check, Line
+from kbn.callbacks.check.lines import Check, Line
 from kbn.callbacks.watch.targets import Supervision, progress
 
 BACKEND = keras.backend.backend()

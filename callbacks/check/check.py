@@ -17,8 +17,7 @@ from ..watch.tensors import tensor
 from . import examples, rules, trial
 from .examples import Examples
 from .labels import misfits
-from .lines import Facts, lines
-from .table import Check
+from .lines import Check, Facts, lines
 
 PLACES = {"x": "inputs", "y": "targets"}
 

@@ -16,7 +16,6 @@ color:var(--ink);font:15px/1.45 system-ui,sans-serif;overflow-wrap:anywhere;
 &.page{margin:0 auto;max-width:1180px;padding:16px 20px 60px;background:var(--bg)}
 h1{font-size:1.15rem;margin:.2em 0;color:var(--dim);font-weight:600}
 h2{font-size:1.05rem;margin:1.3em 0 .5em;border-bottom:1px solid var(--rule)}
-h3{font-size:.95rem;margin:1.4em 0 .4em}
 .verdict{font-size:1.35rem;line-height:1.3;font-weight:650;margin:.3em 0 .6em;
 padding:.5em .7em;border-left:6px solid currentColor;background:var(--card)}
 .critical{color:var(--critical)}.warning{color:var(--warning)}.info{color:var(--info)}
