@@ -29,16 +29,7 @@ if __name__ == "callbacks":
         "kbn.callbacks."
     )
 
-__all__ = [
-    "Alert",
-    "Remedy",
-    "Report",
-    "TrainingAlert",
-    "TrainingMonitor",
-    "UpdateBatchNormStats",
-    "rules",
-    "sinks",
-]
+__all__ = [*HOMES, "rules", "sinks"]
 
 
 def __dir__() -> list[str]:

@@ -25,23 +25,6 @@ BatchNorm = BatchNormalization
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "BatchNorm",
-    "BatchNormalization",
-    "__version__",
-    "callbacks",
-    "capture",
-    "check",
-    "convert_batch_norm",
-    "fold_batch_norm",
-    "freeze_batch_norm",
-    "from_torch_batch_norm",
-    "insert_batch_norm",
-    "to_torch_batch_norm",
-    "unfreeze_batch_norm",
-    "update_bn_stats",
-]
-
 # {name: its module}, imported at their first use: `import kbn` stays cheap.
 _HOMES = {
     "capture": "callbacks.capture",
@@ -55,6 +38,7 @@ _HOMES = {
     "unfreeze_batch_norm": "surgery.freeze",
     "update_bn_stats": "surgery.statistics",
 }
+__all__ = ["BatchNorm", "BatchNormalization", "__version__", "callbacks", *_HOMES]
 
 
 def __dir__() -> list[str]:
