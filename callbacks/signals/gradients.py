@@ -292,15 +292,14 @@ def _by_loss(view: View) -> Iterable[list[tuple[str, float]]]:
 
     Apart for each call of an optimizer: the losses of a GAN are not of one size.
     """
-    record = view.record
-    kernels = view.under(gradient_rms)
-    alike = [path for path in kernels if _compares(path, view)]
+    record, kernels = view.record, view.under(gradient_rms)
+    alike = [
+        path
+        for path in kernels
+        if record.is_kernel(path) and not ATTENTION & {*path.split("/")}
+    ]
     alike.sort(key=lambda path: (record.position(path), path))
     calls: dict[int, list[tuple[str, float]]] = {}
     for path in alike:
         calls.setdefault(record.call(path), []).append((path, kernels[path]))
     return calls.values()
-
-
-def _compares(path: str, view: View) -> bool:
-    return view.record.is_kernel(path) and not ATTENTION & {*path.split("/")}

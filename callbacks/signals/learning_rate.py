@@ -25,11 +25,7 @@ TIGHT = 100.0  # times that gradients are above what they are clipped to
 
 
 class _OfRate(Rule):
-    """What both rules measure.
-
-    u = ||w_after - w_before|| / ||w_0|| of a step, the median over the kernels that an
-    optimizer trains; see `update_from_init`.
-    """
+    """What both rules measure: the u of `LearningRateTooHigh`."""
 
     reads: ClassVar = (
         update_from_init,
