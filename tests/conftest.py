@@ -140,7 +140,6 @@ ONE_ROW_IN = {
     "test_rules_on_where_statistics_come_from": 6,
     "test_saved_model_serves_the_same": ONLY_THE_FIRST,
     "test_share_is_that_of_the_layer_itself": ONLY_THE_FIRST,
-    "test_small_batches_are_named_at_once": ONLY_THE_FIRST,
     "test_softmax_for_logits_is_told_where_keras_does_not_undo_it": ONLY_THE_FIRST,
     "test_summed_loss_of_an_own_step_is_no_explosion": ONLY_THE_FIRST,
     "test_synchronized_replicas_equal_one": ONLY_THE_FIRST,

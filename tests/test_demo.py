@@ -224,11 +224,8 @@ def test_logs_hold_histograms_of_every_step_that_is_due(shown, run):
         assert steps == [s for s in range(1, STEPS + 1) if demo.is_logged(s)]
 
 
-def test_output_names_picture_and_tensorboard_line(shown):
-    assert f"Picture:      {shown.out / show.PICTURE}\n" in shown.output
-
-
 def test_demo_ends_with_a_report_of_both_runs(shown):
+    assert f"Picture:      {shown.out / show.PICTURE}\n" in shown.output
     page = shown.out / show.REPORT
     assert f"Report:       {page}\n" in shown.output
     text = page.read_text(encoding="utf-8")
