@@ -1332,20 +1332,3 @@ def test_own_rule_needs_a_name_tags_and_readings():
     (alert,) = alerts_of([DENSE, *series("loss/train", 11, 12)], [HighLoss()])
     assert (alert.rule, alert.where, alert.value) == ("high_loss", "net", 12)
     assert alert.message == "The loss of a step is above 10."
-
-
-NAMES = """
-non_finite_data non_finite loss_scale_collapse
-exploding_gradient vanishing_gradient gradient_imbalance update_ratio_high
-unchanged_weight dead_relu saturated poor_init
-weight_drift weight_explosion learning_rate_too_high learning_rate_too_low
-schedule_length loss_spike overfit bn_train_eval_gap
-bn_stats_cold bn_not_updated bn_collapsed
-bn_small_batch input_scale output_mismatch
-not_shuffled not_learning collapsed target_scale class_imbalance
-zero_weights skewed strong_decay
-"""
-
-
-def test_names_are_the_public_ones():
-    assert {one.name for one in DEFAULT} == {*NAMES.split()}
