@@ -9,11 +9,7 @@ if keras.backend.backend() != "tensorflow":
 
 import tensorflow as tf
 
-from kbn.callbacks.watch.pruned import (
-    CannotBeRepeatedError,
-    PrunedStep,
-    arguments_of,
-)
+from kbn.callbacks.watch.pruned import CannotBeRepeatedError, PrunedStep, arguments_of
 
 
 def traced(step, *specs):

@@ -16,12 +16,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from kbn.callbacks import TrainingMonitor
 from kbn.callbacks.log.layout import Layout
 from kbn.callbacks.signals import registry, subjects
-from kbn.callbacks.signals.registry import (
-    REGISTRY,
-    Chart,
-    Guide,
-    Signal,
-)
+from kbn.callbacks.signals.registry import REGISTRY, Chart, Guide, Signal
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 

@@ -25,14 +25,7 @@ from kbn.callbacks.report import charts, comparison, health, story
 from kbn.callbacks.report.configuration import duration
 from kbn.callbacks.report.course import SHARES, Course, columns, quantiles_of
 from kbn.callbacks.report.text import sparkline
-from kbn.callbacks.report.tree import (
-    Charts,
-    Curves,
-    Line,
-    Section,
-    Table,
-    printable,
-)
+from kbn.callbacks.report.tree import Charts, Curves, Line, Section, Table, printable
 from kbn.callbacks.signals import registry
 from kbn.callbacks.signals.record import Record
 from kbn.callbacks.signals.statistics import histograms, summarize

@@ -9,17 +9,7 @@ from .health import Health
 from .heat import heat_map
 from .run_report import measure
 from .style import CSS
-from .tree import (
-    LEVELS,
-    Alerts,
-    Cell,
-    Charts,
-    Part,
-    Section,
-    Settings,
-    Story,
-    Table,
-)
+from .tree import LEVELS, Alerts, Cell, Charts, Part, Section, Settings, Story, Table
 
 SHOWN = 8  # runs of which all is shown, so that a page stays small
 ROOMY = 4  # runs that are unfolded

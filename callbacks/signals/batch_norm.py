@@ -12,13 +12,7 @@ import numpy as np
 
 from kbn.momentum import fitting_momentum
 
-from .loss import (
-    above,
-    epoch_loss,
-    epoch_validation_loss,
-    train_eval_gap,
-    train_loss,
-)
+from .loss import above, epoch_loss, epoch_validation_loss, train_eval_gap, train_loss
 from .registry import Chart, Guide, signal
 from .remedy import Remedy, ask
 from .rule import LASTING, Reading, Rule
