@@ -331,14 +331,10 @@ def endless():
     return itertools.cycle([np.ones((2, FEATURES), "float32"), data(3)[0]])
 
 
-def endless_tensorflow_data():
-    return tensorflow_data(data(20)[0], labels=False).repeat()
-
-
 ENDLESS = {
     "generator": endless,
     "PyDataset": lambda: Listed(cut(data(31)[0]), size=None),
-    "tf.data": endless_tensorflow_data,
+    "tf.data": lambda: tensorflow_data(data(20)[0], labels=False).repeat(),
 }
 
 
