@@ -358,24 +358,6 @@ def _renew(view: View, where: str) -> Remedy:
     )
 
 
-def _warm_up(view: View, where: str) -> Remedy:
-    """What leaves nothing of the start: of loaded statistics, what renews them."""
-    renew, norm = _renew(view, where), view.record.batch_norm(where)
-    momentum, is_done = norm.get("momentum"), renew.kind == "replace"
-    if is_done or momentum is None or norm.get("warmup") or not norm.get("is_fresh"):
-        return renew
-    other = RECOMPUTE
-    if renew.kind == "layer":
-        other = f"lower momentum={momentum:g} to {renew.new:g}"
-    return Remedy(
-        "replace",
-        "BatchNorm",
-        tuple(_trained(view)),
-        old=float(momentum),
-        words=f"Use kbn.BatchNorm(warmup=True), or {other}.",
-    )
-
-
 def _renewed(view: View, where: str) -> str:
     """How much an epoch renews: a sentence that begins with a space, or nothing."""
     norm, steps = view.record.batch_norm(where), view.record.steps_per_epoch
@@ -570,7 +552,22 @@ class BnStatsCold(Rule):
 
     def remedy(self, reading: Reading, view: View) -> Remedy:
         """Let batch norm warm up, which leaves nothing of the start in it."""
-        return _warm_up(view, reading.where)
+        where = reading.where
+        renew, norm = _renew(view, where), view.record.batch_norm(where)
+        momentum, is_done = norm.get("momentum"), renew.kind == "replace"
+        is_loaded = not norm.get("is_fresh")
+        if is_done or momentum is None or norm.get("warmup") or is_loaded:
+            return renew
+        other = RECOMPUTE
+        if renew.kind == "layer":
+            other = f"lower momentum={momentum:g} to {renew.new:g}"
+        return Remedy(
+            "replace",
+            "BatchNorm",
+            tuple(_trained(view)),
+            old=float(momentum),
+            words=f"Use kbn.BatchNorm(warmup=True), or {other}.",
+        )
 
 
 @dataclass(frozen=True)
