@@ -4,6 +4,7 @@ import functools
 import math
 from collections import deque
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -51,6 +52,7 @@ class Series:
             self.early.append(point)
 
 
+@dataclass(eq=False, repr=False)
 class View:
     """One entry of a training, and what was kept of the entries before.
 
@@ -60,21 +62,12 @@ class View:
     for its tag or prefix.
     """
 
-    def __init__(
-        self,
-        step: int,
-        scalars: Mapping[str, float],
-        grouped: Mapping[str, Mapping[str, float]],
-        epoch: int | None,
-        record: Record,
-        memory: "Memory",
-    ) -> None:
-        self.step = step
-        self.scalars = scalars
-        self.record = record
-        self.epoch = epoch
-        self._grouped = grouped
-        self._memory = memory
+    step: int
+    scalars: Mapping[str, float]
+    _grouped: Mapping[str, Mapping[str, float]]
+    epoch: int | None
+    record: Record
+    _memory: "Memory"
 
     @functools.cached_property
     def is_of_epoch(self) -> bool:
