@@ -267,8 +267,6 @@ def _below(
 def _spots(axes: Axes, told: Sequence[tuple[str, Course]], chart: Curves) -> str:
     """Upright strips that tell on hover what lies there."""
     steps = np.unique(np.concatenate([course.steps for _, course in told]))
-    if not len(steps):
-        return ""
     chosen = steps[np.unique(np.linspace(0, len(steps) - 1, SPOTS).astype(int))]
     x = axes.right(chosen)
     edges = [LEFT, *((x[1:] + x[:-1]) / 2), WIDTH - RIGHT]

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from .guessing import FAR_BELOW, LossCourse
+from .guessing import FAR_BELOW, KEEPS, LossCourse
 from .loss import epoch_loss
 from .remedy import Remedy, ask, rate_at
 from .rule import Reading, Rule
@@ -33,7 +33,7 @@ class StrongDecay(Rule):
     steps: int = 100
 
     reads: ClassVar = (epoch_loss,)
-    keeps: ClassVar = LossCourse.keeps
+    keeps: ClassVar = KEEPS
 
     def readings(self, view: View) -> Iterable[Reading]:
         course = LossCourse(view)

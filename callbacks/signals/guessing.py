@@ -53,7 +53,8 @@ MUCH, LITTLE = 0.8, 0.2  # rates of dropout: too much, and one to go to
 VAGUE = 0.1  # of the guess, by which a penalty fell within an epoch
 SAME = 0.1  # spread of the outputs, below which all examples get one answer
 
-_KEEPS: dict[Tag, int] = {
+# What a rule is to keep for `LossCourse`.
+KEEPS: dict[Tag, int] = {
     epoch_metric: EPOCHS,
     learning_rate: 1,
     train_eval_gap: 1,
@@ -67,15 +68,11 @@ _KEEPS: dict[Tag, int] = {
 class LossCourse:
     """The losses of one output, an epoch each, beside what guessing would give.
 
-    `keeps`: what a rule is to keep for it.
-
     `name`: "" of the whole model. `validation`: None where an epoch has none. `error`:
     of `guess`, which is None where it is not known. `is_constant`: whether all examples
     of the last look got one answer. Penalties are taken off; the training loss of an
     epoch in which they fell far is taken to be that of validation.
     """
-
-    keeps: Mapping[Tag, int] = _KEEPS
 
     def __init__(self, view: View, head: Mapping[str, Any] | None = None) -> None:
         self.view, self.head = view, head or {}
@@ -163,7 +160,7 @@ class NotLearning(Rule):
     steps: int = 100
 
     reads: ClassVar = (epoch_loss,)
-    keeps: ClassVar = _KEEPS | {share_of_largest: 1, global_norm: 1}
+    keeps: ClassVar = KEEPS | {share_of_largest: 1, global_norm: 1}
 
     def readings(self, view: View) -> Iterable[Reading]:
         if is_rising(view):
@@ -268,7 +265,7 @@ class TargetScale(Rule):
     scale: float = 20.0
 
     reads: ClassVar = (epoch_loss,)
-    keeps: ClassVar = _KEEPS
+    keeps: ClassVar = KEEPS
 
     def readings(self, view: View) -> Iterable[Reading]:
         for course in courses(view):
@@ -335,7 +332,7 @@ class ClassImbalance(Rule):
     share: float = 0.9
 
     reads: ClassVar = (epoch_loss, share_of_largest)
-    keeps: ClassVar = _KEEPS
+    keeps: ClassVar = KEEPS
 
     def readings(self, view: View) -> Iterable[Reading]:
         for head in view.record.heads:
@@ -407,7 +404,7 @@ class Overfit(Rule):
     epochs: int = 3
 
     reads: ClassVar = (epoch_validation_loss,)
-    keeps: ClassVar = _KEEPS
+    keeps: ClassVar = KEEPS
     is_of_model: ClassVar = True
 
     def readings(self, view: View) -> Iterable[Reading]:

@@ -174,8 +174,6 @@ class LossSpike(Rule):
 
     def readings(self, view: View) -> Iterable[Reading]:
         tag = epoch_loss if epoch_loss in view else train_loss
-        if tag not in view:
-            return
         past = [x for x in view.past(tag, last=self.looks) if math.isfinite(x)]
         first = view.first(tag)
         if len(past) >= min(3, self.looks) and first is not None:

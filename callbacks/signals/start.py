@@ -102,18 +102,14 @@ class PoorInit(Rule):
 
     def _kernels(self, view: View) -> Iterable[Reading]:
         for path, std in view.under(weight_std).items():
-            shape, layer = view.record.shape(path), view.record.layer(path)
-            if shape is None or shape[-1] < 2 or layer.get("is_output"):
+            shape = view.record.shape(path) or [0]
+            is_output = view.record.layer(path).get("is_output")
+            if shape[-1] < 2 or is_output or not view.record.is_kernel(path):
                 continue
-            if not view.record.is_kernel(path):
-                continue
+            now = view.get(weight_spread.tag_of(path))
             # Neither of them is logged of a kernel that began without spread, and the
             # distance is not of one that began with zeros.
-            is_equal = (
-                weight_spread.tag_of(path) not in view
-                and distance_from_init.tag_of(path) in view
-            )
-            now = view.get(weight_spread.tag_of(path))
+            is_equal = now is None and distance_from_init.tag_of(path) in view
             if now is not None:  # the step has been taken
                 std = std / now if now else math.inf
             yield Reading(path, 0.0 if is_equal else std, self.spread, below=True)
