@@ -135,20 +135,13 @@ def test_unique_names():
     assert unique_names(pairs) == {"a": 1, "b": 2, "a_1": 3, "a_1_1": 4, "a_2": 5}
 
 
-class Sighting:
-    """A CallLog outside of any graph."""
-
-    def __new__(cls):
-        return CallLog(lambda: None)
-
-
 @needs_tensorflow
 def test_seeing_overrides_the_instances_and_restores_them():
     model, x, _ = watched_models.sequential()
     own = model.layers[2].call
     object.__setattr__(model.layers[2], "call", own)  # another tool's override
     before = [dict(vars(layer)) for layer in [*model.layers, model.optimizer]]
-    seen = Sighting()
+    seen = CallLog(lambda: None)  # outside of any graph
     watching = seeing(
         Inventory(model).layers,
         Inventory(model).optimizers,

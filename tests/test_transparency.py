@@ -122,14 +122,16 @@ def state(model):
     return arrays
 
 
-def assert_same_bits(array, expected, path=""):
-    array, expected = np.atleast_1d(array), np.atleast_1d(expected)
-    if np.issubdtype(array.dtype, np.floating):
-        # A NaN is a NaN: its sign is that of the operand which came first.
-        both = np.isnan(array) & np.isnan(expected)
-        array, expected = np.where(both, 0, array), np.where(both, 0, expected)
-    bits = f"u{array.dtype.itemsize}"  # as values, -0.0 equals 0.0
-    np.testing.assert_array_equal(array.view(bits), expected.view(bits), err_msg=path)
+def assert_same_bits(arrays, expected):
+    """Of {path: array}."""
+    for path, array in arrays.items():
+        array, other = np.atleast_1d(array), np.atleast_1d(expected[path])
+        if np.issubdtype(array.dtype, np.floating):
+            # A NaN is a NaN: its sign is that of the operand which came first.
+            both = np.isnan(array) & np.isnan(other)
+            array, other = np.where(both, 0, array), np.where(both, 0, other)
+        bits = f"u{array.dtype.itemsize}"  # as values, -0.0 equals 0.0
+        np.testing.assert_array_equal(array.view(bits), other.view(bits), err_msg=path)
 
 
 @pytest.mark.parametrize("case", MATRIX, ids=str)
@@ -147,8 +149,7 @@ def test_watching_changes_no_bit(case, tmp_path, caplog):
     arrays |= {name: np.array(x) for name, x in watched_losses.items()}
     expected |= {name: np.array(x) for name, x in losses.items()}
     assert arrays.keys() == expected.keys()
-    for path, array in arrays.items():
-        assert_same_bits(array, expected[path], path)
+    assert_same_bits(arrays, expected)
     looked_at = {tag.split("/")[0] for tag in read_log(tmp_path)}
     assert {*monitor.watch} - {"batch_norm"} <= looked_at
 
@@ -198,8 +199,7 @@ def test_a_python_function_called_eagerly_is_called_as_often(tmp_path):
     monitor = TrainingMonitor(tmp_path, log_freq=2)
     arrays, _ = stateful(watched, [monitor], run_eagerly=True)
     assert watched.calls == free.calls
-    for path, array in arrays.items():
-        assert_same_bits(array, expected[path], path)
+    assert_same_bits(arrays, expected)
 
 
 @needs_tensorflow
@@ -294,8 +294,7 @@ def test_state_of_a_function_or_of_python_keeps_its_bits(kind, mode, before, tmp
     (expected, losses), free = train([])
     (arrays, watched), layer = train([TrainingMonitor(tmp_path, log_freq=2)])
     assert arrays.keys() == expected.keys()
-    for path, array in arrays.items():
-        assert_same_bits(array, expected[path], path)
+    assert_same_bits(arrays, expected)
     assert watched == losses
     if kind == "Tracing":
         assert (layer.traces, layer.factor) == (free.traces, free.factor)
@@ -394,8 +393,7 @@ def test_data_of_every_kind_come_back_as_they_were(kind, mode, tmp_path):
 
     expected = train([])
     arrays = train([TrainingMonitor(tmp_path, log_freq=2)])
-    for path, array in arrays.items():
-        assert_same_bits(array, expected[path], path)
+    assert_same_bits(arrays, expected)
     assert any(tag.startswith("gradients/") for tag in read_log(tmp_path))
 
 
@@ -423,9 +421,8 @@ def test_the_matrix_meets_every_pair_of_modes():
 
 def test_a_difference_of_one_bit_is_found():
     array = np.array([0.0, 1.0], "float32")
-    assert_same_bits(array, array.copy())
-    with pytest.raises(AssertionError):
-        assert_same_bits(array, np.array([-0.0, 1.0], "float32"))
-    with pytest.raises(AssertionError):
-        assert_same_bits(array, np.nextafter(array, 2))
+    assert_same_bits({"": array}, {"": array.copy()})
+    for other in (np.array([-0.0, 1.0], "float32"), np.nextafter(array, 2)):
+        with pytest.raises(AssertionError):
+            assert_same_bits({"": array}, {"": other})
     assert Case("gan", "eager", data="generator").__str__() == "gan-eager-generator"

@@ -53,14 +53,11 @@ class Seen(keras.callbacks.Callback):
         super().__init__()
         self.validated, self.epochs = [], []
 
-    def statistics(self):
-        return statistics(self.model)
-
     def on_test_begin(self, logs=None):
-        self.validated.append(self.statistics())
+        self.validated.append(statistics(self.model))
 
     def on_epoch_end(self, epoch, logs=None):
-        self.epochs.append(self.statistics())
+        self.epochs.append(statistics(self.model))
 
 
 @pytest.mark.parametrize(
@@ -68,7 +65,7 @@ class Seen(keras.callbacks.Callback):
     [("Keras", False, False), ("kbn", True, False), ("kbn", False, True)],
 )
 def test_callback_disturbs_no_training(layer, restore, exact):
-    alone, alone_seen = None, Seen()
+    alone_seen = Seen()
     alone, history = trained(layer, [alone_seen])
     x, _ = data(32)
     seen = Seen()
@@ -90,7 +87,7 @@ def test_callback_disturbs_no_training(layer, restore, exact):
         expected = alone_seen.epochs if restore else seen.validated
         for old, new in zip(expected[number], epoch, strict=True):
             np.testing.assert_array_equal(old, new)
-    left = seen.statistics()
+    left = statistics(model)
     again = keras.models.clone_model(model)
     again.set_weights(model.get_weights())
     kbn.update_bn_stats(again, x, exact=exact, batch_size=8, verbose=0)
