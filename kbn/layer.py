@@ -196,14 +196,12 @@ class BatchNormalization(keras.layers.Layer):
         dtype = wide_dtype(self.variable_dtype)
 
         def add(name: str, initializer: Any, **options: Any) -> Any:
-            settings = {"shape": shape, "dtype": dtype, **options}
-            trainable = name in ("gamma", "beta")
             return self.add_weight(
                 name=name,
                 initializer=initializer,
-                trainable=trainable,
+                trainable=name in ("gamma", "beta"),
                 autocast=False,
-                **settings,
+                **{"shape": shape, "dtype": dtype, **options},
             )
 
         if self.scale:
@@ -302,14 +300,8 @@ class BatchNormalization(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """The arguments; those that Keras' layer lacks only where they are set."""
-        own: dict[str, Any] = {}
-        for name in ("unbiased", "warmup"):
-            if getattr(self, name):
-                own[name] = True
-        if self.virtual_batch_size is not None:
-            own["virtual_batch_size"] = self.virtual_batch_size
-        if self.freeze_statistics:
-            own["freeze_statistics"] = True
+        names = ("unbiased", "warmup", "virtual_batch_size", "freeze_statistics")
+        own = {name: value for name in names if (value := getattr(self, name))}
         return {
             **super().get_config(),
             "axis": self.axis,

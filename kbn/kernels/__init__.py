@@ -39,8 +39,9 @@ it was given.
 
 import keras
 
+from kbn.kernels.reference import average_replicas, read, switch, where
+
 if keras.backend.backend() == "tensorflow":
-    from kbn.kernels.reference import where
     from kbn.kernels.tensorflow import (
         average_replicas,
         normalize_batch,
@@ -50,19 +51,10 @@ if keras.backend.backend() == "tensorflow":
     )
 elif keras.backend.backend() == "jax":
     from kbn.kernels.jax import normalize_batch, normalize_fixed
-    from kbn.kernels.reference import average_replicas, read, switch, where
 elif keras.backend.backend() == "torch":
-    from kbn.kernels.reference import average_replicas, read, switch
     from kbn.kernels.torch import normalize_batch, normalize_fixed, where
 else:
-    from kbn.kernels.reference import (
-        average_replicas,
-        normalize_batch,
-        normalize_fixed,
-        read,
-        switch,
-        where,
-    )
+    from kbn.kernels.reference import normalize_batch, normalize_fixed
 
 __all__ = [
     "average_replicas",
