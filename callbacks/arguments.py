@@ -33,11 +33,9 @@ def check(
     if not is_word and not callable(log_freq) and not _is_count(log_freq):
         rule = 'log_freq must be "auto", "epoch", an integer from 1 (steps), or a '
         refuse("log_freq", log_freq, f"{rule}function step -> bool.")
-    rule = f"watch must be a tuple of some of {WATCHABLE}."
-    if isinstance(watch, str) or not isinstance(watch, Iterable):
-        refuse("watch", watch, rule)
-    if any(name not in WATCHABLE for name in watch):
-        refuse("watch", watch, rule)
+    is_list = isinstance(watch, Iterable) and not isinstance(watch, str)
+    if not is_list or any(name not in WATCHABLE for name in watch):
+        refuse("watch", watch, f"watch must be a tuple of some of {WATCHABLE}.")
     check_layers(layers, "TrainingMonitor")
     if not _is_count(sample_size):
         refuse("sample_size", sample_size, "sample_size must be an integer from 1.")
