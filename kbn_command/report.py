@@ -33,11 +33,7 @@ class Requirement(NamedTuple):
     bound: float
 
     def is_met(self, last: Mapping[str, float]) -> bool:
-        """Whether it is; a NaN never is.
-
-        Raises:
-            KeyError: No epoch has logged the metric.
-        """
+        """Whether it is; a NaN never is. A KeyError: no epoch has logged the metric."""
         return bool(COMPARED[self.sign](last[self.metric], self.bound))
 
 

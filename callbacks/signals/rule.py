@@ -86,11 +86,7 @@ class Rule(abc.ABC):
             cls.title = cls.name.replace("_", " ")
 
     def __post_init__(self) -> None:
-        """Check the arguments: numbers above 0; `patience` counts steps.
-
-        Raises:
-            ValueError: One is not.
-        """
+        """Check the arguments: numbers above 0; `patience` counts steps."""
         # Only the rules here are dataclasses: a user's own has what arguments it likes.
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)

@@ -54,11 +54,7 @@ class Taken(NamedTuple):
 
 
 def of_batch_norm(layer: Layer, shape: tuple[int | None, ...]) -> Affine:
-    """The map that a batch norm is in inference, for inputs of `shape`.
-
-    Raises:
-        Inexact: Its statistics are not finite.
-    """
+    """The map that a batch norm is for inputs of `shape`; Inexact if not finite."""
     axes = arguments.canonical_axes(layer.axis, shape)
 
     def read(variable: object) -> Array:
@@ -92,11 +88,7 @@ TAKERS = (layers.Dense, *CONVOLUTIONS)
 
 
 def own(layer: Layer) -> Taken:
-    """The weights of `layer` as they are.
-
-    Raises:
-        Inexact: It takes nothing up, whatever it is.
-    """
+    """The weights of `layer` as they are; Inexact where it takes nothing up at all."""
     if type(layer) not in TAKERS:
         raise Inexact("cannot take it up")
     if layer.quantization_mode is not None:
@@ -111,11 +103,7 @@ def own(layer: Layer) -> Taken:
 
 
 def after(layer: Layer, taken: Taken, affine: Affine) -> Taken:
-    """The weights of `layer` with `affine` behind it.
-
-    Raises:
-        Inexact: It cannot be, with the reason.
-    """
+    """The weights of `layer` with `affine` behind it, or Inexact with the reason."""
     if layer.activation not in (None, keras.activations.linear):
         raise Inexact("has an activation")
     if layer.activity_regularizer is not None:
@@ -137,11 +125,7 @@ def after(layer: Layer, taken: Taken, affine: Affine) -> Taken:
 
 
 def before(layer: Layer, taken: Taken, affine: Affine) -> Taken:
-    """The weights of `layer` with `affine` before it.
-
-    Raises:
-        Inexact: It cannot be, with the reason.
-    """
+    """The weights of `layer` with `affine` before it, or Inexact with the reason."""
     _check_axis(layer, affine)
     if isinstance(layer, TRANSPOSED):
         raise Inexact("sums over a part of its window at the border")
@@ -176,11 +160,7 @@ def before(layer: Layer, taken: Taken, affine: Affine) -> Taken:
 
 
 def check_bias(layer: Layer, taken: Taken, shape: tuple[int | None, ...]) -> None:
-    """Refuse a bias that Keras would add along another axis of outputs of `shape`.
-
-    Raises:
-        Inexact: It would.
-    """
+    """Inexact for a bias that Keras adds along another axis of outputs of `shape`."""
     axis, size = _channels(layer, len(shape)), taken.weights["bias"].size
     confused = axis != len(shape) - 1 and shape[-1] in (size, None)
     if size > 1 and confused and bias_goes_astray():

@@ -31,11 +31,7 @@ class Call:
 
 
 def require_layer(model: Any, function: str, hint: str = "") -> None:
-    """Refuse what is no layer of Keras 3, in the name of a public function.
-
-    Raises:
-        ValueError: It is none; says what it is.
-    """
+    """A ValueError of a public function for what is no layer of Keras 3."""
     if isinstance(model, keras.layers.Layer):
         return
     kind = type(model)
@@ -52,11 +48,7 @@ def require_layer(model: Any, function: str, hint: str = "") -> None:
 
 
 def require_graph(model: Any, name: str, instead: str = "") -> None:
-    """Refuse what has no graph to rewire, in the name of a public function.
-
-    Raises:
-        ValueError: It is no model, or subclassed, or has no inputs yet.
-    """
+    """A ValueError of a public function for no model, or one without a known graph."""
     require_layer(model, name)
     if not has_graph(model):
         raise ValueError(
