@@ -163,11 +163,8 @@ def fitting_rate(view: View, where: str) -> float | None:
     """
     name = view.record.optimizer_name(where)
     first = _early(view).get(name, {})
-    aims = [
-        AIM * rate / first[step]
-        for step, rate in _early_rates(name, view).items()
-        if first.get(step)
-    ]
+    rates = view.early(learning_rates.tag_of(name) if name else learning_rate.tag)
+    aims = [AIM * rate / first[step] for step, rate in rates if first.get(step)]
     is_plain = kind_of(view.record.optimizer_of(where)) in PLAIN
     aim = median(aims[:1] if is_plain else aims[:4]) if aims else math.inf
     return aim if aim <= LARGEST else None
@@ -238,9 +235,3 @@ def _last(view: View) -> Mapping[str, float]:
         last = view.past(update_from_init.tag_of(path), last=1)
         found.setdefault(view.record.optimizer_name(path), []).extend(last)
     return {name: median(values) for name, values in found.items() if values}
-
-
-def _early_rates(name: str, view: View) -> Mapping[int, float]:
-    """{step: learning rate} of the first looks."""
-    tag = learning_rates.tag_of(name) if name else learning_rate.tag
-    return dict(view.early(tag))

@@ -148,10 +148,8 @@ class WeightDrift(Rule):
     def readings(self, view: View) -> Iterable[Reading]:
         drifts, spreads = view.under(weight_drift), view.under(weight_spread)
         for path in dict.fromkeys([*drifts, *spreads]):
-            shape = view.record.shape(path)
-            if shape is not None and math.prod(shape) < 64:
-                continue
-            if not view.record.is_kernel(path):
+            is_small = math.prod(view.record.shape(path) or [64]) < 64
+            if is_small or not view.record.is_kernel(path):
                 continue
             spread = spreads.get(path, 1.0)
             pairs = [

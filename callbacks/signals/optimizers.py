@@ -1,10 +1,10 @@
 """Optimizers: learning rate, loss scale, skipped steps, and rules on them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from .registry import Chart, signal
+from .registry import Chart, Signal, signal
 from .remedy import Remedy, ask
 from .rule import Reading, Rule
 from .subjects import Optimizer
@@ -36,8 +36,14 @@ def _is_only(optimizer: Optimizer) -> bool:
     return optimizer.is_only
 
 
-def _is_one_of_several(optimizer: Optimizer) -> bool:
-    return not optimizer.is_only
+def _each(one: Signal, what: str, known: Mapping[str, Any]) -> Signal:
+    """The same of one of several optimizers."""
+    return signal(
+        f"{one.tag}/<optimizer>",
+        where=lambda optimizer: not optimizer.is_only,
+        description=f"{what} of one of several optimizers.",
+        **known,
+    )(one.value)
 
 
 @signal("learning_rate", where=_is_only, **_RATE)
@@ -46,12 +52,7 @@ def learning_rate(rate: float) -> float:
     return rate
 
 
-learning_rates = signal(
-    "learning_rate/<optimizer>",
-    where=_is_one_of_several,
-    description="Learning rate of one of several optimizers.",
-    **_RATE,
-)(learning_rate.value)
+learning_rates = _each(learning_rate, "Learning rate", _RATE)
 
 
 @signal("loss_scale", where=_is_only, **_SCALE)
@@ -65,12 +66,7 @@ def loss_scale(scale: float) -> float:
     return scale
 
 
-loss_scales = signal(
-    "loss_scale/<optimizer>",
-    where=_is_one_of_several,
-    description="The loss scale of one of several optimizers.",
-    **_SCALE,
-)(loss_scale.value)
+loss_scales = _each(loss_scale, "The loss scale", _SCALE)
 
 
 @signal("skipped_steps", where=_is_only, **_SKIPPED)
@@ -84,12 +80,7 @@ def skipped_steps(steps: int) -> float:
     return float(steps)
 
 
-skipped_steps_each = signal(
-    "skipped_steps/<optimizer>",
-    where=_is_one_of_several,
-    description="The skipped steps of one of several optimizers.",
-    **_SKIPPED,
-)(skipped_steps.value)
+skipped_steps_each = _each(skipped_steps, "The skipped steps", _SKIPPED)
 
 
 @dataclass(frozen=True)
