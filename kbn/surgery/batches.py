@@ -79,7 +79,8 @@ class Batches:
         arrays = keras.tree.flatten(self._data)
         for start in range(0, int(arrays[0].shape[0]), self._batch_size):
             stop = start + self._batch_size
-            parts = [_rows(array, start, stop) for array in arrays]
+            # A table of pandas has its rows elsewhere.
+            parts = [getattr(x, "iloc", x)[start:stop] for x in arrays]
             yield keras.tree.pack_sequence_as(self._data, parts)
 
     def _elements(self) -> Iterator[Inputs]:
@@ -133,11 +134,6 @@ def length(data: Any) -> int | None:
         return len(data)
     except TypeError:  # a DataLoader of an iterable data set has one that raises
         return None
-
-
-def _rows(array: Any, start: int, stop: int) -> Any:
-    rows = getattr(array, "iloc", array)  # a table of pandas
-    return rows[start:stop]
 
 
 def _tensor(x: Any) -> Any:

@@ -19,16 +19,12 @@ def compiled(model: Any, step: Step) -> Step:
     backend = keras.backend.backend()
     eager = getattr(model, "run_eagerly", False)
     if backend == "torch":
-        return _torch(step)
+        import torch
+
+        return torch.no_grad()(step)
     if eager or backend not in ("tensorflow", "jax"):
         return step
     return _tensorflow(step) if backend == "tensorflow" else _jax(model, step)
-
-
-def _torch(step: Step) -> Step:
-    import torch
-
-    return torch.no_grad()(step)
 
 
 def _tensorflow(step: Step) -> Step:
