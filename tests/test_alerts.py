@@ -299,19 +299,16 @@ def test_values_are_rounded_as_an_event_file_has_them():
 # --- properties of all rules together ---
 
 CALLS = ["b", "a", "a#1", "c"]
+OF_WEIGHTS = """
+gradient_rms update_ratio distance_from_init weight_std weight_growth weight_drift
+weight_spread update_from_init
+"""
+OF_MODEL = """
+epoch loss/train Epoch/loss Epoch/val_loss gradient_norm/global learning_rate loss_scale
+skipped_steps loss_gap/train_eval inputs/x/mean inputs/x/std health/non_finite/inputs/x
+"""
 TAGS = [
-    "epoch",
-    "loss/train",
-    "Epoch/loss",
-    "Epoch/val_loss",
-    "gradient_norm/global",
-    "learning_rate",
-    "loss_scale",
-    "skipped_steps",
-    "loss_gap/train_eval",
-    "inputs/x/mean",
-    "inputs/x/std",
-    "health/non_finite/inputs/x",
+    *OF_MODEL.split(),
     *(f"health/non_finite/activations/{call}" for call in CALLS),
     *(f"{kind}/{call}" for kind in ("activation_std", DEAD[:-1]) for call in CALLS),
     *(f"batch_norm_gap/{call}/{x}" for call in CALLS for x in ("mean", "variance")),
@@ -319,20 +316,7 @@ TAGS = [
     *(f"batch_norm_elements/{call}" for call in CALLS),
     *(f"batch_norm_start/{name}/{x}" for name in "abc" for x in ("share", "gap")),
     *(f"batch_norm_updates/{name}" for name in "abc"),
-    *(
-        f"{kind}/net/{name}/kernel"
-        for kind in (
-            "gradient_rms",
-            "update_ratio",
-            "distance_from_init",
-            "weight_std",
-            "weight_growth",
-            "weight_drift",
-            "weight_spread",
-            "update_from_init",
-        )
-        for name in "abc"
-    ),
+    *(f"{kind}/net/{name}/kernel" for kind in OF_WEIGHTS.split() for name in "abc"),
 ]
 NUMBERS = st.one_of(
     st.sampled_from([0.0, 1.0, 1e-8, 1e4, math.nan, math.inf]),
