@@ -1,5 +1,7 @@
 """kbn.callbacks.TrainingMonitor(signals=): functions of the user's own."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
@@ -106,12 +108,9 @@ def test_it_is_of_all_replicas(tmp_path):
 
     x, y = data()
     found = []
-    for scope in (two_replicas().scope(), None):
-        if scope is None:
+    for scope in (two_replicas().scope(), contextlib.nullcontext()):
+        with scope:
             model = network()
-        else:
-            with scope:
-                model = network()
         monitor = TrainingMonitor(tmp_path, signals=[mean_of_hidden, gradient_size])
         model.fit(x[:16], y[:16], callbacks=[monitor], **FIT)
         history = monitor.history

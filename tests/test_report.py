@@ -435,16 +435,6 @@ def test_a_report_of_nothing_is_one():
         assert strict(report.to_json())["verdict"] == report.verdict
 
 
-def test_a_name_without_a_known_ending_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"report\.pdf.*ends in \.html, \.md, \.json"):
-        Report([]).save(tmp_path / "report.pdf")
-
-
-def test_a_directory_without_a_log_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no log of TrainingMonitor's in"):
-        Report.read(write(tmp_path / "one"), tmp_path / "two")
-
-
 def test_a_notebook_shows_the_same_as_a_part_of_its_page(tmp_path):
     report = Report.read(write(tmp_path, ill=[dead("second")]))
     part, whole = check_page(report._repr_html_()), check_page(report.to_html())

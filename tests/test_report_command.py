@@ -74,10 +74,11 @@ def test_one_bad_run_of_two_is_enough(tmp_path, capsys):
 
 
 def test_a_directory_without_a_log_is_status_2(tmp_path, capsys):
-    assert command.main(["report", str(tmp_path)]) == 2
+    two = tmp_path / "two"
+    assert command.main(["report", str(write(tmp_path / "one")), str(two)]) == 2
     shown = capsys.readouterr()
     assert shown.out == ""
-    expected = f"kbn report: There is no log of TrainingMonitor's in '{tmp_path}'"
+    expected = f"kbn report: There is no log of TrainingMonitor's in '{two}'"
     assert shown.err.startswith(expected)
 
 
@@ -98,7 +99,7 @@ def test_out_is_written_by_its_suffix(tmp_path, suffix, capsys):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("report.pdf", "expected a name that ends in"),
+        ("report.pdf", "report.pdf'): expected a name that ends in .html, .md, .json"),
         ("missing/x.md", "missing/x.md: No such file or directory\n"),
     ],
 )
