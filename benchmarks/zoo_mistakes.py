@@ -315,6 +315,12 @@ mistake(
     optimizer=lambda: optimizers.SGD(0.1, clipnorm=1e-6),
 )
 mistake(
+    ["digits CNN", "digits", "made classes"],
+    "epsilon of 1000",
+    LOW,
+    optimizer=lambda: optimizers.Adam(3e-3, epsilon=1e3),
+)
+mistake(
     ["digits", "made classes"],
     "inputs times 1e-4 and SGD",
     "input_scale",

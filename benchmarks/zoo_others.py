@@ -4,6 +4,7 @@ Each is written as the examples of its kind are, small, and learns what its bar 
 """
 
 import keras
+import numpy as np
 import tensorflow as tf
 import zoo_data as data
 from keras import initializers, layers, ops, optimizers
@@ -337,6 +338,86 @@ def lora():
     return model
 
 
+class Flow(keras.Model):
+    """Coupling layers, whose networks end with zeros: at first it changes nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.parts = [
+            keras.Sequential(
+                [
+                    layers.Dense(32, activation="relu"),
+                    layers.Dense(2, kernel_initializer="zeros"),
+                ]
+            )
+            for _ in range(4)
+        ]
+
+    def call(self, x):
+        """Where the points go, and the logarithm of how much that stretches."""
+        kept, moved, stretched = x[:, :1], x[:, 1:], 0.0
+        for part in self.parts:
+            scale, shift = ops.split(part(kept), 2, axis=-1)
+            scale = ops.tanh(scale)
+            moved = moved * ops.exp(scale) + shift
+            stretched = stretched + scale
+            kept, moved = moved, kept
+        return ops.concatenate([kept, moved, stretched], axis=-1)
+
+    def compute_loss(
+        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
+    ):
+        """Less the likelihood of the points under a normal distribution."""
+        return ops.mean(0.5 * ops.sum(y_pred[:, :2] ** 2, axis=-1) - y_pred[:, 2])
+
+
+def flow():
+    model = Flow()
+    model.compile(optimizers.Adam(3e-3))
+    return model
+
+
+class Radial(layers.Layer):
+    """exp(-scale ||x - center||^2) of each of `count` centers."""
+
+    def __init__(self, count):
+        super().__init__()
+        self.count = count
+
+    def build(self, shape):
+        """Centers where the moons are."""
+        around = initializers.RandomUniform(-1.5, 2.0)
+        self.centers = self.add_weight((self.count, shape[-1]), around, name="centers")
+        self.scales = self.add_weight((self.count,), "ones", name="scales")
+
+    def call(self, x):
+        """Of each example."""
+        apart = ops.sum((x[:, None] - self.centers) ** 2, axis=-1)
+        return ops.exp(-self.scales * apart)
+
+
+def radial():
+    """Small numbers, which take a large kernel."""
+    adam = optimizers.Adam(2e-2)
+    return classifier(Radial(30), shape=(2,), classes=2, optimizer=adam)
+
+
+class Pruned(keras.constraints.Constraint):
+    """Sets four of five weights to 0 after each step."""
+
+    def __call__(self, weight):
+        """The others stay."""
+        kept = np.random.default_rng(0).random(weight.shape) < 0.2
+        return weight * ops.cast(kept, weight.dtype)
+
+
+def pruned():
+    return classifier(
+        layers.Dense(128, activation="relu", kernel_constraint=Pruned()),
+        optimizer=optimizers.Adam(3e-3),
+    )
+
+
 def _add(name, build, of, bar, **fit):
     known = {"epochs": 8, "batch_size": 32, **fit}
     HEALTHY.append(Network(name, build, of, bar, frozenset(), known, "auto"))
@@ -355,6 +436,9 @@ sick(
     epochs=8,
     batch_size=32,
 )
+_add("flow, branches of zeros", flow, data.moons, ("loss", 0.2), epochs=12)
+_add("radial functions", radial, data.moons, ("accuracy", 0.93), epochs=12)
+_add("pruned weights", pruned, data.digits, ("accuracy", 0.9))
 _add("fine tuning", fine_tuned, data.large_images, ("accuracy", 0.9), epochs=4)
 _add("LoRA", lora, data.large_images, ("accuracy", 0.9), epochs=4)
 _add("transformer, warm-up", transformer, data.tokens, ("accuracy", 0.9), epochs=12)

@@ -13,6 +13,21 @@ HEADS = {
     "softmax": (lambda: [layers.Dense(3, "softmax")], False, None),
     "logits": (lambda: [layers.Dense(3)], True, None),
     "Softmax layer": (lambda: [layers.Dense(3), layers.Softmax()], False, None),
+    "softmax of a ReLU": (
+        lambda: [layers.Dense(3, "relu"), layers.Softmax()],
+        False,
+        "a softmax of what a relu gives",
+    ),
+    "softmax twice": (
+        lambda: [layers.Dense(3, "softmax"), layers.Activation("softmax")],
+        False,
+        "Take the softmax before the last softmax away",
+    ),
+    "softmax of a leaky ReLU": (
+        lambda: [layers.Dense(3, "leaky_relu"), layers.Softmax()],
+        False,
+        None,
+    ),
     "no softmax": (lambda: [layers.Dense(3)], False, "ends with linear"),
     "ReLU": (lambda: [layers.Dense(3, "relu")], False, "ends with relu"),
     "tanh as logits": (lambda: [layers.Dense(3, "tanh")], True, "ends with tanh"),

@@ -17,7 +17,9 @@ KERNELS = [f"net/dense_{i}/kernel" for i in range(4)]
 
 def layer(name, kind="Dense", activation="relu", shape=(8, 8), **more):
     kernel = {"path": f"net/{name}/kernel", "shape": [*shape], "trainable": True}
-    owner = {key: more.pop(key) for key in ("optimizer", "call") if key in more}
+    owner = {
+        key: more.pop(key) for key in ("optimizer", "call", "dtype") if key in more
+    }
     weights = [kernel | owner]
     known = {"name": name, "path": f"net/{name}", "type": f"keras.{kind}"}
     return {**known, "activation": activation, "weights": weights, **more}
@@ -230,6 +232,27 @@ def scheduled(kind, **config):
     return {**DENSE, "began": 0, "optimizers": [optimizer]}
 
 
+# A callback sets the rate to 1e-9 after an epoch; a warm-up goes on for ever.
+PLANNED = {**DENSE, "began": 0, "optimizers": [{"name": "adam", "type": "keras.Adam"}]}
+FELL = [
+    PLANNED,
+    *[
+        (28 * i, {"Epoch/loss": 2.2, "learning_rate": rate, "loss/guess": 2.3})
+        for i, rate in enumerate([1e-3, *[1e-9] * 4])
+    ],
+]
+WARMED_UP = [
+    PLANNED,
+    *[
+        (
+            28 * i,
+            {f"update_from_init/{path}": 1e-7 * i for path in KERNELS}
+            | {"Epoch/loss": 2.3, "loss/train": 2.3, "learning_rate": 1e-7 * 28 * i},
+        )
+        for i in range(1, 8)
+    ],
+]
+
 # (class of a schedule, how it differs, what is said of it)
 SCHEDULES = [
     ("CosineDecay", {"decay_steps": 28}, "is next to 0 from step 28 on, of 280"),
@@ -289,6 +312,10 @@ ILL = {
             {**DENSE, "optimizers": [{"type": "keras.SGD"}]},
             *first_steps([0.3, 1.2, 7, 0, 0], [2.3, 2.4, 8, 2.5, 2.3], rate=5.0),
         ],
+        "warning in net at 8: SGD's learning rate from 5 to about 0.002,": [
+            with_settings(DENSE, momentum=0.999),
+            *first_steps([0.3, 1.2, 7, 0, 0], [2.3, 2.4, 8, 2.5, 2.3], rate=5.0),
+        ],
         "warning in d at 8: SGD's learning rate": [
             GAN,
             *[
@@ -300,7 +327,15 @@ ILL = {
     "learning_rate_too_low": {
         "warning in net at 120: learning rate from 1e-06 to about 0.002.": with_epochs(
             first_steps([5e-6] * 5, [2.3] * 5, rate=1e-6), [2.31, 2.31, 2.30]
-        )
+        ),
+        "warning in net at 168: learning rate from 1.68e-05 to about": WARMED_UP,
+        "warning in net at 120: Lower epsilon from 100 to 1e-07": [
+            with_settings(DENSE, epsilon=100.0),
+            *with_epochs(
+                first_steps([5e-6] * 5, [2.3] * 5, **{"gradient_norm/global": 2.0}),
+                [2.31, 2.31, 2.30],
+            ),
+        ],
     },
     "unchanged_weight": {
         "warning in net/dense_1/kernel at 140: has not moved since the start": series(
@@ -308,6 +343,9 @@ ILL = {
         ),
         "warning in net/dense_1/kernel at 160: no longer moves": series(
             f"distance_from_init/{KERNELS[1]}", 0.2, 0.3, 0.3, 0.3, 0.3
+        ),
+        "warning in net/dense_1/kernel at 140: whether all sample weights": series(
+            f"distance_from_init/{KERNELS[1]}", 0, 0, 0, 0, **{"loss/train": 0.0}
         ),
     },
     "dead_relu": {
@@ -331,6 +369,10 @@ ILL = {
     "poor_init": {
         "warning in dense_3 at 1: changes 64 times": [(1, stds(1, 8, 64, 512))],
         "warning in dense_3 at 1: he_normal": [(1, stds(1, 0.1, 0.01, 0.001))],
+        "warning in dense_99 at 1: batch norm before the activations": [
+            record(*(layer(f"dense_{i}") for i in range(100))),
+            (1, stds(*(1.2**i for i in range(100)))),
+        ],
         "warning in net/dense_0/kernel at 1: are equal": [(1, OF_ONES)],
         "warning in net/dense_0/kernel at 1: Start dense_0 with random weights": [
             (1, OF_ZEROS)
@@ -407,6 +449,10 @@ ILL = {
         ]
     },
     "class_imbalance": {
+        "info in y at 28: 100.0% of the labels y are of one class": [
+            CLASSES,
+            (28, {"Epoch/loss": 0.1, **targets(share_of_largest=1.0, count=300)}),
+        ],
         "info in y at 1: 97.0% of the labels y are of one class": [
             CLASSES,
             (1, targets(share_of_largest=0.97, count=300)),
@@ -554,6 +600,7 @@ ILL = {
             (28, {"Epoch/loss": 2.0}),
             (29, {**LOOK[0][1], "loss/guess": 2.3}),
         ],
+        "warning in adam at 56: next to 0 from step 28 on, of 280": FELL,
         **{
             f"info in sgd at 1: {said}": [scheduled(kind, **config), *LOOK]
             for kind, config, said in SCHEDULES
@@ -563,7 +610,12 @@ ILL = {
         "warning in dense_3 at 140: differ by 0.05 of their size, by 0.5 at first": [
             OWN,
             *series("between_examples/dense_3", 0.5, *[0.05] * 3),
-        ]
+        ],
+        "warning in dense_3 at 140: Check the sign of the loss": [
+            OWN,
+            (28, {"Epoch/loss": -3.0}),
+            *series("between_examples/dense_3", 0.5, *[0.05] * 3),
+        ],
     },
     "zero_weights": {
         f"warning in {KERNELS[0]} at 120: 40% of the weights": [
@@ -710,6 +762,13 @@ GOOD = {
         "a jump later": first_steps(
             [2.0] * 5, [2.3, 2.4, 2.5, 2.4, 2.4], steps=range(40, 90, 9)
         ),
+        "weights that are rewritten after one step": first_steps(
+            [0.9, 0.01, 0.01, 0.01, 0.01], [2.3, 2.4, 2.5, 2.4, 2.4]
+        ),
+        "float16 that overflows": [
+            record(*(layer(f"dense_{i}", dtype="float16") for i in range(4)), **ADAM),
+            *first_steps([9.0] * 5, [2.3, *[float("nan")] * 4]),
+        ],
     },
     "learning_rate_too_low": {
         "small steps that serve": with_epochs(
@@ -791,6 +850,11 @@ GOOD = {
             (1, stds(1, 8, 64, 512)),
         ],
         "zeros that moved": [(1, OF_ZEROS_THAT_MOVED)],
+        "a branch that begins with zeros": [
+            {**DENSE, "first_look": 0},
+            (1, {**stds(0.0, 1, 1, 1), **OF_ZEROS_THAT_MOVED}),
+            (1, {**stds(1, 1, 1, 0.0), "weight_std/net/dense_3/kernel": 1e-3}),
+        ],
         "zeros in the head": [record(layer("dense_0", is_output=True)), (1, OF_ZEROS)],
         "one unit": [record(layer("dense_0", shape=(8, 1))), (1, OF_ZEROS)],
     },
@@ -798,7 +862,13 @@ GOOD = {
         "an embedding that grows": [
             record(layer("dense_0", "Embedding")),
             *series(f"weight_growth/{KERNELS[0]}", 20, 20),
-        ]
+        ],
+        "a network that learns": [
+            DENSE,
+            (28, {"Epoch/loss": 2.3}),
+            (56, {"Epoch/loss": 1.0}),
+            *series(f"weight_growth/{KERNELS[0]}", 20, 20),
+        ],
     },
     "loss_spike": {"a hard batch": series("loss/train", 2.3, *[0.1] * 9, 1.0)},
     "overfit": {
@@ -860,7 +930,7 @@ GOOD = {
             *later(*epochs(loss=[2.3] * 4, val_loss=[2.2, 2.1, 2, 1.9])),
         ],
         "a rate that warms up": [
-            CLASSES,
+            {**CLASSES, "fit": {"epochs": 40, "steps": 28}},
             guessing(2.3),
             *(
                 (step, {**one, "learning_rate": 1e-4 * (i + 1)})
@@ -892,6 +962,7 @@ GOOD = {
     },
     "class_imbalance": {
         "nine of ten": [CLASSES, (1, targets(share_of_largest=0.85, count=300))],
+        "one class so far": [CLASSES, (1, targets(share_of_largest=1.0, count=300))],
         "few labels": [CLASSES, (1, targets(share_of_largest=0.95, count=32))],
     },
     "not_shuffled": {"stratified batches": [CLASSES, (1, targets(batch_effect=0.1))]},

@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from . import rows
+from .loss import epoch_loss
 from .registry import Chart, Guide, signal
 from .remedy import Remedy, ask
 from .rule import LASTING, Reading, Rule
@@ -62,7 +63,7 @@ class Collapsed(Rule):
     patience: int = LASTING
 
     reads: ClassVar = (between_examples,)
-    keeps: ClassVar = {between_examples: 1}
+    keeps: ClassVar = {between_examples: 1, epoch_loss: 1}
     is_of_model: ClassVar = True
 
     def readings(self, view: View) -> Iterable[Reading]:
@@ -87,7 +88,9 @@ class Collapsed(Rule):
 
     def remedy(self, reading: Reading, view: View) -> Remedy:
         """Give the loss a reason to keep examples apart."""
+        is_negative = (view.newest(epoch_loss) or 0.0) < 0
+        sign = "Check the sign of the loss, which is negative. " if is_negative else ""
         return ask(
-            "Give the loss a reason to keep examples apart: negatives, a term on the "
-            "variance, or no gradient through one of two views."
+            f"{sign}Give the loss a reason to keep examples apart: negatives, a term "
+            "on the variance, or no gradient through one of two views."
         )

@@ -122,7 +122,13 @@ class NonFinite(Rule):
         return self._told(view)[0]
 
     def remedy(self, reading: Reading, view: View) -> Remedy:
-        """Look at the layer that broke first, and lower the learning rate or clip."""
+        """Look at the layer that broke first; of weights of float16, take float32."""
+        if view.record.is_half:
+            return ask(
+                "Keep the weights in float32: keras.config.set_dtype_policy("
+                '"mixed_float16"). float16 ends at 65504 and begins at 6e-8, which '
+                "is above Adam's epsilon."
+            )
         return ask(self._told(view)[1])
 
     def _told(self, view: View) -> tuple[str, str]:

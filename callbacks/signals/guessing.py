@@ -340,6 +340,8 @@ class ClassImbalance(Rule):
             share, count = (
                 newest(view, one, name) for one in (share_of_largest, target_count)
             )
+            if share == 1 and epoch_loss not in view:
+                continue  # the first batches of sorted data have one class too
             if share is not None and count is not None and count >= 100:
                 is_harmed = epoch_loss in view and self._harms(LossCourse(view, head))
                 yield Reading(

@@ -46,11 +46,14 @@ class _OfRate(Rule):
     def remedy(self, reading: Reading, view: View) -> Remedy:
         """A rate whose first step would move the weights by 1e-2 of their size.
 
-        A tenth or ten times the rate, where that is not known.
+        At least twice or at most half the rate; ten times or a tenth of it, where that
+        is not known.
         """
         to, rate = fitting_rate(view, reading.where), rate_at(view, reading.where)
-        if to is None and rate is not None:
-            to = rate * (10 if reading.below else 0.1)
+        if rate is not None:
+            usual, nearest = (10, 2) if reading.below else (0.1, 0.5)
+            bound = max if reading.below else min
+            to = rate * usual if to is None else bound(to, rate * nearest)
         more = "" if reading.below else ", and start anew"
         return set_rate(view, reading.where, to, reading.below, more)
 
@@ -60,7 +63,9 @@ class LearningRateTooHigh(_OfRate):
     """The first steps throw the weights far, and the loss has not fallen since.
 
     The largest u of the looks in the first 32 steps above `update`, while the loss is
-    above 90 % of the first that was logged, or of that of guessing. Once it has fallen,
+    above 90 % of the first that was logged, or of that of guessing. Not where the other
+    first steps of an adaptive optimizer are small: a constraint, or a pruning, has
+    rewritten the weights. Once the loss has fallen,
     the rate is still the cause of dead units, of drifting weights and the like.
     u = ||w_after - w_before|| / ||w_0||, the median over the kernels that an optimizer
     trains, ||w_0|| at least that of weights of deviation 1 / sqrt(inputs of a unit).
@@ -88,7 +93,12 @@ class LearningRateTooHigh(_OfRate):
         """Of each optimizer, wherever the loss is."""
         if train_loss in view and view.first(train_loss) is not None and view.step > 1:
             for name, updates in _early(view).items():
-                yield Reading(name, max(updates.values()), self.update)
+                largest = max(updates.values())
+                if view.record.is_half and not math.isfinite(view[train_loss]):
+                    continue  # float16 overflows at any rate
+                yield Reading(
+                    name, 0.0 if _is_fitting(view, name) else largest, self.update
+                )
 
     def explain(self, reading: Reading, view: View) -> str:
         moved = (
@@ -144,8 +154,10 @@ class LearningRateTooLow(_OfRate):
                 )
 
     def remedy(self, reading: Reading, view: View) -> Remedy:
-        """A looser clip where it is that which holds the steps; else as above."""
-        return looser_clip(view, reading.where) or super().remedy(reading, view)
+        """A looser clip or smaller epsilon, where that holds the steps; or a rate."""
+        where = reading.where
+        held = looser_clip(view, where) or smaller_epsilon(view, where)
+        return held or super().remedy(reading, view)
 
     def explain(self, reading: Reading, view: View) -> str:
         return (
@@ -167,7 +179,29 @@ def fitting_rate(view: View, where: str) -> float | None:
     aims = [AIM * rate / first[step] for step, rate in rates if first.get(step)]
     is_plain = kind_of(view.record.optimizer_of(where)) in PLAIN
     aim = median(aims[:1] if is_plain else aims[:4]) if aims else math.inf
+    aim *= _damping(view, where)
     return aim if aim <= LARGEST else None
+
+
+def _damping(view: View, where: str) -> float:
+    """What momentum leaves of a rate: all up to 0.9, which steps are measured with.
+
+    A gradient moves the weights 1 / (1 - momentum) times over the steps to come.
+    """
+    settings = view.record.optimizer_of(where).get("settings") or {}
+    momentum = settings.get("momentum") or 0.0
+    return min(1.0, (1 - momentum) / 0.1) if momentum < 1 else 1.0
+
+
+def _is_fitting(view: View, where: str) -> bool:
+    """Whether an adaptive optimizer's first steps are small but for one.
+
+    A constraint or a pruning that rewrites the weights makes one step large.
+    """
+    rate, fitting = rate_at(view, where), fitting_rate(view, where)
+    if kind_of(view.record.optimizer_of(where)) in PLAIN or rate is None:
+        return False
+    return fitting is not None and fitting >= 0.5 * rate
 
 
 def looser_clip(view: View, where: str) -> Remedy | None:
@@ -191,12 +225,34 @@ def looser_clip(view: View, where: str) -> Remedy | None:
     return None
 
 
+def smaller_epsilon(view: View, where: str) -> Remedy | None:
+    """Keras' epsilon, where the optimizer's is far above what it is added to.
+
+    Adam and its like divide by the root mean square of a gradient plus epsilon.
+    """
+    optimizer = view.record.optimizer_of(where)
+    old = (optimizer.get("settings") or {}).get("epsilon")
+    norm, count = view.newest(global_norm), view.record.kernel_elements
+    if not old or norm is None or not count or old * count**0.5 < TIGHT * norm:
+        return None
+    whole = view.record.optimizer_name(where)
+    return Remedy(
+        "optimizer",
+        "epsilon",
+        (whole,) if whole else (),
+        old=old,
+        new=1e-7,
+        words=f"Lower epsilon from {old:g} to 1e-07: it is what gradients are divided "
+        "by.",
+    )
+
+
 def lower(view: View, where: str) -> Remedy:
     """A rate that fits the first steps, at most a tenth of the one that trains this."""
     rate, fitting = rate_at(view, where), fitting_rate(view, where)
     if rate is None or fitting is None:
         return change_rate(view, where)
-    return set_rate(view, where, min(fitting, 0.1 * rate))
+    return set_rate(view, where, min(fitting, 0.1 * _damping(view, where) * rate))
 
 
 def is_high(view: View, where: str) -> bool:

@@ -136,8 +136,13 @@ def is_slowed(view: View) -> bool:
 
 
 def is_rising(view: View) -> bool:
-    """Whether the learning rate is above the one before: it warms up."""
+    """Whether the learning rate is above the one before: it warms up.
+
+    One that still does in the second half of the training is no warm-up.
+    """
     past, now = view.past(learning_rate, last=1), view.get(learning_rate)
+    if view.step > 0.5 * (view.record.planned_steps or math.inf):
+        return False
     return now is not None and bool(past) and now > past[0]
 
 

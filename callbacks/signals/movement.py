@@ -115,6 +115,10 @@ class UnchangedWeight(Rule):
 
     def remedy(self, reading: Reading, view: View) -> Remedy:
         """Find what cuts the weight off: no gradient, or an optimizer without it."""
+        if view.newest(train_loss) == 0:
+            return ask(
+                "The loss is 0: see whether all sample weights or class weights are."
+            )
         return ask(
             "Check that the loss depends on the layer and that no stop_gradient lies "
             "behind it; else look for dead units behind it, or raise "
@@ -178,7 +182,8 @@ class WeightExplosion(Rule):
     """A kernel has grown many times over.
 
     ||w|| / ||w_0|| above `growth`, ||w_0|| at least that of weights of deviation
-    1 / sqrt(inputs of a unit). Not embeddings, which start near 0.
+    1 / sqrt(inputs of a unit). Not embeddings, which start near 0. Not while the loss
+    is below half of the first: few or small inputs take large weights.
 
     No unit. Source: torchmortem (10 times the norm at the start); measured on digits:
     healthy up to 3.4, Adam at learning rate 0.3 10 and more.
@@ -189,9 +194,15 @@ class WeightExplosion(Rule):
     growth: float = 6.0
     patience: int = 1
 
-    reads: ClassVar = (weight_growth,)
+    reads: ClassVar = (weight_growth, train_loss, epoch_loss)
+    keeps: ClassVar = {train_loss: 1, epoch_loss: 1}
 
     def readings(self, view: View) -> Iterable[Reading]:
+        for reading in self.suspicions(view):
+            yield reading._replace(value=0.0) if has_learned(view) else reading
+
+    def suspicions(self, view: View) -> Iterable[Reading]:
+        """Of each kernel."""
         for path, growth in view.under(weight_growth).items():
             # What is not finite is another illness.
             if view.record.is_kernel(path) and growth < math.inf:

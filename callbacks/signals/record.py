@@ -1,6 +1,7 @@
 """What a run says about itself: layers, weights, optimizers."""
 
 import functools
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -147,6 +148,16 @@ class Record:
             and self.is_kernel(path)
         ]
 
+    @functools.cached_property
+    def kernel_elements(self) -> int:
+        """Of all of them together."""
+        return sum(math.prod(self.shape(path) or ()) for path in self.kernels)
+
+    @property
+    def is_half(self) -> bool:
+        """Whether weights are of float16, whose largest number is 65504."""
+        return any(x.get("dtype") == "float16" for x in self._weights.values())
+
     def optimizers_of(self, where: str = "") -> Sequence[ReadOnly]:
         """Those that train a variable, or a layer's; all where that is not known.
 
@@ -192,6 +203,15 @@ class Record:
         """Steps of an epoch, None if `fit` does not know."""
         steps = (self.known.get("fit") or {}).get("steps")
         return steps if isinstance(steps, int) else None
+
+    @property
+    def planned_steps(self) -> int | None:
+        """Steps of a fit of several epochs, None if they are not known."""
+        epochs = (self.known.get("fit") or {}).get("epochs")
+        steps = self.steps_per_epoch
+        if not steps or not isinstance(epochs, int) or epochs < 2:
+            return None
+        return steps * epochs
 
     @functools.cached_property
     def _tables(self) -> set[str]:

@@ -7,12 +7,13 @@ from typing import Any, ClassVar
 
 from .loss import epoch_loss
 from .optimizers import learning_rate, learning_rates
-from .remedy import Remedy
+from .remedy import Remedy, ask
 from .rule import Reading, Rule
 from .targets import guess
 from .view import Tag, View
 
 OVER = 0.01  # of the rate at the start, below which a schedule is over
+SEEN_OVER = 1e-3  # of the largest rate, where only what it was is known
 Config = Mapping[str, Any]
 
 
@@ -63,8 +64,10 @@ class ScheduleLength(Rule):
     the training ends while the rate is still high. A warning once it is over and the
     loss of an epoch is above `learned` times that of guessing. Of Keras' CosineDecay
     and PolynomialDecay; and of ExponentialDecay, InverseTimeDecay and
-    PiecewiseConstantDecay, which have no end to come to and are only too short. Only of
-    an optimizer that had taken no step, in a fit of several epochs.
+    PiecewiseConstantDecay, which have no end to come to and are only too short. Of any
+    other, or of a callback: the step from which on the rate has been below 0.1 % of the
+    largest, for a tenth of the training. Only of an optimizer that had taken no step,
+    in a fit of several epochs.
 
     No unit. Source: kbn's own: between them a schedule covers most of the training.
     """
@@ -76,14 +79,21 @@ class ScheduleLength(Rule):
     learned: float = 0.5
 
     reads: ClassVar = (learning_rate, learning_rates)
-    keeps: ClassVar[Mapping[Tag, int]] = {epoch_loss: 1, guess: 1}
+    keeps: ClassVar[Mapping[Tag, int]] = {
+        learning_rate: 100,
+        learning_rates: 100,
+        epoch_loss: 1,
+        guess: 1,
+    }
 
     def readings(self, view: View) -> Iterable[Reading]:
-        planned = _planned(view)
+        planned = view.record.planned_steps
         if not planned or not view.record.is_from_scratch:
             return
         for optimizer in view.record.optimizers:
             kind, end = _schedule(optimizer)
+            if not math.isfinite(end):
+                kind, end = "", _seen_end(view, str(optimizer.get("name")), planned)
             share = end / planned
             if not math.isfinite(share):
                 continue
@@ -100,7 +110,7 @@ class ScheduleLength(Rule):
         return loss < self.learned * guessed
 
     def explain(self, reading: Reading, view: View) -> str:
-        planned = _planned(view) or 0
+        planned = view.record.planned_steps or 0
         end = f"{reading.value * planned:.0f}"
         if reading.below:
             return (
@@ -114,8 +124,10 @@ class ScheduleLength(Rule):
 
     def remedy(self, reading: Reading, view: View) -> Remedy:
         """Let the schedule end with the training."""
-        name, planned = reading.where, _planned(view) or 0
+        name, planned = reading.where, view.record.planned_steps or 0
         (optimizer,) = [x for x in view.record.optimizers if x["name"] == name]
+        if not math.isfinite(_schedule(optimizer)[1]):
+            return ask("Keep the learning rate up until the loss has fallen.")
         config = optimizer["settings"]["learning_rate"]["config"]
         what = "decay_steps" if "decay_steps" in config else "boundaries"
         old, warm_up = config[what], config.get("warmup_steps", 0)
@@ -136,15 +148,6 @@ class ScheduleLength(Rule):
         )
 
 
-def _planned(view: View) -> int | None:
-    """Steps of a fit of several epochs; None if they are not known."""
-    epochs = (view.record.known.get("fit") or {}).get("epochs")
-    steps = view.record.steps_per_epoch
-    if not steps or not isinstance(epochs, int) or epochs < 2:
-        return None
-    return steps * epochs
-
-
 def _schedule(optimizer: Mapping[str, Any]) -> tuple[str, float]:
     """Its class, and its end: infinite where that is not known."""
     settings = optimizer.get("settings") or {}
@@ -158,3 +161,19 @@ def _schedule(optimizer: Mapping[str, Any]) -> tuple[str, float]:
     # A log of another version of Keras, or a decay by 0.
     except (LookupError, TypeError, ValueError, ZeroDivisionError):
         return kind, math.inf
+
+
+def _seen_end(view: View, optimizer: str, planned: int) -> float:
+    """The first step of those, up to now, at which the rate was next to nothing."""
+    tag = learning_rate.tag
+    if tag not in view:
+        tag = learning_rates.tag_of(optimizer)
+    rate, largest = view.get(tag), view.largest(tag)
+    if rate is None or largest is None or not 0 < rate <= SEEN_OVER * largest:
+        return math.inf
+    end = view.step
+    for point in reversed(view.points(tag)):
+        if point.value > SEEN_OVER * largest:
+            break
+        end = point.step
+    return end if view.step - end >= 0.1 * planned else math.inf

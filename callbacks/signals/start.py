@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from .activations import activation_std
 from .gradients import global_norm
 from .loss import epoch_loss, train_loss
-from .remedy import Remedy
+from .remedy import Remedy, insert_batch_norm
 from .rule import Reading, Rule
 from .targets import guess
 from .view import Tag, View
@@ -37,7 +37,9 @@ class PoorInit(Rule):
     than the initial ones are seen. Either: over the outputs of the layers with kernels
     that train, in forward order, without the model's outputs, the variance changes by a
     factor above `growth` a layer: (var_n / var_1)^(1 / (n - 1)), or its inverse, of at
-    least 3 layers with no normalization and no dropout above a half between them. Or: a
+    least 3 layers with no normalization and no dropout above a half between them; one
+    whose kernel begins with zeros, as the last of a branch does, is left out. Or: the
+    deviation of the last of them is above `total` times that of the first. Or: a
     square recurrent kernel multiplies by more than `gain` at each step of a sequence
     (sigma_0 sqrt(units), which of an orthogonal one is its factor), and the first
     gradient's norm is above `norm` * max(1, L), L the first loss. Or: a kernel of
@@ -54,6 +56,7 @@ class PoorInit(Rule):
     title: ClassVar = "the initial weights are poor"
 
     growth: float = 10.0
+    total: float = 1e4
     spread: float = 1e-6
     gain: float = 1.25
     norm: float = 10.0
@@ -87,6 +90,7 @@ class PoorInit(Rule):
     def _layers(self, view: View) -> Iterable[Reading]:
         record, stds = view.record, view.under(activation_std)
         calls = [x for x in stds if self._has_kernel(x, view) and stds[x] < math.inf]
+        calls = [x for x in calls if not self._began_with_zeros(x, view)]
         calls.sort(key=lambda call: (record.position(call), call))
         rescaling = [record.position(x["name"]) for x in record.layers if _rescales(x)]
         parts: dict[int, list[str]] = {}  # by how many layers before them rescale
@@ -96,6 +100,9 @@ class PoorInit(Rule):
         for part in parts.values():
             first, last = stds[part[0]], stds[part[-1]]
             if len(part) >= 3 and first > 0:
+                if last > self.total * first:
+                    yield Reading(part[-1], last / first, self.total)
+                    continue
                 growth = (last / first) ** (2 / (len(part) - 1))
                 value = max(growth, 1 / growth if growth else math.inf)
                 yield Reading(part[-1], value, self.growth)
@@ -135,6 +142,17 @@ class PoorInit(Rule):
             and _multiplies(layer)
         )
 
+    def _began_with_zeros(self, call: str, view: View) -> bool:
+        """Whether its kernel did: a branch that begins as nothing."""
+        paths = [str(x.get("path")) for x in view.record.layer(call)["weights"]]
+        kernels = [x for x in paths if weight_std.tag_of(x) in view]
+        return any(
+            weight_spread.tag_of(x) not in view
+            and distance_from_init.tag_of(x) not in view
+            for x in kernels
+            if view.record.is_kernel(x)
+        )
+
     def explain(self, reading: Reading, view: View) -> str:
         if reading.below:
             return (
@@ -147,6 +165,12 @@ class PoorInit(Rule):
                 "of a sequence, and its gradient by as much on the way back."
             )
         std = view.get(activation_std.tag_of(reading.where)) or 0.0
+        if reading.limit == self.total:
+            return (
+                f"The outputs of {view.record.describe(reading.where)} have standard "
+                f"deviation {std:.1g}, {reading.value:.1g} times that of the first "
+                "layer."
+            )
         if reading.value == math.inf:
             return (
                 f"{view.record.describe(reading.where)} gives one number for every "
@@ -159,7 +183,12 @@ class PoorInit(Rule):
         )
 
     def remedy(self, reading: Reading, view: View) -> Remedy:
-        """Start with a random initializer that fits the activations."""
+        """Start with a random initializer that fits the activations.
+
+        Batch norm where each layer adds a little and it is their number that tells.
+        """
+        if reading.limit == self.total:
+            return insert_batch_norm(view)
         if reading.where.endswith("recurrent_kernel"):
             # A cell's argument is given to the layer around it.
             known = {str(x["name"]) for x in view.record.layers}

@@ -127,7 +127,7 @@ def target_count(count: int) -> float:
     "targets/<name>/share_of_largest",
     of=Head,
     where=lambda head: head.labels is not None,
-    given=lambda head: (head.labels,) if (head.labels > 0).sum() > 1 else None,
+    given=lambda head: (head.labels,) if head.labels.any() else None,
     unit="share of the labels",
     guide=Guide(healthy=(None, 0.9)),
     chart=_CHARTS["share"],
@@ -135,7 +135,7 @@ def target_count(count: int) -> float:
 def share_of_largest(labels: Array) -> float:
     """Share of the most frequent class in the labels seen so far.
 
-    A network that always gives this class has this accuracy. None until there are two.
+    A network that always gives this class has this accuracy.
     """
     return float(labels.max() / labels.sum())
 
@@ -297,8 +297,9 @@ class OutputMismatch(Rule):
 
     By the architecture: logits for a loss of probabilities, probabilities for a loss of
     logits where Keras does not undo it, a ReLU before a loss of classes, a softmax over
-    one unit. By what is seen: more than `share` of the outputs outside what the loss
-    takes (`outputs/<name>/out_of_range`), or of the targets outside what the output's
+    one unit, a softmax or sigmoid right behind another activation. By what is seen:
+    more than `share` of the outputs outside what the loss takes
+    (`outputs/<name>/out_of_range`), or of the targets outside what the output's
     activation gives (`targets/<name>/out_of_reach`). Only losses of Keras.
 
     No unit, 0 to 1; 1 for a fact of the architecture. Limit: kbn's own.
@@ -350,6 +351,14 @@ class OutputMismatch(Rule):
                 1.0,
                 f"{named} takes probabilities, but {ends}, which gives others too.",
                 end,
+            )
+        before = str(head.get("activation_before"))
+        if activation in PROBABILITIES and RANGES.get(before, ALL) != ALL:
+            yield Fault(
+                1.0,
+                f"The output {where(head)} is a {activation} of what a {before} gives, "
+                "which cuts off what it could tell apart.",
+                ask(f"Take the {before} before the last {activation} away."),
             )
         outside = newest(view, out_of_range, name)
         if outside is not None:

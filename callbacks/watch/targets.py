@@ -4,6 +4,7 @@ What guessing would give is asked of the compiled losses themselves, so weights,
 smoothing and ignored classes count as they do in training.
 """
 
+import itertools
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -167,13 +168,14 @@ class HeadReader:
             name = _name(one, losses)
             head = self._heads.get(name) or _Head(name, one)
             known = [inventory.layers[x] for x in final if x in inventory.layers]
-            activation, layer = _end(model, *place, known)
+            activation, layer, before = _end(model, *place, known)
             found.append(
                 {
                     "name": name,
                     "loss": head.loss_name,
                     "takes_logits": head.takes_logits,
                     "activation": activation,
+                    "activation_before": before,
                     "layer": attribute(layer, "name"),
                     "units": head.units or _units(layer),
                     "is_only": len(losses) == 1,
@@ -602,28 +604,35 @@ def _penalty(model: Any) -> float:
 
 def _end(
     model: Any, place: int, of: int, final: Sequence[Any] = ()
-) -> tuple[str | None, Any]:
-    """The activation that an output ends with, and its layer; None if not known.
+) -> tuple[str | None, Any, str | None]:
+    """The activation that an output ends with, its layer, and the activation before.
 
-    `place` among so many heads. `final`: layers that were seen to give an output, for a
-    model without a graph.
+    Before a layer that is an activation alone. None of what is not known. `place` among
+    so many heads. `final`: layers that were seen to give an output, for a model without
+    a graph.
     """
     graph = graph_of(model)
     if graph is None:
         layer = final[0] if of == len(final) == 1 else None
-        return _activation(layer), layer
+        return _activation(layer), layer, None
     output = graph.outputs[place] if len(graph.outputs) == of else None
+    last, *before = [*itertools.islice(_backwards(graph, output), 2), None]
+    is_alone = last is not None and not attribute(last, "weights")
+    return _activation(last), last, _activation(before[0]) if is_alone else None
+
+
+def _backwards(graph: Any, output: Any) -> Iterator[Any]:
+    """The layers that make an output, the last first, as long as there is one input."""
     while (node := _node(graph, output)) is not None:
         layer = node.operation
         inner = graph_of(layer) if isinstance(layer, keras.Model) else None
         inputs = node.arguments.keras_tensors
         if inner is not None and len(layer.outputs) == 1:
             graph, output = inner, layer.outputs[0]
-        elif _passes_on(layer) and len(inputs) == 1:
-            output = inputs[0]
-        else:
-            return _activation(layer), layer
-    return None, None
+            continue
+        if not (_passes_on(layer) and len(inputs) == 1):
+            yield layer
+        output = inputs[0] if len(inputs) == 1 else None
 
 
 def _node(graph: Any, output: Any) -> Any:
