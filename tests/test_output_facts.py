@@ -28,6 +28,11 @@ HEADS = {
         False,
         None,
     ),
+    "dropout": (
+        lambda: [layers.Dense(3, "softmax"), layers.Dropout(0.5)],
+        False,
+        "ends with dropout",
+    ),
     "no softmax": (lambda: [layers.Dense(3)], False, "ends with linear"),
     "ReLU": (lambda: [layers.Dense(3, "relu")], False, "ends with relu"),
     "tanh as logits": (lambda: [layers.Dense(3, "tanh")], True, "ends with tanh"),

@@ -527,7 +527,7 @@ def test_many_runs_are_a_table_the_sickest_first_that_links_to_their_pages(tmp_p
     report = Report.read(tmp_path)
     assert report.verdict == (
         "11 of 12 runs are healthy. The best is run_00, val_loss 0.4. "
-        "Most often the others have dead_relu (1)."
+        "Most often in the others: dead_relu (1)."
     )
     page = report.save(tmp_path / "all.html").read_text(encoding="utf-8")
     checker = Checker()

@@ -425,6 +425,15 @@ ILL = {
             guessing(2.3),
             *with_tag(STUCK, "gradient_norm/global", *[0.58] * 4),
         ],
+        "warning in net at 156: from 6e-05 to about 0.002; and see that labels": [
+            CLASSES,
+            (
+                1,
+                {"update_from_init/net/last/kernel": 3e-4, "learning_rate": 6e-5}
+                | guessing(2.3)[1],
+            ),
+            *STUCK,
+        ],
         "warning in net at 112: Adam": [
             CLASSES,
             guessing(0.62, 0.03, share_of_largest=0.7, count=300),

@@ -46,6 +46,8 @@ def differences(runs: Sequence[RunReport]) -> list[tuple[str, list[str]]]:
     rows = []
     for group, name in dict.fromkeys(keys):
         cells = [run.configuration.get(group, {}).get(name, "") for run in runs]
+        if name == "git commit":
+            cells = [cell[:9] for cell in cells]  # as git shortens them
         if len({*cells}) > 1:
             rows.append((name if group != "versions" else f"version of {name}", cells))
     return rows
@@ -60,10 +62,11 @@ def verdict(runs: Sequence[RunReport]) -> str:
     if len(runs) <= 3:
         return " ".join(f"{run.name}: {run.in_short}" for run in ranked)
     healthy = sum(run.is_healthy for run in runs)
-    ills = Counter(run.open[0].rule for run in runs if not run.is_healthy and run.open)
+    worst = [run.open[0] for run in runs if not run.is_healthy and run.open]
+    ills = Counter(alert.title or alert.rule for alert in worst)
     ill = ", ".join(f"{name} ({count})" for name, count in ills.most_common(3))
     best = min(ranked, key=lambda run: run.rank[1])
     parts = [f"{healthy} of {len(runs)} runs are healthy."]
     parts += [f"The best is {best.name}, {best.best_in_words}."] if best.best else []
-    parts += [f"Most often the others have {ill}."] if ill else []
+    parts += [f"Most often in the others: {ill}."] if ill else []
     return " ".join(parts)

@@ -9,7 +9,7 @@ from typing import ClassVar, NamedTuple
 from .activations import input_mean, non_finite_inputs, non_finite_targets
 from .gradients import global_norm
 from .loss import epoch, epoch_loss, epoch_validation_loss, non_finite_loss, train_loss
-from .remedy import Remedy, ask
+from .remedy import Remedy, ask, keep_float32
 from .rule import Reading, Rule
 from .tensors import non_finite
 from .view import View
@@ -124,11 +124,7 @@ class NonFinite(Rule):
     def remedy(self, reading: Reading, view: View) -> Remedy:
         """Look at the layer that broke first; of weights of float16, take float32."""
         if view.record.is_half:
-            return ask(
-                "Keep the weights in float32: keras.config.set_dtype_policy("
-                '"mixed_float16"). float16 ends at 65504 and begins at 6e-8, which '
-                "is above Adam's epsilon."
-            )
+            return keep_float32()
         return ask(self._told(view)[1])
 
     def _told(self, view: View) -> tuple[str, str]:

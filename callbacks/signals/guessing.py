@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, ClassVar
 
-from .gradients import global_norm
-from .learning_rate import looser_clip
+from .learning_rate import FAR_ABOVE, LearningRateTooLow, fitting_rate, looser_clip
 from .loss import (
     NO_BETTER,
     above,
@@ -160,7 +159,7 @@ class NotLearning(Rule):
     steps: int = 100
 
     reads: ClassVar = (epoch_loss,)
-    keeps: ClassVar = KEEPS | {share_of_largest: 1, global_norm: 1}
+    keeps: ClassVar = LearningRateTooLow.keeps | KEEPS | {share_of_largest: 1}
 
     def readings(self, view: View) -> Iterable[Reading]:
         if is_rising(view):
@@ -217,7 +216,11 @@ class NotLearning(Rule):
         )
 
     def remedy(self, reading: Reading, view: View) -> Remedy:
-        """What is unusual: nothing that is trained, dropout, a clip, the rate."""
+        """What is unusual: nothing that is trained, dropout, a clip, the rate.
+
+        A rate that would have moved the weights by 1e-2 in the first steps, where that
+        is far above this one.
+        """
         if view.record.is_frozen:
             return ask(
                 "Set trainable=True where the model is to learn, and compile again: no "
@@ -241,6 +244,10 @@ class NotLearning(Rule):
         usual = USUAL.get(kind, USUAL_RATE)
         if rate is not None and kind and not usual / 50 <= rate <= 10 * usual:
             return set_rate(view, "", usual)
+        fitting = fitting_rate(view, "")
+        if rate is not None and fitting is not None and fitting > FAR_ABOVE * rate:
+            more = "; and see that labels belong to their inputs"
+            return set_rate(view, "", fitting, is_raised=True, more=more)
         return ask(
             f"Try {view.named_rate} ten times lower, then ten times higher; inputs "
             "scaled to unit spread; and see that labels belong to their inputs."

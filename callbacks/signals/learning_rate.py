@@ -10,7 +10,7 @@ from .gradients import global_norm
 from .loss import NO_BETTER, epoch_loss, is_slowed, train_loss
 from .optimizers import learning_rate, learning_rates
 from .record import PLAIN, kind_of
-from .remedy import Remedy, change_rate, rate_at, set_rate
+from .remedy import Remedy, change_rate, keep_float32, rate_at, set_rate
 from .rule import Reading, Rule
 from .targets import guess
 from .view import View
@@ -49,6 +49,8 @@ class _OfRate(Rule):
         At least twice or at most half the rate; ten times or a tenth of it, where that
         is not known.
         """
+        if view.record.is_half:
+            return keep_float32()
         to, rate = fitting_rate(view, reading.where), rate_at(view, reading.where)
         if rate is not None:
             usual, nearest = (10, 2) if reading.below else (0.1, 0.5)
@@ -249,6 +251,8 @@ def smaller_epsilon(view: View, where: str) -> Remedy | None:
 
 def lower(view: View, where: str) -> Remedy:
     """A rate that fits the first steps, at most a tenth of the one that trains this."""
+    if view.record.is_half:
+        return keep_float32()
     rate, fitting = rate_at(view, where), fitting_rate(view, where)
     if rate is None or fitting is None:
         return change_rate(view, where)

@@ -95,6 +95,15 @@ def together(remedies: Sequence[Remedy]) -> Remedy | None:
     return replace(first, where=tuple(where))
 
 
+def keep_float32() -> Remedy:
+    """Weights of float32, where they are of float16."""
+    return ask(
+        "Keep the weights in float32: keras.config.set_dtype_policy("
+        '"mixed_float16"). float16 ends at 65504 and begins at 6e-8, which is above '
+        "Adam's epsilon."
+    )
+
+
 def clip(to: float) -> Remedy:
     """Clip the gradient's global norm."""
     return Remedy(

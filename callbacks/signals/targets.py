@@ -297,8 +297,8 @@ class OutputMismatch(Rule):
 
     By the architecture: logits for a loss of probabilities, probabilities for a loss of
     logits where Keras does not undo it, a ReLU before a loss of classes, a softmax over
-    one unit, a softmax or sigmoid right behind another activation. By what is seen:
-    more than `share` of the outputs outside what the loss takes
+    one unit, a softmax or sigmoid right behind another activation, dropout at the end.
+    By what is seen: more than `share` of the outputs outside what the loss takes
     (`outputs/<name>/out_of_range`), or of the targets outside what the output's
     activation gives (`targets/<name>/out_of_reach`). Only losses of Keras.
 
@@ -351,6 +351,12 @@ class OutputMismatch(Rule):
                 1.0,
                 f"{named} takes probabilities, but {ends}, which gives others too.",
                 end,
+            )
+        if activation == "dropout":
+            yield Fault(
+                1.0,
+                f"{ends[0].upper()}{ends[1:]}, which makes outputs 0 at random.",
+                ask("Take the dropout behind the last layer away."),
             )
         before = str(head.get("activation_before"))
         if activation in PROBABILITIES and RANGES.get(before, ALL) != ALL:

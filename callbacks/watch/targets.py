@@ -653,6 +653,8 @@ def _passes_on(layer: Any) -> bool:
 
 
 def _activation(layer: Any) -> str | None:
+    if isinstance(layer, keras.layers.Dropout):
+        return "dropout"
     # keras.ops.softmax is an operation of a class that is not public.
     if isinstance(layer, keras.layers.Softmax) or type(layer).__name__ == "Softmax":
         return "softmax"
