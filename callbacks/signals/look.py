@@ -35,9 +35,10 @@ class Look:
         value = self.value(one, subject)
         if value is None:
             return
-        self.scalars[one.tag_of(subject.name)] = float(value)
+        number = float(value)
+        self.scalars[one.tag_of(subject.name)] = number
         if one.is_of_layers:
-            self.layers.setdefault(one.tag, {})[subject.name] = float(value)
+            self.layers.setdefault(one.tag, {})[subject.name] = number
 
     def value(self, one: Signal, subject: Subject) -> Any:
         """The value of a signal there; None if there is none, or it raised."""

@@ -1,7 +1,6 @@
 """Rows of numbers that a step gave become what was read of each subject."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -45,7 +44,7 @@ def read(subjects: Iterable[Subject], rows: Rows) -> list[Subject]:
             what: row for what, row in own.items() if what not in _BASE
         }
         fields = {"rows": parts} | (_READ[subject.reads](subject, own, rows))
-        found.append(replace(subject, **fields))
+        found.append(subject.having(fields))
     return found
 
 

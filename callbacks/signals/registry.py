@@ -66,7 +66,7 @@ class Signal:
     watch: str | None = None
     description: str = ""
 
-    @property
+    @functools.cached_property
     def is_of_layers(self) -> bool:
         """Whether it is drawn as its worst layer and its median, if there are two."""
         is_drawn = self.chart is not None and not self.is_histogram

@@ -198,9 +198,9 @@ def _summaries_of(rows: Array) -> list[Summary]:
         width = np.where(high > low, high - low, 1)
         position = (rows - low[:, None]) * (BINS / width)[:, None]
         safe = _is_safe(mean, spread)
-        zeros = (rows == 0).mean(axis=1)
+        zeros = np.add.reduce(rows == 0, axis=1) / rows.shape[1]
     position[~safe] = 0
-    index = np.minimum(position.astype(np.intp), BINS - 1)
+    index = np.minimum(_whole(position), BINS - 1)
     index += np.arange(len(rows))[:, None] * BINS
     bins = np.bincount(index.reshape(-1), minlength=len(rows) * BINS)
     moments = np.stack([low, high, mean, np.sqrt(spread), zeros], axis=1).tolist()
@@ -253,15 +253,20 @@ def _careful_summary(x: Array, sample: Array) -> Summary:
 
 
 def _zeros(sample: Array) -> float:
-    return float(np.mean(sample == 0)) if sample.size else 0.0
+    return float(np.count_nonzero(sample == 0) / sample.size) if sample.size else 0.0
 
 
 def _bins(sample: Array, low: Any, high: Any) -> Array:
     position = sample - low
     position *= BINS / (high - low or 1.0)
-    bins = np.bincount(position.astype(np.intp), minlength=BINS)
+    bins = np.bincount(_whole(position), minlength=BINS)
     bins[BINS - 1] += bins[BINS:].sum()  # the maximum itself
     return bins[:BINS]
+
+
+def _whole(positions: Array) -> Array:
+    """Numbers of bins, intp: past int32, for which processors have an instruction."""
+    return positions.astype(np.int32).astype(np.intp)
 
 
 def sampling_stride(size: int, channels: int, sample_size: int) -> int:

@@ -1,5 +1,6 @@
 """The weights and the batch norms of a model at a look, and how far they moved."""
 
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -174,7 +175,7 @@ class WeightReader:
     def _weight(self, path: str, kernels: Mapping[str, Any]) -> Weight:
         if path not in kernels or path not in self._first:
             return Weight(path)
-        fan_in = max(1, int(np.prod(kernels[path].shape[:-1])))
+        fan_in = max(1, math.prod(kernels[path].shape[:-1]))
         return Weight(path, first=self._first[path][1], fan_in=fan_in)
 
     def read(
