@@ -461,8 +461,7 @@ class Run:
             counts = [alert.level for alert in self.follower.open]
             levels = [OpenAlerts(level, counts.count(level)) for level in LEVELS]
             seen.scalars |= look(levels).scalars
-        self.log.write(step, seen.scalars, seen.histograms)
-        self.log.write_worst(step, seen.layers)
+        self.log.write(step, seen.scalars, seen.histograms, seen.layers)
         self._hand_on(step, seen)
         self._write_alerts(step, found)
         return found

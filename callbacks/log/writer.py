@@ -58,8 +58,9 @@ class EventWriter:
         step: int,
         scalars: Mapping[str, float],
         histograms: Mapping[str, Summary],
+        values: Sequence[Any] = (),
     ) -> None:
-        """Append the scalars and histograms of one snapshot."""
+        """Append one snapshot: scalars, histograms, and values that are complete."""
         with np.errstate(over="ignore"):
             numbers = np.array([*scalars.values()], np.float64).astype("<f4").tobytes()
         parts = [
@@ -69,8 +70,9 @@ class EventWriter:
         made = statistics.histograms([*histograms.values()])
         for tag, rows in zip(histograms, made, strict=True):
             parts.append(self._value(tag, rows.tobytes(), histogram_metadata))
-        if parts:
+        if parts or values:
             summary = summary_pb2.Summary.FromString(b"".join(parts))
+            summary.value.extend(values)
             self._append(event_pb2.Event(step=step, summary=summary), mode="r+b")
 
     def write_values(self, step: int, values: Sequence[Any]) -> None:
