@@ -104,8 +104,8 @@ class EventWriter:
             value.tensor.dtype = types_pb2.DT_FLOAT
             value.tensor.float_val.append(np.frombuffer(content, "<f4")[0])
         else:
-            is_narrow = len(content) == 4 * math.prod(SIZES)
-            value.tensor.dtype = types_pb2.DT_FLOAT if is_narrow else types_pb2.DT_DOUBLE
+            kinds = {4: types_pb2.DT_FLOAT, 8: types_pb2.DT_DOUBLE}
+            value.tensor.dtype = kinds[len(content) // math.prod(SIZES)]
             value.tensor.tensor_shape.CopyFrom(SHAPE)
             value.tensor.tensor_content = content
         self._before[tag, len(content)] = summary.SerializeToString()[: -len(content)]

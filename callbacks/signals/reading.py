@@ -3,8 +3,6 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
-import numpy as np
-
 from .batch_norm import merge_moments
 from .subjects import (
     MOMENTS,
@@ -63,7 +61,8 @@ def _summary(subject: Any, own: Mapping[str, Any], rows: Rows) -> dict[str, Any]
 def _moments(subject: NormInput, own: Mapping[str, Any], rows: Rows) -> dict[str, Any]:
     if MOMENTS not in own:
         return {}
-    parts = [Moments(row[0], *np.split(row[1:], 2)) for row in own[MOMENTS]]
+    half = own[MOMENTS].shape[1] // 2 + 1
+    parts = [Moments(row[0], row[1:half], row[half:]) for row in own[MOMENTS]]
     batch = merge_moments(parts)
     whole = rows[moving_key(subject.layer)].reshape(-1, batch.mean.size)
     names = ("moving_mean", "moving_variance", "gamma")

@@ -60,11 +60,11 @@ class Summary:
 
         Within a bin of what `quantiles` gives; kept, to compare distributions often.
         """
-        if not self.count or not self.bins.any():
+        below = np.cumsum(self.bins)
+        if not self.count or not below[-1]:
             return np.full(GRID.size, math.nan)
-        share = np.cumsum(self.bins) / self.bins.sum()
         edges = self.minimum + (self.maximum - self.minimum) * EDGES
-        return np.interp(GRID, share, edges)
+        return np.interp(GRID, below / below[-1], edges)
 
     def quantiles(self, shares: Sequence[float]) -> Array:
         """Values below which each share of the finite elements lies.
@@ -195,7 +195,7 @@ def _is_safe(mean: Any, spread: Any) -> Any:
 
 
 def _summaries_of(arrays: Sequence[Array]) -> list[Summary]:
-    """Of flat arrays of one dtype in the order of their sizes; a histogram reads all."""
+    """Of flat arrays of one dtype, by size, all of which enter their histograms."""
     sizes = np.array([x.size for x in arrays])
     firsts = np.cumsum(sizes) - sizes
     flat = np.concatenate(arrays)
@@ -410,6 +410,8 @@ def _mean_and_spread(size: int, moments: Array) -> tuple[float, float]:
 
 def merge(parts: Sequence[Summary]) -> Summary:
     """One summary of what several replicas hold; bins are exact within a bin."""
+    if len(parts) == 1:
+        return parts[0]
     full = [part for part in parts if part.count]
     non_finite = sum(part.non_finite for part in parts)
     if len(full) < 2:

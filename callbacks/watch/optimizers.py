@@ -49,7 +49,9 @@ def find(model: Any, layers: Mapping[str, Layer]) -> dict[str, Any]:
     found: dict[int, tuple[str, Any]] = {}
     kinds = dict, list, tuple, keras.optimizers.Optimizer
     for place, value in places:
-        if not isinstance(value, kinds) or place.rpartition("/")[2].startswith(TRACKING):
+        if not isinstance(value, kinds):
+            continue
+        if place.rpartition("/")[2].startswith(TRACKING):
             continue
         for name, one in _leaves(place, value):
             if isinstance(one, keras.optimizers.Optimizer):

@@ -214,9 +214,10 @@ class WeightReader:
         for (path, what), row in moved.items():
             if path not in judged:
                 continue
-            subject = self._weight(path, judged)  # also a batch norm's, if it moves
-            subjects.setdefault(subject.key, subject)
-            rows[subject.key, what] = row
+            key = Weight(path).key
+            if key not in subjects:  # a batch norm's, which moves
+                subjects[key] = self._weight(path, judged)
+            rows[key, what] = row
         ages = self._moving.read(norms, _reader(arrays), steps, calls)
         return [*subjects.values(), *ages], rows
 
