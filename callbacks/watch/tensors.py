@@ -7,13 +7,13 @@ from typing import Any
 import keras
 import numpy as np
 
+from .backend import backend
+
 
 def to_numpy(tensor: Any) -> Any:
     """A variable or tensor as an array."""
     if isinstance(tensor, keras.Variable):
-        from . import probe  # which knows the optimizers, which read by this
-
-        return probe.backend().as_array(tensor)
+        return backend().as_array(tensor)
     tensor = keras.ops.convert_to_tensor(tensor)
     if hasattr(tensor, "detach"):  # of torch
         return keras.ops.convert_to_numpy(tensor)
