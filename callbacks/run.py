@@ -3,7 +3,7 @@
 import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from operator import methodcaller
 from pathlib import Path
 from typing import Any
@@ -419,7 +419,7 @@ class Run:
         found = read([*own, *subjects], {**rows, **own_rows})
         self._weights.saw(selection, found)
         found = [
-            replace(x, validation=self._validation.get(x.key))
+            x.having({"validation": self._validation.get(x.key)})
             if isinstance(x, Input)
             else x
             for x in found
@@ -461,8 +461,7 @@ class Run:
             counts = [alert.level for alert in self.follower.open]
             levels = [OpenAlerts(level, counts.count(level)) for level in LEVELS]
             seen.scalars |= look(levels).scalars
-        self.log.write(step, seen.scalars, seen.histograms)
-        self.log.write_worst(step, seen.layers)
+        self.log.write(step, seen.scalars, seen.histograms, seen.layers)
         self._hand_on(step, seen)
         self._write_alerts(step, found)
         return found

@@ -75,10 +75,10 @@ def test_a_tag_has_one_value_per_step(tmp_path):
     log = RunLog(tmp_path, "", history, pytest.fail)
     summary = summarize(ARRAY, 1000)
     log.open()
-    log.write(5, {"a": 1, "b": 1}, {"h": summary})
+    log.write(5, {"a": 1, "b": 1}, {"h": summary}, {})
     log.open()  # also in a second fit
-    log.write(5, {"a": 2, "c": 2}, {"h": summary})
-    log.write(6, {"a": 3}, {})
+    log.write(5, {"a": 2, "c": 2}, {"h": summary}, {})
+    log.write(6, {"a": 3}, {}, {})
     read = read_log(tmp_path)
     assert steps(read, "h") == [5]
     del read["h"]

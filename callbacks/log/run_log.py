@@ -117,16 +117,17 @@ class RunLog:
         step: int,
         scalars: Mapping[str, float],
         histograms: Mapping[str, Summary],
+        layers: Mapping[str, Mapping[str, float]],
     ) -> None:
-        """Write one snapshot, and charts for tags that are new."""
+        """Write one snapshot, and charts for tags that are new.
+
+        Of `layers` the worst are named in the Text tab; see `WorstLayers`.
+        """
         scalars, histograms = self._fresh(step, scalars), self._fresh(step, histograms)
         self._history.add(step, {self._tag(tag): x for tag, x in scalars.items()})
-        self._try_to(lambda: self._writer.write(step, scalars, histograms))
-        self._write_values(step, self._layout.grown(scalars))
-
-    def write_worst(self, step: int, layers: Mapping[str, Mapping[str, float]]) -> None:
-        """Name the worst layers in the Text tab; see `WorstLayers`."""
-        self._write_values(step, self._worst.seen(step, layers))
+        more = [self._layout.grown(scalars), self._worst.seen(step, layers)]
+        values = [x for x in more if x is not None]
+        self._try_to(lambda: self._writer.write(step, scalars, histograms, values))
 
     def write_record(self, step: int, record: Mapping[str, Any]) -> None:
         """Write the run record, which describes the run to readers."""

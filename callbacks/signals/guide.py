@@ -52,6 +52,9 @@ class Guide:
         both limits are above 0, else by difference. NaN is worse than infinity, and
         infinity worse than any number.
         """
+        low, high = self._limits()
+        if (low is None or high is None) and all(map(math.isfinite, values.values())):
+            return (max if low is None else min)(values, key=values.__getitem__)
         return max(values, key=lambda name: self._badness(values[name]))
 
     def direction(self) -> str:

@@ -35,9 +35,10 @@ class Look:
         value = self.value(one, subject)
         if value is None:
             return
-        self.scalars[one.tag_of(subject.name)] = float(value)
+        number = float(value)
+        self.scalars[one.tag_of(subject.name)] = number
         if one.is_of_layers:
-            self.layers.setdefault(one.tag, {})[subject.name] = float(value)
+            self.layers.setdefault(one.tag, {})[subject.name] = number
 
     def value(self, one: Signal, subject: Subject) -> Any:
         """The value of a signal there; None if there is none, or it raised."""
@@ -63,7 +64,7 @@ def look(
     shown: dict[str, Subject] = {}
     arrays: dict[str, Array] = {}
     for subject in subjects:
-        for one in _wanted(subject, watch):
+        for one in registry.of(subject, watch):
             if not one.is_histogram:
                 seen.enter(one, subject)
                 continue
@@ -77,13 +78,13 @@ def look(
     seen.histograms |= statistics.summarize_all(arrays, largest)
     for tag, subject in shown.items():
         histogram = Histogram(tag, summary=seen.histograms[tag], of=subject)
-        for one in _wanted(histogram, watch):
+        for one in registry.of(histogram, watch):
             seen.enter(one, histogram)
     for layers in _several(seen.layers):
-        for one in _wanted(layers, watch):
+        for one in registry.of(layers, watch):
             seen.enter(one, layers)
     whole = Whole("", subjects=subjects, scalars=seen.scalars, past=past)
-    for one in _wanted(whole, watch):
+    for one in registry.of(whole, watch):
         seen.enter(one, whole)
     return seen
 
@@ -94,7 +95,3 @@ def _several(found: Mapping[str, Mapping[str, float]]) -> Iterator[Layers]:
         if len(values) > 1:
             one = registry.REGISTRY[tag]
             yield Layers(one.name, guide=one.guide, values=values)
-
-
-def _wanted(subject: Subject, watch: Collection[str]) -> list[Signal]:
-    return [x for x in registry.of(subject) if x.watch is None or x.watch in watch]

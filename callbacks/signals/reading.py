@@ -1,10 +1,7 @@
 """Rows of numbers that a step gave become what was read of each subject."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from typing import Any, TypeAlias
-
-import numpy as np
 
 from .batch_norm import merge_moments
 from .subjects import (
@@ -45,7 +42,7 @@ def read(subjects: Iterable[Subject], rows: Rows) -> list[Subject]:
             what: row for what, row in own.items() if what not in _BASE
         }
         fields = {"rows": parts} | (_READ[subject.reads](subject, own, rows))
-        found.append(replace(subject, **fields))
+        found.append(subject.having(fields))
     return found
 
 
@@ -64,7 +61,8 @@ def _summary(subject: Any, own: Mapping[str, Any], rows: Rows) -> dict[str, Any]
 def _moments(subject: NormInput, own: Mapping[str, Any], rows: Rows) -> dict[str, Any]:
     if MOMENTS not in own:
         return {}
-    parts = [Moments(row[0], *np.split(row[1:], 2)) for row in own[MOMENTS]]
+    half = own[MOMENTS].shape[1] // 2 + 1
+    parts = [Moments(row[0], row[1:half], row[half:]) for row in own[MOMENTS]]
     batch = merge_moments(parts)
     whole = rows[moving_key(subject.layer)].reshape(-1, batch.mean.size)
     names = ("moving_mean", "moving_variance", "gamma")

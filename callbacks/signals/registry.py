@@ -7,7 +7,7 @@ made from it. Adding a signal touches the file of its family, and its test.
 import functools
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,7 +66,7 @@ class Signal:
     watch: str | None = None
     description: str = ""
 
-    @property
+    @functools.cached_property
     def is_of_layers(self) -> bool:
         """Whether it is drawn as its worst layer and its median, if there are two."""
         is_drawn = self.chart is not None and not self.is_histogram
@@ -164,12 +164,18 @@ def arrange(modules: Sequence[str]) -> None:
     REGISTRY.update(ordered)
 
 
-def of(subject: Any) -> list[Signal]:
-    """The signals that a subject has."""
+def of(subject: Any, watch: Collection[str] | None = None) -> list[Signal]:
+    """The signals that a subject has; those on request only where `watch` asks."""
     kind = type(subject)
-    if kind not in _by_subject:
-        _by_subject[kind] = [x for x in REGISTRY.values() if x.of is kind]
-    return [x for x in _by_subject[kind] if x.where is None or x.where(subject)]
+    known = _by_subject.get(kind)
+    if known is None:
+        known = _by_subject[kind] = [x for x in REGISTRY.values() if x.of is kind]
+    return [
+        x
+        for x in known
+        if (x.watch is None or watch is None or x.watch in watch)
+        and (x.where is None or x.where(subject))
+    ]
 
 
 def find(tag: str) -> Signal | None:

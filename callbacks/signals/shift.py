@@ -23,11 +23,9 @@ def _two_looks(entering: Entering) -> tuple[Array, Array, bool] | None:
 
 def merged(replicas: Array) -> Array:
     """One row of those of replicas: see `rows.units_row`."""
-    counts, noises, (means, stds) = (
-        replicas[:, 0],
-        replicas[:, 1],
-        np.split(replicas[:, 2:], 2, axis=1),
-    )
+    counts, noises = replicas[:, 0], replicas[:, 1]
+    half = replicas.shape[1] // 2 + 1
+    means, stds = replicas[:, 2:half], replicas[:, half:]
     share = counts / counts.sum()
     mean = share @ means
     variance = share @ (np.square(stds) + np.square(means - mean))

@@ -60,11 +60,11 @@ class Summary:
 
         Within a bin of what `quantiles` gives; kept, to compare distributions often.
         """
-        if not self.count or not self.bins.any():
+        below = np.cumsum(self.bins)
+        if not self.count or not below[-1]:
             return np.full(GRID.size, math.nan)
-        share = np.cumsum(self.bins) / self.bins.sum()
         edges = self.minimum + (self.maximum - self.minimum) * EDGES
-        return np.interp(GRID, share, edges)
+        return np.interp(GRID, below / below[-1], edges)
 
     def quantiles(self, shares: Sequence[float]) -> Array:
         """Values below which each share of the finite elements lies.
@@ -141,27 +141,30 @@ def summarize(array: Array, sample_size: int) -> Summary:
 
 
 def summarize_all(arrays: Mapping[Key, Array], sample_size: int) -> dict[Key, Summary]:
-    """The summary of each array; those of one size and dtype are reduced together.
+    """The summary of each array; small ones of one dtype are binned together.
 
     Moments are reduced in float32 where that is safe, else in float64, and a piece at a
     time, so that what is computed of a piece stays in the processor's cache.
     """
     found: dict[Key, Summary] = {}
-    small: dict[tuple[int, Any], list[Key]] = {}
+    small: list[Key] = []
     flat = {tag: _flat(array) for tag, array in arrays.items()}
     for tag, x in flat.items():
         if 0 < x.size <= min(PIECE, sample_size):
-            small.setdefault((x.size, x.dtype), []).append(tag)
+            small.append(tag)
         else:
             channels = arrays[tag].shape[-1] if arrays[tag].ndim else 1
             stride = sampling_stride(x.size, channels, sample_size)
             found[tag] = _summary_of(x, x[::stride])
-    for (size, _), tags in small.items():
-        at_once = max(1, 32 * PIECE // size)
-        for first in range(0, len(tags), at_once):
-            some = tags[first : first + at_once]
-            rows = np.stack([flat[tag] for tag in some])
-            found |= zip(some, _summaries_of(rows), strict=True)
+    together: dict[tuple[Any, int], list[Key]] = {}
+    elements = 0
+    for tag in sorted(small, key=lambda tag: flat[tag].size):
+        elements += flat[tag].size
+        at = flat[tag].dtype, elements // (32 * PIECE)
+        together.setdefault(at, []).append(tag)
+    for tags in together.values():
+        some = _summaries_of([flat[tag] for tag in tags])
+        found |= zip(tags, some, strict=True)
     return {tag: found[tag] for tag in arrays}
 
 
@@ -191,25 +194,36 @@ def _is_safe(mean: Any, spread: Any) -> Any:
     return (power > 1e-30) & (power < 1e30)
 
 
-def _summaries_of(rows: Array) -> list[Summary]:
-    """Of each row, all of which enters its histogram."""
+def _summaries_of(arrays: Sequence[Array]) -> list[Summary]:
+    """Of flat arrays of one dtype, by size, all of which enter their histograms."""
+    sizes = np.array([x.size for x in arrays])
+    firsts = np.cumsum(sizes) - sizes
+    flat = np.concatenate(arrays)
+    of_size, starts, counts = np.unique(sizes, return_index=True, return_counts=True)
+    groups = [
+        flat[first : first + size * count].reshape(count, size)
+        for size, first, count in zip(of_size, firsts[starts], counts, strict=True)
+    ]
     with np.errstate(all="ignore"):  # what is not finite is seen to below
-        low, high, mean, spread = _moments(rows)
+        low, high, mean, spread = (
+            np.concatenate(part) for part in zip(*map(_moments, groups), strict=True)
+        )
         width = np.where(high > low, high - low, 1)
-        position = (rows - low[:, None]) * (BINS / width)[:, None]
-        safe = _is_safe(mean, spread)
-        zeros = (rows == 0).mean(axis=1)
-    position[~safe] = 0
-    index = np.minimum(position.astype(np.intp), BINS - 1)
-    index += np.arange(len(rows))[:, None] * BINS
-    bins = np.bincount(index.reshape(-1), minlength=len(rows) * BINS)
-    moments = np.stack([low, high, mean, np.sqrt(spread), zeros], axis=1).tolist()
-    parts = zip(rows, safe, moments, bins.reshape(-1, BINS), strict=True)
+        position = flat - np.repeat(low, sizes)
+        position *= np.repeat(BINS / width, sizes)
+    safe = _is_safe(mean, spread)
+    zeros = np.add.reduceat(flat == 0, firsts, dtype=np.intp) / sizes
+    position[np.repeat(~safe, sizes)] = 0
+    index = np.minimum(_whole(position), BINS - 1)
+    index += np.repeat(np.arange(len(arrays)) * BINS, sizes)
+    bins = np.bincount(index, minlength=len(arrays) * BINS)
+    moments = np.array([low, high, mean, np.sqrt(spread), zeros]).T.tolist()
+    parts = zip(arrays, safe, moments, bins.reshape(-1, BINS), strict=True)
     return [
-        Summary(row.size, 0, low, high, mean, std, counts, share)
+        Summary(x.size, 0, low, high, mean, std, counts, share)
         if is_safe
-        else _careful_summary(row, row)
-        for row, is_safe, (low, high, mean, std, share), counts in parts
+        else _careful_summary(x, x)
+        for x, is_safe, (low, high, mean, std, share), counts in parts
     ]
 
 
@@ -253,15 +267,20 @@ def _careful_summary(x: Array, sample: Array) -> Summary:
 
 
 def _zeros(sample: Array) -> float:
-    return float(np.mean(sample == 0)) if sample.size else 0.0
+    return float(np.count_nonzero(sample == 0) / sample.size) if sample.size else 0.0
 
 
 def _bins(sample: Array, low: Any, high: Any) -> Array:
     position = sample - low
     position *= BINS / (high - low or 1.0)
-    bins = np.bincount(position.astype(np.intp), minlength=BINS)
+    bins = np.bincount(_whole(position), minlength=BINS)
     bins[BINS - 1] += bins[BINS:].sum()  # the maximum itself
     return bins[:BINS]
+
+
+def _whole(positions: Array) -> Array:
+    """Numbers of bins, intp: past int32, for which processors have an instruction."""
+    return positions.astype(np.int32).astype(np.intp)
 
 
 def sampling_stride(size: int, channels: int, sample_size: int) -> int:
@@ -391,6 +410,8 @@ def _mean_and_spread(size: int, moments: Array) -> tuple[float, float]:
 
 def merge(parts: Sequence[Summary]) -> Summary:
     """One summary of what several replicas hold; bins are exact within a bin."""
+    if len(parts) == 1:
+        return parts[0]
     full = [part for part in parts if part.count]
     non_finite = sum(part.non_finite for part in parts)
     if len(full) < 2:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple, TypeAlias
+from typing import Any, ClassVar, NamedTuple, Self, TypeAlias
 
 import numpy as np
 
@@ -41,6 +41,13 @@ class Subject:
     def key(self) -> str:
         """Tells it from all other subjects of a look."""
         return f"{type(self).__name__}:{self.name}"
+
+    def having(self, fields: Mapping[str, Any]) -> Self:
+        """A copy with these fields: `dataclasses.replace` takes five times as long."""
+        copy = object.__new__(type(self))
+        vars(copy).update(vars(self))
+        vars(copy).update(fields)
+        return copy
 
 
 @dataclass(frozen=True)

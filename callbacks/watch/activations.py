@@ -3,7 +3,7 @@
 import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -181,7 +181,7 @@ class Activity:
                 if not is_one:
                     kept = self._kept(subject.key, row, looks)
                     rows[dead_units.tag] = np.concatenate([*kept])
-                subject = replace(subject, rows=rows)
+                subject = subject.having({"rows": rows})
             found.append(subject)
         return found
 
@@ -189,7 +189,7 @@ class Activity:
         earlier = self._earlier.get(subject.key)
         self._earlier[subject.key] = subject.rows.get(activation_shift.tag)
         is_noisy = subject.is_noisy and not is_same
-        return replace(subject, earlier=earlier, is_noisy=is_noisy)
+        return subject.having({"earlier": earlier, "is_noisy": is_noisy})
 
     def _is_same_batch(self, subjects: Sequence[Subject]) -> bool:
         """Whether the inputs have the moments that they had at the look before.

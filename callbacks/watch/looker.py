@@ -81,7 +81,8 @@ class Looker:
 
     def _begin(self, notes: Callable[[], None]) -> None:
         """A look begins; `notes`: see `probe.Probe.look`."""
-        self._notes, self._known = notes, len(weights_of(self._model))
+        self._notes = notes
+        self._known = len(self._contents.latest(self._model).weights)
 
     def _note_what_is_built(self) -> None:
         """What a trace or a forward pass has built is noted before it is trained."""

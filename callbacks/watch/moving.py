@@ -128,7 +128,7 @@ def _statistics(norm: BatchNorm, read: Read) -> Array | None:
     """Mean and variance as they are now, (2, C); None of a layer that has others."""
     parts = [np.ravel(read(norm.parts[x])) for x in ("moving_mean", "moving_variance")]
     same = parts[0].shape == parts[1].shape
-    return np.stack(parts).astype(np.float64) if same else None
+    return np.array(parts, np.float64) if same else None
 
 
 def _affine(norm: BatchNorm, read: Read) -> Array | None:

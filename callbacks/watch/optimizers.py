@@ -47,7 +47,10 @@ def find(model: Any, layers: Mapping[str, Layer]) -> dict[str, Any]:
             inner = {"optimizer": attribute(layer, "optimizer"), **vars(layer)}
             places += [(f"{name}/{k}", v) for k, v in inner.items()]
     found: dict[int, tuple[str, Any]] = {}
+    kinds = dict, list, tuple, keras.optimizers.Optimizer
     for place, value in places:
+        if not isinstance(value, kinds):
+            continue
         if place.rpartition("/")[2].startswith(TRACKING):
             continue
         for name, one in _leaves(place, value):
@@ -137,6 +140,10 @@ def steps_taken(optimizer: Any) -> int:
         return 0
 
 
+def _taken(found: Mapping[str, Any]) -> dict[str, int]:
+    return {name: steps_taken(optimizer) for name, optimizer in found.items()}
+
+
 class OptimizerReader:
     """Of the optimizers that a training applies, of several each by its name.
 
@@ -157,7 +164,7 @@ class OptimizerReader:
 
         `found`: the optimizers by name; `steps` of an epoch, None if unknown.
         """
-        self._began = {name: steps_taken(x) for name, x in found.items()}
+        self._began = _taken(found)
         self.steps.begin_fit(steps, self._began)
         if self._clock in self._began:
             return self._began[self._clock]
@@ -172,13 +179,14 @@ class OptimizerReader:
 
     def iterations(self, found: Mapping[str, Any]) -> int | None:
         """Steps of the optimizer that the training goes by; None if none is known."""
-        moved = self._moved(found)
+        taken = _taken(found)
+        moved = self._moved(taken)
         if self._clock not in (moved or found):
             first = [x for x in self._seen if x in found] or sorted(
                 moved, key=lambda name: (name != "optimizer", -moved[name])
             )
             self._clock = first[0] if first else None
-        return None if self._clock is None else steps_taken(found[self._clock])
+        return None if self._clock is None else taken[self._clock]
 
     def read(
         self, found: Mapping[str, Any], *, after_each_step: bool
@@ -204,14 +212,14 @@ class OptimizerReader:
             return None
         return self.steps.skipped(name, steps_taken(optimizer))
 
-    def _moved(self, found: Mapping[str, Any]) -> dict[str, int]:
+    def _moved(self, taken: Mapping[str, int]) -> dict[str, int]:
         """How many steps each took in this fit, those that took any."""
-        taken = {k: steps_taken(x) - self._began.get(k, 0) for k, x in found.items()}
-        return {name: steps for name, steps in taken.items() if steps}
+        moved = {k: steps - self._began.get(k, 0) for k, steps in taken.items()}
+        return {name: steps for name, steps in moved.items() if steps}
 
     def applied(self, found: Mapping[str, Any]) -> Mapping[str, Any]:
         """Those of them that are; all while none is known to be."""
-        applied = dict.fromkeys([*self._seen, *self._moved(found)])
+        applied = dict.fromkeys([*self._seen, *self._moved(_taken(found))])
         return {k: found[k] for k in applied if k in found} or found
 
 

@@ -5,16 +5,13 @@ function that Keras made trains, untouched, on the same batch. So watching chang
 bit of a training, whatever the backend compiles.
 """
 
-import importlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from types import ModuleType
 from typing import Any, Protocol
-
-import keras
 
 from ..signals.own import Function
 from ..signals.subjects import Subject
+from .backend import backend as backend
 from .layers import Select
 from .optimizers import Applied
 from .targets import Supervision
@@ -118,18 +115,3 @@ class Recorded:
         """The next batch."""
         self.last = next(self._batches)
         return self.last
-
-
-def backend() -> ModuleType:
-    """The module of the backend that Keras runs on.
-
-    Each has `make(model, asked, contents, say)`, which returns a Probe;
-    `as_array(variable)`, an array, without a copy where that can be;
-    `is_first_process()`, whether this one writes and speaks, of several that train;
-    `scratch_graph()`, where Keras calls layers only to build them; `leaving(call_log)`,
-    while which what is noted can be had afterwards, wherever it can be at all;
-    `device()`, on what it computes, in words; and `host`, what tells its tensors and
-    batches from arrays: see `tensors`.
-    """
-    name = keras.backend.backend()
-    return importlib.import_module(f".{name}", __package__)

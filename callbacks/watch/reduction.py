@@ -82,7 +82,7 @@ class Reduction:
                 if what != SUMMARY:
                     with self._left_out_if_it_fails(key, what):
                         made = [self._row_of(subject, what, x) for x in parts]
-                        found[key, what] = np.stack(made)
+                        found[key, what] = np.array(made)
                 elif isinstance(parts[0], Reduced):
                     found[key, what] = statistics.merge(
                         [statistics.from_moments(*x[:3]) for x in parts]

@@ -159,7 +159,7 @@ class StepReader:
     def tell_applied(self, notes: Notes, seen: Seen) -> None:
         """Which optimizers were applied, and whether those are all."""
         seen.applied = notes.applied
-        hidden = notes.hidden & self._contents.of(self._model).optimizers.keys()
+        hidden = notes.hidden & self._contents.latest(self._model).optimizers.keys()
         seen.knows_applied = bool(notes.applied) and not hidden
 
     def _evaluate(self, notes: Notes, weights: Mapping[str, Any], seen: Seen) -> None:

@@ -1,7 +1,7 @@
 """How a training step is looked at on TensorFlow."""
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -30,6 +30,7 @@ from .traced_step import Pruned, Trace, TracedLosses, TrainStep, graph_here
 
 as_array = host.as_array
 STEP = "_kbn_step"  # kept on the training function, as the probe is
+MANY = 2**18  # elements that are worth a thread to read them
 
 
 def is_first_process() -> bool:
@@ -195,7 +196,7 @@ class Probe(Looker):
     def _probed_step(self, batches: Sequence[Any], iterator: Any, seen: Seen) -> Any:
         found: list[Any] = []
         is_direct = not is_of_fit(iterator)
-        self._try_to(lambda: found.append(self._probe(batches[0], seen, is_direct)))
+        self._try_to(lambda: found.extend(self._probe(batches[0], seen, is_direct)))
         with ThreadPoolExecutor(1) as beside:
             # NumPy reduces what was found while TensorFlow trains.
             reading = [beside.submit(read) for read in found]
@@ -204,8 +205,10 @@ class Probe(Looker):
             self._try_to(one.result)
         return logs
 
-    def _probe(self, batch: Any, seen: Seen, is_direct: bool) -> Callable[[], None]:
-        """Run the probe; what it returns is still to be read, into `seen`.
+    def _probe(
+        self, batch: Any, seen: Seen, is_direct: bool
+    ) -> Iterator[Callable[[], None]]:
+        """Run the probe, and read it into `seen`; what takes long is still to be done.
 
         `is_direct`: the function of one step is called with the batch itself.
         """
@@ -229,7 +232,13 @@ class Probe(Looker):
         given = pruned(tensors)
         seen.own, seen.failed = pruned.own(given), pruned.failed
 
-        return lambda: self._reader.read(batch, pruned.reduction, given, seen)
+        def read() -> None:
+            self._reader.read(batch, pruned.reduction, given, seen)
+
+        if sum(x.size for replicas in given.values() for x in replicas) < MANY:
+            read()  # the threads would wait for one another
+        else:
+            yield read
 
     def _traced(self, batch: Any, tensors: Sequence[Any]) -> Trace | None:
         """The step, traced as a call with this batch would; None: it was before."""

@@ -7,10 +7,14 @@ from typing import Any
 import keras
 import numpy as np
 
+from .backend import backend
+
 
 def to_numpy(tensor: Any) -> Any:
     """A variable or tensor as an array."""
-    tensor = keras.ops.convert_to_tensor(tensor)  # also of a variable on replicas
+    if isinstance(tensor, keras.Variable):
+        return backend().as_array(tensor)
+    tensor = keras.ops.convert_to_tensor(tensor)
     if hasattr(tensor, "detach"):  # of torch
         return keras.ops.convert_to_numpy(tensor)
     # np.array of a scalar, in convert_to_numpy, warns: TensorFlow 2.21, NumPy 2.4.

@@ -1,5 +1,6 @@
 """The weights and the batch norms of a model at a look, and how far they moved."""
 
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -174,7 +175,7 @@ class WeightReader:
     def _weight(self, path: str, kernels: Mapping[str, Any]) -> Weight:
         if path not in kernels or path not in self._first:
             return Weight(path)
-        fan_in = max(1, int(np.prod(kernels[path].shape[:-1])))
+        fan_in = max(1, math.prod(kernels[path].shape[:-1]))
         return Weight(path, first=self._first[path][1], fan_in=fan_in)
 
     def read(
@@ -213,9 +214,10 @@ class WeightReader:
         for (path, what), row in moved.items():
             if path not in judged:
                 continue
-            subject = self._weight(path, judged)  # also a batch norm's, if it moves
-            subjects.setdefault(subject.key, subject)
-            rows[subject.key, what] = row
+            key = Weight(path).key
+            if key not in subjects:  # a batch norm's, which moves
+                subjects[key] = self._weight(path, judged)
+            rows[key, what] = row
         ages = self._moving.read(norms, _reader(arrays), steps, calls)
         return [*subjects.values(), *ages], rows
 
