@@ -373,6 +373,18 @@ ILL = {
             record(*(layer(f"dense_{i}") for i in range(100))),
             (1, stds(*(1.2**i for i in range(100)))),
         ],
+        "warning in net/last/kernel at 1: Start last with random weights": [
+            record(layer("last", is_output=True), first_look=0),
+            (
+                1,
+                {
+                    "weight_std/net/last/kernel": 50.0,
+                    "weight_spread/net/last/kernel": 1.0,
+                    "loss/train": 31.0,
+                    "loss/guess": 2.3,
+                },
+            ),
+        ],
         "warning in net/dense_0/kernel at 1: are equal": [(1, OF_ONES)],
         "warning in net/dense_0/kernel at 1: Start dense_0 with random weights": [
             (1, OF_ZEROS)

@@ -42,7 +42,9 @@ class PoorInit(Rule):
     deviation of the last of them is above `total` times that of the first. Or: a
     square recurrent kernel multiplies by more than `gain` at each step of a sequence
     (sigma_0 sqrt(units), which of an orthogonal one is its factor), and the first
-    gradient's norm is above `norm` * max(1, L), L the first loss. Or: a kernel of
+    gradient's norm is above `norm` * max(1, L), L the first loss. Or: that loss is
+    above `loss` times that of guessing, and a kernel of an output multiplies by more
+    than `last` (sigma sqrt(inputs of a unit), which is about 1). Or: a kernel of
     several units has no spread, sigma below `spread`, and is not one of zeros
     that has moved since; then all its units compute the same and learn the same.
 
@@ -60,6 +62,8 @@ class PoorInit(Rule):
     spread: float = 1e-6
     gain: float = 1.25
     norm: float = 10.0
+    loss: float = 3.0
+    last: float = 8.0
     learned: float = 0.5
 
     reads: ClassVar = (
@@ -86,6 +90,7 @@ class PoorInit(Rule):
             if view.is_first(weight_std):
                 yield from self._kernels(view)
                 yield from self._recurrent(view)
+                yield from self._last(view)
 
     def _layers(self, view: View) -> Iterable[Reading]:
         record, stds = view.record, view.under(activation_std)
@@ -132,6 +137,15 @@ class PoorInit(Rule):
                 explodes = not norm <= self.norm * max(1.0, abs(loss))
                 yield Reading(path, gain if explodes else 0.0, self.gain)
 
+    def _last(self, view: View) -> Iterable[Reading]:
+        loss, guessed = view.get(train_loss), view.newest(guess)
+        if loss is None or guessed is None or not loss > self.loss * guessed > 0:
+            return
+        for path, std in view.under(weight_std).items():
+            fan_in = math.prod((view.record.shape(path) or ())[:-1])
+            if view.record.layer(path).get("is_output") and view.record.is_kernel(path):
+                yield Reading(path, std * math.sqrt(fan_in), self.last)
+
     def _has_kernel(self, call: str, view: View) -> bool:
         layer = view.record.layer(call)
         return (
@@ -163,6 +177,11 @@ class PoorInit(Rule):
             return (
                 f"{reading.where} multiplies by about {reading.value:.2g} at each step "
                 "of a sequence, and its gradient by as much on the way back."
+            )
+        if view.record.shape(reading.where) is not None:
+            return (
+                f"{reading.where}, of an output, multiplies by about "
+                f"{reading.value:.2g}: the first outputs are large, and most are wrong."
             )
         std = view.get(activation_std.tag_of(reading.where)) or 0.0
         if reading.limit == self.total:
@@ -205,6 +224,8 @@ class PoorInit(Rule):
         if reading.below:
             equal = [x.where for x in self._kernels(view) if x.is_ill]
             layers = [view.record.layer(path) for path in equal or [reading.where]]
+        elif view.record.shape(reading.where) is not None:
+            layers = [view.record.layer(reading.where)]
         kinds = {str(x.get("activation")) for x in view.record.layers}
         new = "he_normal" if RELUS & kinds else "glorot_uniform"
         names = tuple(str(x.get("name")) for x in layers)
