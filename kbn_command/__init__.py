@@ -6,6 +6,7 @@
 import argparse
 import io
 import math
+import os
 import sys
 from collections.abc import Sequence
 from importlib import metadata
@@ -16,6 +17,17 @@ from kbn_command import defaults, explain, report
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the result is the exit status."""
+    try:
+        status = run(argv)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `head` or a pager has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + 13  # as of a command that SIGPIPE ends
+    return status
+
+
+def run(argv: Sequence[str] | None) -> int:
+    """The command that the arguments name."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a console that is not UTF-8

@@ -156,3 +156,12 @@ def test_a_console_of_any_encoding_is_printed_to(tmp_path, encoding):
     done = subprocess.run(run, capture_output=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr.decode()
     assert done.stdout.decode(encoding).startswith(f"# {tmp_path.name}")
+
+
+def test_a_reader_that_closes_the_pipe_is_no_error():
+    read, write = os.pipe()
+    os.close(read)
+    run = [sys.executable, "-m", "kbn", "explain", "dead_relu"]
+    done = subprocess.run(run, stdout=write, stderr=subprocess.PIPE, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, b"")

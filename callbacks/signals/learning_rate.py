@@ -65,10 +65,10 @@ class LearningRateTooHigh(_OfRate):
     """The first steps throw the weights far, and the loss has not fallen since.
 
     The largest u of the looks in the first 32 steps above `update`, while the loss is
-    above 90 % of the first that was logged, or of that of guessing. Not where the other
-    first steps of an adaptive optimizer are small: a constraint, or a pruning, has
-    rewritten the weights. Once the loss has fallen,
-    the rate is still the cause of dead units, of drifting weights and the like.
+    above 90 % of the first that was logged, or of that of guessing. Once it has fallen,
+    the rate is still the cause of dead units, of drifting weights and the like. Not
+    where the other first steps of an adaptive optimizer are small: a constraint, or a
+    pruning, has rewritten the weights.
     u = ||w_after - w_before|| / ||w_0||, the median over the kernels that an optimizer
     trains, ||w_0|| at least that of weights of deviation 1 / sqrt(inputs of a unit).
     Beside the weights as they are, the illness hides itself: Adam at 0.5 has 3.1, 0.69,
