@@ -870,6 +870,18 @@ GOOD = {
             record(*(layer(f"dense_{i}", trainable=i > 1) for i in range(4))),
             (1, stds(1, 8, 64, 512)),
         ],
+        "an output's kernel that the first step threw far": [
+            record(layer("last", is_output=True), first_look=0),
+            (
+                1,
+                {
+                    "weight_std/net/last/kernel": 50.0,
+                    "weight_spread/net/last/kernel": 150.0,
+                    "loss/train": 31.0,
+                    "loss/guess": 2.3,
+                },
+            ),
+        ],
         "zeros that moved": [(1, OF_ZEROS_THAT_MOVED)],
         "a branch that begins with zeros": [
             {**DENSE, "first_look": 0},

@@ -141,10 +141,12 @@ class PoorInit(Rule):
         loss, guessed = view.get(train_loss), view.newest(guess)
         if loss is None or guessed is None or not loss > self.loss * guessed > 0:
             return
-        for path, std in view.under(weight_std).items():
+        stds, spreads = view.under(weight_std), view.under(weight_spread)
+        for path, std in stds.items():
             fan_in = math.prod((view.record.shape(path) or ())[:-1])
+            before = std / (spreads.get(path) or math.inf)  # the step
             if view.record.layer(path).get("is_output") and view.record.is_kernel(path):
-                yield Reading(path, std * math.sqrt(fan_in), self.last)
+                yield Reading(path, before * math.sqrt(fan_in), self.last)
 
     def _has_kernel(self, call: str, view: View) -> bool:
         layer = view.record.layer(call)

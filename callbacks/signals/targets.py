@@ -180,7 +180,8 @@ def batch_effect(labels: Array, squares: Array, looks: int) -> float | None:
 def out_of_reach(targets: Array, reach: tuple[float, float]) -> float | None:
     """Share of the targets that the output's last activation cannot come near.
 
-    Beyond its range by more than a tenth of their standard deviation.
+    Beyond its range by more than a tenth of their standard deviation. Of a categorical
+    crossentropy, the rows that do not add up to 1; those of zeros are padding.
     """
     low, high = reach
     known = targets[np.isfinite(targets)]
@@ -378,10 +379,12 @@ class OutputMismatch(Rule):
         beyond = newest(view, out_of_reach, name)
         if beyond is not None:
             low, high = RANGES.get(activation, ALL)
+            why = f"are out of reach: {ends}, which gives {low:g} to {high:g}"
+            if loss.kind == CLASSES:
+                why = f"are rows that do not add up to 1, as {head['loss']} takes them"
             yield Fault(
                 beyond,
-                f"{beyond:.0%} of the targets {name} are out of reach: {ends}, which "
-                f"gives {low:g} to {high:g}.",
+                f"{beyond:.0%} of the targets {name} {why}.",
                 self._reach(head, view),
             )
 

@@ -362,6 +362,9 @@ class _Head:
         if kind == NUMBERS:
             reach = RANGES.get(str(activation))
             reach = None if reach is None or np.isinf(reach).all() else reach
+        if str(self.loss_name).startswith("categorical"):
+            reach, y = (1.0, 1.0), np.sum(y, axis=-1)
+            y = y[y != 0] if y.any() else y  # rows of zeros are padding
         takes = self._known.takes
         is_bounded = is_known and not self.takes_logits and not np.isinf(takes).all()
         has_logits = attribute(self.loss, "from_logits", False)
