@@ -120,7 +120,7 @@ class LearningRateTooLow(_OfRate):
     and above 0, while the loss of an epoch, after two epochs and 100 steps, is within
     3 % of the first one, or no better than guessing. Left out while a schedule warms
     up, or has lowered the rate to less than a tenth, where the monitor did not see the
-    first steps of the optimizer, and below 90 % of what guessing gives: fine tuning
+    first steps of the optimizer, and below 75 % of what guessing gives: fine tuning
     moves little.
 
     No unit. Source: kbn's own measurements: Adam at 1e-6 has 5e-6, SGD at 1e-4 6e-6;
@@ -143,7 +143,7 @@ class LearningRateTooLow(_OfRate):
         known = view.newest(guess)
         is_flat = abs(first - loss) < 0.03 * abs(first)
         is_flat |= known is not None and loss >= NO_BETTER * known
-        is_trained = known is not None and loss < 0.9 * known
+        is_trained = known is not None and loss < 0.75 * known
         if is_trained or view.record.is_from_scratch is False:
             return
         early = _early(view)
