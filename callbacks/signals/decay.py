@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from .guessing import FAR_BELOW, KEEPS, LossCourse
 from .loss import epoch_loss
-from .remedy import Remedy, ask, rate_at
+from .remedy import Remedy, ask, of_optimizer, rate_at
 from .rule import Reading, Rule
 from .view import View
 
@@ -66,14 +66,8 @@ class StrongDecay(Rule):
             settings = view.record.optimizer_of(reading.where).get("settings") or {}
             old = settings["weight_decay"]
             new = float(f"{old * USUAL_SHARE / reading.value:.1g}")
-            return Remedy(
-                "optimizer",
-                "weight_decay",
-                (reading.where,) if reading.where else (),
-                old=old,
-                new=new,
-                words=f"Lower weight_decay from {old:g} to about {new:g}.",
-            )
+            words = f"Lower weight_decay from {old:g} to about {new:g}."
+            return of_optimizer(view, reading.where, "weight_decay", old, new, words)
         layers = [x for x in view.record.layers if x.get("regularized")]
         if not layers:
             return ask("Leave out the regularizers, or make them far weaker.")

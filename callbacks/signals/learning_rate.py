@@ -4,13 +4,20 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import median
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from .gradients import global_norm
 from .loss import NO_BETTER, epoch_loss, is_slowed, train_loss
 from .optimizers import learning_rate, learning_rates
 from .record import PLAIN, kind_of
-from .remedy import Remedy, change_rate, keep_float32, rate_at, set_rate
+from .remedy import (
+    Remedy,
+    change_rate,
+    keep_float32,
+    of_optimizer,
+    rate_at,
+    set_rate,
+)
 from .rule import Reading, Rule
 from .targets import guess
 from .view import View
@@ -93,14 +100,13 @@ class LearningRateTooHigh(_OfRate):
 
     def suspicions(self, view: View) -> Iterable[Reading]:
         """Of each optimizer, wherever the loss is."""
-        if train_loss in view and view.first(train_loss) is not None and view.step > 1:
-            for name, updates in _early(view).items():
-                largest = max(updates.values())
-                if view.record.is_half and not math.isfinite(view[train_loss]):
-                    continue  # float16 overflows at any rate
-                yield Reading(
-                    name, 0.0 if _is_fitting(view, name) else largest, self.update
-                )
+        if train_loss not in view or view.first(train_loss) is None or view.step == 1:
+            return
+        if view.record.is_half and not math.isfinite(view[train_loss]):
+            return  # float16 overflows at any rate
+        for name, updates in _early(view).items():
+            largest = 0.0 if _is_fitting(view, name) else max(updates.values())
+            yield Reading(name, largest, self.update)
 
     def explain(self, reading: Reading, view: View) -> str:
         moved = (
@@ -190,8 +196,7 @@ def _damping(view: View, where: str) -> float:
 
     A gradient moves the weights 1 / (1 - momentum) times over the steps to come.
     """
-    settings = view.record.optimizer_of(where).get("settings") or {}
-    momentum = settings.get("momentum") or 0.0
+    momentum = _settings(view, where).get("momentum") or 0.0
     return min(1.0, (1 - momentum) / 0.1) if momentum < 1 else 1.0
 
 
@@ -208,45 +213,32 @@ def _is_fitting(view: View, where: str) -> bool:
 
 def looser_clip(view: View, where: str) -> Remedy | None:
     """Clip gradients to the norm that they have; None where they are not far above."""
-    optimizer = view.record.optimizer_of(where)
-    settings, norm = optimizer.get("settings") or {}, view.newest(global_norm)
+    settings, norm = _settings(view, where), view.newest(global_norm)
     for name in CLIPS:
         old = settings.get(name)
-        if not old or norm is None or not TIGHT * old < norm < math.inf:
-            continue
-        new, whole = float(f"{norm:.1g}"), view.record.optimizer_name(where)
-        return Remedy(
-            "optimizer",
-            name,
-            (whole,) if whole else (),
-            old=old,
-            new=new,
-            words=f"Raise {name} from {old:g} to about {new:g}: all gradients together "
-            f"have norm {norm:.2g}.",
-        )
+        if old and norm is not None and TIGHT * old < norm < math.inf:
+            new = float(f"{norm:.1g}")
+            words = f"Raise {name} from {old:g} to about {new:g}: all gradients "
+            words += f"together have norm {norm:.2g}."
+            return of_optimizer(view, where, name, old, new, words)
     return None
 
 
 def smaller_epsilon(view: View, where: str) -> Remedy | None:
-    """Keras' epsilon, where the optimizer's is far above what it is added to.
+    """Keras' epsilon; None where the optimizer's is not far above what it is added to.
 
     Adam and its like divide by the root mean square of a gradient plus epsilon.
     """
-    optimizer = view.record.optimizer_of(where)
-    old = (optimizer.get("settings") or {}).get("epsilon")
-    norm, count = view.newest(global_norm), view.record.kernel_elements
+    old, norm = _settings(view, where).get("epsilon"), view.newest(global_norm)
+    count = view.record.kernel_elements
     if not old or norm is None or not count or old * count**0.5 < TIGHT * norm:
         return None
-    whole = view.record.optimizer_name(where)
-    return Remedy(
-        "optimizer",
-        "epsilon",
-        (whole,) if whole else (),
-        old=old,
-        new=1e-7,
-        words=f"Lower epsilon from {old:g} to 1e-07: it is what gradients are divided "
-        "by.",
-    )
+    words = f"Lower epsilon from {old:g} to 1e-07: it is what gradients are divided by."
+    return of_optimizer(view, where, "epsilon", old, 1e-7, words)
+
+
+def _settings(view: View, where: str) -> Mapping[str, Any]:
+    return view.record.optimizer_of(where).get("settings") or {}
 
 
 def lower(view: View, where: str) -> Remedy:

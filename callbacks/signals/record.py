@@ -153,7 +153,7 @@ class Record:
         """Of all of them together."""
         return sum(math.prod(self.shape(path) or ()) for path in self.kernels)
 
-    @property
+    @functools.cached_property
     def is_half(self) -> bool:
         """Whether weights are of float16, whose largest number is 65504."""
         return any(x.get("dtype") == "float16" for x in self._weights.values())

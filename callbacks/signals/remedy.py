@@ -24,8 +24,8 @@ class Remedy:
     By its `kind`:
 
     - "learning_rate": the rate of the optimizer `where`, of class `what`;
-    - "optimizer": its argument `what`, which is global_clipnorm, or decay_steps of its
-      schedule;
+    - "optimizer": its argument `what`: a clip, epsilon, weight_decay, or decay_steps or
+      boundaries of its schedule;
     - "layer": the argument `what` of the layers `where`: momentum, rate, activation,
       kernel_initializer or recurrent_initializer;
     - "fit": its argument `what`: batch_size, shuffle, or class_weight, where "balanced"
@@ -102,6 +102,14 @@ def keep_float32() -> Remedy:
         '"mixed_float16"). float16 ends at 65504 and begins at 6e-8, which is above '
         "Adam's epsilon."
     )
+
+
+def of_optimizer(
+    view: View, where: str, what: str, old: Value, new: Value, words: str
+) -> Remedy:
+    """Another argument of the optimizer that trains a layer or variable."""
+    name = view.record.optimizer_name(where)
+    return Remedy("optimizer", what, (name,) if name else (), old, new, words)
 
 
 def clip(to: float) -> Remedy:

@@ -29,6 +29,26 @@ def _multiplies(layer: Mapping[str, Any]) -> bool:
     return any(len(weight.get("shape") or ()) > 1 for weight in weights)
 
 
+def _before_the_step(view: View) -> dict[str, float]:
+    """{path: standard deviation that a weight began with}, if it had any."""
+    stds, spreads = view.under(weight_std), view.under(weight_spread)
+    return {
+        path: stds[path] / spread if spread else math.inf
+        for path, spread in spreads.items()
+        if path in stds
+    }
+
+
+def _began_alike(path: str, view: View) -> bool:
+    return weight_std.tag_of(path) in view and weight_spread.tag_of(path) not in view
+
+
+def _began_with_zeros(path: str, view: View) -> bool:
+    # The distance from the start is logged of any other start.
+    is_logged = distance_from_init.tag_of(path) in view
+    return _began_alike(path, view) and not is_logged
+
+
 @dataclass(frozen=True)
 class PoorInit(Rule):
     """The initial weights let the signal grow or die from layer to layer, or are equal.
@@ -95,7 +115,7 @@ class PoorInit(Rule):
     def _layers(self, view: View) -> Iterable[Reading]:
         record, stds = view.record, view.under(activation_std)
         calls = [x for x in stds if self._has_kernel(x, view) and stds[x] < math.inf]
-        calls = [x for x in calls if not self._began_with_zeros(x, view)]
+        calls = [x for x in calls if not self._is_branch(x, view)]
         calls.sort(key=lambda call: (record.position(call), call))
         rescaling = [record.position(x["name"]) for x in record.layers if _rescales(x)]
         parts: dict[int, list[str]] = {}  # by how many layers before them rescale
@@ -113,27 +133,22 @@ class PoorInit(Rule):
                 yield Reading(part[-1], value, self.growth)
 
     def _kernels(self, view: View) -> Iterable[Reading]:
-        for path, std in view.under(weight_std).items():
+        stds = {**view.under(weight_std), **_before_the_step(view)}
+        for path, std in stds.items():
             shape = view.record.shape(path) or [0]
             is_output = view.record.layer(path).get("is_output")
             if shape[-1] < 2 or is_output or not view.record.is_kernel(path):
                 continue
-            now = view.get(weight_spread.tag_of(path))
-            # Neither of them is logged of a kernel that began without spread, and the
-            # distance is not of one that began with zeros.
-            is_equal = now is None and distance_from_init.tag_of(path) in view
-            if now is not None:  # the step has been taken
-                std = std / now if now else math.inf
+            is_equal = _began_alike(path, view) and not _began_with_zeros(path, view)
             yield Reading(path, 0.0 if is_equal else std, self.spread, below=True)
 
     def _recurrent(self, view: View) -> Iterable[Reading]:
-        stds, spreads = view.under(weight_std), view.under(weight_spread)
         loss, norm = view.get(train_loss) or 0.0, view.get(global_norm) or 0.0
-        for path, std in stds.items():
-            shape, spread = view.record.shape(path) or (), spreads.get(path)
+        for path, std in _before_the_step(view).items():
+            shape = view.record.shape(path) or ()
             is_square = len(shape) == 2 and shape[0] == shape[1]
-            if path.endswith("recurrent_kernel") and is_square and spread:
-                gain = std / spread * math.sqrt(shape[0])  # before the step
+            if path.endswith("recurrent_kernel") and is_square and std < math.inf:
+                gain = std * math.sqrt(shape[0])
                 explodes = not norm <= self.norm * max(1.0, abs(loss))
                 yield Reading(path, gain if explodes else 0.0, self.gain)
 
@@ -141,12 +156,17 @@ class PoorInit(Rule):
         loss, guessed = view.get(train_loss), view.newest(guess)
         if loss is None or guessed is None or not loss > self.loss * guessed > 0:
             return
-        stds, spreads = view.under(weight_std), view.under(weight_spread)
-        for path, std in stds.items():
+        for path, std in _before_the_step(view).items():
             fan_in = math.prod((view.record.shape(path) or ())[:-1])
-            before = std / (spreads.get(path) or math.inf)  # the step
-            if view.record.layer(path).get("is_output") and view.record.is_kernel(path):
-                yield Reading(path, before * math.sqrt(fan_in), self.last)
+            is_output = view.record.layer(path).get("is_output")
+            if is_output and view.record.is_kernel(path) and std < math.inf:
+                yield Reading(path, std * math.sqrt(fan_in), self.last)
+
+    def _is_branch(self, call: str, view: View) -> bool:
+        """Whether it begins as nothing: its kernel does."""
+        paths = [str(x.get("path")) for x in view.record.layer(call)["weights"]]
+        kernels = [x for x in paths if view.record.is_kernel(x)]
+        return any(_began_with_zeros(x, view) for x in kernels)
 
     def _has_kernel(self, call: str, view: View) -> bool:
         layer = view.record.layer(call)
@@ -156,17 +176,6 @@ class PoorInit(Rule):
             and "#" not in call
             and not view.record.is_a("Embedding", call)
             and _multiplies(layer)
-        )
-
-    def _began_with_zeros(self, call: str, view: View) -> bool:
-        """Whether its kernel did: a branch that begins as nothing."""
-        paths = [str(x.get("path")) for x in view.record.layer(call)["weights"]]
-        kernels = [x for x in paths if weight_std.tag_of(x) in view]
-        return any(
-            weight_spread.tag_of(x) not in view
-            and distance_from_init.tag_of(x) not in view
-            for x in kernels
-            if view.record.is_kernel(x)
         )
 
     def explain(self, reading: Reading, view: View) -> str:

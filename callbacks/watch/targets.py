@@ -4,7 +4,6 @@ What guessing would give is asked of the compiled losses themselves, so weights,
 smoothing and ignored classes count as they do in training.
 """
 
-import itertools
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from ..signals.targets import (
 )
 from . import activations
 from .inventory import Inventory
-from .layers import attribute, graph_of
+from .layers import DROPOUT, attribute, graph_of
 from .tensors import to_numpy
 
 Path: TypeAlias = tuple[Any, ...]
@@ -619,9 +618,11 @@ def _end(
         layer = final[0] if of == len(final) == 1 else None
         return _activation(layer), layer, None
     output = graph.outputs[place] if len(graph.outputs) == of else None
-    last, *before = [*itertools.islice(_backwards(graph, output), 2), None]
+    layers = _backwards(graph, output)
+    last = next(layers, None)
     is_alone = last is not None and not attribute(last, "weights")
-    return _activation(last), last, _activation(before[0]) if is_alone else None
+    before = _activation(next(layers, None)) if is_alone else None
+    return _activation(last), last, before
 
 
 def _backwards(graph: Any, output: Any) -> Iterator[Any]:
@@ -656,7 +657,7 @@ def _passes_on(layer: Any) -> bool:
 
 
 def _activation(layer: Any) -> str | None:
-    if isinstance(layer, keras.layers.Dropout):
+    if isinstance(layer, DROPOUT):
         return "dropout"
     # keras.ops.softmax is an operation of a class that is not public.
     if isinstance(layer, keras.layers.Softmax) or type(layer).__name__ == "Softmax":
