@@ -77,6 +77,7 @@ class GAN(keras.Model):
 
     def __init__(self, is_wasserstein=False):
         super().__init__()
+        self.built = True  # its networks are; it is never called
         self.is_wasserstein = is_wasserstein
         self.seeds = keras.random.SeedGenerator()
         small = {"kernel_initializer": initializers.RandomNormal(stddev=0.02)}
@@ -241,7 +242,7 @@ class SimSiam(Own):
         self.predictor = keras.Sequential(
             [
                 layers.Input((32,)),
-                layers.Dense(8, use_bias=not stops),
+                layers.Dense(16, use_bias=not stops),
                 *[type(x)(momentum=0.9) for x in norm],
                 layers.ReLU(),
                 layers.Dense(32),

@@ -32,7 +32,10 @@ def minimize(loss_of, weights, optimizer):
 class _OwnStep(keras.Model):
     """Trains on `loss_of(x)`."""
 
-    tracker = None
+    def __init__(self):
+        super().__init__()
+        self.built = True  # its layers are; it is never called
+        self.tracker = keras.metrics.Mean(name="loss")
 
     def loss_of(self, x):
         """The loss of a batch."""
@@ -44,7 +47,6 @@ class _OwnStep(keras.Model):
     @property
     def metrics(self):
         """The mean of the losses."""
-        self.tracker = self.tracker or keras.metrics.Mean(name="loss")
         return [self.tracker]
 
     def train_step(self, batch):
@@ -59,9 +61,8 @@ class _OwnStep(keras.Model):
         return self._told(self.loss_of(batch[0]))
 
     def _told(self, loss):
-        (tracker,) = self.metrics
-        tracker.update_state(loss)
-        return {"loss": tracker.result()}
+        self.tracker.update_state(loss)
+        return {"loss": self.tracker.result()}
 
 
 class _KerasStep(keras.Model):
