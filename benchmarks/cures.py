@@ -6,7 +6,8 @@ from new weights, for as many epochs. Its bar: nine tenths of the way from guess
 what its healthy sibling reaches in validation. "ask" is a remedy that no program can
 apply.
 
-`make cures` runs it. `--only TEXT` takes the mistakes with TEXT in their name.
+`make cures` runs it on TensorFlow; KERAS_BACKEND names another backend. `--only TEXT`
+takes the mistakes with TEXT in their name.
 """
 
 import dataclasses
@@ -17,9 +18,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import keras
 import numpy as np
 import reporting
 import zoo
+
+import kbn
 
 QUICK = "diabetes, targets of 1e5"
 AT_ONCE = 8  # of three trainings each, in a process
@@ -74,7 +78,6 @@ def _rebuilt(recipe, change):
 
 def _cloned(recipe, remake):
     """The recipe with each layer made anew by `remake`, of a layer and its config."""
-    import keras
 
     def clone(layer):
         return remake(layer, layer.get_config())
@@ -95,8 +98,6 @@ def _set_in_layer(recipe, remedy, data):
 
 
 def _replace_layers(recipe, remedy, data):
-    import kbn
-
     def remake(layer, config):
         if layer.name not in remedy.where:
             return type(layer).from_config(config)
@@ -106,10 +107,6 @@ def _replace_layers(recipe, remedy, data):
 
 
 def _insert(recipe, remedy, data):
-    import keras
-
-    import kbn
-
     steps = -(-len(data.x) // recipe.fit.get("batch_size", 32))
     momentum = {"steps_per_epoch": steps} if steps > 3 else {"warmup": True}
 
@@ -217,9 +214,9 @@ def cure(job):
 
 
 def main(arguments=None):
-    parser = reporting.parser(__doc__)
     from zoo_mistakes import MISTAKES
 
+    parser = reporting.parser(__doc__)
     parser.add_argument("--only", type=reporting.part_of(MISTAKES), metavar="TEXT")
     whole = reporting.whole(1)
     parser.add_argument("--seeds", type=whole, default=1, metavar="N")
@@ -229,7 +226,7 @@ def main(arguments=None):
     names = [QUICK] if chosen.quick else names
     jobs = [(name, seed) for name in names for seed in range(chosen.seeds)]
     begun = time.perf_counter()
-    reporting.setting("tensorflow")
+    reporting.setting(keras.backend.backend())
     table = reporting.Table(
         "mistake", "diagnosis", "remedy", "healthy", "sick", "cured", "verdict after it"
     )

@@ -200,6 +200,7 @@ def main(arguments=None):
     parser.add_argument(
         "--only",
         nargs="+",
+        action="extend",
         type=reporting.part_of(commands),
         metavar="TEXT",
         help="see above",

@@ -8,8 +8,9 @@ named by a rule that fits; second diagnoses and opposite advice are counted. The
 margin of each rule: how far the worst healthy network stays from the limit, and how far
 the mildest sick one is beyond it, both after the rule's patience; 1 is the limit.
 
-`make zoo` runs it. `--only TEXT` takes the networks with TEXT in their name, `--seeds
-N` so many seeds; `--logs DIR` keeps the logs, and does not train again what is there.
+`make zoo` runs it on TensorFlow; KERAS_BACKEND names another backend. `--only TEXT`
+takes the networks with TEXT in their name, `--seeds N` so many seeds; `--logs DIR`
+keeps the logs, and does not train again what is there.
 """
 
 import itertools
@@ -27,8 +28,10 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 sys.path.insert(0, str(Path(__file__).parent))
 
+import keras
 import reporting
 
+import kbn
 from kbn.callbacks.alerts.follow import Follower
 from kbn.callbacks.signals.default import DEFAULT
 from kbn.callbacks.signals.rule import Rule
@@ -83,10 +86,6 @@ def severity(reading):
 
 def train(network, seed, log_dir):
     """Train it under a monitor; what it reaches in evaluation mode."""
-    import keras
-
-    import kbn
-
     keras.backend.clear_session()
     keras.utils.set_random_seed(seed)
     model, data = network.build(), network.data(seed)
@@ -198,10 +197,15 @@ def done(work, jobs, processes=PROCESSES, at_once=AT_ONCE):
 
 
 def _one_thread():
-    import tensorflow as tf
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
 
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+    elif keras.backend.backend() == "torch":
+        import torch
+
+        torch.set_num_threads(1)
 
 
 def is_right(found):
@@ -250,7 +254,7 @@ def main(arguments=None):
     logs = chosen.logs and str(Path(chosen.logs).absolute())
     jobs = [(one.name, seed, logs) for one in networks for seed in range(seeds)]
     begun = time.perf_counter()
-    reporting.setting("tensorflow")
+    reporting.setting(keras.backend.backend())
     table = reporting.Table("network", "seed", "result", "alerts", "named at step", "")
     all_found = []
     for found in done(judge, jobs, chosen.processes):

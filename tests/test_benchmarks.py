@@ -44,7 +44,14 @@ RUNS = [
 # Modules of the benchmarks, and what is run by other tests.
 OTHERS = {"reporting", "results", "steps", "timing"}
 OTHERS |= {"defects"}  # its probes: test_defects.py
-OTHERS |= {"zoo_data", "zoo_mistakes", "zoo_networks", "zoo_others", "zoo_rows"}
+OTHERS |= {
+    "zoo_data",
+    "zoo_mistakes",
+    "zoo_networks",
+    "zoo_others",
+    "zoo_rows",
+    "zoo_steps",
+}
 
 
 @pytest.fixture(autouse=True)

@@ -46,6 +46,8 @@ class CallLog:
         self._here = graph()
         self.activations: dict[str, tuple[Tensor, str]] = {}  # with its layer's name
         self._given: dict[str, Any] = {}  # each activation as the layer gave it
+        self._first: dict[str, str] = {}  # the call that gave the same tensor before
+        self._calls: dict[int, str] = {}  # that call, by the tensor's identity
         # What entered functions, with their layer, and the one that gave it, if known.
         self.entering: dict[str, tuple[Tensor, str, str]] = {}
         self.masked: set[str] = set()  # layers that were given a tensor with a mask
@@ -84,24 +86,35 @@ class CallLog:
 
     def note_activation(self, call: str, name: str, tensor: Tensor) -> None:
         """What a call of a layer of this name gave."""
+        self._first[call] = self._giver(tensor) or call
         self.activations[call] = self.keep(tensor), name
         self._given[call] = weakref.ref(tensor)
+        self._calls[id(tensor)] = self._first[call]
 
     def note_entering(self, call: str, name: str, tensor: Tensor) -> None:
         """What entered the activation function of a layer of this name."""
-        given = (x for x, known in self._given.items() if known() is tensor)
-        source = next(given, None)
-        kept, giver = self.activations[source] if source else (self.keep(tensor), "")
-        self.entering[call] = kept, name, giver
+        giver = self._giver(tensor)
+        kept, known = self.activations[giver] if giver else (self.keep(tensor), "")
+        self.entering[call] = kept, name, known
 
-    def is_one_of(self, call: str, tensors: Iterable[Tensor]) -> bool:
-        """Whether the activation of a call is one of these, themselves."""
-        return any(self._given[call]() is tensor for tensor in tensors)
+    def _giver(self, tensor: Tensor) -> str | None:
+        """The first call that gave this tensor; identities are given again."""
+        call = self._calls.get(id(tensor))
+        return call if call is not None and self._given[call]() is tensor else None
 
-    def given_by(self, names: Collection[str]) -> list[Tensor]:
-        """The activations of layers of these names, as they gave them."""
-        calls = [call for call, (_, name) in self.activations.items() if name in names]
-        return [self._given[call]() for call in calls]
+    def giving(self, tensors: Iterable[Tensor]) -> set[str]:
+        """The calls that gave one of these, themselves."""
+        return self._like({self._giver(tensor) for tensor in tensors})
+
+    def giving_as(self, names: Collection[str]) -> set[str]:
+        """The calls that gave what layers of these names gave, themselves."""
+        activations = self.activations.items()
+        return self._like(
+            {self._first[call] for call, (_, name) in activations if name in names}
+        )
+
+    def _like(self, calls: Collection[str | None]) -> set[str]:
+        return {call for call, first in self._first.items() if first in calls}
 
     def tensors(self) -> dict[int, Tensor]:
         """All that were noted so far, by identity."""
@@ -114,8 +127,9 @@ class CallLog:
         losses = zip(self.losses, noted.pop("losses"), strict=True)
         self.losses = [(loss, of, y_pred) for (_, of, _), (loss, y_pred) in losses]
         vars(self).update(noted)
-        activations = self.activations.items()
-        self._given = {call: weakref.ref(tensor) for call, (tensor, _) in activations}
+        for call, (tensor, _) in self.activations.items():
+            self._given[call] = weakref.ref(tensor)
+            self._calls[id(tensor)] = self._first[call]
 
     @property
     def _noted(self) -> dict[str, Any]:

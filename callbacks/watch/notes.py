@@ -132,14 +132,13 @@ class Noter:
         notes.applied = notes.applied or call_log.applied
         # Of a layer that was hidden once, such as the cell of an LSTM, the visible
         # calls would be an arbitrary subset.
-        outputs = call_log.outputs or self._of_parts(call_log)
+        final = call_log.giving(call_log.outputs) or self._of_parts(call_log)
         for call, (tensor, name) in call_log.activations.items():
             if name not in call_log.hidden:
                 layer = self._inventory.layers[name]
-                is_final = call_log.is_one_of(call, outputs)
                 # Padding is no example: what units give there says nothing of them.
                 known = None if name in call_log.masked else activation_of(layer)
-                about = known, unit_axis(layer), is_final
+                about = known, unit_axis(layer), call in final
                 notes.enter(Output(call, name, *about), tensor)
         self._enter_functions(notes, call_log)
         for call, (tensor, name) in call_log.norm_inputs.items():
@@ -176,15 +175,16 @@ class Noter:
         epsilon = float(attribute(norm.layer, "epsilon", 0.0))
         notes.enter(NormInput(call, name, tuple(norm.axes), epsilon), tensor)
 
-    def _of_parts(self, call_log: CallLog) -> list[Any]:
-        """What the models in a model gave, in a step that does not call it as a whole.
+    def _of_parts(self, call_log: CallLog) -> set[str]:
+        """The calls that gave what the models in a model gave.
 
-        A GAN's step calls its generator and its discriminator.
+        A GAN's step calls its generator and its discriminator, not the model as a
+        whole; and a model's own `call` may compute further than its last layer.
         """
         parts = [x for x in children(self._model) if isinstance(x, keras.Model)]
         layers = self._inventory.layers.items()
         names = {name for name, x in layers if any(x is part for part in parts)}
-        return call_log.given_by(names)
+        return call_log.giving_as(names)
 
 
 def cells_of(inventory: Inventory) -> Iterator[str]:
