@@ -227,3 +227,51 @@ def test_gradients_are_unscaled_in_every_precision(policy, seen, tmp_path):
         size = np.abs(gradient).max()
         shown = seen[f"Gradient:{path}"]
         np.testing.assert_allclose(shown, gradient, rtol=0, atol=0.02 * size)
+
+
+class Views(keras.Model):
+    """Its loss compares what two parts give; the model gives no layer's output."""
+
+    def __init__(self):
+        super().__init__()
+        dense, norm = keras.layers.Dense, keras.layers.BatchNormalization
+        self.encoder = keras.Sequential([dense(8), norm(), keras.layers.ReLU()])
+        self.predictor = keras.Sequential([dense(8, activation="relu"), dense(4)])
+
+    def call(self, x):
+        codes = [self.encoder(x + shift) for shift in (0.0, 0.1)]
+        first, second = map(self.predictor, codes)
+        return keras.ops.mean(keras.ops.square(first - second), axis=-1)
+
+
+class Whole(Views):
+    def call(self, x):
+        return self.predictor(self.encoder(x))
+
+
+@pytest.mark.parametrize("is_eager", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        (Views, {"re_lu", "sequential", "dense_2", "sequential_1"}),
+        (Whole, {"dense_2", "sequential_1"}),
+    ],
+)
+def test_outputs_are_those_of_the_model_or_of_the_models_in_it(
+    kind, expected, is_eager, tmp_path
+):
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(0)
+    model = kind()
+    model.compile("sgd", "mse", run_eagerly=is_eager)
+    x = np.random.default_rng(0).normal(size=(64, 5)).astype("float32")
+    y = np.zeros((64,) if kind is Views else (64, 4), "float32")
+    monitor = TrainingMonitor(tmp_path, log_freq=1)
+    model.fit(x, y, batch_size=8, verbose=0, callbacks=[monitor])
+    calls = {
+        tag.partition("/")[2]: len(steps)
+        for tag, (steps, _) in monitor.history.items()
+        if tag.startswith("between_examples/")
+    }
+    assert {call.partition("#")[0] for call in calls} == expected
+    assert {*calls.values()} == {8}  # at every look
