@@ -98,7 +98,7 @@ $(VENV)/.has-%: $(PROJECT) | $(VENV)/bin/python
 $(BACKENDS)/.has-test: $(PROJECT) | $(BACKENDS)/bin/python
 	@echo "installing jax and torch into $(BACKENDS) (this takes minutes once)"
 	@$(BACKENDS)/bin/python $(PIP) torch==2.13.0 && \
-	$(BACKENDS)/bin/python $(PIP) jax keras numpy pytest pytest-xdist hypothesis allpairspy && \
+	$(BACKENDS)/bin/python $(PIP) jax keras numpy scikit-learn pytest pytest-xdist hypothesis allpairspy && \
 	$(BACKENDS)/bin/python $(PIP) --no-deps tensorboard protobuf && \
 	$(BACKENDS)/bin/python $(PIP) --no-deps --editable . || { echo "$(UNREACHABLE)"; exit 1; }
 	@touch $@

@@ -61,6 +61,10 @@ class Measured(Rule):
             self._note(reading, view.step)
             yield reading
 
+    def suspicions(self, view):
+        """As the rule's own."""
+        return self.rule.suspicions(view)
+
     def explain(self, reading, view):
         """As the rule's own."""
         return self.rule.explain(reading, view)

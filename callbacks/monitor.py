@@ -512,6 +512,14 @@ class TrainingMonitor(keras.callbacks.Callback):
         late *= model.steps_per_execution
         self._act(self._here.tell_of_broken_loss(model, batch, late))
 
+    def _fails(self, batch: Any) -> None:
+        """A call has raised an error, which goes on to the user; of NaN, perhaps."""
+        model, run = private.held_model(self), self._here
+        found = run.tell_of_broken_loss(model, batch, 0, has_raised=True)
+        if any(alert.is_open for alert in found) and not self._voice.is_silent:
+            self._voice.begin_line()
+            action.act(found, "log")
+
     def _check_weights(self) -> None:
         """Raise an alert if a weight is not finite; once an epoch."""
         if self._is_epoch_unchecked and self._wrapper is not None:
@@ -588,6 +596,7 @@ class TrainingMonitor(keras.callbacks.Callback):
             ends=self._undo,
             looks=self._look,
             breaks=self._breaks,
+            fails=self._fails,
             follows=lambda: self._try_to(
                 lambda: self._wrap(model), "see the training step"
             ),

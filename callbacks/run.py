@@ -268,11 +268,14 @@ class Run:
         named = {f"weights/{path}": count for path, count in counts.items()}
         return self._write(model, self._broken(named)) if counts else []
 
-    def tell_of_broken_loss(self, model: Any, batch: Any, late: int) -> list[Alert]:
+    def tell_of_broken_loss(
+        self, model: Any, batch: Any, late: int, *, has_raised: bool = False
+    ) -> list[Alert]:
         """The loss has become NaN or Inf: say where that is seen, keep the batch.
 
-        `batch`: with which it did, `late` steps ago; None if that is not known. Returns
-        the alerts that this raises or ends.
+        `batch`: with which it did, `late` steps ago; None if that is not known.
+        `has_raised`: the step has raised an error in place of a loss, which is told of
+        if something is NaN or Inf. Returns the alerts that this raises or ends.
         """
         seen = Look()
 
@@ -288,14 +291,17 @@ class Run:
             for (part, name), (count, _) in bad.items():
                 if part in places:
                     counts[f"{places[part]}/{name}"] = count
+            if has_raised and not counts:
+                return
             seen.scalars |= self._broken(counts).scalars
-            seen.scalars |= look([BrokenLoss("")]).scalars
+            if not has_raised:
+                seen.scalars |= look([BrokenLoss("")]).scalars
             if known is not None:
                 self.search.end()
                 self._keep(known, bad, self._step() - late)
 
         self._voice.try_to(see, "see where the loss became NaN")
-        return self._write(model, seen)
+        return self._write(model, seen) if seen.scalars or not has_raised else []
 
     def _broken(self, counts: Mapping[str, int]) -> Look:
         seen = look([Progress("", self.epoch)])

@@ -3,6 +3,8 @@
 import logging
 from collections.abc import Callable
 
+import numpy as np
+
 # Logged, not warned: under `python -W error` a warning would end the training.
 _log = logging.getLogger(__name__)
 
@@ -34,8 +36,12 @@ class Voice:
             _log.warning("TrainingMonitor%s%s", space, message)
 
     def try_to(self, act: Callable[[], None], what: str) -> None:
-        """Act; whatever that raises is said, and the training goes on."""
+        """Act; whatever that raises is said, and the training goes on.
+
+        NumPy does not warn meanwhile: of Inf - Inf an alert tells.
+        """
         try:
-            act()
+            with np.errstate(all="ignore"):
+                act()
         except Exception as error:  # a training is not to fail for its statistics
             self.say(f"could not {what}: {error!r}. Training goes on.", what)

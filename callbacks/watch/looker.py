@@ -92,7 +92,8 @@ class Looker:
 
     def _try_to(self, act: Callable[[], None]) -> None:
         try:
-            act()
+            with np.errstate(all="ignore"):  # as `telling.Voice`
+                act()
         except Exception as error:  # the training goes on with the batch that was taken
             self._is_blind = True
             self._say(

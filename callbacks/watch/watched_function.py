@@ -19,8 +19,8 @@ class Watcher:
     `notes()`: right before one that is looked at, and where that builds weights.
     `ends()`: there was no such step, the data had ended. `looks(seen)`: after one that
     is looked at. `breaks(batch, late)`: the loss became NaN or Inf so many calls before
-    the last one, with this batch, None if it is not known. `follows()`: the model has
-    another training function.
+    the last one, with this batch, None if it is not known. `fails(batch)`: the call has
+    raised an error. `follows()`: the model has another training function.
     """
 
     begins: Callable[[int], bool]
@@ -28,6 +28,7 @@ class Watcher:
     ends: Callable[[], None]
     looks: Callable[[Seen], None]
     breaks: Callable[[Any, int], None]
+    fails: Callable[[Any], None]
     follows: Callable[[], None]
     waits: bool = False
 
@@ -115,8 +116,10 @@ class WatchedFunction:
         except self._probe.data_ends:
             watcher.ends()
             raise
-        except BaseException:
+        except BaseException as error:
             self.remove()
+            if isinstance(error, Exception):
+                watcher.fails(None if recorded is None else recorded.last)
             raise
         broken = self._losses.add(self._probe.losses(returned), recorded)
         if broken is not None:
