@@ -186,7 +186,7 @@ class TrainingMonitor(keras.callbacks.Callback):
         self._schedule = schedule_of(self.log_freq)
 
     def __repr__(self) -> str:
-        from .report.run_report import verdict
+        from .report.verdict import verdict
 
         told = f": {verdict(self._run.logged())}" if self._run else ""
         return f"<TrainingMonitor {str(self.log_dir)!r}{told}>"
@@ -550,7 +550,7 @@ class TrainingMonitor(keras.callbacks.Callback):
 
     def _sum_up(self) -> None:
         """Say at the end how the training went, if alerts are open."""
-        from .report.run_report import summary
+        from .report.verdict import summary
 
         run = self._here
         found, place, here = run.follower.open, run.log.directory, Path.cwd()

@@ -132,7 +132,7 @@ def test_a_step_that_raises_because_of_nan_is_named(value, tmp_path, caplog):
             by_hand(model, x, y, monitor)
             assert not monitor.alerts
             return
-        with pytest.raises((RuntimeError, ValueError, ArithmeticError), match="."):
+        with pytest.raises((RuntimeError, ValueError, ArithmeticError), match=r"."):
             by_hand(model, x, y, monitor)
     (alert,) = monitor.alerts
     assert (alert.rule, alert.where) == ("non_finite_data", "x")

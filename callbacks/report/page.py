@@ -7,9 +7,9 @@ from ..alerts.explanation import command
 from .charts import curve, escaped, figure
 from .health import Health
 from .heat import heat_map
-from .run_report import measure
 from .style import CSS
 from .tree import LEVELS, Alerts, Cell, Charts, Part, Section, Settings, Story, Table
+from .verdict import measure
 
 SHOWN = 8  # runs of which all is shown, so that a page stays small
 ROOMY = 4  # runs that are unfolded

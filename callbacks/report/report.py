@@ -15,9 +15,10 @@ from . import text
 from .comparison import names
 from .comparison import verdict as several
 from .page import SHOWN, page, part_of_a_page
-from .run_report import HEALTHY, UNKNOWN, RunReport, report_of
+from .run_report import RunReport, report_of
 from .story import story_of
 from .tree import Story
+from .verdict import HEALTHY, UNKNOWN
 
 
 class Report:

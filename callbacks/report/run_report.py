@@ -7,18 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from ..alerts.alert import Alert, and_more, rank
+from ..alerts.alert import Alert
 from ..log.logged import Histograms, LoggedRun
 from ..signals.guide import worst_of
 from ..signals.record import Record
 from ..signals.subjects import EPOCH
 from ..signals.targets import guess
-from .configuration import configuration, mapping
+from .configuration import configuration
 from .course import Band, Course, band_of, courses_of
 from .health import MEASURES, Health, Measured, Row, health, layer_of, measured
 from .quality import Ticked, ticked
+from .verdict import HEALTHY, UNKNOWN, level_of, open_of, verdict
 
-HEALTHY, UNKNOWN = "healthy", "unknown"  # levels, beside those of alerts
 # Beside the metrics of `fit`: tag -> name.
 OTHERS = {
     "loss_gap/train_eval": "loss difference, evaluation to training mode",
@@ -197,7 +197,7 @@ def report_of(run: LoggedRun) -> RunReport:
     return RunReport(
         name=run.name,
         directory=str(run.directory),
-        level=level_of(run),
+        level=level_of(run, courses),
         verdict=verdict(run, courses),
         alerts=run.alerts,
         metrics=metrics_of(courses),
@@ -238,83 +238,6 @@ def _under(prefix: str, courses: Mapping[str, Course]) -> dict[str, Course]:
     """The courses of the tags with this prefix, by the rest of the tag."""
     own = {tag: course for tag, course in courses.items() if tag.startswith(prefix)}
     return {tag.removeprefix(prefix): course for tag, course in own.items()}
-
-
-def open_of(alerts: Sequence[Alert]) -> list[Alert]:
-    """The alerts that are not over: the worst first, then the oldest."""
-    found = [alert for alert in alerts if alert.is_open]
-    return sorted(found, key=lambda x: (-rank(x.level), x.step))
-
-
-def level_of(run: LoggedRun) -> str:
-    """The level of the worst open alert; "unknown" where no rules were applied."""
-    if found := open_of(run.alerts):
-        return found[0].level
-    rules = mapping(run.record.get("options")).get("rules")
-    return UNKNOWN if run.is_empty or rules == [] else HEALTHY
-
-
-def verdict(run: LoggedRun, courses: Mapping[str, Course] | None = None) -> str:
-    """One sentence: whether the run is healthy, else what is wrong, and since when.
-
-    courses: of its entries, if they are at hand.
-    """
-    if run.is_empty:
-        return "Nothing is logged of a training here."
-    extent = _extent(run, courses or courses_of(run.entries))
-    level = level_of(run)
-    if level == UNKNOWN:
-        return f"No rules were applied to {extent}."
-    goes_on = " The training has not ended." * bool(run.record.get("is_running"))
-    found = open_of(run.alerts)
-    if level in (HEALTHY, "info"):
-        over = sum(not x.is_open and not x.is_superseded for x in run.alerts)
-        past = f"; {over} {'alert was' if over == 1 else 'alerts were'} over by then"
-        notes = f"; to note: {', '.join(map(named, found))}" if found else ""
-        so_far = "so far, after" if goes_on else "at the end of"
-        return f"Healthy {so_far} {extent}{past * bool(over)}{notes}.{goes_on}"
-    first, *others = (x for x in found if x.level != "info")
-    names = {name for x in (first, *others) for name in (x.rule, *x.symptoms)}
-    word = "Critical" if level == "critical" else "Unhealthy"
-    word = "Not learning" if "not_learning" in names else word
-    title = first.title or first.rule  # of an older log
-    is_whole = first.where == Record(run.record).model_name
-    place = "" if is_whole else f" in {first.where}{and_more(first.others)}"
-    when = f"step {first.step}" if first.epoch is None else f"epoch {first.epoch}"
-    cure = f" {first.remedy}" if first.remedy else ""
-    rest = f" {len(others)} more open." * bool(others)
-    return f"{word} since {when}: {title}{place}.{cure}{rest}{goes_on}"
-
-
-def summary(run: LoggedRun, command: str) -> str:
-    """The verdict, what else is open, and how to see more: a line each."""
-    first, *others = open_of(run.alerts)
-    lines = [verdict(run)]
-    if others and first.level != "info":  # a healthy verdict names all notes
-        also = ", ".join(f"{named(alert)} ({alert.level})" for alert in others)
-        lines.append(f"  also open: {also}")
-    return "\n".join([*lines, f"  more: {command}"])
-
-
-def named(alert: Alert) -> str:
-    """Rule and place of an alert: `dead_relu in hidden and 2 more`."""
-    return f"{alert.rule} in {alert.where}{and_more(alert.others)}"
-
-
-def measure(alert: Alert) -> str:
-    """The value and the limit of an alert: `0.75, above the limit 0.5`."""
-    side = "below" if alert.value < alert.limit else "above"
-    return f"{alert.value:.3g}, {side} the limit {alert.limit:.3g}"
-
-
-def _extent(run: LoggedRun, courses: Mapping[str, Course]) -> str:
-    last = run.entries[-1].step
-    steps = f"{last:,} {'step' if last == 1 else 'steps'}"
-    epochs = courses.get("epoch")
-    if epochs is None or not len(epochs.finite):
-        return steps
-    count = int(epochs.last) if epochs.non_finite == 0 else int(epochs.maximum)
-    return f"{steps}, {count} {'epoch' if count == 1 else 'epochs'}"
 
 
 def metrics_of(courses: Mapping[str, Course]) -> list[Metric]:

@@ -15,7 +15,7 @@ from ..signals.registry import find
 from .comparison import DASHES, WITHOUT, colours, differences
 from .course import SHARES, largest_of
 from .health import BEYOND, BROKEN, WORDS, Measured, severities
-from .run_report import BatchNorm, Layer, Metric, RunReport, named
+from .run_report import BatchNorm, Layer, Metric, RunReport
 from .tree import (
     LEVELS,
     Alerts,
@@ -31,6 +31,7 @@ from .tree import (
     Table,
     number,
 )
+from .verdict import named
 
 SIGNS = {BEYOND: "! ", BROKEN: "X "}
 DASHED = {"validation": "2 3"}  # dotted, as in the demo's picture

@@ -11,8 +11,8 @@ from ..alerts.alert import Alert, since
 from ..alerts.explanation import command
 from .course import Course
 from .health import BEYOND, BROKEN, OUTSIDE, UNKNOWN, Health, Row
-from .run_report import measure, named
 from .tree import LEVELS, Alerts, Cell, Charts, Part, Settings, Story, Table, printable
+from .verdict import measure, named
 
 WIDTH = 88
 QUIET_ROWS = 12  # of layers, beside those that are not healthy

@@ -18,7 +18,7 @@ from .remedy import Remedy, ask
 from .rule import LASTING, Reading, Rule
 from .statistics import Summary
 from .subjects import Array, Moments, NormInput, NormStatistics, NormWeight
-from .targets import guess
+from .targets import guess, has_learned
 from .view import View
 
 VARIABLES = {
@@ -617,7 +617,8 @@ class BnCollapsed(Rule):
 
     The share of channels with a batch variance below epsilon / 10 or |gamma| < 1e-3,
     above `share`. Not of fewer than 8 elements a channel, which may be equal by chance,
-    and of which one alone has no variance: see `BnSmallBatch`.
+    and of which one alone has no variance: see `BnSmallBatch`. Over once the loss
+    of an epoch is below `learned` times that of guessing: other channels do their work.
 
     No unit, 0 to 1. The limits are kbn's own.
     """
@@ -625,15 +626,18 @@ class BnCollapsed(Rule):
     title: ClassVar = "channels of batch norm are constant"
 
     share: float = 0.25
+    learned: float = 0.5
     patience: int = LASTING
 
     reads: ClassVar = (collapsed_channels, channel_elements)
+    keeps: ClassVar = {epoch_loss: 1, guess: 1}
 
     def readings(self, view: View) -> Iterable[Reading]:
+        is_harmless = has_learned(view, self.learned)
         elements = view.under(channel_elements)
         for call, share in view.under(collapsed_channels).items():
             if elements.get(call, FEW) >= FEW:
-                yield Reading(call, share, self.share)
+                yield Reading(call, 0.0 if is_harmless else share, self.share)
 
     def explain(self, reading: Reading, view: View) -> str:
         epsilon = view.record.batch_norm(reading.where).get("epsilon")

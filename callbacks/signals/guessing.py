@@ -174,17 +174,15 @@ class NotLearning(Rule):
             yield Reading(course.name, value, NO_BETTER)
 
     def _is_stuck(self, course: LossCourse) -> bool:
-        is_ill, lowest = False, math.inf
+        is_ill = False
         for epoch in range(2, len(course.train) + 1):
             now = course.until(epoch)
             last = now.train[-3:]
             is_guessing = all(map(now.is_guessing, last))
             if not is_guessing or not now.is_guessing_in_validation(3):
                 is_ill = False
-            elif is_ill:
-                is_ill = last[-1] > 0.95 * lowest
             elif now.steps[-1] >= self.steps and now.brought < self.brought:
-                is_ill, lowest = True, last[-1]
+                is_ill = True
         return is_ill
 
     def _is_inaccurate(self, course: LossCourse) -> bool:
@@ -460,9 +458,11 @@ class Overfit(Rule):
             for head in view.record.heads
         ]
         is_even = all(x is None or x < ClassImbalance.share for x in shares)
+        gap = max(view.past(train_eval_gap, last=1), default=0.0)
+        evaluated = course.train[-1] * (1 + max(gap, 0.0))  # of training batches
         return (
             is_even
-            and course.train[-1] < FAR_BELOW * known
+            and evaluated < FAR_BELOW * known
             and course.is_guessing_in_validation(len(course.train))
         )
 

@@ -11,6 +11,8 @@ from .loss import NO_BETTER, epoch_loss, is_slowed, train_loss
 from .optimizers import learning_rate, learning_rates
 from .record import PLAIN, kind_of
 from .remedy import (
+    USUAL,
+    USUAL_RATE,
     Remedy,
     change_rate,
     keep_float32,
@@ -53,8 +55,8 @@ class _OfRate(Rule):
     def remedy(self, reading: Reading, view: View) -> Remedy:
         """A rate whose first step would move the weights by 1e-2 of their size.
 
-        At least twice or at most half the rate; ten times or a tenth of it, where that
-        is not known.
+        At least twice or at most half the rate. Where that is not known, a tenth of it,
+        or the usual one, at least ten times the rate.
         """
         if view.record.is_half:
             return keep_float32()
@@ -62,7 +64,9 @@ class _OfRate(Rule):
         if rate is not None:
             usual, nearest = (10, 2) if reading.below else (0.1, 0.5)
             bound = max if reading.below else min
-            to = rate * usual if to is None else bound(to, rate * nearest)
+            kind = kind_of(view.record.optimizer_of(reading.where))
+            known = USUAL.get(kind, USUAL_RATE) if reading.below else rate
+            to = bound(known, rate * usual) if to is None else bound(to, rate * nearest)
         more = "" if reading.below else ", and start anew"
         return set_rate(view, reading.where, to, reading.below, more)
 

@@ -7,7 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 ReadOnly = Mapping[str, Any]
-
+# Layers that give their outputs another scale.
+NORMS = {"BatchNormalization", "LayerNormalization", "GroupNormalization"}
+NORMS |= {"RMSNormalization", "UnitNormalization"}
 
 # Their steps are in proportion to the gradient; those of others are as large as the
 # rate, whatever the gradient, and settle in a few steps.
@@ -115,6 +117,19 @@ class Record:
         named = [self.kind(where), layer.get("activation")]
         words = [str(word) for word in named if word and word != "linear"]
         return f"{where} ({', '.join(words)})" if words else where
+
+    @functools.cached_property
+    def inner_activations(self) -> set[str]:
+        """Of the layers that are no outputs, without those that change nothing."""
+        inner = (x.get("activation") for x in self.layers if not x.get("is_output"))
+        return {str(x) for x in inner if x not in (None, "linear")}
+
+    @functools.cached_property
+    def is_normalized(self) -> bool:
+        """Whether there is a normalization for each second of the inner kernels."""
+        inner = [x for x in self.kernels if not self.layer(x).get("is_output")]
+        norms = sum(bool(NORMS & {*x.get("is", ())}) for x in self.layers)
+        return 0 < len(inner) <= 2 * norms
 
     def batch_norms(self) -> Iterator[tuple[str, ReadOnly]]:
         """(name, its batch norm's settings), in forward order, frozen ones too."""

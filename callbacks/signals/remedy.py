@@ -15,6 +15,7 @@ Value: TypeAlias = bool | float | str | Sequence[float] | None
 # Rates to begin with, where nothing else is known.
 USUAL = {"SGD": 0.05, "Adagrad": 0.05, "Ftrl": 0.05, "Adadelta": 1.0}
 USUAL_RATE = 2e-3  # of all the others, whose steps are as large as the rate
+TWO_FLAT_ENDS = ("sigmoid", "hard_sigmoid", "tanh", "hard_tanh", "softsign")
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,9 @@ def rate_at(view: View, where: str) -> float | None:
 
 
 def insert_batch_norm(view: View) -> Remedy:
-    """Batch norm before the activations."""
+    """Batch norm before the activations; another activation where it is there."""
+    if view.record.is_normalized:
+        return replace_activation(view)
     steps = view.record.steps_per_epoch
     given = f", steps_per_epoch={steps}" if steps else ""
     if steps and fitting_momentum(steps) is None:
@@ -174,6 +177,23 @@ def insert_batch_norm(view: View) -> Remedy:
         "BatchNorm",
         words="Put batch norm before the activations: "
         f"kbn.insert_batch_norm(model{given}).",
+    )
+
+
+def replace_activation(view: View) -> Remedy:
+    """ReLU for what has two flat ends; `ask` where nothing has."""
+    flat = [x for x in view.record.layers if x.get("activation") in TWO_FLAT_ENDS]
+    hidden = tuple(str(x["name"]) for x in flat if not x.get("is_output"))
+    if not hidden:
+        return ask("Make it shallower, or add residual connections.")
+    named = ", ".join(hidden[:4]) + " and others" * (len(hidden) > 4)
+    return Remedy(
+        "layer",
+        "activation",
+        hidden,
+        new="relu",
+        words=f'Use activation="relu" in {named}: what it lets pass is not made '
+        "smaller.",
     )
 
 

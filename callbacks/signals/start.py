@@ -8,15 +8,15 @@ from typing import Any, ClassVar
 from .activations import activation_std
 from .gradients import global_norm
 from .loss import epoch_loss, train_loss
+from .record import NORMS
 from .remedy import Remedy, insert_batch_norm
 from .rule import Reading, Rule
-from .targets import guess
+from .targets import guess, has_learned
 from .view import Tag, View
 from .weights import distance_from_init, weight_spread, weight_std
 
+SIGMOIDS = {"sigmoid", "hard_sigmoid"}
 RELUS = {"relu", "relu6", "leaky_relu", "elu", "gelu", "silu"}
-NORMS = {"BatchNormalization", "LayerNormalization", "GroupNormalization"}
-NORMS |= {"RMSNormalization", "UnitNormalization"}
 
 
 def _rescales(layer: Mapping[str, Any]) -> bool:
@@ -62,9 +62,9 @@ class PoorInit(Rule):
     deviation of the last of them is above `total` times that of the first. Or: a
     square recurrent kernel multiplies by more than `gain` at each step of a sequence
     (sigma_0 sqrt(units), which of an orthogonal one is its factor), and the first
-    gradient's norm is above `norm` * max(1, L), L the first loss. Or: that loss is
-    above `loss` times that of guessing, and a kernel of an output multiplies by more
-    than `last` (sigma sqrt(inputs of a unit), which is about 1). Or: a kernel of
+    gradient's norm is above `norm` * max(1, L), L the first loss, or L above `loss`
+    times that of guessing. Or: L is that high, and a kernel of an output multiplies by
+    more than `last` (sigma sqrt(inputs of a unit), which is about 1). Or: a kernel of
     several units has no spread, sigma below `spread`, and is not one of zeros
     that has moved since; then all its units compute the same and learn the same.
 
@@ -98,8 +98,7 @@ class PoorInit(Rule):
 
     def readings(self, view: View) -> Iterable[Reading]:
         """Of the kernels without spread, and of the last of the layers."""
-        loss, guessed = view.newest(epoch_loss), view.newest(guess)
-        if loss is not None and guessed is not None and loss < self.learned * guessed:
+        if has_learned(view, self.learned):
             for place in (*view.under(activation_std), *view.under(weight_std)):
                 yield Reading(place, 0.0, self.growth)
             return
@@ -144,12 +143,14 @@ class PoorInit(Rule):
 
     def _recurrent(self, view: View) -> Iterable[Reading]:
         loss, norm = view.get(train_loss) or 0.0, view.get(global_norm) or 0.0
+        guessed = view.newest(guess)
+        is_far = guessed is not None and loss > self.loss * guessed > 0
         for path, std in _before_the_step(view).items():
             shape = view.record.shape(path) or ()
             is_square = len(shape) == 2 and shape[0] == shape[1]
             if path.endswith("recurrent_kernel") and is_square and std < math.inf:
                 gain = std * math.sqrt(shape[0])
-                explodes = not norm <= self.norm * max(1.0, abs(loss))
+                explodes = is_far or not norm <= self.norm * max(1.0, abs(loss))
                 yield Reading(path, gain if explodes else 0.0, self.gain)
 
     def _last(self, view: View) -> Iterable[Reading]:
@@ -215,9 +216,12 @@ class PoorInit(Rule):
     def remedy(self, reading: Reading, view: View) -> Remedy:
         """Start with a random initializer that fits the activations.
 
-        Batch norm where each layer adds a little and it is their number that tells.
+        Batch norm where each layer adds a little and it is their number that tells, or
+        where sigmoids, which are next to linear at the start, let a quarter pass.
         """
-        if reading.limit == self.total:
+        kinds = view.record.inner_activations
+        is_growth = view.record.shape(reading.where) is None
+        if reading.limit == self.total or (is_growth and kinds and kinds <= SIGMOIDS):
             return insert_batch_norm(view)
         if reading.where.endswith("recurrent_kernel"):
             # A cell's argument is given to the layer around it.
@@ -237,7 +241,6 @@ class PoorInit(Rule):
             layers = [view.record.layer(path) for path in equal or [reading.where]]
         elif view.record.shape(reading.where) is not None:
             layers = [view.record.layer(reading.where)]
-        kinds = {str(x.get("activation")) for x in view.record.layers}
         new = "he_normal" if RELUS & kinds else "glorot_uniform"
         names = tuple(str(x.get("name")) for x in layers)
         named = ", ".join(names[:4]) + " and others" * (len(names) > 4)

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from .loss import epoch_loss
 from .registry import Chart, Guide, Signal, signal
 from .remedy import Remedy, ask, scale_targets
 from .rule import Reading, Rule
@@ -465,6 +466,15 @@ class NotShuffled(Rule):
             words="Shuffle: fit(shuffle=True) for arrays, dataset.shuffle(number of "
             "examples) before .batch() for tf.data.",
         )
+
+
+def has_learned(view: View, share: float) -> bool:
+    """Whether the loss of an epoch is below that share of the loss of guessing.
+
+    The rule keeps both.
+    """
+    loss, guessed = view.newest(epoch_loss), view.newest(guess)
+    return loss is not None and guessed is not None and loss < share * guessed
 
 
 def newest(view: View, one: Signal, name: str) -> float | None:
