@@ -432,7 +432,7 @@ healthy(
     lambda: residual(batch_norm()),
     0.9,
     of=data.images,
-    epochs=10,
+    epochs=14,
 )
 healthy(
     "residual, layer norm",

@@ -15,11 +15,13 @@ BACKEND = keras.backend.backend()  # an unknown one is an error here
 
 # What is run on every backend; the rest needs TensorFlow, or no backend at all.
 EVERYWHERE = """
-capture check convert defects differentiation distributed documentation examples fold
-folding freeze fuzz hyperparameters insert inventory layer monitor moving_average
-multi_optimizer oracle other_homes output_facts own_signals pages parity private probe
-registry released report run_record signals sinks statistics survival torch_batch_norm
-transformations transparency update_bn_stats update_bn_stats_callback worst
+alerts_zoo batch_norm_judgement capture check convert defects differentiation
+distributed documentation examples fold folding freeze fuzz hyperparameters
+input_judgement insert inventory layer monitor moving_average multi_optimizer
+not_finite oracle other_homes output_facts own_signals pages parity private probe
+rate_judgement registry released report run_record signals sinks skew slips statistics
+survival target_judgement torch_batch_norm transformations transparency
+update_bn_stats update_bn_stats_callback worst zeros
 """
 
 
@@ -181,6 +183,11 @@ if BACKEND == "jax":
     import jax
 
     jax.config.update("jax_num_cpu_devices", 2)
+
+if BACKEND == "torch" and "PYTEST_XDIST_WORKER" in os.environ:
+    import torch
+
+    torch.set_num_threads(1)  # the threads of two processes wait for each other
 
 if BACKEND == "tensorflow":
     import tensorflow as tf

@@ -8,18 +8,16 @@ import numpy as np
 import pytest
 from keras import layers, optimizers
 
-if keras.backend.backend() != "tensorflow":
-    pytest.skip("the steps are TensorFlow's", allow_module_level=True)
-
-import tensorflow as tf
-
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import zoo_data
+import zoo_steps
 
 from kbn.callbacks import TrainingMonitor
 from kbn.callbacks.log.reader import read_run
 
+ops = keras.ops
+by_hand = pytest.mark.skipif(zoo_steps.IS_JAX, reason="its steps return the state")
 CLASSES = "sparse_categorical_crossentropy"
 HIGH, LOW = "learning_rate_too_high", "learning_rate_too_low"
 
@@ -101,16 +99,18 @@ class Own(keras.Model):
         super().__init__()
         for name, part in parts.items():
             setattr(self, name, part)
+        self.built = True  # its parts are; it is never called
 
     def train_step(self, data):
         """Train `net` by `mine`."""
         x, y = data
-        with tf.GradientTape() as tape:
-            errors = tf.square(y - self.net(x, training=True))
-            loss = tf.reduce_mean(tf.reduce_sum(errors, axis=-1))
+
+        def loss_of():
+            errors = ops.square(y - self.net(x, training=True))
+            return ops.mean(ops.sum(errors, axis=-1))
+
         weights = self.net.trainable_variables
-        gradients = tape.gradient(loss, weights)
-        self.mine.apply_gradients(zip(gradients, weights, strict=True))
+        loss = zoo_steps.minimize(loss_of, weights, self.mine)
         if hasattr(self, "copy"):
             pairs = zip(self.copy.weights, self.net.weights, strict=True)
             for mean, weight in pairs:
@@ -131,6 +131,7 @@ def trained(model, tmp_path, scale=1.0, **options):
     return monitor
 
 
+@by_hand
 @pytest.mark.parametrize("reported", ["loss", "total_loss", "error"])
 def test_summed_loss_of_an_own_step_is_no_explosion(reported, tmp_path):
     keras.utils.set_random_seed(1)
@@ -143,6 +144,7 @@ def test_summed_loss_of_an_own_step_is_no_explosion(reported, tmp_path):
     assert ("loss/train" in monitor.history) == ("loss" in reported)
 
 
+@by_hand
 def test_optimizer_that_nobody_applies_is_not_blamed(tmp_path):
     keras.utils.set_random_seed(1)
     model = Own(net=autoencoder(), mine=optimizers.Adam(2.0), reported="loss")
@@ -155,6 +157,7 @@ def test_optimizer_that_nobody_applies_is_not_blamed(tmp_path):
     assert (one["name"], one["type"]) == ("mine", "keras.Adam")
 
 
+@by_hand
 def test_copy_that_follows_is_not_judged_as_trained(tmp_path):
     keras.utils.set_random_seed(1)
     net, copy = autoencoder(), autoencoder()
@@ -192,20 +195,26 @@ class Two(keras.Model):
         self.first = keras.Sequential([layers.Input((64,)), layers.Dense(8, "sigmoid")])
         self.second = keras.Sequential([layers.Input((8,)), layers.Dense(8, "sigmoid")])
         self.of_first, self.of_second = optimizers.SGD(1e-9), optimizers.Adam(1e-3)
+        self.built = True
 
     def train_step(self, data):
         """Train each by its own."""
-        with tf.GradientTape(persistent=True) as tape:
-            code = self.first(data[0])
-            losses = 1e6 * tf.reduce_mean(code), tf.reduce_mean(self.second(code))
-        both = [(self.first, self.of_first), (self.second, self.of_second)]
-        for loss, (part, optimizer) in zip(losses, both, strict=True):
-            weights = part.trainable_variables
-            gradients = tape.gradient(loss, weights)
-            optimizer.apply_gradients(zip(gradients, weights, strict=True))
+
+        def loss_of_first():
+            return 1e6 * ops.mean(self.first(data[0]))
+
+        def loss_of_second():
+            return ops.mean(self.second(self.first(data[0])))
+
+        one, other = self.first.trainable_variables, self.second.trainable_variables
+        losses = (
+            zoo_steps.minimize(loss_of_first, one, self.of_first),
+            zoo_steps.minimize(loss_of_second, other, self.of_second),
+        )
         return {"first_loss": losses[0], "second_loss": losses[1]}
 
 
+@by_hand
 def test_losses_of_their_own_are_told_apart(tmp_path):
     keras.utils.set_random_seed(1)
     model = Two()

@@ -9,6 +9,7 @@ import re
 import keras
 import numpy as np
 import pytest
+from sklearn import datasets
 
 from kbn.callbacks import TrainingMonitor
 from kbn.callbacks.signals import targets as signals
@@ -16,11 +17,7 @@ from kbn.callbacks.signals.subjects import Head
 from kbn.callbacks.watch import targets
 from kbn.callbacks.watch.targets import HeadReader, Supervision
 
-if keras.backend.backend() != "tensorflow":
-    pytest.skip("targets are seen on TensorFlow only", allow_module_level=True)
-
-from sklearn import datasets
-
+BACKEND = keras.backend.backend()
 layers, losses = keras.layers, keras.losses
 SPARSE, ONE_HOT = "sparse_categorical_crossentropy", "categorical_crossentropy"
 OURS = {"not_learning", "output_mismatch", "target_scale", "class_imbalance"}
@@ -138,6 +135,8 @@ def asks_at_each_look(monkeypatch):
 @pytest.mark.usefixtures("asks_at_each_look")
 @pytest.mark.parametrize("name", GUESSES)
 def test_guess_is_the_loss_of_the_best_constant(name):
+    if (name, BACKEND) == ("pixels", "torch"):
+        pytest.skip("torch 2.13 raises there: grad_input must be contiguous")
     loss, y, shape, expected = GUESSES[name]
     found = looks(loss, y, shape)
     assert ("Guess" in found) == (expected is not None)
@@ -150,10 +149,14 @@ def test_guess_is_the_loss_of_the_best_constant(name):
 def test_guess_without_a_closed_form_is_not_below_the_best(name):
     found = looks(name, NUMBERS, (2,))
     of = keras.losses.get(name)
+
+    def loss(y, constant):
+        of_each = of(y, np.full_like(y, constant))
+        return keras.ops.convert_to_numpy(of_each).mean()
+
     constants = np.linspace(0, 20, 400)
-    tried = [np.mean(of(NUMBERS[:, :1], np.full((600, 1), c))) for c in constants]
-    tried_2 = [np.mean(of(NUMBERS[:, 1:], np.full((600, 1), c))) for c in constants]
-    best = (min(tried) + min(tried_2)) / 2
+    columns = NUMBERS[:, :1], NUMBERS[:, 1:]
+    best = np.mean([min(loss(y, c) for c in constants) for y in columns])
     assert best * (1 - 1e-4) <= found["Guess"].loss < 1.05 * best
 
 
@@ -306,15 +309,16 @@ def test_softmax_for_logits_is_told_where_keras_does_not_undo_it(last, tmp_path)
     monitor = watch(tmp_path, model, digits(128))
     assert monitor.history["loss/guess"][1][-1] == pytest.approx(math.log(10), 1e-3)
     # Keras' own is undone on TensorFlow; of one's own the name says nothing.
-    assert told(monitor, "output_mismatch") == []
+    is_told = last == "softmax" and BACKEND != "tensorflow"
+    assert told(monitor, "output_mismatch") == [("output_mismatch", 1)] * is_told
 
 
 # --- one's own steps, several outputs ---
 
 
 class OwnStep(keras.Model):
-    def train_step(self, data):
-        return super().train_step(data)
+    def train_step(self, *given):
+        return super().train_step(*given)
 
 
 class OwnLoss(keras.Model):

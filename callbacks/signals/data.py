@@ -140,7 +140,8 @@ class InputScale(Rule):
     columns are below 1 % of the largest; the columns together lie more than `offset` of
     their standard deviations from 0; a step changes the first kernel by more than
     `ratio` of itself; that layer is dead, saturated, or has a standard deviation above
-    `outputs`; or after 100 steps the loss is above `guesses` times that of guessing.
+    `outputs`; or the loss is above `guesses` times that of guessing, after 100 steps or
+    where a step moves that layer not at all: a softmax of 0 and 1 passes no gradient.
 
     In units of the input. Sources: DLCheck (mean 10, standard deviation 100); measured
     on digits of 0 to 255, wine and breast cancer: Adam on images 0.03 and 80, SGD 0.3
@@ -188,7 +189,8 @@ class InputScale(Rule):
         """What shows that it does harm; empty if nothing does."""
         small = view.get(small_columns.tag_of(name)) or 0.0
         ratios = view.under(update_ratio)
-        moved = max((x for k, x in ratios.items() if layer in k.split("/")), default=0)
+        own = [x for k, x in ratios.items() if layer in k.split("/")]
+        moved = max(own, default=0.0)
         dead, flat, spread = (
             view.get(one.tag_of(layer)) or 0.0
             for one in (dead_units, saturated, activation_std)
@@ -206,8 +208,11 @@ class InputScale(Rule):
             return f"{max(dead, flat):.0%} of the {what} in {layer}"
         if spread > self.outputs:
             return f"the outputs of {layer} have standard deviation {spread:.2g}"
-        if loss and guessed and view.step >= 100 and loss > self.guesses * guessed:
-            return f"the loss is {loss / guessed:.2g} times that of guessing"
+        is_still = bool(own) and not moved
+        if loss and guessed and loss > self.guesses * guessed:
+            stuck = f", and this step did not move {layer}" * is_still
+            if view.step >= 100 or is_still:
+                return f"the loss is {loss / guessed:.2g} times that of guessing{stuck}"
         return ""
 
     def explain(self, reading: Reading, view: View) -> str:
