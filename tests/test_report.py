@@ -157,6 +157,48 @@ def test_verdict_says_that_a_training_has_not_ended(tmp_path, ill):
     assert ill or "Healthy so far, after 5 steps" in Report.read(tmp_path).verdict
 
 
+# The losses of five epochs, and what guessing gives.
+AT_GUESSING = {
+    "training alone": ({"loss": [1.1, 1.02, 1.01, 1.0, 1.0]}, 1.0),
+    "validation": ({"loss": [1, 1, 1, 1, 0.95], "val_loss": [1, 1, 1.1, 1, 1]}, 1.0),
+    "behind a penalty": ({"loss": [1.0] * 5, "val_loss": [1.0] * 5}, 0.8),
+}
+BELOW = {
+    "training alone": ({"loss": [1.1, 1.02, 1.01, 1.0, 0.9]}, 1.0),
+    "validation, once": ({"loss": [1] * 5, "val_loss": [1, 1, 0.9, 1, 1]}, 1.0),
+    "one epoch": ({"loss": [1.2]}, 1.0),
+    "a loss without a guess": ({"loss": [1.2] * 5}, None),
+}
+
+
+def write_losses(directory, losses, guess):
+    log = EventWriter(directory)
+    log.open()
+    log.write_values(0, [run_value(record(["first"]))])
+    for i in range(len(losses["loss"])):
+        scalars = {f"Epoch/{name}": float(x[i]) for name, x in losses.items()}
+        known = {} if guess is None else {"loss/guess": guess, "loss/penalty": 0.1}
+        log.write(i + 1, {"epoch": i + 1.0, **scalars, **known}, {})
+    return Report.read(directory)
+
+
+@pytest.mark.parametrize("case", AT_GUESSING)
+def test_a_run_at_guessing_is_not_called_healthy(tmp_path, case):
+    losses, guess = AT_GUESSING[case]
+    report = write_losses(tmp_path, losses, guess - 0.1)
+    assert report.level == "unknown"
+    assert report.verdict.startswith("Nothing is learned yet after 5 steps, 5 epochs")
+    assert "train for longer" in report.verdict
+    assert not report.runs[0].is_healthy
+
+
+@pytest.mark.parametrize("case", BELOW)
+def test_a_run_below_guessing_is(tmp_path, case):
+    losses, guess = BELOW[case]
+    report = write_losses(tmp_path, losses, guess and guess - 0.1)
+    assert report.verdict.startswith("Healthy at the end of")
+
+
 def test_a_run_without_rules_is_not_called_healthy(tmp_path):
     log = EventWriter(tmp_path)
     log.open()

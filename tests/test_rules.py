@@ -118,6 +118,17 @@ def ratio(value, path=KERNELS[0]):
     return {f"update_ratio/{path}": value}
 
 
+def normalized(number):
+    return norm(f"norm_{number}") | {"is": ["BatchNormalization"]}
+
+
+RECURRENT = "net/cell/recurrent_kernel"
+SQUARE = record(
+    {**layer("cell"), "weights": [{"path": RECURRENT, "shape": [9, 9]}]}, first_look=0
+)
+TIMES_1_6 = {f"weight_std/{RECURRENT}": 1.6 / 3, f"weight_spread/{RECURRENT}": 1.0}
+
+
 def moments(mean, variance, **more):
     """A look at a batch norm in training."""
     gaps = {"mean": mean, "variance": variance}
@@ -290,6 +301,10 @@ ILL = {
             DEEP,
             *looks(*[gradients(1e-3, 5e-3, 0.1, 1)] * 3),
         ],
+        'warning in net/dense_0/kernel at 120: Use activation="relu" in dense_0': [
+            record(*(x for i in range(4) for x in (DEEP["layers"][i], normalized(i)))),
+            *looks(*[gradients(1e-3, 5e-3, 0.1, 1)] * 3),
+        ],
         "critical in net/dense_0/kernel at 120: still 0.001 of the weight": looks(
             *[{**gradients(1e-6, 5e-6, 0.1, 1), **ratio(1e-3)}] * 3
         ),
@@ -328,6 +343,12 @@ ILL = {
         "warning in net at 120: learning rate from 1e-06 to about 0.002.": with_epochs(
             first_steps([5e-6] * 5, [2.3] * 5, rate=1e-6), [2.31, 2.31, 2.30]
         ),
+        "warning in net at 120: Adadelta's learning rate from 0.0007 to about 1.": [
+            {**DENSE, "optimizers": [{"type": "keras.Adadelta"}]},
+            *with_epochs(
+                first_steps([5e-7] * 5, [2.3] * 5, rate=7e-4), [2.31, 2.31, 2.30]
+            ),
+        ],
         "warning in net at 168: learning rate from 1.68e-05 to about": WARMED_UP,
         "warning in net at 120: Lower epsilon from 100 to 1e-07": [
             with_settings(DENSE, epsilon=100.0),
@@ -369,6 +390,14 @@ ILL = {
     "poor_init": {
         "warning in dense_3 at 1: changes 64 times": [(1, stds(1, 8, 64, 512))],
         "warning in dense_3 at 1: he_normal": [(1, stds(1, 0.1, 0.01, 0.001))],
+        "warning in dense_3 at 1: Put batch norm before": [
+            DEEP,
+            (1, stds(1, 0.1, 0.01, 0.001)),
+        ],
+        "warning in net/cell/recurrent_kernel at 1: multiplies by about 1.6": [
+            SQUARE,
+            (1, {**TIMES_1_6, "loss/train": 8.2, "loss/guess": 0.69}),
+        ],
         "warning in dense_99 at 1: batch norm before the activations": [
             record(*(layer(f"dense_{i}") for i in range(100))),
             (1, stds(*(1.2**i for i in range(100)))),
@@ -840,10 +869,14 @@ GOOD = {
         ),
     },
     "saturated": {
+        "the code of an autoencoder, in its first epochs": [
+            DEEP,
+            *series("health/saturated/dense_2", 0.64, 0.67, 0.58, 0.51),
+        ],
         "the model's output": [
             record(layer("head", activation="sigmoid", is_output=True)),
             *series("health/saturated/head", *[0.99] * 5),
-        ]
+        ],
     },
     "poor_init": {
         "signal kept": [(1, {**stds(1, 2, 2, 3), **HEALTHY_KERNEL})],
@@ -905,6 +938,12 @@ GOOD = {
     },
     "loss_spike": {"a hard batch": series("loss/train", 2.3, *[0.1] * 9, 1.0)},
     "overfit": {
+        "training batches that evaluate as badly: batch norm lags": [
+            CLASSES,
+            guessing(2.3),
+            (50, {"loss_gap/train_eval": 0.3}),
+            *later(*epochs(loss=[2.3, 2.0], val_loss=[2.4, 2.5])),
+        ],
         "a penalty that falls by more than the guess in an epoch": [
             CLASSES,
             guessing(2.3),
@@ -1087,6 +1126,11 @@ GOOD = {
         ],
     },
     "bn_collapsed": {
+        "a network that has learned without them": [
+            NORM,
+            (90, {"Epoch/loss": 0.2, "loss/guess": 0.7}),
+            *series("health/collapsed_channels/norm", *[0.5] * 4),
+        ],
         "channels of one element": [
             NORM,
             *looks(
@@ -1098,7 +1142,7 @@ GOOD = {
                 ]
                 * 4
             ),
-        ]
+        ],
     },
     "bn_small_batch": {
         "a short last batch": [
@@ -1350,6 +1394,16 @@ def test_poor_start_is_over_once_the_network_has_learned(start, loss, ending):
 
 
 # --- batch norm, young ---
+
+
+def test_not_learning_stays_until_the_loss_is_below_that_of_guessing():
+    falls = [3.98, 3.97, 3.6, 3.59, 3.2, 2.77, 2.39, 1.6, 1.52]
+    entries = [CLASSES, guessing(1.5), *epochs(loss=[4.1, 4.0, 3.99, *falls])]
+    (alert,) = alerts_of(entries, [rule("not_learning")])
+    assert alert.is_open
+    below = later(*epochs(loss=[1.4]), by=28 * 12)
+    (alert,) = alerts_of([*entries, *below], [rule("not_learning")])
+    assert not alert.is_open
 
 
 def test_young_statistics_are_one_alert_that_is_over_when_it_is_over():

@@ -39,20 +39,21 @@ def level_of(run: LoggedRun, courses: Courses) -> str:
 
 
 def _guessing(courses: Courses) -> tuple[float, float] | None:
-    """The loss and that of guessing, if the last epoch's is no better.
+    """The loss and that of guessing, if it is no better; penalties do not count.
 
-    The lower of training and validation, without penalties. Of training alone only
-    after a second epoch: the mean over the first says little of how it ended.
+    The lowest in validation. Of training alone that of the last epoch, after a second:
+    the mean over the first says little of how it ended.
     """
     known, train, validation, penalties = (
         courses.get(tag) for tag in (guess.tag, *LOSSES, penalty.tag)
     )
     if known is None or known.last <= 0 or train is None:
         return None
-    if validation is None and len(train.finite) < 2:
+    course = validation if validation is not None else train
+    if course is train and len(train.finite) < 2:
         return None
-    losses = [x.last for x in (train, validation) if x is not None]
-    loss = min(losses) - (0.0 if penalties is None else penalties.last)
+    loss = course.last if course is train else course.minimum
+    loss -= 0.0 if penalties is None else penalties.last
     return (loss, known.last) if loss >= NO_BETTER * known.last else None
 
 
@@ -69,9 +70,9 @@ def verdict(run: LoggedRun, courses: Courses | None = None) -> str:
     if level == UNKNOWN and (guessing := _guessing(courses)) is not None:
         loss, known = guessing
         return (
-            f"Nothing is learned yet after {extent}: the loss of {loss:.3g} is no "
-            f"better than {known:.3g}, that of always giving one answer. No rule can "
-            f"say why yet: train for longer.{goes_on}"
+            f"Nothing is learned yet after {extent}: the lowest loss, {loss:.3g}, is "
+            f"no better than {known:.3g}, that of always giving one answer. No rule "
+            f"can say why yet: train for longer.{goes_on}"
         )
     if level == UNKNOWN:
         return f"No rules were applied to {extent}."

@@ -224,11 +224,23 @@ class DeadRelu(Rule):
         )
 
     def remedy(self, reading: Reading, view: View) -> Remedy:
-        """A lower rate if it is high and the units died of it, else batch norm."""
+        """A lower rate if it is high and the units died of it, else batch norm.
+
+        A leaky ReLU where batch norm is there already.
+        """
         where = reading.where
         was_alive = (view.first(dead_units.tag_of(where)) or 0.0) <= self.share
         if was_alive and is_high(view, where):
             return lower(view, where)
+        if view.record.is_normalized:
+            return Remedy(
+                "layer",
+                "activation",
+                (str(view.record.layer(where).get("name") or where),),
+                new="leaky_relu",
+                words=f'Use activation="leaky_relu" in {where}: its units pass a '
+                "gradient below 0 too.",
+            )
         return insert_batch_norm(view)
 
 
