@@ -54,7 +54,7 @@ def main(arguments=None):
     if not networks:
         parser.error(f"argument --only: {chosen.only!r} is in the name of no network")
     if chosen.quick:
-        networks = networks[:1] + networks[-1:]
+        networks = [networks[0], next(one for one in networks if one.rules)]
     reporting.setting("tensorflow")
     table = reporting.Table("network", "expected", "failed", "notes", "s", "untouched")
     false, sick, named, caught, changed, all_seconds = 0, 0, 0, 0, 0, []

@@ -430,9 +430,9 @@ healthy(
 healthy(
     "residual, batch norm",
     lambda: residual(batch_norm()),
-    0.9,
+    0.85,
     of=data.images,
-    epochs=14,
+    epochs=10,
 )
 healthy(
     "residual, layer norm",

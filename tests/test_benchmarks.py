@@ -40,6 +40,11 @@ RUNS = [
     ("monitor_cost", ["free", "--quick"], r"\| \d+\.\d{3} \| \d\.\d{3} \|"),
     ("surgery", ["--quick"], r"\| CNN of 3 convolutions \| 8 x 8 x 8 x 3 \| 3 to 0 \|"),
     ("zoo", ["--quick", "--processes", "1"], r"\d healthy trainings, 0 with a false"),
+    (
+        "zoo_random",
+        ["--quick", "--processes", "1"],
+        r"0 at guessing, and called healthy",
+    ),
 ]
 # Modules of the benchmarks, and what is run by other tests.
 OTHERS = {"reporting", "results", "steps", "timing"}

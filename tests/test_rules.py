@@ -331,6 +331,15 @@ ILL = {
             with_settings(DENSE, momentum=0.999),
             *first_steps([0.3, 1.2, 7, 0, 0], [2.3, 2.4, 8, 2.5, 2.3], rate=5.0),
         ],
+        "warning in net at 8: and the loss is no better than then": [
+            {**DENSE, "optimizers": [{"type": "keras.SGD"}]},
+            *first_steps(
+                [1.2, 1.1, 1, 0, 0], [1.6, 2.4, 8, 1.6, 0.9], 2.7, **{"loss/guess": 1.4}
+            ),
+            (75, {"Epoch/loss": 1.4}),
+            (150, {"Epoch/loss": 1.38}),
+            (160, {"loss/train": 0.9, "loss/guess": 1.4}),
+        ],
         "warning in d at 8: SGD's learning rate": [
             GAN,
             *[
@@ -869,6 +878,11 @@ GOOD = {
         ),
     },
     "saturated": {
+        "a network that has learned with them": [
+            DEEP,
+            (90, {"Epoch/loss": 0.2, "loss/guess": 0.7}),
+            *series("health/saturated/dense_2", 0.9, 0.9, 0.9),
+        ],
         "the code of an autoencoder, in its first epochs": [
             DEEP,
             *series("health/saturated/dense_2", 0.64, 0.67, 0.58, 0.51),
@@ -1384,7 +1398,7 @@ def test_network_that_broke_is_one_alert_to_the_end():
 
 
 @pytest.mark.parametrize(
-    ("loss", "ending"), [(1.1, "resolved at step 29"), (1.2, ""), (NAN, "")]
+    ("loss", "ending"), [(1.8, "resolved at step 29"), (1.9, ""), (NAN, "")]
 )
 @pytest.mark.parametrize("start", [stds(1, 8, 64, 512), OF_ZEROS, OF_ONES])
 def test_poor_start_is_over_once_the_network_has_learned(start, loss, ending):

@@ -9,11 +9,13 @@ import numpy as np
 
 from . import rows
 from .learning_rate import is_high, lower
+from .loss import epoch_loss
 from .registry import Chart, Guide, signal
 from .remedy import Remedy, insert_batch_norm
 from .rule import LASTING, Reading, Rule
 from .statistics import Summary
 from .subjects import Array, Input, Output, Target
+from .targets import guess, has_learned
 from .view import View
 
 
@@ -250,7 +252,8 @@ class Saturated(Rule):
 
     The share of outputs with |a| > 0.99 of tanh and softsign, a < 0.01 or a > 0.99 of
     sigmoid and hard sigmoid, at the largest value of ReLU6, and so on, above `share`.
-    Not for the model's outputs, which should be confident.
+    Not for the model's outputs, which should be confident. Over once the loss of an
+    epoch is below `learned` times that of guessing.
 
     No unit, 0 to 1. Source: SageMaker Debugger's rules on tanh and sigmoid, on outputs
     here; measured on digits: healthy up to 0.01, in the code of an autoencoder 0.67,
@@ -260,14 +263,17 @@ class Saturated(Rule):
     title: ClassVar = "units are saturated"
 
     share: float = 0.75
+    learned: float = 0.5
     patience: int = LASTING
 
     reads: ClassVar = (saturated,)
+    keeps: ClassVar = {epoch_loss: 1, guess: 1}
 
     def readings(self, view: View) -> Iterable[Reading]:
+        is_harmless = has_learned(view, self.learned)
         for call, share in view.under(saturated).items():
             if not view.record.layer(call).get("is_output"):
-                yield Reading(call, share, self.share)
+                yield Reading(call, 0.0 if is_harmless else share, self.share)
 
     def explain(self, reading: Reading, view: View) -> str:
         activation = view.record.layer(reading.where).get("activation") or "activation"

@@ -262,11 +262,18 @@ def is_high(view: View, where: str) -> bool:
 
 
 def _is_down(view: View) -> bool:
-    """Whether the loss is below the first one, and below that of guessing."""
+    """Whether the loss is below the first one, and below that of guessing.
+
+    That of the look's batch; and of the last epoch, unless that fell.
+    """
     loss, first, known = view[train_loss], view.first(train_loss), view.newest(guess)
     if first is None or loss >= first - 0.1 * abs(first):
         return False
-    return known is None or loss < 0.9 * known
+    if known is None:
+        return True
+    *before, epoch = [0.0, *view.past(epoch_loss)]
+    is_stuck = len(before) > 1 and epoch >= 0.9 * max(known, before[-1])
+    return loss < 0.9 * known and not is_stuck
 
 
 def _early(view: View) -> Mapping[str, Mapping[int, float]]:

@@ -84,7 +84,7 @@ class PoorInit(Rule):
     norm: float = 10.0
     loss: float = 3.0
     last: float = 8.0
-    learned: float = 0.5
+    learned: float = 0.8
 
     reads: ClassVar = (
         activation_std,
