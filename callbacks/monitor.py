@@ -1,7 +1,6 @@
 """When to look at a training, and nothing else."""
 
 import dataclasses
-import functools
 import html
 import inspect
 import os
@@ -545,8 +544,7 @@ class TrainingMonitor(keras.callbacks.Callback):
         fit: dict[str, Any] = self.params or {}
         if fit.get("verbose", 0):
             run, cell = self._here, self._cell
-            logged = functools.partial(run.logged, has_scalars=True)
-            self._try_to(lambda: cell.draw(logged, is_last=is_last), "draw a cell")
+            self._try_to(lambda: cell.draw(run.logged, is_last=is_last), "draw a cell")
 
     def _sum_up(self) -> None:
         """Say at the end how the training went, if alerts are open."""

@@ -365,9 +365,9 @@ class Run:
         )
         return found
 
-    def logged(self, *, has_scalars: bool = False) -> LoggedRun:
-        """As much of its log as a verdict needs, from memory; all scalars if asked."""
-        entries = self.log.entries() if has_scalars else []
+    def logged(self) -> LoggedRun:
+        """Its log without histograms, from memory."""
+        entries = self.log.entries()
         entries.append(Entry(self._step(), 0.0, {"epoch": float(self.epoch)}))
         record = {
             "model": {"name": attribute(self._model(), "name")},

@@ -67,20 +67,20 @@ def verdict(run: LoggedRun, courses: Courses | None = None) -> str:
     courses = courses or courses_of(run.entries)
     extent, level = _extent(run, courses), level_of(run, courses)
     goes_on = " The training has not ended." * bool(run.record.get("is_running"))
+    found = open_of(run.alerts)
+    notes = f"; to note: {', '.join(map(named, found))}" if found else ""
     if level == UNKNOWN and (guessing := _guessing(courses)) is not None:
         loss, known = guessing
         return (
             f"Nothing is learned yet after {extent}: the lowest loss, {loss:.3g}, is "
             f"no better than {known:.3g}, that of always giving one answer. No rule "
-            f"can say why yet: train for longer.{goes_on}"
+            f"can say why yet: train for longer{notes}.{goes_on}"
         )
     if level == UNKNOWN:
         return f"No rules were applied to {extent}."
-    found = open_of(run.alerts)
     if level in (HEALTHY, "info"):
         over = sum(not x.is_open and not x.is_superseded for x in run.alerts)
         past = f"; {over} {'alert was' if over == 1 else 'alerts were'} over by then"
-        notes = f"; to note: {', '.join(map(named, found))}" if found else ""
         so_far = "so far, after" if goes_on else "at the end of"
         return f"Healthy {so_far} {extent}{past * bool(over)}{notes}.{goes_on}"
     first, *others = (x for x in found if x.level != "info")
