@@ -429,7 +429,7 @@ healthy(
 )
 healthy(
     "residual, batch norm",
-    lambda: residual(batch_norm()),
+    lambda: residual(batch_norm(0.8)),
     0.85,
     of=data.images,
     epochs=10,
