@@ -67,7 +67,8 @@ def test_a_step_that_makes_a_nan_is_named(driver, part, value, tmp_path, caplog)
     x, y = data(part, value=value)
     if part == "x" and math.isinf(value):
         y = y * math.inf  # tanh makes a finite number of it
-    knows_batch = BACKEND != "tensorflow" or driver == "train_on_batch"
+    is_given = BACKEND != "tensorflow" or keras.__version__ >= "3.16"
+    knows_batch = is_given or driver == "train_on_batch"
     if driver == "fit":
         model.fit(x, y, callbacks=[monitor], epochs=2, **FIT)
         trained = int(keras.ops.convert_to_numpy(model.optimizer.iterations))
@@ -333,7 +334,7 @@ def test_a_nan_in_the_data_is_told_of_with_onednn_and_without(onednn, tmp_path):
     )
     assert run.returncode == 0, run.stderr
     rule, step, loss = re.split(r"\s+", run.stdout.strip().splitlines()[-1])
-    assert rule == "non_finite"
+    assert rule.startswith("non_finite")
     # Where a fused ReLU hides it, the weights tell at the next look.
     assert int(step) == (4 if math.isfinite(float(loss)) else 3)
 

@@ -30,7 +30,7 @@ def test_data_of_one_kind_have_little(shape, tmp_path):
     monitor = fitted(tmp_path, shape=shape)
     steps, values = monitor.history["skew/x"]
     assert steps == [3, 4]  # from the first validation on
-    assert max(values) < 0.3
+    assert max(values) < 0.5
     assert "skewed" not in {alert.rule for alert in monitor.alerts}
 
 

@@ -9,8 +9,7 @@ from keras import tree
 from ..alerts.alert import Alert
 from ..signals.remedy import ask
 from ..signals.targets import CLASSES, LOSSES, Fault, OutputMismatch
-from ..watch.layers import attribute
-from ..watch.targets import Supervision, supervised
+from ..watch.targets import Supervision, setting, supervised
 from ..watch.tensors import tensor
 from .examples import Examples
 from .trial import Outputs, shapes
@@ -37,7 +36,7 @@ def misfits(model: Any, given: Examples, outputs: Outputs) -> list[Alert]:
             supervised(model, whole) if y is not None else ()
         )
         for fault in faults(
-            head.loss_name, targets, output, attribute(head.loss, "ignore_class")
+            head.loss_name, targets, output, setting(head.loss, "ignore_class")
         )
     ]
     if failure is not None and not alerts:

@@ -4,6 +4,7 @@ What guessing would give is asked of the compiled losses themselves, so weights,
 smoothing and ignored classes count as they do in training.
 """
 
+import functools
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -98,6 +99,20 @@ def supervised(model: Any, given: Supervision) -> Iterator[tuple[Any, ...]]:
     pairs = _pairs(losses, given) if losses else ()
     for one, pair in zip(losses or (), pairs, strict=True):
         yield _Head(_name(one, losses or ()), one), *pair
+
+
+def setting(loss: Any, name: str) -> Any:
+    """An argument that a loss was made with; None if it is not known.
+
+    From Keras 3.16 on, not all of them are attributes too.
+    """
+    known = attribute(loss, name)
+    if known is not None or not isinstance(loss, keras.Loss):
+        return known
+    try:
+        return loss.get_config().get(name)
+    except Exception:  # a user's own may have none
+        return None
 
 
 class HeadReader:
@@ -255,16 +270,20 @@ class _Head:
         """The loss for a user to read."""
         return self.loss_name or str(attribute(self.loss, "name", "a loss"))
 
+    @functools.cached_property
+    def has_logits(self) -> bool:
+        """Whether the loss says that it takes logits."""
+        return bool(setting(self.loss, "from_logits"))
+
     @property
     def takes_logits(self) -> bool:
         """Whether the loss does, and Keras does not see to it that it does not."""
-        says = bool(attribute(self.loss, "from_logits", False))
-        return says and not self.undoes
+        return self.has_logits and not self.undoes
 
     @property
     def gives_probabilities(self) -> bool:
         """Whether the outputs of the last look could be."""
-        if self._batch is None or not attribute(self.loss, "from_logits", False):
+        if self._batch is None or not self.has_logits:
             return False
         output = self._batch[2]
         is_unit = bool(((output >= 0) & (output <= 1)).all())
@@ -313,7 +332,7 @@ class _Head:
             return None
         if kind == CLASSES and self.loss_name.startswith("sparse"):
             labels = y.reshape(-1).astype(np.int64)
-            ignored = attribute(self.loss, "ignore_class")
+            ignored = setting(self.loss, "ignore_class")
             known = (labels >= 0) & (labels < units)
             known &= True if ignored is None else labels != ignored
             rows = np.zeros((len(labels), units))
@@ -366,8 +385,7 @@ class _Head:
             y = y[y != 0] if y.any() else y  # rows of zeros are padding
         takes = self._known.takes
         is_bounded = is_known and not self.takes_logits and not np.isinf(takes).all()
-        has_logits = attribute(self.loss, "from_logits", False)
-        if has_logits and not self.gives_probabilities and is_known:
+        if self.has_logits and not self.gives_probabilities and is_known:
             given = keras.ops.softmax if kind == CLASSES else keras.ops.sigmoid
             output = to_numpy(given(output))
             is_bounded = False
@@ -438,19 +456,17 @@ class _Head:
             known = rows.sum(axis=-1) > 0
             return bool((rows.argmax(-1) == output.argmax(-1))[known].all())
         if self._known.kind == BINARY:
-            is_logits = self.takes_logits or (
-                attribute(self.loss, "from_logits", False) and not self.undoes
-            )
-            return bool(((output > (0 if is_logits else 0.5)) == (rows > 0.5)).all())
+            middle = 0 if self.takes_logits else 0.5
+            return bool(((output > middle) == (rows > 0.5)).all())
         return False
 
     def _as_outputs(self, shares: Array) -> Array:
         """What gives the lowest loss to classes of these shares."""
         units = self.units or 1
         equal = 1 / units if self._known.kind == CLASSES else 0.5
-        smoothing = float(attribute(self.loss, "label_smoothing", 0.0) or 0.0)
+        smoothing = float(setting(self.loss, "label_smoothing") or 0.0)
         shares = (1 - smoothing) * shares + smoothing * equal
-        if attribute(self.loss, "from_logits", False):
+        if self.has_logits:
             shares = self._logits(shares)
         return shares
 
@@ -472,7 +488,7 @@ class _Head:
             each = each.reshape(len(each), -1).mean(axis=1)
             mean = abs(each.mean())
             share = each.std() / mean / math.sqrt(len(each)) if mean else 0.0
-            if attribute(self.loss, "reduction") == "sum":
+            if setting(self.loss, "reduction") == "sum":
                 value *= len(batch) / len(y)
             found.append((value, abs(value) * share))
         return min(found) if found and math.isfinite(min(found)[0]) else None
