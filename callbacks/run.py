@@ -1,5 +1,6 @@
 """The run of one model: what a monitor reads of it, keeps and writes."""
 
+import contextlib
 import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -281,16 +282,16 @@ class Run:
 
         def see() -> None:
             self.take(model)
-            counts = {
-                f"weights/{path}": count
-                for path, count in self._weights.non_finite(self._inventory).items()
-            }
+            counts: dict[str, int] = {}
             known = None if batch is None else arrays_of(batch)
             bad = {} if known is None else non_finite(known)
             places = {"x": "inputs", "y": "targets", "sample_weight": "targets"}
             for (part, name), (count, _) in bad.items():
                 if part in places:
                     counts[f"{places[part]}/{name}"] = count
+            if not (has_raised and counts):
+                weights = self._weights.non_finite(self._inventory)
+                counts |= {f"weights/{path}": n for path, n in weights.items()}
             if has_raised and not counts:
                 return
             seen.scalars |= self._broken(counts).scalars
@@ -300,8 +301,14 @@ class Run:
                 self.search.end()
                 self._keep(known, bad, self._step() - late)
 
-        self._voice.try_to(see, "see where the loss became NaN")
-        return self._write(model, seen) if seen.scalars or not has_raised else []
+        if not has_raised:
+            self._voice.try_to(see, "see where the loss became NaN")
+            return self._write(model, seen)
+        # The step's own error goes on to the user, who is to read that. On JAX the
+        # weights are gone with it.
+        with contextlib.suppress(Exception):
+            see()
+        return self._write(model, seen) if seen.scalars else []
 
     def _broken(self, counts: Mapping[str, int]) -> Look:
         seen = look([Progress("", self.epoch)])

@@ -144,6 +144,17 @@ def test_a_step_that_raises_because_of_nan_is_named(value, tmp_path, caplog):
     assert type(model.train_function).__name__ != "WatchedFunction"
 
 
+def test_a_step_that_raises_of_something_else_says_nothing(tmp_path, caplog):
+    def loss(y, p):
+        raise ZeroDivisionError("the user's own")
+
+    model = network(loss)
+    x, y = data()
+    with pytest.raises(ZeroDivisionError, match="the user's own"):
+        model.fit(x, y, callbacks=[TrainingMonitor(tmp_path)], **FIT)
+    assert [r.getMessage() for r in caplog.records if r.name.startswith("kbn")] == []
+
+
 @pytest.mark.parametrize("steps", [1, 2])
 def test_training_stops_one_call_after_keras_would_at_most(steps, tmp_path):
     if steps > 1 and BACKEND == "torch":
