@@ -122,6 +122,7 @@ def normalized(number):
     return norm(f"norm_{number}") | {"is": ["BatchNormalization"]}
 
 
+CELL = {"is": ["LSTM", "RNN"]}
 RECURRENT = "net/cell/recurrent_kernel"
 SQUARE = record(
     {**layer("cell"), "weights": [{"path": RECURRENT, "shape": [9, 9]}]}, first_look=0
@@ -301,6 +302,13 @@ ILL = {
             DEEP,
             *looks(*[gradients(1e-3, 5e-3, 0.1, 1)] * 3),
         ],
+        "warning in net/dense_0/kernel at 120: Make it shallower": [
+            record(
+                *(normalized(i) for i in range(4)),
+                *(layer(f"dense_{i}", activation="tanh", **CELL) for i in range(4)),
+            ),
+            *looks(*[gradients(1e-3, 5e-3, 0.1, 1)] * 3),
+        ],
         'warning in net/dense_0/kernel at 120: Use activation="relu" in dense_0': [
             record(*(x for i in range(4) for x in (DEEP["layers"][i], normalized(i)))),
             *looks(*[gradients(1e-3, 5e-3, 0.1, 1)] * 3),
@@ -379,6 +387,18 @@ ILL = {
         ),
     },
     "dead_relu": {
+        'warning in dense_0 at 120: Use activation="leaky_relu" in dense_0': [
+            record(layer("dense_0"), normalized(0)),
+            *series("health/dead_units/dense_0", 0.9, 0.9, 0.9),
+        ],
+        "warning in act at 120: Put keras.layers.LeakyReLU() in the place of act": [
+            record(
+                layer("dense_0", activation="linear"),
+                normalized(0),
+                {"name": "act", "type": "keras.ReLU", "activation": "relu"},
+            ),
+            *series("health/dead_units/act", 0.9, 0.9, 0.9),
+        ],
         "warning in dense_1 at 140: 96% of the units of dense_1 (Dense, relu)": series(
             "health/dead_units/dense_1", 0.1, 0.9, 0.96, 0.96, learning_rate=2
         ),

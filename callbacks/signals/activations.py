@@ -11,7 +11,7 @@ from . import rows
 from .learning_rate import is_high, lower
 from .loss import epoch_loss
 from .registry import Chart, Guide, signal
-from .remedy import Remedy, insert_batch_norm
+from .remedy import Remedy, ask, insert_batch_norm
 from .rule import LASTING, Reading, Rule
 from .statistics import Summary
 from .subjects import Array, Input, Output, Target
@@ -234,6 +234,8 @@ class DeadRelu(Rule):
         was_alive = (view.first(dead_units.tag_of(where)) or 0.0) <= self.share
         if was_alive and is_high(view, where):
             return lower(view, where)
+        if view.record.is_normalized and view.record.is_a("ReLU", where):
+            return ask(f"Put keras.layers.LeakyReLU() in the place of {where}.")
         if view.record.is_normalized:
             return Remedy(
                 "layer",

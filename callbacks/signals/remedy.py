@@ -183,7 +183,12 @@ def insert_batch_norm(view: View) -> Remedy:
 def replace_activation(view: View) -> Remedy:
     """ReLU for what has two flat ends; `ask` where nothing has."""
     flat = [x for x in view.record.layers if x.get("activation") in TWO_FLAT_ENDS]
-    hidden = tuple(str(x["name"]) for x in flat if not x.get("is_output"))
+    hidden = tuple(
+        str(x["name"])
+        for x in flat
+        # A cell's state is bounded by its function: with ReLU it explodes.
+        if not x.get("is_output") and "RNN" not in x.get("is", ())
+    )
     if not hidden:
         return ask("Make it shallower, or add residual connections.")
     named = ", ".join(hidden[:4]) + " and others" * (len(hidden) > 4)
